@@ -1,0 +1,240 @@
+"""The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
+
+import math
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from qexport.errors import QexportError
+from qexport.layer import ConvGeometry
+from qexport.layout import Layout, Memory, load_layout
+from qexport.manifest import AccumulatorFormat, Manifest, MemoryEntry
+
+DRIVEN = ("weight", "input", "bias")  # memories that the design under test reads
+COMPARED = ("psum", "accumulator", "relu")  # memories that it is compared with
+MAX_FAIL_LINES = 10  # for each compared memory; the total is always printed
+CYCLES_SPARE = 1000
+
+_HERE = Path(__file__).parent
+TEMPLATES = next(folder for folder in (_HERE / "templates", _HERE.parent / "templates") if folder.is_dir())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One address axis of a memory, for turning an address back into a tensor index."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class BenchMemory:
+    """What the templates need of one memory; `const` is the prefix of its constants."""
+
+    name: str
+    const: str
+    tensor: str
+    order: str
+    radix: str
+    header: tuple[str, ...]
+    files: tuple[str, ...]
+    words: int
+    lanes: int
+    bits: int
+    word_bits: int
+    digits: int
+    base: int
+    first_limit: int
+    axes: tuple[Axis, ...]
+    index_format: str
+    index_values: str
+
+    @classmethod
+    def of(cls, entry: MemoryEntry, array: dict[str, int]) -> "BenchMemory":
+        tiling = entry.tiling(array)
+        digit_bits = {"hex": 4, "bin": 1, "dec": 0}[entry.radix]
+        digits = math.ceil(entry.word_bits / digit_bits) if digit_bits else 0
+        name = re.sub(r"\W", "_", entry.name, flags=re.ASCII)
+        order = tiling.order
+        axes = tuple(Axis(part, tiling.sizes[part]) for item in order.addresses for part in item.parts)
+        index = ["oc" if axis == "ot" else axis for axis in (a.name for a in axes)]
+        values = [f"ot * COL + {tiling.lanes - 1} - lane" if a.name == "ot" else a.name for a in axes]
+        return cls(
+            name=name,
+            const=name.upper(),
+            tensor=entry.tensor,
+            order=order.text,
+            radix=entry.radix,
+            header=entry.header,
+            files=tuple(file.path for file in entry.files),
+            words=tiling.words,
+            lanes=tiling.lanes,
+            bits=entry.bits,
+            word_bits=entry.word_bits,
+            digits=digits,
+            base=1 << digit_bits if digit_bits else 10,
+            first_limit=1 << (entry.word_bits - (digits - 1) * digit_bits) if digit_bits else 10,
+            axes=axes,
+            index_format=" ".join(f"{name}=%0d" for name in index),
+            index_values=", ".join(values),
+        )
+
+
+@dataclass(frozen=True)
+class Constants:
+    """A group of constants of the package and of params.vh."""
+
+    comment: str
+    numbers: tuple[tuple[str, int], ...]
+    texts: tuple[tuple[str, str], ...] = ()
+
+
+def has_bench(layout: Layout) -> bool:
+    """Whether the self-checking bench reads this layout: its memories stand as in the preset 'default'."""
+    ours = {memory.name: _shape(memory) for memory in layout.memories}
+    preset = load_layout("default")
+    needed = [memory for memory in preset.memories if memory.name in (*DRIVEN, *COMPARED)]
+    return set(preset.array) <= set(layout.array) and all(ours.get(m.name) == _shape(m) for m in needed)
+
+
+def _shape(memory: Memory) -> Memory:
+    """What the bench relies on: everything but the width of an element and the file's name."""
+    return replace(memory, bits=None, file="")
+
+
+def expected_checks(manifest: Manifest) -> int | None:
+    """How many values the bench of a set compares; None where the set has a stub only."""
+    if not any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench):
+        return None
+    return sum(m.files[0].words * m.word_bits // m.bits for m in manifest.memories if m.name in COMPARED)
+
+
+def render_bench(
+    layer: ConvGeometry, memories: tuple[MemoryEntry, ...], layout: Layout, accumulator: AccumulatorFormat
+) -> dict[str, str]:
+    """The bench files of a set, by name; raises QexportError when memory names do not make identifiers."""
+    array = dict(layout.array)
+    entries = [BenchMemory.of(entry, array) for entry in memories]
+    consts = [m.const for m in entries]
+    for m in entries:
+        if not re.fullmatch(r"[A-Z_]\w*", m.const, flags=re.ASCII) or consts.count(m.const) > 1:
+            raise QexportError(f"layout: memory '{m.name}' does not make a Verilog name of its own; rename it")
+    benched = has_bench(layout)
+    top = f"{'tb' if benched else 'stub'}_{layer.slug}"
+    by_name = {m.name: m for m in entries}
+    driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
+    compared = [by_name[name] for name in COMPARED] if benched else []
+    checks = sum(m.words * m.lanes for m in compared)
+    words = sum(m.words * len(m.files) for m in entries)
+    constants = _constants(layer, memories, entries, array, accumulator)
+    if benched:
+        # one multiplication and one delivery a cycle at most, twice over
+        work = by_name["psum"].words * by_name["psum"].lanes * (array["row"] + 1) + 2 * words
+        constants.append(
+            Constants(
+                "the bench",
+                (
+                    ("EXPECTED_CHECKS", checks),
+                    ("TIMEOUT_CYCLES", 2 * work + CYCLES_SPARE),
+                    ("MAX_FAIL_LINES", MAX_FAIL_LINES),
+                ),
+            )
+        )
+    else:
+        constants.append(Constants("the stub", (("EXPECTED_WORDS", words),)))
+    formats = {entry.name: entry for entry in memories}
+    package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
+    context: dict[str, Any] = {
+        "slug": layer.slug,
+        "layer": layer,
+        "layout": layout.name,
+        "bench": source,
+        "top": top,
+        "memories": [m for m in entries if m in driven or m in compared] if benched else entries,
+        "driven": driven,
+        "compared": compared,
+        "constants": constants,
+        "has_bias": "bias" in [m.name for m in driven],
+        "has_dut": benched,
+        "weight_signed": benched and formats["weight"].signed,
+        "input_signed": benched and formats["input"].signed,
+        "fixed_sources": [package, source],
+        "sources": [package, source, *(["dut.sv"] if benched else [])],
+        "verdict": f"PASS checks={checks}" if benched else f"LOADED words={words}",
+    }
+    rendered = {
+        package: "package.sv.j2",
+        "params.vh": "params.vh.j2",
+        "files.f": "files.f.j2",
+        "Makefile": "Makefile.j2",
+        source: "tb_default.sv.j2" if benched else "stub.sv.j2",
+    }
+    if benched:
+        rendered["dut.sv"] = "dut_behavioural.sv.j2"
+    environment = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+    return {path: environment.get_template(template).render(context) for path, template in rendered.items()}
+
+
+def _constants(
+    layer: ConvGeometry,
+    memories: tuple[MemoryEntry, ...],
+    entries: list[BenchMemory],
+    array: dict[str, int],
+    accumulator: AccumulatorFormat,
+) -> list[Constants]:
+    """The sizes of layer, planes, tiles and memories."""
+    shapes = {entry.tensor: entry.shape for entry in memories if "bit" not in entry.order}
+    groups = [
+        Constants(
+            "the layer",
+            (
+                ("IC", layer.in_channels), ("OC", layer.out_channels), ("GROUPS", layer.groups),
+                ("ICG", layer.group_inputs), ("KH", layer.kernel[0]), ("KW", layer.kernel[1]),
+                ("STRIDE_Y", layer.stride[0]), ("STRIDE_X", layer.stride[1]), ("PAD_TOP", layer.padding[0]),
+                ("PAD_BOTTOM", layer.padding[1]), ("PAD_LEFT", layer.padding[2]), ("PAD_RIGHT", layer.padding[3]),
+                ("DILATION_Y", layer.dilation[0]), ("DILATION_X", layer.dilation[1]),
+            ),
+        ),
+        Constants("bits that hold every accumulator these weights can give", (("ACC_BITS", accumulator.bits),)),
+    ]  # fmt: skip
+    planes: dict[str, int] = {}
+    for tensor, names in (("input", ("N", None, "IY", "IX")), ("input_padded", ("N", None, "PY", "PX")),
+                          ("psum", ("N", None, None, None, None, "PY", "PX")),
+                          ("relu", ("N", None, "OY", "OX")), ("accumulator", ("N", None, "OY", "OX"))):  # fmt: skip
+        planes |= {name: size for name, size in zip(names, shapes.get(tensor, ()), strict=False) if name}
+    groups.append(Constants("images and planes", tuple(sorted(planes.items()))))
+    sizes = {name.upper(): size for name, size in array.items()}
+    for entry in memories:
+        tiling = entry.tiling(array)
+        for split in tiling.order.splits:
+            if split.names != split.joined:
+                sizes |= {name.upper(): tiling.sizes[name] for name in split.names}
+        if entry.tensor == "psum":
+            sizes["IT"] = entry.shape[1]
+    taken = {name for group in groups for name, _ in group.numbers}
+    groups.append(
+        Constants("the array and its tiles", tuple((k, v) for k, v in sorted(sizes.items()) if k not in taken))
+    )
+    for m in entries:
+        numbers = {
+            "FILES": len(m.files), "WORDS": m.words, "LANES": m.lanes, "BITS": m.bits, "WORD_BITS": m.word_bits,
+        }  # fmt: skip
+        files = [("FILE", m.files[0])] if len(m.files) == 1 else [(f"FILE_{i}", f) for i, f in enumerate(m.files)]
+        groups.append(
+            Constants(
+                f"memory {m.name}: {m.tensor}, {m.order}",
+                tuple((f"{m.const}_{name}", value) for name, value in numbers.items()),
+                tuple((f"{m.const}_{name}", value) for name, value in files),
+            )
+        )
+    return groups

@@ -1,0 +1,189 @@
+"""Disk -> decode -> compare: whether a set still says what was proven when it was written."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from qexport.errors import QexportError
+from qexport.formats import FORMATS, FileFault
+from qexport.golden import Golden, check_reference
+from qexport.intformat import Int64
+from qexport.layer import LayerCapture
+from qexport.layout import Memory, Tiling, describe_index
+from qexport.manifest import (
+    MANIFEST,
+    SUMS,
+    Manifest,
+    MemoryEntry,
+    accumulator_format,
+    golden_info,
+    read_manifest,
+    sha256,
+    sums_text,
+)
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a set; the place is given as far as it is known (line from 1)."""
+
+    file: str
+    message: str
+    line: int | None = None
+    lane: int | None = None
+    index: dict[str, int] | None = None
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        lane = "" if self.lane is None else f" lane {self.lane} ({describe_index(self.index)})"
+        return f"{where}{lane}: {self.message}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(folder: Path) -> tuple[Manifest, list[Fault]]:
+    """Check every promise of the contract for one set; no fault means that all hold.
+
+    Raises QexportError when the folder holds no qexport set, CheckFailed when its manifest was changed.
+    """
+    manifest = read_manifest(folder)
+    return manifest, list(_faults(folder, manifest))
+
+
+def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+    named = manifest.named_files()
+    present = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    for path in sorted(set(named) - set(present)):
+        yield Fault(path, "is missing")
+    for path in sorted(set(present) - set(named) - {MANIFEST, SUMS}):
+        yield Fault(path, "is not named by the manifest")
+    changed = {path for path in named if path in present and sha256(present[path].read_bytes()) != named[path]}
+    yield from _sums_faults(folder, manifest)
+
+    capture = None
+    if manifest.capture.path in present and manifest.capture.path not in changed:
+        try:
+            capture = LayerCapture.load(folder / manifest.capture.path)
+        except QexportError as error:
+            yield Fault(manifest.capture.path, str(error))
+    if capture is not None and (capture.layer, capture.source, capture.formats.weight, capture.formats.input) != (
+        manifest.layer, manifest.source, manifest.formats.weight, manifest.formats.input,
+    ):  # fmt: skip
+        yield Fault(manifest.capture.path, f"layer, formats or source differ from {MANIFEST}")
+
+    explained = set()
+    if capture is not None:
+        for fault in _memory_faults(folder, manifest, capture):
+            if fault.file in present:
+                explained.add(fault.file)
+                yield fault
+    for path in sorted(changed - explained):
+        yield Fault(path, f"SHA-256 differs from {MANIFEST}")
+
+
+def _sums_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+    path = folder / SUMS
+    if not path.is_file():
+        yield Fault(SUMS, "is missing")
+        return
+    files = manifest.named_files() | {MANIFEST: sha256((folder / MANIFEST).read_bytes())}
+    expected, actual = sums_text(files).encode(), path.read_bytes()
+    if expected != actual:
+        yield Fault(
+            SUMS, f"differs from the SHA-256 of {MANIFEST} and of the files that it names", _line_of(expected, actual)
+        )
+
+
+def _line_of(expected: bytes, actual: bytes) -> int:
+    """The line, from 1, of the first byte in which two texts differ."""
+    return expected.count(b"\n", 0, _first_difference(expected, actual)) + 1
+
+
+def _first_difference(expected: bytes, actual: bytes) -> int:
+    shorter = min(len(expected), len(actual))
+    a, b = np.frombuffer(expected, np.uint8, shorter), np.frombuffer(actual, np.uint8, shorter)
+    differs = a != b
+    return int(np.argmax(differs)) if differs.any() else shorter
+
+
+def _memory_faults(folder: Path, manifest: Manifest, capture: LayerCapture) -> Iterator[Fault]:
+    """Decode every memory and compare it with the golden of the decoded weights and inputs."""
+    row = manifest.array.get("row")
+    golden = Golden(capture, row)
+    entries = sorted(manifest.memories, key=lambda entry: entry.tensor not in ("weight", "input"))
+    for entry in entries:
+        try:
+            memory = entry.memory()
+            tensor = golden.tensor(entry.tensor)
+            codes = memory.elements(tensor.values, tensor.default)
+            if codes.shape != entry.shape:
+                raise QexportError(f"shape {list(entry.shape)} is not {list(codes.shape)}")
+            tiling = entry.tiling(manifest.array)
+            want = memory.stored(tiling.tile(codes), entry.element, tiling)
+            if (len(entry.files), entry.fill) != (tiling.files, tiling.fill):
+                raise QexportError(f"needs {tiling.files} file(s) with {tiling.fill} filled elements")
+        except QexportError as error:
+            yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
+            continue
+        got = np.empty_like(want)
+        sound = True
+        for number, file in enumerate(entry.files):
+            path = folder / file.path
+            if not path.is_file():
+                sound = False
+                continue
+            for fault in _file_faults(path, entry, memory, tiling, number, want[number], got[number]):
+                sound = False
+                yield fault
+        # From here on the golden stands on what the files hold, not on the capture.
+        if sound and memory.overflow == "error" and entry.tensor in ("weight", "input") and not memory.order.has_bits:
+            decoded = tiling.untile(got) - memory.offset
+            standing = golden.capture
+            golden = Golden(
+                replace(standing, weight=decoded) if entry.tensor == "weight" else replace(standing, input=decoded), row
+            )
+    try:
+        figures = golden_info(check_reference(golden))
+    except QexportError as error:
+        yield Fault(manifest.capture.path, str(error))
+        return
+    if (figures, accumulator_format(golden)) != (manifest.golden, manifest.formats.accumulator):
+        yield Fault(MANIFEST, "golden or formats.accumulator differ from what the capture gives")
+
+
+def _file_faults(
+    path: Path, entry: MemoryEntry, memory: Memory, tiling: Tiling, number: int, want: Int64, out: Int64
+) -> Iterator[Fault]:
+    """Read one memory file into `out` (words, lanes) and name the first place where it differs from `want`."""
+    file = entry.files[number]
+    fmt, lanes, skipped = entry.element, tiling.lanes, len(entry.header)
+    format_ = FORMATS[memory.radix]
+
+    def fault(message: str, line: int, lane: int | None) -> Fault:
+        word = line - 1 - skipped
+        if lane is None or not 0 <= word < tiling.words:
+            return Fault(file.path, message, line)
+        return Fault(file.path, message, line, lane, tiling.origin(number, word, lane))
+
+    data = path.read_bytes()
+    try:
+        got = format_.read(data, lanes, fmt, memory.header)
+    except FileFault as error:
+        lines = data.split(b"\n")
+        lane = format_.lane_at(lines[error.line - 1], error.column, lanes, fmt) if error.line > skipped else None
+        yield fault(str(error), error.line, lane)
+        return
+    if len(got) != tiling.words or file.words != tiling.words:
+        shorter = min(len(got), tiling.words)
+        differs = np.flatnonzero((got[:shorter] != want[:shorter]).any(axis=1))
+        line = skipped + 1 + (int(differs[0]) if len(differs) else shorter)
+        yield fault(f"{len(got)} words; needs {tiling.words}", line, None)
+        return
+    out[:] = got
+    for word, lane in zip(*np.nonzero(got != want), strict=True):
+        line = skipped + 1 + int(word)
+        yield fault(f"holds {int(got[word, lane])}; the golden is {int(want[word, lane])}", line, int(lane))

@@ -1,0 +1,377 @@
+"""The command line: parse, call, print."""
+
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import bitstring
+import click
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from qexport import __version__
+from qexport.check import verify
+from qexport.errors import CheckFailed, QexportError
+from qexport.export import dump
+from qexport.formats import FORMATS, FileFault
+from qexport.layer import AXES, ConvGeometry, LayerCapture
+from qexport.layout import (
+    BIT_AXIS,
+    LayoutError,
+    Memory,
+    Tiling,
+    describe_index,
+    layout_errors,
+    load_layout,
+    preset_names,
+    read_layout_text,
+)
+from qexport.manifest import Manifest, find_sets, read_manifest
+from qexport.simulate import SIMULATORS, simulate
+
+out = Console(highlight=False, soft_wrap=True)
+SHOWN_FAULTS = 10
+
+
+class Program(click.Group):
+    """Turns our own errors and the system's into one line and an exit code."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except QexportError as error:
+            click.echo(f"qexport: error: {error}", err=True)
+            sys.exit(error.exit_code)
+        except BrokenPipeError:
+            sys.stderr.close()  # the reader has gone (`| head`); nothing is left to say
+            sys.exit(0)
+        except OSError as error:
+            where = f"{error.filename}: " if error.filename else ""
+            click.echo(f"qexport: error: {where}{error.strerror or error}; choose another place or make room", err=True)
+            sys.exit(2)
+
+
+def _path(**kwargs: Any) -> Any:
+    return click.Path(path_type=Path, **kwargs)
+
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result for machines.")
+
+
+def _emit(as_json: bool, result: Any, show: Callable[[], None]) -> None:
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+    else:
+        show()
+
+
+def _table(*columns: str, title: str | None = None) -> Table:
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _pairs(rows: Sequence[tuple[str, str]]) -> Table:
+    table = Table(box=None, show_header=False, pad_edge=False)
+    for key, value in rows:
+        table.add_row(key, escape(value))
+    return table
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(__version__, prog_name="qexport")
+def main() -> None:
+    """Test vectors of quantized network layers that an RTL engineer can trust.
+
+    \b
+    qexport dump --capture capture.safetensors --out vectors/   write a layer's vector set
+    qexport verify vectors/features_33                          check every file of it
+    qexport simulate vectors/features_33                        run its self-checking bench
+    qexport show vectors/features_33 weight.hex:5               what a word holds
+
+    Exit codes: 0 all checks held, 1 a check failed, 2 wrong usage or input that cannot be used.
+    """
+
+
+def _golden_text(manifest: Manifest) -> str:
+    golden = manifest.golden
+    if golden.mean_abs is None:
+        return "exact integer convolution; the capture holds no PyTorch output to compare with"
+    return f"exact; PyTorch's output differs by {golden.mean_abs:.1e} in the mean, {golden.max_abs:.1e} at most"
+
+
+def _layer_text(layer: ConvGeometry) -> str:
+    kernel = f"{layer.kernel[0]}x{layer.kernel[1]}"
+    return f"{layer.name} ({layer.kind} {layer.in_channels} to {layer.out_channels}, {kernel})"
+
+
+def _accumulator_text(manifest: Manifest) -> str:
+    a = manifest.formats.accumulator
+    return f"{a.observed[0]}..{a.observed[1]} seen, {a.bounds[0]}..{a.bounds[1]} possible: {a.bits} signed bits"
+
+
+@main.command(name="dump")
+@click.option("--capture", type=_path(), required=True, help="The layer's codes: a capture.safetensors.")
+@click.option("--layout", default="default", show_default=True, help="A preset's name or a layout file (TOML).")
+@click.option("--out", "folder", type=_path(), required=True, help="Folder for the set's folder, made when missing.")
+@click.option("--force", is_flag=True, help="Replace another set of this layer.")
+@json_option
+def dump_command(capture: Path, layout: str, folder: Path, force: bool, as_json: bool) -> None:
+    """Write a layer's vector set: memory files, bench, manifest; verified before it appears.
+
+    \b
+    qexport dump --capture capture.safetensors --out vectors/
+    qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
+    qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
+    """
+    read = LayerCapture.load(capture)
+    done = dump(read, load_layout(layout), folder, force)
+    manifest = done.manifest
+    result = {
+        "set": str(done.folder),
+        "unchanged": done.unchanged,
+        "files": len(manifest.named_files()) + 2,
+        "golden": {"mean_abs": manifest.golden.mean_abs, "max_abs": manifest.golden.max_abs},
+        "warnings": list(manifest.warnings),
+    }
+
+    def show() -> None:
+        table = _table("memory", "tensor", "files", "words", "word bits", "first file")
+        for m in manifest.memories:
+            words = sum(file.words for file in m.files)
+            table.add_row(m.name, m.tensor, str(len(m.files)), str(words), str(m.word_bits), escape(m.files[0].path))
+        out.print(table)
+        out.print()
+        rows = [
+            ("layer", _layer_text(manifest.layer)),
+            ("layout", manifest.layout.name),
+            ("accumulator", _accumulator_text(manifest)),
+            ("golden", _golden_text(manifest)),
+            (
+                "set",
+                f"{done.folder} ({len(manifest.named_files()) + 2} files{', unchanged' if done.unchanged else ''})",
+            ),
+        ]
+        out.print(_pairs(rows))
+
+    _emit(as_json, result, show)
+    for warning in manifest.warnings:
+        click.echo(f"qexport: warning: {warning}", err=True)
+
+
+@main.command(name="verify")
+@click.argument("folder", type=_path())
+@json_option
+def verify_command(folder: Path, as_json: bool) -> None:
+    """Check a set, or every set in a folder: hashes, stray files, every code against the golden.
+
+    \b
+    qexport verify vectors/features_33
+    """
+    results = [(path, *verify(path)) for path in find_sets(folder)]
+    failed = [path for path, _, faults in results if faults]
+
+    def show() -> None:
+        for path, manifest, faults in results:
+            if not faults:
+                out.print(f"{escape(str(path))}: ok, {len(manifest.named_files()) + 2} files; {_golden_text(manifest)}")
+                continue
+            out.print(f"{escape(str(path))}: {len(faults)} fault(s)")
+            for fault in faults[:SHOWN_FAULTS]:
+                out.print(f"  {escape(str(fault))}")
+            if len(faults) > SHOWN_FAULTS:
+                out.print(f"  ... and {len(faults) - SHOWN_FAULTS} more")
+
+    listed = [{"set": str(path), "faults": [fault.as_json() for fault in faults]} for path, _, faults in results]
+    _emit(as_json, {"ok": not failed, "sets": listed}, show)
+    if failed:
+        raise CheckFailed(f"verify: {len(failed)} of {len(results)} set(s) failed: {', '.join(map(str, failed))}")
+
+
+@main.command(name="simulate")
+@click.argument("folder", type=_path())
+@click.option(
+    "--simulator", type=click.Choice(["auto", *SIMULATORS]), default="auto", show_default=True,
+    help="auto takes Verilator, else Icarus.",
+)  # fmt: skip
+@click.option("--dut", type=_path(), help="Your module 'dut', with the ports of the set's dut.sv.")
+@json_option
+def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bool) -> None:
+    """Run the self-checking bench of a set, or of every set in a folder, and judge.
+
+    \b
+    qexport simulate vectors/features_33
+    qexport simulate vectors/features_33 --simulator icarus --dut my_dut.sv
+    """
+    verdicts = [simulate(path, simulator, dut) for path in find_sets(folder)]
+
+    def show() -> None:
+        for verdict in verdicts:
+            manifest = verdict.manifest
+            rows = [
+                ("set", f"{verdict.set}, layer {_layer_text(manifest.layer)}"),
+                ("files", f"{len(manifest.named_files()) + 2} written, layout '{manifest.layout.name}'"),
+                ("golden", _golden_text(manifest)),
+                ("simulation", f"PASS, {verdict.checks} values compared by {verdict.simulator} {verdict.version}"),
+            ]
+            out.print(_pairs(rows))
+
+    listed = [
+        {"set": str(v.set), "result": "PASS", "checks": v.checks, "simulator": v.simulator, "version": v.version}
+        for v in verdicts
+    ]
+    _emit(as_json, {"ok": True, "sets": listed}, show)
+
+
+@main.command(name="show")
+@click.argument("folder", type=_path())
+@click.argument("place", metavar="FILE:LINE")
+@json_option
+def show_command(folder: Path, place: str, as_json: bool) -> None:
+    """Say what a word of a memory file holds, lane by lane.
+
+    \b
+    qexport show vectors/features_33 weight.hex:5
+    """
+    manifest = read_manifest(folder)
+    path, _, number = place.rpartition(":")
+    if not path or not number.isdecimal() or int(number) < 1:
+        raise QexportError(f"place: '{place}' is not FILE:LINE, such as weight.hex:5")
+    line = int(number)
+    found = [(m, i) for m in manifest.memories for i, file in enumerate(m.files) if file.path == path]
+    if not found:
+        names = ", ".join(file.path for m in manifest.memories for file in m.files[:2])
+        raise QexportError(f"place: '{path}' is no memory file of {folder}; it has {names}, ...")
+    entry, at = found[0]
+    tiling = entry.tiling(manifest.array)
+    skipped = len(entry.header)
+    file = folder / path
+    if not file.is_file():
+        raise CheckFailed(f"{file} is missing; dump the set again")
+    try:
+        words = FORMATS[entry.radix].read(file.read_bytes(), tiling.lanes, entry.element, entry.header)
+    except FileFault as fault:
+        raise CheckFailed(f"{file}:{fault.line}: {fault}; dump the set again") from None
+    if line > skipped + len(words):
+        raise QexportError(f"place: {path} has {skipped + len(words)} lines; there is no line {line}")
+    text = file.read_bytes().split(b"\n")[line - 1].decode(errors="replace")
+    if line <= skipped:
+        _emit(as_json, {"file": path, "line": line, "text": text, "header": True},
+              lambda: out.print(f"{escape(path)}:{line} is a header line: {escape(text)}"))  # fmt: skip
+        return
+    word = words[line - 1 - skipped]
+    fmt = entry.element
+    kind = "int" if fmt.signed else "uint"
+    packed = bitstring.BitArray().join(bitstring.Bits(f"{kind}{fmt.bits}={int(code)}") for code in word)
+    lanes: list[dict[str, Any]] = []
+    for lane in range(tiling.lanes):
+        field = packed[lane * fmt.bits : (lane + 1) * fmt.bits]
+        index = tiling.origin(at, line - 1 - skipped, lane)
+        code = getattr(field, kind)
+        lanes.append({"lane": lane, "index": index, "stored": code, "code": code - entry.offset, "bits": field.bin})
+
+    def show() -> None:
+        signed = "signed" if fmt.signed else "unsigned"
+        out.print(f"{escape(path)}:{line}  {escape(text)}  {tiling.lanes} lane(s) of {fmt.bits} {signed} bits")
+        table = _table("lane", entry.tensor, "code", "bits", *(["stored"] if entry.offset else []))
+        for row in lanes:
+            stored = [str(row["stored"])] if entry.offset else []
+            table.add_row(str(row["lane"]), describe_index(row["index"]), str(row["code"]), row["bits"], *stored)
+        out.print(table)
+
+    result = {"file": path, "line": line, "text": text, "memory": entry.name, "tensor": entry.tensor, "lanes": lanes}
+    _emit(as_json, result, show)
+
+
+@main.group(name="layout")
+def layout_group() -> None:
+    """Draw and check layouts."""
+
+
+# What `layout show` draws a layout for: one image of the layer that the presets are made for.
+_EXAMPLE_SIZES = {
+    "n": 1, "oc": 8, "ic": 8, "kh": 3, "kw": 3, "iy": 4, "ix": 4, "py": 6, "px": 6, "oy": 4, "ox": 4, "it": 1,
+    BIT_AXIS: 4,
+}  # fmt: skip
+_SHOWN_WORDS = 2
+
+
+@layout_group.command(name="show")
+@click.argument("name")
+@json_option
+def layout_show(name: str, as_json: bool) -> None:
+    """Draw the first words of each memory with labelled lanes, for one image of an 8-to-8 3x3 layer on a 4x4 plane.
+
+    \b
+    qexport layout show ws8x8
+    """
+    layout = load_layout(name)
+    drawn: list[dict[str, Any]] = []
+    for memory in layout.memories:
+        tiling = Tiling(memory.order, tuple(_EXAMPLE_SIZES[axis] for axis in memory.order.tensor_axes), layout.array)
+        paths = [path for path, _ in memory.paths(tiling)]
+        words = [
+            [describe_index(tiling.origin(0, word, lane)) for lane in range(tiling.lanes)]
+            for word in range(min(_SHOWN_WORDS, tiling.words))
+        ]
+        drawn.append({"memory": memory.name, "tensor": memory.tensor, "order": memory.order.text, "files": paths,
+                      "words": tiling.words, "header": list(memory.header), "first_words": words})  # fmt: skip
+
+    def show() -> None:
+        for memory, drawing in zip(layout.memories, drawn, strict=True):
+            _draw(memory, drawing)
+
+    _emit(as_json, {"layout": layout.name, "array": layout.array, "memories": drawn}, show)
+
+
+def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
+    files = drawing["files"]
+    also = f" and {len(files) - 1} more" if len(files) > 1 else ""
+    out.print(f"[bold]{escape(memory.name)}[/bold]  {escape(memory.order.text)}")
+    out.print(f"  {escape(files[0])}{also}, {memory.radix}, {drawing['words']} words each")
+    for line in drawing["header"]:
+        out.print(f"  header {escape(line)}")
+    first = len(drawing["header"]) + 1
+    for number, lanes in enumerate(drawing["first_words"]):
+        out.print(f"  line {first + number}: | {' | '.join(lanes)} |")
+    out.print()
+
+
+@layout_group.command(name="check")
+@click.argument("file", type=_path())
+@json_option
+def layout_check(file: Path, as_json: bool) -> None:
+    """Report every error of a layout file with line, column and a caret.
+
+    \b
+    qexport layout check my_array.toml
+    """
+    errors: list[LayoutError] = layout_errors(read_layout_text(file), str(file))
+
+    def show() -> None:
+        if not errors:
+            out.print(f"{escape(str(file))}: ok")
+        for error in errors:
+            out.print(f"{escape(str(file))}:{error.line}:{error.column}: {escape(error.message)}")
+            out.print(f"    {escape(error.source)}")
+            out.print(f"    {' ' * (error.column - 1)}^")
+
+    listed = [{"line": e.line, "column": e.column, "message": e.message} for e in errors]
+    _emit(as_json, {"ok": not errors, "errors": listed}, show)
+    if errors:
+        raise QexportError(f"layout: {file} has {len(errors)} error(s); correct them and check again")
+
+
+@layout_group.command(name="list")
+def layout_list() -> None:
+    """List the presets."""
+    for name in preset_names():
+        layout = load_layout(name)
+        out.print(f"{name}: {', '.join(f'{m.name} ({m.tensor}, {m.radix})' for m in layout.memories)}")
+
+
+assert set(_EXAMPLE_SIZES) == {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}

