@@ -1,6 +1,8 @@
 """The command line: parse, call, print."""
 
+import importlib.util
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -17,7 +19,9 @@ from qexport.check import verify
 from qexport.errors import CheckFailed, QexportError
 from qexport.export import dump
 from qexport.formats import FORMATS, FileFault
-from qexport.layer import AXES, ConvGeometry, LayerCapture
+from qexport.golden import MEAN_BAR, Golden, accumulator_bounds
+from qexport.intformat import IntFormat
+from qexport.layer import AXES, ConvGeometry, Formats, LayerCapture
 from qexport.layout import (
     BIT_AXIS,
     LayoutError,
@@ -32,7 +36,7 @@ from qexport.layout import (
 from qexport.manifest import Manifest, find_sets, read_manifest
 from qexport.simulate import SIMULATORS, simulate
 
-out = Console(highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 SHOWN_FAULTS = 10
 
 
@@ -88,7 +92,8 @@ def main() -> None:
     """Test vectors of quantized network layers that an RTL engineer can trust.
 
     \b
-    qexport dump --capture capture.safetensors --out vectors/   write a layer's vector set
+    qexport train --data cifar10/                               train a 4-bit network
+    qexport dump --layer 33 --out vectors/                      write a layer's vector set
     qexport verify vectors/features_33                          check every file of it
     qexport simulate vectors/features_33                        run its self-checking bench
     qexport show vectors/features_33 weight.hex:5               what a word holds
@@ -101,7 +106,10 @@ def _golden_text(manifest: Manifest) -> str:
     golden = manifest.golden
     if golden.mean_abs is None:
         return "exact integer convolution; the capture holds no PyTorch output to compare with"
-    return f"exact; PyTorch's output differs by {golden.mean_abs:.1e} in the mean, {golden.max_abs:.1e} at most"
+    return (
+        f"exact; against PyTorch's output: mean difference {golden.mean_abs:.1e}, below {MEAN_BAR:g}; "
+        f"maximum {golden.max_abs:.1e}, below {golden.tolerance:.2g}"
+    )
 
 
 def _layer_text(layer: ConvGeometry) -> str:
@@ -114,22 +122,130 @@ def _accumulator_text(manifest: Manifest) -> str:
     return f"{a.observed[0]}..{a.observed[1]} seen, {a.bounds[0]}..{a.bounds[1]} possible: {a.bits} signed bits"
 
 
+def _needs_torch() -> None:
+    for package in ("torch", "torchvision"):
+        if importlib.util.find_spec(package) is None:
+            raise QexportError(f"{package} is not installed; pip install 'qexport[torch]', or start from --capture")
+
+
+def _bits_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for what in ("act", "weight"):
+        bits = click.IntRange(2, 8)
+        command = click.option(f"--{what}-bits", type=bits, help="Default: what the checkpoint says, else 4.")(command)
+    return command
+
+
+checkpoint_option = click.option(
+    "--checkpoint",
+    help="A trained network's file, or 'builtin'. Default: result/vgg16_quant_gradual, else the shipped one.",
+)
+
+
+def _load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int | None) -> Any:
+    _needs_torch()
+    from qexport.nn import checkpoint as checkpoints
+
+    if checkpoint is None:
+        path = checkpoints.default_path()
+    else:
+        path = checkpoints.BUILTIN if checkpoint == "builtin" else Path(checkpoint)
+    return checkpoints.load(path, weight_bits, act_bits)
+
+
+def _capture_from_network(
+    layer: str,
+    checkpoint: str | None,
+    bits: tuple[int | None, int | None],
+    data: Path | None,
+    wanted: Sequence[int] | int,
+    as_json: bool,
+) -> LayerCapture:
+    """Run pictures through a network; prints what was taken, on stderr where stdout is for machines."""
+    network = _load_network(checkpoint, *bits)
+    from qexport.nn import capture as capturing
+    from qexport.nn import data as pictures
+
+    source = pictures.SamplePictures() if data is None else pictures.open_split(data, "test")
+    if isinstance(wanted, int) and not 1 <= wanted <= len(source):
+        raise QexportError(f"images: {wanted} is outside 1..{len(source)}, the pictures of this source")
+    indices = list(range(wanted)) if isinstance(wanted, int) else list(wanted)
+    chosen = capturing.choose_layer(network.model, layer)
+    read = pictures.read(source, indices)
+    click.echo(
+        f"layer {chosen.geometry.name}, {chosen.shape}, kernel 3x3, of {network.path} "
+        f"(sha256 {network.sha256[:12]}), pictures {','.join(map(str, indices))} of {data or 'the shipped samples'}",
+        err=as_json,
+    )
+    taken = capturing.capture_layer(network, chosen, read, indices)
+    click.echo(
+        f"float32 pass: {taken.float32_differences} of {taken.capture.input.size} input codes differ from float64's",
+        err=as_json,
+    )
+    return taken.capture
+
+
+class _Indices(click.ParamType[list[int]]):
+    name = "I,J,..."
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        parts = str(value).split(",")
+        if not all(part.strip().isdecimal() for part in parts):
+            self.fail(f"'{value}' is no list of picture indices such as 3,17", param, ctx)
+        return [int(part) for part in parts]
+
+
 @main.command(name="dump")
-@click.option("--capture", type=_path(), required=True, help="The layer's codes: a capture.safetensors.")
+@click.option("--layer", help="Index (33), name (features.33) or shape (8x8) of a quantized convolution.")
+@checkpoint_option
+@_bits_options
+@click.option("--data", type=_path(), help="CIFAR-10; its test pictures. Default: the pictures that ship.")
+@click.option("--images", type=int, help="How many pictures, from the first on.  [default: 4]")
+@click.option("--indices", type=_Indices(), help="Which pictures, in the order of the data.")
+@click.option("--capture", type=_path(), help="Instead of a network: a layer's codes, capture.safetensors.")
 @click.option("--layout", default="default", show_default=True, help="A preset's name or a layout file (TOML).")
 @click.option("--out", "folder", type=_path(), required=True, help="Folder for the set's folder, made when missing.")
 @click.option("--force", is_flag=True, help="Replace another set of this layer.")
 @json_option
-def dump_command(capture: Path, layout: str, folder: Path, force: bool, as_json: bool) -> None:
+def dump_command(
+    layer: str | None,
+    checkpoint: str | None,
+    weight_bits: int | None,
+    act_bits: int | None,
+    data: Path | None,
+    images: int | None,
+    indices: list[int] | None,
+    capture: Path | None,
+    layout: str,
+    folder: Path,
+    force: bool,
+    as_json: bool,
+) -> None:
     """Write a layer's vector set: memory files, bench, manifest; verified before it appears.
 
     \b
+    qexport dump --layer 33 --out vectors/
+    qexport dump --layer 8x8 --checkpoint model_best.pth.tar --data cifar10/ --indices 3,17 --out vectors/
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
     """
-    read = LayerCapture.load(capture)
-    done = dump(read, load_layout(layout), folder, force)
+    if (layer is None) == (capture is None):
+        raise click.UsageError("give either --layer (from a network) or --capture (from a file)")
+    if images is not None and indices is not None:
+        raise click.UsageError("give either --images or --indices")
+    chosen = load_layout(layout)
+    if capture is not None:
+        unused = {"--checkpoint": checkpoint, "--weight-bits": weight_bits, "--act-bits": act_bits, "--data": data,
+                  "--images": images, "--indices": indices}  # fmt: skip
+        given = [name for name, value in unused.items() if value is not None]
+        if given:
+            raise click.UsageError(f"{', '.join(given)} belongs to --layer; a capture holds its codes already")
+        read = LayerCapture.load(capture)
+    else:
+        assert layer is not None
+        wanted = indices if indices is not None else 4 if images is None else images
+        read = _capture_from_network(layer, checkpoint, (weight_bits, act_bits), data, wanted, as_json)
+    done = dump(read, chosen, folder, force)
     manifest = done.manifest
     result = {
         "set": str(done.folder),
@@ -372,6 +488,176 @@ def layout_list() -> None:
     for name in preset_names():
         layout = load_layout(name)
         out.print(f"{name}: {', '.join(f'{m.name} ({m.tensor}, {m.radix})' for m in layout.memories)}")
+
+
+@main.command(name="layers")
+@checkpoint_option
+@_bits_options
+@click.option("--capture", type=_path(), help="Instead of a network: a capture.safetensors.")
+@json_option
+def layers_command(
+    checkpoint: str | None, weight_bits: int | None, act_bits: int | None, capture: Path | None, as_json: bool
+) -> None:
+    """List the quantized layers: shapes, bits, tiles on an 8x8 array, proven accumulator bounds.
+
+    \b
+    qexport layers
+    qexport layers --checkpoint model_best.pth.tar
+    """
+    if capture is not None:
+        read = LayerCapture.load(capture)
+        rows = [_layer_row(read.layer, read.formats, (read.input.shape[2], read.input.shape[3]), Golden(read).bounds)]
+    else:
+        network = _load_network(checkpoint, weight_bits, act_bits)
+        from qexport.nn.capture import layer_facts
+
+        rows = [
+            _layer_row(
+                facts.geometry,
+                facts.formats,
+                facts.plane,
+                accumulator_bounds(
+                    facts.conv.weight_codes().numpy(), None, facts.formats.input.integer, facts.geometry, facts.plane
+                ),
+            )
+            for facts in layer_facts(network.model)
+        ]
+
+    def show() -> None:
+        table = _table(
+            "index", "name", "in x out", "kernel", "weight bits", "input bits", "positions", "8x8 tiles", "accumulator"
+        )
+        for row in rows:
+            table.add_row(
+                str(row["index"]),
+                escape(row["name"]),
+                f"{row['in_channels']}x{row['out_channels']}",
+                f"{row['kernel'][0]}x{row['kernel'][1]}",
+                f"{row['weight_bits']} {'signed' if row['weight_signed'] else 'unsigned'}",
+                f"{row['input_bits']} {'signed' if row['input_signed'] else 'unsigned'}",
+                f"{row['output_plane'][0]}x{row['output_plane'][1]}",
+                f"{row['tiles'][0]}x{row['tiles'][1]}",
+                f"{row['bounds'][0]}..{row['bounds'][1]}, {row['accumulator_bits']} bits",
+            )
+        out.print(table)
+
+    _emit(as_json, {"layers": rows}, show)
+
+
+_ARRAY_SIDE = 8  # the array for which `layers` counts tiles
+
+
+def _layer_row(
+    layer: ConvGeometry, formats: Formats, plane: tuple[int, int], bounds: tuple[int, int]
+) -> dict[str, Any]:
+    return {
+        "index": layer.index,
+        "name": layer.name,
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel": list(layer.kernel),
+        "weight_bits": formats.weight.bits,
+        "weight_signed": formats.weight.signed,
+        "input_bits": formats.input.bits,
+        "input_signed": formats.input.signed,
+        "input_plane": list(plane),
+        "output_plane": list(layer.output_plane(plane)),
+        "tiles": [math.ceil(layer.group_inputs / _ARRAY_SIDE), math.ceil(layer.out_channels / _ARRAY_SIDE)],
+        "bounds": list(bounds),
+        "accumulator_bits": IntFormat.holding(*bounds, True).bits,
+    }
+
+
+def _device(name: str) -> Any:
+    import torch
+
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise QexportError(
+            f"device: '{name}' cannot be used: {str(error).splitlines()[0]}; try --device auto"
+        ) from None
+
+
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+data_option = click.option(
+    "--data", type=_path(), default="data", show_default=True,
+    help="Folder with cifar-10-batches-py, or with train/<class> and test/<class>.",
+)  # fmt: skip
+download_option = click.option("--download", is_flag=True, help="Fetch CIFAR-10 into --data first.")
+
+
+@main.command(name="train")
+@data_option
+@download_option
+@click.option("--model", default="vgg16_quant_gradual", show_default=True, help="Or vgg16_quant, the sudden squeeze.")
+@click.option("--weight-bits", type=click.IntRange(2, 8), default=4, show_default=True)
+@click.option("--act-bits", type=click.IntRange(2, 8), default=4, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), default=14, show_default=True)
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option(
+    "--lr", type=click.FloatRange(0, min_open=True), default=0.1, show_default=True, help="Peak of the cycle."
+)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@device_option
+@click.option("--out", "folder", type=_path(), help="Default: result/<model>.")
+@click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, bit for bit on the CPU.")
+def train_command(data: Path, download: bool, device: str, folder: Path | None, resume: bool, **recipe: Any) -> None:
+    """Train a quantization-aware network on CIFAR-10.
+
+    Writes checkpoint.pth (the last epoch), model_best.pth.tar and log.jsonl.
+
+    \b
+    qexport train --data data/ --download
+    qexport train --data cifar10/ --epochs 30 --resume
+    """
+    _needs_torch()
+    from qexport.nn.data import open_split, read
+    from qexport.nn.train import Recipe, train
+
+    settings = Recipe(**recipe)
+    where = _device(device)
+    training, validation = (open_split(data, split, download) for split in ("train", "test"))
+    click.echo(f"reading {len(training)} and {len(validation)} pictures of {data}", err=True)
+    target = Path("result") / settings.model if folder is None else folder
+    best = train(settings, read(training), read(validation), target, where, resume)
+    click.echo(f"best top-1 {best:.2f} %, {target / 'model_best.pth.tar'}")
+
+
+@main.command(name="eval")
+@checkpoint_option
+@_bits_options
+@data_option
+@download_option
+@device_option
+@json_option
+def eval_command(
+    checkpoint: str | None,
+    weight_bits: int | None,
+    act_bits: int | None,
+    data: Path,
+    download: bool,
+    device: str,
+    as_json: bool,
+) -> None:
+    """Count how many test pictures a network classifies correctly.
+
+    \b
+    qexport eval --checkpoint builtin --data cifar10/
+    """
+    network = _load_network(checkpoint, weight_bits, act_bits)
+    from qexport.nn.data import open_split, read
+    from qexport.nn.train import count_correct
+
+    where = _device(device)
+    pictures = read(open_split(data, "test", download)).to(where)
+    correct, total = count_correct(network.model.to(where), pictures), len(pictures.labels)
+    result = {"checkpoint": str(network.path), "correct": correct, "total": total, "top1": 100 * correct / total}
+    _emit(
+        as_json, result, lambda: click.echo(f"{network.path}: {correct}/{total} correct, top-1 {result['top1']:.2f} %")
+    )
 
 
 assert set(_EXAMPLE_SIZES) == {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}

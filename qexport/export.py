@@ -59,6 +59,8 @@ def dump(capture: LayerCapture, layout: Layout, out: Path, force: bool = False) 
     """
     golden = Golden(capture, layout.array.get("row"))
     check = check_reference(golden)
+    if not golden.accumulator.any():
+        raise CheckFailed(f"golden: layer {capture.layer.name}: every accumulator is 0, so the set would prove nothing")
     with _staging(out, capture.layer.slug) as (partial, target):
         files: dict[str, bytes] = {}
         memories: list[MemoryEntry] = []

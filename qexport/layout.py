@@ -547,9 +547,15 @@ def read_layout_text(path: Path) -> str:
         raise QexportError(f"layout: {path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
 
 
-def load_layout(name: str) -> Layout:
-    """A preset by its name, or a layout file by its path; raises QexportError (LayoutError for its first error)."""
-    layout, errors = _parse(read_layout_text(PRESETS / f"{name}.toml" if name in preset_names() else Path(name)), name)
+def parse_layout(text: str, where: str) -> Layout:
+    """The layout that a file's text describes; raises LayoutError for its first error."""
+    layout, errors = _parse(text, where)
     if layout is None:
         raise errors[0]
     return layout
+
+
+def load_layout(name: str) -> Layout:
+    """A preset by its name, or a layout file by its path; raises QexportError."""
+    path = PRESETS / f"{name}.toml" if name in preset_names() else Path(name)
+    return parse_layout(read_layout_text(path), name)

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10, ImageFolder
 
@@ -28,6 +29,22 @@ class Pictures:
 
     def to(self, device: torch.device) -> "Pictures":
         return Pictures(self.pixels.to(device), self.labels.to(device))
+
+
+SAMPLES = Path(__file__).parent / "samples"
+
+
+class SamplePictures:
+    """The pictures that ship with the package, in the order of their names; they have no labels."""
+
+    def __init__(self) -> None:
+        self.paths = sorted(SAMPLES.glob("*.png"))
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, index: int) -> tuple[Image.Image, int]:
+        return Image.open(self.paths[index]), -1
 
 
 def open_split(root: Path, split: str, download: bool = False) -> Any:

@@ -74,6 +74,12 @@ class WeightQuant(nn.Module):
         return out
 
 
+def check_bits(what: str, bits: int) -> None:
+    """Raises QexportError unless 2 <= bits <= 8."""
+    if not 2 <= bits <= 8:
+        raise QexportError(f"{what} bits: {bits} is outside 2..8")
+
+
 class QuantConv2d(nn.Conv2d):
     """3x3 convolution, zero-padded by 1, without bias, whose weights and inputs are fake-quantized.
 
@@ -82,22 +88,35 @@ class QuantConv2d(nn.Conv2d):
 
     def __init__(self, in_channels: int, out_channels: int, weight_bits: int = 4, act_bits: int = 4):
         super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
-        for name, bits in (("weight", weight_bits), ("activation", act_bits)):
-            if not 2 <= bits <= 8:
-                raise QexportError(f"{name} bits: {bits} is outside 2..8")
+        check_bits("weight", weight_bits)
+        check_bits("activation", act_bits)
         self.weight_bits = weight_bits
         self.act_bits = act_bits
         self.act_alpha = nn.Parameter(torch.tensor(ACT_ALPHA_START))
         self.weight_quant = WeightQuant(weight_bits)
+        self.register_buffer("codes", None, persistent=False)
+
+    codes: Tensor | None  # fixed weight codes, for inference
 
     def forward(self, input: Tensor) -> Tensor:
         x_q = quantize_act(input, self.act_alpha, self.act_bits)
-        return self._conv_forward(x_q, self.weight_quant(self.weight), None)
+        out: Tensor = self._conv_forward(x_q, self.quantized_weight(), None)
+        return out
+
+    def quantized_weight(self) -> Tensor:
+        """The weights on their grid, float, (out_channels, in_channels, 3, 3)."""
+        if self.codes is None:
+            out: Tensor = self.weight_quant(self.weight)
+            return out
+        alpha = self.weight_quant.wgt_alpha
+        return self.codes.to(alpha.dtype) / weight_qmax(self.weight_bits) * alpha
 
     @torch.no_grad()
     def weight_codes(self) -> Tensor:
-        """int64 weight codes, (out_channels, in_channels, 3, 3)."""
-        z = self.weight_quant.normalise(self.weight) / self.weight_quant.wgt_alpha
+        """int64 weight codes by float64 arithmetic, (out_channels, in_channels, 3, 3)."""
+        if self.codes is not None:
+            return self.codes
+        z = self.weight_quant.normalise(self.weight.double()) / self.weight_quant.wgt_alpha.double()
         return torch.round(z.clamp(-1.0, 1.0) * weight_qmax(self.weight_bits)).long()
 
     @torch.no_grad()
@@ -105,10 +124,14 @@ class QuantConv2d(nn.Conv2d):
         """int64 activation codes of a real-valued input of the same shape."""
         return torch.round((x / self.act_alpha).clamp(max=1.0) * act_qmax(self.act_bits)).long()
 
+    def fix_codes(self, codes: Tensor | None = None) -> None:
+        """Compute with these weight codes (by default the layer's own) from now on, whatever the arithmetic."""
+        self.codes = self.weight_codes() if codes is None else codes
+
     @property
     def weight_scale(self) -> float:
-        return float(self.weight_quant.wgt_alpha) / weight_qmax(self.weight_bits)
+        return self.weight_quant.wgt_alpha.item() / weight_qmax(self.weight_bits)
 
     @property
     def act_scale(self) -> float:
-        return float(self.act_alpha) / act_qmax(self.act_bits)
+        return self.act_alpha.item() / act_qmax(self.act_bits)

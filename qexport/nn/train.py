@@ -84,7 +84,7 @@ def batches(pictures: Pictures, recipe: Recipe, epoch: int) -> Iterator[tuple[Te
     """One epoch's shuffled, augmented batches; they depend on seed and epoch alone, so that a resumed run repeats."""
     rng = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     order = torch.randperm(len(pictures.labels), generator=rng).to(pictures.labels.device)
-    for chosen in order.split(recipe.batch_size):
+    for chosen in torch.split(order, recipe.batch_size):
         yield normalise(augment(pictures.pixels[chosen], rng)), pictures.labels[chosen]
 
 
@@ -107,7 +107,8 @@ def train(
     console = Console(stderr=True)
     training, validation = training.to(device), validation.to(device)
     torch.manual_seed(recipe.seed)
-    model = build(recipe.model, recipe.weight_bits, recipe.act_bits).to(device, memory_format=torch.channels_last)
+    model = build(recipe.model, recipe.weight_bits, recipe.act_bits).to(device)
+    model = model.to(memory_format=torch.channels_last)
     if not resume:
         calibrate(model, next(batches(training, recipe, 0))[0])
     alphas = [p for name, p in model.named_parameters() if name.endswith("alpha")]

@@ -72,6 +72,12 @@ class QuantVGG(nn.Module):
         """The quantized convolutions by their index in `features`."""
         return {i: m for i, m in enumerate(self.features) if isinstance(m, QuantConv2d)}
 
+    def plain(self) -> dict[int, nn.Conv2d]:
+        """The convolutions that are not quantized, by their index in `features`."""
+        return {
+            i: m for i, m in enumerate(self.features) if isinstance(m, nn.Conv2d) and not isinstance(m, QuantConv2d)
+        }
+
 
 def build(name: str, weight_bits: int = 4, act_bits: int = 4) -> QuantVGG:
     """The named network with fresh weights; raises QexportError for a name that is not in MODELS."""

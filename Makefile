@@ -1,0 +1,43 @@
+# make vectors: install and run the main job on what ships with the package; make test: install and run the tests.
+# Needs Python 3.11 or newer, g++ and make; everything else is installed into .venv.
+
+PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))))
+VENV := .venv
+BIN := $(VENV)/bin
+
+.PHONY: vectors test lint tools clean
+vectors: $(VENV)/.for-vectors | tools
+	@$(BIN)/qexport dump --layer 33 --checkpoint builtin --out vectors/ --force
+	@$(BIN)/qexport verify vectors/features_33
+	@echo
+	@$(BIN)/qexport simulate vectors/features_33
+
+test: $(VENV)/.for-test | tools
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/.for-lint
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+tools:
+	@command -v g++ > /dev/null || { echo "g++ is missing: install it (apt-get install g++)"; exit 2; }
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is missing: install it, or make PYTHON=/path/to/python"; exit 2; }
+	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: install it (apt-get install python3-venv)"; exit 2; }
+
+$(VENV)/.for-vectors: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
+	@touch $@
+
+$(VENV)/.for-test: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,test]'
+	@touch $@
+
+$(VENV)/.for-lint: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,test,lint]'
+	@touch $@
+
+clean:
+	rm -rf $(VENV) build dist

@@ -1,0 +1,108 @@
+"""Captures made of random codes, sets that the independent decoder has checked, and the choice of simulators."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from qexport.cli import main
+from qexport.export import dump
+from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
+from qexport.layout import Layout, load_layout, parse_layout
+from qexport.simulate import SIMULATORS
+from tests import decoder
+
+
+def make_capture(
+    seed: int = 0,
+    plane: tuple[int, int] = (4, 4),
+    images: int = 2,
+    weight_bits: int = 4,
+    weight_signed: bool = True,
+    input_bits: int = 4,
+    input_signed: bool = False,
+    bias: bool = False,
+    **geometry: Any,
+) -> LayerCapture:
+    """A capture of uniformly random full-range codes; by default the 8-to-8 3x3 layer of the README."""
+    facts: dict[str, Any] = {"name": "features.33", "index": 33, "in_channels": 8, "out_channels": 8, "kernel": (3, 3)}
+    layer = ConvGeometry(**(facts | {"padding": (1, 1, 1, 1), "relu": True} | geometry))
+    formats = Formats(
+        weight=CodeFormat(bits=weight_bits, signed=weight_signed, scale=0.25),
+        input=CodeFormat(bits=input_bits, signed=input_signed, scale=0.5),
+    )
+    rng = np.random.default_rng(seed)
+    weight, codes = formats.weight.integer, formats.input.integer
+    return LayerCapture(
+        layer=layer,
+        formats=formats,
+        weight=rng.integers(weight.low, weight.high + 1, (layer.out_channels, layer.group_inputs, *layer.kernel)),
+        input=rng.integers(codes.low, codes.high + 1, (images, layer.in_channels, *plane)),
+        bias=rng.integers(-500, 501, layer.out_channels) if bias else None,
+    )
+
+
+def checked_dump(capture: LayerCapture, layout: Layout | str, out: Path) -> Path:
+    """Dump a set and have the independent decoder check it; returns the set's folder."""
+    folder = dump(capture, load_layout(layout) if isinstance(layout, str) else layout, out).folder
+    assert decoder.check(folder) == []
+    return folder
+
+
+def one_memory_layout(order: str, tensor: str = "weight", **keys: Any) -> Layout:
+    """A layout of a single memory; `array` gives its sizes."""
+    array = keys.pop("array", {"row": 8, "col": 8})
+    memory = {"name": "m", "tensor": tensor, "order": order, "file": "m.txt", "radix": "hex"} | keys
+    lines = ['name = "test"', "[array]", *(f"{name} = {size}" for name, size in array.items()), "[[memory]]"]
+    lines += [
+        f"{key} = {str(value).lower() if isinstance(value, bool) else repr(value)}" for key, value in memory.items()
+    ]
+    return parse_layout("\n".join(lines) + "\n", "test.toml")
+
+
+def cli(*arguments: object) -> Result:
+    """Run the command line in this process."""
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def fails(result: Result, *needles: str, code: int = 2) -> None:
+    """The command ended with `code` and one line on stderr that holds every needle; no traceback."""
+    assert result.exit_code == code, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    assert "Traceback" not in result.output
+    for needle in needles:
+        assert needle in lines[0], lines[0]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def simulator_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Simulator builds of a test run are shared by its tests and by nobody else."""
+    os.environ.setdefault("QEXPORT_CACHE", str(tmp_path_factory.mktemp("builds")))
+
+
+@pytest.fixture(params=list(SIMULATORS))
+def simulator(request: pytest.FixtureRequest) -> str:
+    """Every simulator; skipped where it is missing, except in CI, where a missing simulator is a failure."""
+    why = SIMULATORS[request.param].missing()
+    if why is not None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)(why)
+    name: str = request.param
+    return name
+
+
+@pytest.fixture(scope="session")
+def set_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """Sets of the default capture by layout, dumped once; tests must not write into them."""
+    made: dict[str, Path] = {}
+
+    def get(layout: str) -> Path:
+        if layout not in made:
+            made[layout] = checked_dump(make_capture(), layout, tmp_path_factory.mktemp(layout))
+        return made[layout]
+
+    return get

@@ -1,0 +1,150 @@
+"""An independent reader of vector sets, written from the contract alone; it shares no code with the producer.
+
+`decode` untiles a set's files; `check` also recomputes each tensor but `output` and says what differs."""
+import hashlib
+import json
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+Json = dict[str, Any]
+Ints = NDArray[np.int64]
+TERM = r"(~?)(?:(\([\w ]+\)|\w+)[=:])?(\([\w ]+\)|\w+)"  # [~][joined= or name:] axis or (axes)
+
+def code_range(form: Json) -> tuple[int, int]:
+    return -(form["signed"] << form["bits"] - 1), (1 << form["bits"] - form["signed"]) - 1
+
+def read_order(mem: Json, array: dict[str, int]) -> tuple[Ints, dict[str, int]]:
+    """Each element's flat place in the tensor [file, word, lane], -1 where filled; sizes of the file axes."""
+    before, *groups = ([(back, head.strip("()").split(), names.strip("()").split())
+                        for back, head, names in re.findall(TERM, part)]
+                       for part in re.split(r"->|\|", mem["order"]))
+    shape, whole, spare, size = list(mem["shape"]), list[int](), list[tuple[int, int]](), dict[str, int]()
+    for _, joined, parts in before:
+        known = {a: array[a] for a in parts if a in array and len(parts) > 1}
+        whole.append(math.prod(shape.pop(0) for _ in joined or parts[:1]))
+        size |= dict.fromkeys(parts, -(-whole[-1] // math.prod(known.values()))) | known
+        spare.append((0, math.prod(size[a] for a in parts) - whole[-1]))
+    axes = [[a for _, _, inner in group for a in inner] for group in groups]
+    left, right = list(size), [a for group in axes for a in group]
+    flips = [a for group in groups for back, _, inner in group if back for a in inner]
+    if re.sub(TERM + r"| |\||->", "", mem["order"]) or shape or set(flips) & set(axes[0]):
+        raise ValueError("the order is unreadable, lacks an axis of the tensor or reverses a file axis")
+    place = np.pad(np.arange(math.prod(whole)).reshape(whole), spare, constant_values=-1)
+    place = place.reshape(list(size.values())).transpose([left.index(a) for a in right])
+    place = np.flip(place, tuple(right.index(a) for a in flips))
+    heads = {(*head, *inner)[0]: math.prod(size[a] for a in inner) for _, head, inner in groups[0]}
+    return place.reshape([math.prod(size[a] for a in group) for group in axes]), heads
+
+def read_memory(root: Path, mem: Json, array: dict[str, int]) -> tuple[Ints, Ints, Ints]:
+    """The stored elements [file, word, lane], their places, the tensor that untiling gives (no offset)."""
+    place, axes = read_order(mem, array)
+    (files, words, lanes), bits, (low, high) = place.shape, mem["bits"], code_range(mem)
+    wide, header, rows = lanes * bits, "".join(line + "\n" for line in mem["header"]), list[list[int]]()
+    facts = [wide, int(np.sum(place < 0)), [words] * files, list(np.ndindex(*axes.values()))]
+    if facts != [mem["word_bits"], mem["fill"], [file["words"] for file in mem["files"]],
+                 [tuple(file["index"][a] for a in axes) for file in mem["files"]]]:
+        raise ValueError(f"word_bits, fill, words or file indices differ; they are {str(facts)[:200]}")
+    base, shifts = {"hex": 16, "bin": 2, "dec": 10}[mem["radix"]], range(wide - bits, -1, -bits)
+    top = "0123456789abcdef"[: 16 >> -wide % 4]  # what the first hex digit may be
+    form = {16: f"[{top}][0-9a-f]{{{-(-wide // 4) - 1}}}", 2: f"[01]{{{wide}}}",
+            10: " ".join(["(0|-?[1-9][0-9]*)"] * lanes)}[base]
+    for path in (file["path"] for file in mem["files"]):
+        text = (root / path).read_bytes().decode()
+        *lines, rest = text.removeprefix(header).split("\n")
+        bad = [line for line in lines if not re.fullmatch(form, line)] + [rest] * (rest != "")
+        if not text.startswith(header) or bad or len(lines) != words:
+            raise ValueError(f"{path}: {len(lines)} words for {words}, bad: {bad[:1]}, or another header")
+        if base == 10:
+            rows += [[int(value) for value in line.split(" ")] for line in lines]
+        else:
+            rows += [[((int(line, base) >> s) - low) % (1 << bits) + low for s in shifts] for line in lines]
+    if not all(low <= value <= high for row in rows for value in row):
+        raise ValueError(f"a number outside {low}..{high}")
+    stored, tensor = np.array(rows, np.int64).reshape(place.shape), np.zeros(mem["shape"], np.int64)
+    tensor.flat[place[place >= 0]] = stored[place >= 0] - mem["offset"]
+    return stored, place, tensor
+
+def decode(folder: str | Path) -> dict[str, Ints]:
+    """Memory name -> stored codes less the offset, in the tensor's axis order and shape."""
+    root, manifest = Path(folder), json.loads((Path(folder) / "manifest.json").read_bytes())
+    return {mem["name"]: read_memory(root, mem, manifest["array"])[2] for mem in manifest["memories"]}
+
+def recompute(manifest: Json, capture: dict[str, Ints]) -> tuple[dict[str, Ints], Ints]:
+    """Every tensor by its definition; the least and greatest accumulator at each output position."""
+    layer, g, row = manifest["layer"], manifest["layer"]["groups"], manifest["array"].get("row")
+    (sy, sx), (dy, dx), (top, bottom, left, right) = layer["stride"], layer["dilation"], layer["padding"]
+    tensors = {name: capture[name].astype(np.int64) for name in capture.keys() & {"weight", "bias", "input"}}
+    padded = np.pad(tensors["input"], ((0, 0), (0, 0), (top, bottom), (left, right)))
+    (oc, icg, KH, KW), (n, _, PY, PX) = tensors["weight"].shape, padded.shape
+    OY, OX = (PY - dy * (KH - 1) - 1) // sy + 1, (PX - dx * (KW - 1) - 1) // sx + 1
+    kh, kw, oy, ox = np.ogrid[:KH, :KW, :OY, :OX]
+    y, x = oy * sy + kh * dy, ox * sx + kw * dx  # the padded position that a tap meets at an output
+    w, i = tensors["weight"].reshape(g, -1, icg, KH, KW), padded.reshape(n, g, icg, PY, PX)
+    bias = tensors.get("bias", np.zeros(oc, np.int64))[:, None, None]
+    sums = np.einsum("gocab,ngcabyx->ngoyx", w, i[:, :, :, y, x]).reshape(n, oc, OY, OX) + bias
+    tensors |= {"input_padded": padded, "patches": padded[:, :, y, x], "accumulator": sums,
+                "acc_address": (((kh * KW + kw) * PY + y) * PX + x).transpose(2, 3, 0, 1),
+                "relu": np.maximum(sums, 0)}
+    if any(mem["tensor"] == "psum" for mem in manifest["memories"]):  # large, so only where it is stored
+        tiles = [slice(c, c + (row or icg)) for c in range(0, icg, row or icg)]
+        psum = [np.einsum("gocab,ngcyx->nabgoyx", w[:, :, tile], i[:, :, tile]) for tile in tiles]
+        tensors["psum"] = np.stack(psum, axis=1).reshape(n, -1, KH, KW, oc, PY, PX)
+    inside = (y >= top) & (y < PY - bottom) & (x >= left) & (x < PX - right)
+    ends = [tensors["weight"] * end for end in code_range(manifest["formats"]["input"])]
+    return tensors, np.tensordot(np.sort(ends, axis=0).sum(axis=2), inside, 2) + bias
+
+def check_memory(root: Path, manifest: Json, mem: Json, tensors: dict[str, Ints]) -> list[str]:
+    (stored, place, tensor), (low, high) = read_memory(root, mem, manifest["array"]), code_range(mem)
+    name, formats = mem["tensor"], manifest["formats"]
+    want = tensors[name] if name != "output" else tensor
+    if want.ndim < len(mem["shape"]):  # the axis `bit`
+        width = {"bias": 32, "psum": 16, "accumulator": 16, "relu": 16, "weight": formats["weight"]["bits"],
+                 "acc_address": max(1, int(want.max()).bit_length())}.get(name, formats["input"]["bits"])
+        want = want[..., None] >> np.arange(width)[::-1] & 1
+    if list(want.shape) != mem["shape"] or (mem["overflow"] == "error" and (tensor != want).any()):
+        return [f"{mem['name']}: untiling does not give the tensor {name} of shape {want.shape}"]
+    want = np.where(place < 0, 0, want.ravel()[place]) + mem["offset"]
+    want = {"error": want, "wrap": (want - low) % (1 << mem["bits"]) + low,
+            "saturate": want.clip(low, high)}[mem["overflow"]]
+    return [f"{mem['name']}: {stored[f, w, i]} for {want[f, w, i]} at file {f}, word {w}, lane {i}, or more"
+            for f, w, i in np.argwhere(stored != want)[:1]]
+
+def check(folder: str | Path) -> list[str]:
+    """Every discrepancy, none when all is well; what cannot be read is one, and ends the check."""
+    root, problems, at = Path(folder), list[str](), "manifest.json"
+    try:
+        manifest = json.loads((root / at).read_bytes())
+        at, line = "SHA256SUMS", r"([0-9a-f]{64}) [ *](.+)\n"
+        listed = (root / at).read_bytes().decode()
+        found = {(path.relative_to(root).as_posix(), hashlib.sha256(path.read_bytes()).hexdigest())
+                 for path in root.rglob("*") if not path.is_dir() and path != root / at}
+        fs = [f for m in manifest["memories"] for f in m["files"]] + manifest["bench"] + [manifest["capture"]]
+        named = {(f["path"], f["sha256"]) for f in fs} | {f for f in found if f[0] == "manifest.json"}
+        for source, pairs in (("manifest.json", named), (at, {(f, s) for s, f in re.findall(line, listed)})):
+            problems += sorted({f"{f}: missing, stray or not as in {source}" for f, _ in pairs ^ found})
+        problems += ["SHA256SUMS: a malformed line"] * bool(re.sub(line, "", listed))
+        at = manifest["capture"]["path"]
+        tensors, reach = recompute(manifest, capture := safetensors.numpy.load_file(root / at))
+        observed, bounds = ([int(t.min()), int(t.max())] for t in (tensors["accumulator"], reach))
+        scale = manifest["formats"]["input"]["scale"] * manifest["formats"]["weight"]["scale"]
+        true: Json = {"observed": observed, "bounds": bounds, "signed": True, "scale": scale,
+                      "bits": max(b ^ (b >> 63) for b in bounds).bit_length() + 1, "tolerance": scale / 2}
+        if "reference" in capture:
+            error = abs(tensors["accumulator"] * scale - capture["reference"])
+            true |= {"mean_abs": float(error.mean()), "max_abs": float(error.max())}
+        said = manifest["golden"] | manifest["formats"]["accumulator"]
+        problems += [f"{key}: {said[key]}, recomputed {true[key]}" for key in true if not np.allclose(
+            said[key], true[key], rtol=1e-9 * isinstance(true[key], float), atol=1e-9 * key.endswith("_abs"))]
+        problems += ["golden.reference: wrong"] * ((said["reference"] is None) is ("reference" in capture))
+        for at, mem in ((mem["name"], mem) for mem in manifest["memories"]):
+            problems += check_memory(root, manifest, mem, tensors)
+    except (ArithmeticError, AttributeError, LookupError, OSError, TypeError, ValueError,
+            safetensors.SafetensorError) as error:
+        problems.append(f"{at}: {error!r}; the check ends here")
+    return problems
