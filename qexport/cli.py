@@ -615,14 +615,15 @@ def train_command(data: Path, download: bool, device: str, folder: Path | None, 
     """
     _needs_torch()
     from qexport.nn.data import open_split, read
-    from qexport.nn.train import Recipe, train
+    from qexport.nn.train import Recipe, starting_state, train
 
     settings = Recipe(**recipe)
     where = _device(device)
+    target = Path("result") / settings.model if folder is None else folder
+    start = starting_state(settings, target, resume)
     training, validation = (open_split(data, split, download) for split in ("train", "test"))
     click.echo(f"reading {len(training)} and {len(validation)} pictures of {data}", err=True)
-    target = Path("result") / settings.model if folder is None else folder
-    best = train(settings, read(training), read(validation), target, where, resume)
+    best = train(settings, read(training), read(validation), target, where, start)
     click.echo(f"best top-1 {best:.2f} %, {target / 'model_best.pth.tar'}")
 
 

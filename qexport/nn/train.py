@@ -18,7 +18,7 @@ from qexport.errors import CheckFailed, QexportError
 from qexport.nn import checkpoint
 from qexport.nn.data import Pictures, augment, normalise
 from qexport.nn.quant import QuantConv2d
-from qexport.nn.vgg import QuantVGG, build
+from qexport.nn.vgg import MODELS, QuantVGG, build
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
@@ -28,6 +28,7 @@ ALPHA_LR = 0.1  # the alphas' learning rate as a share of the weights': their gr
 ALPHA_MIN = 1e-3
 CALIBRATION_QUANTILE = 0.999
 EVAL_BATCH = 500
+LOG = "log.jsonl"
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,27 @@ class Recipe:
     batch_size: int = 128
     lr: float = 0.1
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise QexportError(f"model: '{self.model}' is not known; choose one of {', '.join(MODELS)}")
+
+
+def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
+    """The checkpoint under `out` that a run goes on from; None for a fresh start.
+
+    Raises QexportError when a fresh start would overwrite a checkpoint, or resuming finds none or another recipe's.
+    """
+    last = out / checkpoint.LAST
+    if not resume:
+        if last.exists():
+            raise QexportError(f"out: {last} is there already; add --resume, or choose another --out")
+        return None
+    state = checkpoint.read_training(last)
+    for key, value in asdict(recipe).items():
+        if state["recipe"].get(key) != value:
+            raise QexportError(f"resume: {key} {value} contradicts {state['recipe'].get(key)} in {last}")
+    return state
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
@@ -88,6 +110,13 @@ def batches(pictures: Pictures, recipe: Recipe, epoch: int) -> Iterator[tuple[Te
         yield normalise(augment(pictures.pixels[chosen], rng)), pictures.labels[chosen]
 
 
+def _keep_log(path: Path, epochs: int) -> None:
+    """Drop what the log says of epochs that will be repeated."""
+    if path.exists():
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        path.write_text("".join(lines[:epochs]), encoding="utf-8")
+
+
 @contextmanager
 def _progress(console: Console) -> Iterator[Progress]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
@@ -96,20 +125,24 @@ def _progress(console: Console) -> Iterator[Progress]:
 
 
 def train(
-    recipe: Recipe, training: Pictures, validation: Pictures, out: Path, device: torch.device, resume: bool = False
+    recipe: Recipe,
+    training: Pictures,
+    validation: Pictures,
+    out: Path,
+    device: torch.device,
+    start: dict[str, Any] | None = None,
 ) -> float:
     """Train, write checkpoint.pth, model_best.pth.tar and log.jsonl under `out`, return the best top-1 in percent.
 
     bf16 autocast covers the convolutions; the quantizers and the loss are computed in float32.
-    Raises QexportError when `resume` finds no checkpoint or one of another recipe, CheckFailed on a NaN loss
-    (the checkpoint of the epoch before stays).
+    `start` is what starting_state gave. Raises CheckFailed on a NaN loss (the checkpoint of the epoch before stays).
     """
     console = Console(stderr=True)
     training, validation = training.to(device), validation.to(device)
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, recipe.weight_bits, recipe.act_bits).to(device)
     model = model.to(memory_format=torch.channels_last)
-    if not resume:
+    if start is None:
         calibrate(model, next(batches(training, recipe, 0))[0])
     alphas = [p for name, p in model.named_parameters() if name.endswith("alpha")]
     decayed = [p for p in model.parameters() if p.ndim > 1]
@@ -125,20 +158,15 @@ def train(
         nesterov=True,
     )
     first_epoch, best = 0, 0.0
-    if resume:
-        state = checkpoint.read_training(out / checkpoint.LAST)
-        for key, value in asdict(recipe).items():
-            if state["recipe"].get(key) != value:
-                raise QexportError(
-                    f"resume: {key} {value} contradicts {state['recipe'].get(key)} in {out / checkpoint.LAST}"
-                )
-        model.load_state_dict(state["state_dict"])
-        optimizer.load_state_dict(state["optimizer"])
-        first_epoch, best = state["epoch"], state["best_prec"]
+    if start is not None:
+        model.load_state_dict(start["state_dict"])
+        optimizer.load_state_dict(start["optimizer"])
+        first_epoch, best = start["epoch"], start["best_prec"]
     criterion = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
     per_epoch = math.ceil(len(training.labels) / recipe.batch_size)
     steps = recipe.epochs * per_epoch
     out.mkdir(parents=True, exist_ok=True)
+    _keep_log(out / LOG, first_epoch)
 
     with _progress(console) as progress:
         bar = progress.add_task("training", total=steps, completed=first_epoch * per_epoch, rate="")
@@ -174,7 +202,7 @@ def train(
                 "optimizer": optimizer.state_dict(),
                 "recipe": asdict(recipe),
             }
-            checkpoint.write_training(state, out / checkpoint.LAST)
+            # checkpoint.pth comes last: a run that is cut off before it repeats the whole epoch
             if top1 > best:
                 best = top1
                 checkpoint.write_training(state, out / checkpoint.BEST)
@@ -186,8 +214,9 @@ def train(
                 "lr": lr,
                 "images_per_second": rate,
             }
-            with (out / "log.jsonl").open("a", encoding="utf-8") as log:
+            with (out / LOG).open("a", encoding="utf-8") as log:
                 log.write(json.dumps(record) + "\n")
+            checkpoint.write_training(state, out / checkpoint.LAST)
             console.print(
                 f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {record['loss']:.4f}  top-1 {top1:.2f} %"
                 f"  best {best:.2f} %  {rate:.0f} img/s"

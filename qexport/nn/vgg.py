@@ -5,7 +5,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from qexport.errors import QexportError
 from qexport.nn.quant import QuantConv2d
 
 CLASSES = 10
@@ -22,7 +21,7 @@ class ConvSpec:
     quantized: bool = True
 
 
-def _specs(cfg: str) -> tuple[ConvSpec, ...]:
+def specs_of(cfg: str) -> tuple[ConvSpec, ...]:
     """Read '64 M 8*': a number is a convolution's output channels, M a pool, * a convolution without BatchNorm."""
     specs: list[ConvSpec] = []
     in_channels = 3
@@ -36,8 +35,8 @@ def _specs(cfg: str) -> tuple[ConvSpec, ...]:
 
 
 MODELS = {
-    "vgg16_quant_gradual": _specs("64 M 128 128 M 256 256 256 M 512 128 32 8 8* 32 128 512 M 512 512 512 M"),
-    "vgg16_quant": _specs("64 M 128 128 M 256 256 256 M 512 8 8* 512 M 512 512 512 M"),
+    "vgg16_quant_gradual": specs_of("64 M 128 128 M 256 256 256 M 512 128 32 8 8* 32 128 512 M 512 512 512 M"),
+    "vgg16_quant": specs_of("64 M 128 128 M 256 256 256 M 512 8 8* 512 M 512 512 512 M"),
 }
 
 
@@ -80,7 +79,5 @@ class QuantVGG(nn.Module):
 
 
 def build(name: str, weight_bits: int = 4, act_bits: int = 4) -> QuantVGG:
-    """The named network with fresh weights; raises QexportError for a name that is not in MODELS."""
-    if name not in MODELS:
-        raise QexportError(f"model: '{name}' is not known; choose one of {', '.join(MODELS)}")
+    """The network of that name in MODELS, with fresh weights."""
     return QuantVGG(MODELS[name], weight_bits, act_bits)
