@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.formats import FORMATS, FileFault
 from qexport.golden import Golden, check_reference
 from qexport.intformat import Int64
@@ -45,12 +45,16 @@ class Fault:
         return asdict(self)
 
 
-def verify(folder: Path) -> tuple[Manifest, list[Fault]]:
+def verify(folder: Path) -> tuple[Manifest | None, list[Fault]]:
     """Check every promise of the contract for one set; no fault means that all hold.
 
-    Raises QexportError when the folder holds no qexport set, CheckFailed when its manifest was changed.
+    Returns the manifest (None when it was changed) and the faults. Raises QexportError when the folder holds no set
+    of ours.
     """
-    manifest = read_manifest(folder)
+    try:
+        manifest = read_manifest(folder)
+    except CheckFailed as error:
+        return None, [Fault(MANIFEST, str(error))]
     return manifest, list(_faults(folder, manifest))
 
 

@@ -4,12 +4,13 @@ import importlib.util
 import json
 import math
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import bitstring
 import click
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -34,7 +35,7 @@ from qexport.layout import (
     read_layout_text,
 )
 from qexport.manifest import Manifest, find_sets, read_manifest
-from qexport.simulate import SIMULATORS, simulate
+from qexport.simulate import SIMULATORS, Verdict, simulate
 
 out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 SHOWN_FAULTS = 10
@@ -293,7 +294,7 @@ def verify_command(folder: Path, as_json: bool) -> None:
 
     def show() -> None:
         for path, manifest, faults in results:
-            if not faults:
+            if manifest and not faults:
                 out.print(f"{escape(str(path))}: ok, {len(manifest.named_files()) + 2} files; {_golden_text(manifest)}")
                 continue
             out.print(f"{escape(str(path))}: {len(faults)} fault(s)")
@@ -323,7 +324,13 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
     qexport simulate vectors/features_33
     qexport simulate vectors/features_33 --simulator icarus --dut my_dut.sv
     """
-    verdicts = [simulate(path, simulator, dut) for path in find_sets(folder)]
+    verdicts: list[Verdict] = []
+    failures: dict[Path, CheckFailed] = {}
+    for path in find_sets(folder):
+        try:
+            verdicts.append(simulate(path, simulator, dut))
+        except CheckFailed as error:
+            failures[path] = error
 
     def show() -> None:
         for verdict in verdicts:
@@ -336,11 +343,14 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
             ]
             out.print(_pairs(rows))
 
-    listed = [
+    listed: list[dict[str, Any]] = [
         {"set": str(v.set), "result": "PASS", "checks": v.checks, "simulator": v.simulator, "version": v.version}
         for v in verdicts
     ]
-    _emit(as_json, {"ok": True, "sets": listed}, show)
+    listed += [{"set": str(path), "result": "FAIL", "why": str(error)} for path, error in failures.items()]
+    _emit(as_json, {"ok": not failures, "sets": listed}, show)
+    if failures:
+        raise CheckFailed("\n".join(map(str, failures.values())))
 
 
 @main.command(name="show")
@@ -413,7 +423,8 @@ _EXAMPLE_SIZES = {
     "n": 1, "oc": 8, "ic": 8, "kh": 3, "kw": 3, "iy": 4, "ix": 4, "py": 6, "px": 6, "oy": 4, "ox": 4, "it": 1,
     BIT_AXIS: 4,
 }  # fmt: skip
-_SHOWN_WORDS = 2
+_SHOWN_WORDS = 3
+_SHOWN_LANES = 16
 
 
 @layout_group.command(name="show")
@@ -426,35 +437,60 @@ def layout_show(name: str, as_json: bool) -> None:
     qexport layout show ws8x8
     """
     layout = load_layout(name)
-    drawn: list[dict[str, Any]] = []
-    for memory in layout.memories:
-        tiling = Tiling(memory.order, tuple(_EXAMPLE_SIZES[axis] for axis in memory.order.tensor_axes), layout.array)
-        paths = [path for path, _ in memory.paths(tiling)]
-        words = [
-            [describe_index(tiling.origin(0, word, lane)) for lane in range(tiling.lanes)]
-            for word in range(min(_SHOWN_WORDS, tiling.words))
-        ]
-        drawn.append({"memory": memory.name, "tensor": memory.tensor, "order": memory.order.text, "files": paths,
-                      "words": tiling.words, "header": list(memory.header), "first_words": words})  # fmt: skip
+    drawings = [_drawing(memory, layout.array) for memory in layout.memories]
 
     def show() -> None:
-        for memory, drawing in zip(layout.memories, drawn, strict=True):
+        for memory, drawing in zip(layout.memories, drawings, strict=True):
             _draw(memory, drawing)
 
-    _emit(as_json, {"layout": layout.name, "array": layout.array, "memories": drawn}, show)
+    _emit(as_json, {"layout": layout.name, "array": layout.array, "memories": drawings}, show)
+
+
+def _drawing(memory: Memory, array: Mapping[str, int]) -> dict[str, Any]:
+    """The first words of a memory: the tensor index of each lane."""
+    tiling = Tiling(memory.order, tuple(_EXAMPLE_SIZES[axis] for axis in memory.order.tensor_axes), array)
+    first_words = [
+        [tiling.origin(0, word, lane) for lane in range(tiling.lanes)]
+        for word in range(min(_SHOWN_WORDS, tiling.words))
+    ]
+    return {
+        "memory": memory.name,
+        "tensor": memory.tensor,
+        "order": memory.order.text,
+        "files": [path for path, _ in memory.paths(tiling)],
+        "words": tiling.words,
+        "header": list(memory.header),
+        "first_words": first_words,
+    }
 
 
 def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
-    files = drawing["files"]
+    """One table: what a word has in common on the left, what sets its lanes apart in the lanes' columns."""
+    files, words = drawing["files"], drawing["first_words"]
     also = f" and {len(files) - 1} more" if len(files) > 1 else ""
-    out.print(f"[bold]{escape(memory.name)}[/bold]  {escape(memory.order.text)}")
-    out.print(f"  {escape(files[0])}{also}, {memory.radix}, {drawing['words']} words each")
-    for line in drawing["header"]:
-        out.print(f"  header {escape(line)}")
-    first = len(drawing["header"]) + 1
-    for number, lanes in enumerate(drawing["first_words"]):
-        out.print(f"  line {first + number}: | {' | '.join(lanes)} |")
-    out.print()
+    out.print(f"[bold]{escape(memory.name)}[/bold]: {memory.tensor}, {escape(memory.order.text)}")
+    out.print(f"{escape(files[0])}{also}, {memory.radix}, {drawing['words']} word(s) each")
+    for number, text in enumerate(drawing["header"], start=1):
+        out.print(f"line {number}: {escape(text)}")
+    lanes = len(words[0])
+    shown = list(range(min(lanes, _SHOWN_LANES)))
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("line", justify="right")
+    table.add_column("all lanes")
+    for lane in shown:
+        table.add_column(f"lane {lane}" + (" (msb)" if lane == 0 and lanes > 1 else ""))
+    if lanes > len(shown):
+        table.add_column(f"... {lanes} lanes")
+    for number, word in enumerate(words, start=len(drawing["header"]) + 1):
+        known = [index for index in word if index is not None]
+        common = {a: i for a, i in known[0].items() if all(index[a] == i for index in known)} if known else {}
+        cells = []
+        for lane in shown:
+            index = word[lane]
+            own = None if index is None else {a: i for a, i in index.items() if a not in common}
+            cells.append(describe_index(own))
+        table.add_row(str(number), describe_index(common), *cells)
+    out.print(table)
 
 
 @layout_group.command(name="check")

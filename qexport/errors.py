@@ -1,7 +1,7 @@
 """Errors that qexport raises on purpose; each message names the object, the value and the remedy."""
 
 
-class QexportError(Exception):
+class QexportError(ValueError):
     """Wrong usage or input that cannot be used. The command line prints it as one line and exits 2."""
 
     exit_code = 2

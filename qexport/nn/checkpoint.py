@@ -142,10 +142,10 @@ def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> Q
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
             facts = json.loads((file.metadata() or {})[PACKED_KEY])
         specs = tuple(ConvSpec(**spec) for spec in facts["specs"])
-        stored = int(facts["weight_bits"]), int(facts["act_bits"])
-        model = QuantVGG(specs, *_agree(path, stored, (weight_bits, act_bits)), in_features=int(facts["in_features"]))
+        stored, in_features = (int(facts["weight_bits"]), int(facts["act_bits"])), int(facts["in_features"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
         raise QexportError(f"checkpoint: {path} is no packed qexport network: {error}") from None
+    model = QuantVGG(specs, *_agree(path, stored, (weight_bits, act_bits)), in_features=in_features)
     codes: dict[int, Tensor] = {}
     for index, conv in model.quantized().items():
         packed = tensors.pop(f"features.{index}.weight_codes", None)
