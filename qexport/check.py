@@ -24,6 +24,7 @@ from qexport.manifest import (
     sha256,
     sums_text,
 )
+from qexport.pack import word_bits
 
 
 @dataclass(frozen=True)
@@ -60,7 +61,8 @@ def verify(folder: Path) -> tuple[Manifest | None, list[Fault]]:
 
 def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
     named = manifest.named_files()
-    present = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if not path.is_dir()}
+    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _counts(path)}
+    present = {name: path for name, path in found.items() if name not in named or path.is_file()}
     for path in sorted(set(named) - set(present)):
         yield Fault(path, "is missing")
     for path in sorted(set(present) - set(named) - {MANIFEST, SUMS}):
@@ -87,6 +89,11 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
                 yield fault
     for path in sorted(changed - explained):
         yield Fault(path, f"SHA-256 differs from {MANIFEST}")
+
+
+def _counts(path: Path) -> bool:
+    """Whether a path is an entry of the set in its own right: no folder that only holds others."""
+    return path.is_symlink() or not path.is_dir() or not any(path.iterdir())
 
 
 def _sums_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
@@ -130,6 +137,11 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: LayerCapture) -> I
             want = memory.stored(tiling.tile(codes), entry.element, tiling)
             if (len(entry.files), entry.fill) != (tiling.files, tiling.fill):
                 raise QexportError(f"needs {tiling.files} file(s) with {tiling.fill} filled elements")
+            if entry.word_bits != word_bits(tiling.lanes, entry.element):
+                raise QexportError(f"word_bits {entry.word_bits} is not {tiling.lanes} x {entry.bits}")
+            for file, index in zip(entry.files, tiling.file_indices(), strict=True):
+                if file.index != index:
+                    raise QexportError(f"{file.path} has index {file.index}; needs {index}")
         except QexportError as error:
             yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
             continue

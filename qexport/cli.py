@@ -3,10 +3,11 @@
 import importlib.util
 import json
 import math
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import bitstring
 import click
@@ -37,26 +38,48 @@ from qexport.layout import (
 from qexport.manifest import Manifest, find_sets, read_manifest
 from qexport.simulate import SIMULATORS, Verdict, simulate
 
-out = Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        raise BrokenPipeError  # Program's to judge; rich would exit with 1
+
+
+out = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 SHOWN_FAULTS = 10
 
 
 class Program(click.Group):
-    """Turns our own errors and the system's into one line and an exit code."""
+    """Turns our own errors, click's and the system's into one line and an exit code."""
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
-        except QexportError as error:
-            click.echo(f"qexport: error: {error}", err=True)
-            sys.exit(error.exit_code)
-        except BrokenPipeError:
-            sys.stderr.close()  # the reader has gone (`| head`); nothing is left to say
+        except BrokenPipeError:  # the reader has gone (`| head`); nothing is left to say, nothing has failed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
             sys.exit(0)
+
+    def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        try:
+            status = super().main(*args, **(kwargs | {"standalone_mode": False}))
+            sys.exit(status if isinstance(status, int) else 0)
+        except click.exceptions.NoArgsIsHelpError as error:
+            error.show()
+            sys.exit(2)
+        except click.UsageError as error:
+            command = error.ctx.command_path if error.ctx else "qexport"
+            _fail(f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code)
+        except click.Abort:
+            _fail("interrupted", 130)
+        except QexportError as error:
+            _fail(str(error), error.exit_code)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
-            click.echo(f"qexport: error: {where}{error.strerror or error}; choose another place or make room", err=True)
-            sys.exit(2)
+            _fail(f"{where}{error.strerror or error}; check the path, its permissions and the room on the disk", 2)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    click.echo(f"qexport: error: {message}", err=True)
+    sys.exit(code)
 
 
 def _path(**kwargs: Any) -> Any:
@@ -365,7 +388,7 @@ def show_command(folder: Path, place: str, as_json: bool) -> None:
     """
     manifest = read_manifest(folder)
     path, _, number = place.rpartition(":")
-    if not path or not number.isdecimal() or int(number) < 1:
+    if not path or not number.isdecimal() or len(number) > 18 or int(number) < 1:
         raise QexportError(f"place: '{place}' is not FILE:LINE, such as weight.hex:5")
     line = int(number)
     found = [(m, i) for m in manifest.memories for i, file in enumerate(m.files) if file.path == path]
@@ -520,7 +543,11 @@ def layout_check(file: Path, as_json: bool) -> None:
 
 @layout_group.command(name="list")
 def layout_list() -> None:
-    """List the presets."""
+    """List the presets.
+
+    \b
+    qexport layout list
+    """
     for name in preset_names():
         layout = load_layout(name)
         out.print(f"{name}: {', '.join(f'{m.name} ({m.tensor}, {m.radix})' for m in layout.memories)}")

@@ -141,11 +141,10 @@ def _encode(memory: Memory, tensor: NamedTensor, layout: Layout) -> tuple[Memory
 
 def _width_warning(memory: Memory, fmt: IntFormat, tensor: NamedTensor) -> list[str]:
     """A warning when the memory holds what was observed but not all that the weights and the code range can give."""
-    if memory.order.has_bits:
-        fmt, low, high = tensor.default, *tensor.bounds
-    else:
-        low, high = (bound + memory.offset for bound in tensor.bounds)
-    if fmt.holds(low, high):
+    fmt, offset = (tensor.default, 0) if memory.order.has_bits else (fmt, memory.offset)
+    low, high = (bound + offset for bound in tensor.bounds)
+    observed = int(tensor.values.min()) + offset, int(tensor.values.max()) + offset
+    if fmt.holds(low, high) or not fmt.holds(*observed):
         return []
     return [
         f"memory '{memory.name}': {fmt} hold the values of these inputs, but other inputs can give {low}..{high}, "
@@ -161,10 +160,13 @@ def _put(files: dict[str, bytes], path: str, data: bytes) -> None:
 
 def _write(path: Path, data: bytes) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with path.open("wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 @contextmanager
@@ -186,17 +188,24 @@ def _staging(out: Path, slug: str) -> Iterator[tuple[Path, Path]]:
                 shutil.rmtree(previous)
             else:
                 previous.rename(target)
-        shutil.rmtree(partial, ignore_errors=True)
+        _clear(partial)
         if target.exists() and not (target.is_dir() and (claims_to_be_set(target) or not any(target.iterdir()))):
             raise QexportError(f"out: {target} is in the way and is no vector set; move it or choose another --out")
         partial.mkdir()
         yield partial, target
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        _clear(partial)
         for folder in made:
             if folder.is_dir() and not any(folder.iterdir()):
                 folder.rmdir()
         os.close(lock)
+
+
+def _clear(folder: Path) -> None:
+    """Take away what an earlier or a failed dump left."""
+    if folder.is_symlink():  # a link to a set stood in the target's place
+        folder.unlink()
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _same(a: Path, b: Path) -> bool:

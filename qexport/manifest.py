@@ -3,12 +3,14 @@
 import hashlib
 import json
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
+from msgspec import Meta
 
 from qexport import __version__
 from qexport.errors import CheckFailed, QexportError
+from qexport.formats import FORMATS
 from qexport.golden import Golden, ReferenceCheck
 from qexport.intformat import IntFormat
 from qexport.layer import CodeFormat, ConvGeometry, Source
@@ -76,7 +78,7 @@ class MemoryEntry(_Entry, frozen=True, kw_only=True):
     radix: str
     bits: int
     signed: bool
-    offset: int
+    offset: Annotated[int, Meta(ge=-(1 << 48), le=1 << 48)]
     overflow: Literal["error", "wrap", "saturate"]
     word_bits: int
     header: tuple[str, ...]
@@ -88,7 +90,9 @@ class MemoryEntry(_Entry, frozen=True, kw_only=True):
         return IntFormat(self.bits, self.signed)
 
     def memory(self) -> Memory:
-        """The entry as a layout's memory; raises QexportError when its order is not one."""
+        """The entry as a layout's memory; raises QexportError when its order or radix is not one."""
+        if self.radix not in FORMATS:
+            raise QexportError(f"manifest: memory '{self.name}': radix '{self.radix}' is not known")
         try:
             order = parse_order(self.order, self.tensor)
         except (_Fault, KeyError) as error:
@@ -117,7 +121,7 @@ class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
     layer: ConvGeometry
     formats: ManifestFormats
     layout: LayoutInfo
-    array: dict[str, int]
+    array: dict[str, Annotated[int, Meta(ge=1, le=1 << 20)]]
     golden: GoldenInfo
     memories: tuple[MemoryEntry, ...]
     capture: NamedFile
@@ -215,7 +219,8 @@ def find_sets(folder: Path) -> list[Path]:
         raise QexportError(f"set: {folder} is no folder; give the folder that `qexport dump` wrote")
     if (folder / MANIFEST).is_file():
         return [folder]
-    sets = sorted(path.parent for path in folder.glob(f"*/{MANIFEST}") if not path.parent.name.startswith("."))
+    marks = [path for name in (MANIFEST, SUMS) for path in folder.glob(f"*/{name}")]
+    sets = sorted({path.parent for path in marks if not path.parent.name.startswith(".")})
     if not sets:
         raise QexportError(f"set: {folder} has no {MANIFEST}, nor has a folder in it; give what `qexport dump` wrote")
     return sets

@@ -1,6 +1,5 @@
 """Put real output into the README between its markers; with --check only say whether it is up to date (exit 1)."""
 
-import re
 import subprocess
 import sys
 from pathlib import Path
@@ -69,9 +68,10 @@ def commands() -> str:
 def main() -> None:
     path = ROOT / "README.md"
     old = new = path.read_text(encoding="utf-8")
-    for name, made in (("verdict", verdict), ("files", files), ("show", show), ("commands", commands)):
-        pattern = rf"(<!-- begin:{name} -->\n).*?(<!-- end:{name} -->)"
-        new = re.sub(pattern, lambda m, text=made(): f"{m.group(1)}{text}\n{m.group(2)}", new, flags=re.DOTALL)
+    for make in (verdict, files, show, commands):
+        begin, end = f"<!-- begin:{make.__name__} -->\n", f"<!-- end:{make.__name__} -->"
+        before, _, rest = new.partition(begin)
+        new = before + begin + make() + "\n" + end + rest.partition(end)[2]
     if "--check" in sys.argv[1:]:
         sys.exit("README.md is not up to date; run scripts/update_readme.py" if new != old else 0)
     path.write_text(new, encoding="utf-8")
