@@ -1,0 +1,123 @@
+"""Put real output between the markers of README.md and docs/; with --check only say what is out of date (exit 1)."""
+
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import click
+import numpy as np
+
+from qexport.cli import main as program
+from qexport.export import dump
+from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
+from qexport.layout import parse_layout
+from qexport.manifest import read_manifest
+
+ROOT = Path(__file__).parent.parent
+SET = Path("vectors/features_33")
+WIDTH = 34
+
+
+def files() -> str:
+    manifest = read_manifest(ROOT / SET)
+    tensors = {file.path: f"`{m.tensor}`: `{m.order}`" for m in manifest.memories for file in m.files}
+    others = {
+        "capture.safetensors": "the codes and PyTorch's output",
+        "manifest.json": "what every file holds",
+        "SHA256SUMS": "hashes of all other files",
+        "params.vh": "sizes, for Verilog",
+        "features_33_pkg.sv": "the same as a SystemVerilog package",
+        "tb_features_33.sv": "the self-checking bench",
+        "dut.sv": "a behavioural design, to be replaced by yours",
+        "files.f": "sources in compile order",
+        "Makefile": "`make -C vectors/features_33 sim`, Icarus alone",
+    }
+    rows = ["| file | what it holds | first line |", "|---|---|---|"]
+    for name in [*tensors, *others]:
+        data = (ROOT / SET / name).read_bytes()
+        line = "(binary)" if name.endswith(".safetensors") else data.split(b"\n")[0].decode()
+        short = line if len(line) <= WIDTH else line[:WIDTH] + "..."
+        rows.append(f"| `{name}` | {(tensors | others)[name].replace('|', chr(92) + '|')} | `{short}` |")
+    return "\n".join(rows)
+
+
+def output(*arguments: str) -> str:
+    command = [sys.executable, "-c", "from qexport.cli import main; main()", *arguments]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    return "\n".join(line.rstrip() for line in done.stdout.rstrip().splitlines())
+
+
+def show() -> str:
+    return f"```\n$ qexport show {SET} weight.hex:5\n{output('show', str(SET), 'weight.hex:5')}\n```"
+
+
+def verdict() -> str:
+    said = output("simulate", str(SET), "--simulator", "verilator")
+    return f"```\n{re.sub(r'verilator [0-9.]+', 'verilator', said)}\n```"
+
+
+def commands() -> str:
+    rows = ["| command | what it does |", "|---|---|"]
+
+    def add(prefix: str, command: click.Command) -> None:
+        if isinstance(command, click.Group):
+            for name in sorted(command.commands):
+                add(f"{prefix} {name}", command.commands[name])
+        else:
+            rows.append(f"| `{prefix}` | {command.get_short_help_str(120)} |")
+
+    add("qexport", program)
+    return "\n".join(rows)
+
+
+def nibbles() -> str:
+    """The worked example of docs/layouts.md: what four orders make of eight weights."""
+    layer = ConvGeometry(name="eight", in_channels=4, out_channels=2, kernel=(1, 1))
+    formats = Formats(
+        weight=CodeFormat(bits=4, signed=True, scale=1.0), input=CodeFormat(bits=4, signed=False, scale=1.0)
+    )
+    weight = np.arange(-4, 4).reshape(2, 4, 1, 1)
+    capture = LayerCapture(layer, formats, weight, np.ones((1, 4, 1, 1), np.int64))
+    rows = ["| order | file | lines |", "|---|---|---|"]
+    for order, file in (
+        ("oc (it row) kh kw -> it | oc kh kw | ~row", "w{it}"),
+        ("oc (it row) kh kw -> | oc it kh kw | row", "w"),
+        ("oc ic kh kw -> | ic | ~oc kh kw", "w"),
+        ("(oc ic)=(k bank) kh kw -> bank | k kh kw |", "bank{bank}"),
+    ):
+        text = (
+            f'name = "eight"\n[array]\nrow = 2\nbank = 4\n[[memory]]\nname = "w"\ntensor = "weight"\n'
+            f'order = "{order}"\nfile = "{file}"\nradix = "hex"\n'
+        )
+        with tempfile.TemporaryDirectory() as out:
+            made = dump(capture, parse_layout(text, "eight.toml"), Path(out))
+            for entry in made.manifest.memories[0].files:
+                lines = ", ".join(f"`{line}`" for line in (made.folder / entry.path).read_text().split())
+                rows.append(f"| `{order.replace('|', chr(92) + '|')}` | `{entry.path}` | {lines} |")
+    return "\n".join(rows)
+
+
+PAGES = {"README.md": (verdict, files, show, commands), "docs/layouts.md": (nibbles,)}
+
+
+def main() -> None:
+    stale = []
+    for page, makers in PAGES.items():
+        path = ROOT / page
+        old = new = path.read_text(encoding="utf-8")
+        for make in makers:
+            begin, end = f"<!-- begin:{make.__name__} -->\n", f"<!-- end:{make.__name__} -->"
+            before, _, rest = new.partition(begin)
+            new = before + begin + make() + "\n" + end + rest.partition(end)[2]
+        if new != old:
+            stale.append(page)
+            if "--check" not in sys.argv[1:]:
+                path.write_text(new, encoding="utf-8")
+    if stale and "--check" in sys.argv[1:]:
+        sys.exit(f"out of date: {', '.join(stale)}; run scripts/update_docs.py")
+
+
+if __name__ == "__main__":
+    main()
