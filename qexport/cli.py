@@ -44,7 +44,7 @@ class _Console(Console):
         raise BrokenPipeError  # Program's to judge; rich would exit with 1
 
 
-out = _Console(highlight=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
+out = _Console(highlight=False, emoji=False, soft_wrap=True, width=None if sys.stdout.isatty() else 160)
 SHOWN_FAULTS = 10
 
 
@@ -72,6 +72,8 @@ class Program(click.Group):
             _fail("interrupted", 130)
         except QexportError as error:
             _fail(str(error), error.exit_code)
+        except MemoryError as error:
+            _fail(f"out of memory: {error}; choose smaller sizes or fewer images", 2)
         except OSError as error:
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"{where}{error.strerror or error}; check the path, its permissions and the room on the disk", 2)
@@ -532,7 +534,7 @@ def layout_check(file: Path, as_json: bool) -> None:
             out.print(f"{escape(str(file))}: ok")
         for error in errors:
             out.print(f"{escape(str(file))}:{error.line}:{error.column}: {escape(error.message)}")
-            out.print(f"    {escape(error.source)}")
+            out.print("    " + escape(error.source.replace("\t", " ")))
             out.print(f"    {' ' * (error.column - 1)}^")
 
     listed = [{"line": e.line, "column": e.column, "message": e.message} for e in errors]

@@ -105,7 +105,7 @@ class _Digits:
                 if self.values[character] < 0:
                     raise FileFault(number, column, f"'{chr(character)}' is no {self.name} digit")
             if len(line) != count:
-                raise FileFault(number, len(line), f"{len(line)} digits; needs {count}")
+                raise FileFault(number, min(len(line), count), f"{len(line)} digits; needs {count}")
 
     def lane_at(self, line: bytes, column: int, lanes: int, fmt: IntFormat) -> int:
         unused = self._count(lanes, fmt) * self.bits - word_bits(lanes, fmt)
@@ -124,17 +124,17 @@ def _read_dec(data: bytes, lanes: int, fmt: IntFormat, header: Sequence[str]) ->
         words = line.split(b" ")
         for lane, word in enumerate(words[:lanes]):
             digits = word.removeprefix(b"-")
-            if not digits.isdigit() or b"%d" % int(word) != word:
+            if not digits.isdigit() or digits[:1] == b"0" != word:
                 raise FileFault(
                     len(header) + row + 1, column, f"'{word.decode(errors='replace')}' is no decimal number"
                 )
-            code = int(word)
+            code = int(word[:21])  # 21 characters are beyond every format already
             if not fmt.holds(code, code):
                 raise FileFault(len(header) + row + 1, column, f"{code} is outside {fmt.low}..{fmt.high}")
             out[row, lane] = code
             column += len(word) + 1
         if len(words) != lanes:
-            raise FileFault(len(header) + row + 1, len(line), f"{len(words)} numbers; needs {lanes}")
+            raise FileFault(len(header) + row + 1, min(column, len(line)), f"{len(words)} numbers; needs {lanes}")
     return out
 
 

@@ -36,7 +36,7 @@ class IntFormat:
     @classmethod
     def holding(cls, low: int, high: int, signed: bool) -> "IntFormat":
         """The narrowest format of this signedness that holds both values."""
-        bits = max(high.bit_length(), (-low - 1).bit_length() if low < 0 else 0) + signed
+        bits = max((value if value >= 0 else ~value).bit_length() for value in (low, high)) + signed
         return cls(max(bits, 1), signed)
 
     def holds(self, low: int, high: int) -> bool:

@@ -34,8 +34,8 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "output": ("n", "oc", "oy", "ox"),
 }
 
-Positive = Annotated[int, Meta(ge=1)]
-NotNegative = Annotated[int, Meta(ge=0)]
+Positive = Annotated[int, Meta(ge=1, le=2**20)]
+NotNegative = Annotated[int, Meta(ge=0, le=2**20)]
 
 
 class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -102,6 +102,8 @@ class CodeFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     scale: float
 
     def __post_init__(self) -> None:
+        if self.bits == 32 and not self.signed:
+            raise QexportError("bits: 32 unsigned bits do not fit the capture's int32; use 31")
         if not (np.isfinite(self.scale) and self.scale > 0):
             raise QexportError(f"scale: {self.scale} must be finite and above 0")
 
@@ -181,6 +183,8 @@ class LayerCapture:
                     raise QexportError(f"capture: {name} holds NaN or infinity")
                 clean = (np.rint(array.astype(np.float64) * REAL_GRID) / REAL_GRID).astype(np.float32)
             else:
+                if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+                    raise QexportError(f"capture: {name} code {array.max()} is outside {-(2**63)}..{2**63 - 1}")
                 clean = np.array(array, dtype=np.int64, order="C")
             clean.flags.writeable = False
             object.__setattr__(self, name, clean)
@@ -190,8 +194,16 @@ class LayerCapture:
             if not fmt.holds(low, high):
                 value = low if low < fmt.low else high
                 raise QexportError(f"capture: {name} code {value} is outside {fmt.low}..{fmt.high} of its {fmt}")
-        if self.bias is not None and np.abs(self.bias).max() >= 2**47:
-            raise QexportError(f"capture: bias {int(np.abs(self.bias).max())} is not below 2^47 in size")
+        if self.bias is not None:
+            furthest = max(map(int, (self.bias.min(), self.bias.max())), key=abs)
+            if abs(furthest) >= 2**47:
+                raise QexportError(f"capture: bias {furthest} is not below 2^47 in size")
+        reach = [max(abs(fmt.integer.low), fmt.integer.high) for fmt in (self.formats.weight, self.formats.input)]
+        if self.weight[0].size * reach[0] * reach[1] >= 2**62:
+            raise QexportError(
+                f"capture: {self.formats.weight.bits}-bit weights and {self.formats.input.bits}-bit inputs can give "
+                "sums beyond 63 bits; use narrower formats"
+            )
 
     def to_bytes(self) -> bytes:
         """The capture file: safetensors with one metadata entry; the same capture gives the same bytes."""
@@ -216,7 +228,7 @@ class LayerCapture:
             with safe_open(str(path), framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
                 text = (file.metadata() or {}).get(METADATA_KEY)
-        except (SafetensorError, TypeError, ValueError, OSError) as error:
+        except (SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
             raise QexportError(f"capture: {path} is no readable safetensors file: {error}") from None
         if text is None:
             raise QexportError(
@@ -230,7 +242,7 @@ class LayerCapture:
             )
         try:
             metadata = msgspec.convert(json.loads(text), _Metadata)
-        except (json.JSONDecodeError, msgspec.ValidationError) as error:
+        except (ValueError, RecursionError) as error:
             raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
         return cls(layer=metadata.layer, formats=metadata.formats, source=metadata.source, **tensors)
 

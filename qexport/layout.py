@@ -183,7 +183,9 @@ def parse_order(text: str, tensor: str) -> Order:
             known.add(name)
         splits.append(split)
     if position < len(axes):
-        raise _Fault(f"axis '{axes[position]}' of tensor '{tensor}' is missing left of the arrow", tokens.items[0][1])
+        raise _Fault(
+            f"axis '{axes[position]}' of tensor '{tensor}' is missing left of the arrow", tokens.items[tokens.at - 1][1]
+        )
 
     groups: list[list[Item]] = [[]]
     used: set[str] = set()
@@ -348,7 +350,14 @@ class Memory:
 
     def elements(self, codes: Int64, own: IntFormat) -> Int64:
         """The tensor as the order sees it: single bits where the order has the axis `bit`."""
-        return expand_bits(codes, own) if self.order.has_bits else codes
+        if not self.order.has_bits:
+            return codes
+        bad = (codes < own.low) | (codes > own.high)
+        if bad.any():
+            at = np.unravel_index(int(np.argmax(bad)), bad.shape)
+            index = describe_index(dict(zip(self.order.tensor_axes, map(int, at), strict=False)))
+            raise QexportError(f"memory '{self.name}': {int(codes[at])} at {index} does not fit {own}")
+        return expand_bits(codes, own)
 
     def stored(self, blocks: Int64, fmt: IntFormat, tiling: Tiling) -> Int64:
         """overflow(code + offset) of tiled elements; raises QexportError when overflow = error and one does not fit."""
@@ -384,44 +393,52 @@ class Layout:
 
 
 class _Source:
-    """The text of a layout file, to say where in it a key stands."""
+    """The text of a layout file, to say where in it a table or a key stands (tomllib does not)."""
 
     def __init__(self, text: str, where: str):
         self.lines = text.splitlines() or [""]
         self.where = where
+        self.headers: dict[int | str, tuple[int, int]] = {}  # name, or number of a memory -> line, column
+        self.keys: dict[tuple[int | str | None, str], tuple[int, int, int]] = {}  # -> line, column of key and value
+        table: int | str | None = None
+        memories = 0
+        for number, line in enumerate(self.lines, start=1):
+            if match := re.match(r"(\s*)(\[\[?)\s*(\w+)", line):
+                table = match.group(3)
+                self.headers.setdefault(table, (number, match.end(1) + 1))
+                if match.group(2) == "[[" and table == "memory":
+                    table = memories
+                    self.headers[table] = (number, match.end(1) + 1)
+                    memories += 1
+            elif match := re.match(r"(\s*)[\"']?([\w-]+)[\"']?\s*=\s*(\"\"\"|'''|[\"']?)", line):
+                self.keys.setdefault((table, match.group(2)), (number, match.end(1) + 1, match.end() + 1))
 
     def fault(self, message: str, line: int, column: int) -> LayoutError:
         return LayoutError(self.where, line, column, self.lines[min(line, len(self.lines)) - 1], message)
 
-    def at(self, message: str, table: int | str | None, key: str | None = None, offset: int = 0) -> LayoutError:
-        """An error at a key's value: `table` is a memory's number, 'array', or None for the top of the file."""
-        current: int | str | None = None
-        count = 0
-        opened = 1
-        for number, line in enumerate(self.lines, start=1):
-            if re.match(r"\s*\[\[\s*memory\s*\]\]", line):
-                current, count = count, count + 1
-            elif match := re.match(r"\s*\[\s*(\w+)\s*\]", line):
-                current = match.group(1)
-            elif current == table and key is not None:
-                if match := re.match(rf"\s*[\"']?{re.escape(key)}[\"']?\s*=\s*(\"\"\"|'''|[\"']?)", line):
-                    column = match.end() + min(offset, len(line) - match.end())
-                    return self.fault(message, number, column + 1)
-                continue
-            if current == table and (number == 1 or line.lstrip().startswith("[")):
-                opened = number
-        return self.fault(message, opened, 1)
+    def at_key(self, message: str, table: int | str | None, key: str) -> LayoutError:
+        """An error at a key, or at the table of that name; `table` is a memory's number, 'array', or None for the top."""
+        line, column, _ = self.keys.get((table, key), (*self.headers.get(key, (1, 1)), 0))
+        return self.fault(message, line, column)
+
+    def at_value(self, message: str, table: int | str | None, key: str | None = None, offset: int = 0) -> LayoutError:
+        """An error inside a key's value; where the key is not found, at its table."""
+        if key is not None and (table, key) in self.keys:
+            line, _, column = self.keys[table, key]
+            return self.fault(message, line, min(column + offset, len(self.lines[line - 1]) + 1))
+        place = self.headers.get(key or "") if table is None else self.headers.get(table)
+        return self.fault(message, *(place or (1, 1)))
 
 
 def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Source) -> Memory:
     def fail(message: str, key: str | None = None, offset: int = 0) -> NoReturn:
-        raise source.at(message, number, key, offset)
+        raise source.at_value(message, number, key, offset)
 
     if not isinstance(table, dict):
         fail("memory: write each one as a [[memory]] table")
     for key, value in table.items():
         if key not in MEMORY_KEYS:
-            fail(f"unknown key '{key}'; a memory may have {', '.join(MEMORY_KEYS)}", key)
+            raise source.at_key(f"unknown key '{key}'; a memory may have {', '.join(MEMORY_KEYS)}", number, key)
         if type(value) is not MEMORY_KEYS[key]:
             fail(f"{key}: {value!r} is no {MEMORY_KEYS[key].__name__}", key)
     for key in REQUIRED_KEYS:
@@ -477,7 +494,7 @@ def _check_file_name(name: str, order: Order) -> None:
         raise _Fault(f"'{name}' does not name a file inside the set's folder")
     if re.search(r"[\x00-\x1f\x7f\"$]", name):
         raise _Fault(f"{name!r} has a control character, a quote or a dollar sign")
-    if name in RESERVED:
+    if path.parts[0] in RESERVED:
         raise _Fault(f"'{name}' is the set's own; choose another name")
 
 
@@ -490,28 +507,32 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
     source = _Source(text, where)
     try:
         document = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except ValueError as error:  # TOMLDecodeError, or an integer of more digits than Python reads
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         line, column = map(int, match.groups()) if match else (len(source.lines), len(source.lines[-1]) + 1)
         return None, [source.fault(f"not TOML: {re.sub(r' *[(]at .*', '', str(error))}", line, column)]
     errors: list[LayoutError] = []
     for key in document:
         if key not in ("name", "array", "memory"):
-            errors.append(source.at(f"unknown key '{key}'; a layout has name, [array] and [[memory]]", None, key))
+            errors.append(source.at_key(f"unknown key '{key}'; a layout has name, [array] and [[memory]]", None, key))
     name, array, memories = document.get("name"), document.get("array", {}), document.get("memory")
     if not isinstance(name, str) or not name.strip():
-        errors.append(source.at("name: give the layout a name", None, "name"))
+        errors.append(source.at_value("name: give the layout a name", None, "name"))
     if not isinstance(array, dict):
-        errors.append(source.at("array: write it as a table [array]", None, "array"))
+        errors.append(source.at_value("array: write it as a table [array]", None, "array"))
         array = {}
     own_axes = {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}
     for key, size in array.items():
         if type(size) is not int or size < 1:
-            errors.append(source.at(f"array: size {size!r} of '{key}' must be a whole number above 0", "array", key))
+            errors.append(
+                source.at_value(f"array: size {size!r} of '{key}' must be a whole number above 0", "array", key)
+            )
         if key in own_axes:
-            errors.append(source.at(f"array: '{key}' is a tensor's axis; its size comes from the layer", "array", key))
+            errors.append(
+                source.at_value(f"array: '{key}' is a tensor's axis; its size comes from the layer", "array", key)
+            )
     if not isinstance(memories, list) or not memories:
-        errors.append(source.at("memory: a layout needs at least one [[memory]]", None, "memory"))
+        errors.append(source.at_value("memory: a layout needs at least one [[memory]]", None, "memory"))
         memories = []
     read: list[Memory] = []
     seen: dict[tuple[str, str], int] = {}
@@ -522,7 +543,7 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
                 value = getattr(memory, key)
                 first = seen.setdefault((key, value), number)
                 if first != number:
-                    raise source.at(f"{key}: '{value}' is taken by memory {first + 1} already", number, key)
+                    raise source.at_value(f"{key}: '{value}' is taken by memory {first + 1} already", number, key)
             read.append(memory)
         except LayoutError as error:
             errors.append(error)

@@ -22,7 +22,7 @@ def pack(elements: Int64, fmt: IntFormat) -> Words:
         bits = ((narrow[..., np.newaxis] >> shifts) & narrow.dtype.type(1)).astype(np.uint8).reshape(count, -1)
         unused = -bits.shape[1] % 8
         return np.packbits(np.pad(bits, ((0, 0), (unused, 0))) if unused else bits, axis=1)
-    octets = patterns.astype(">u8").view(np.uint8).reshape(count, lanes, 8)
+    octets = patterns.astype(">u8", order="C").view(np.uint8).reshape(count, lanes, 8)
     return np.ascontiguousarray(octets[:, :, 8 - fmt.bits // 8 :]).reshape(count, -1)
 
 

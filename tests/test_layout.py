@@ -1,0 +1,519 @@
+"""The layout notation: a plain-Python walk over every element and the independent decoder are the oracles."""
+
+import math
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click.testing import Result
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+
+from qexport.errors import QexportError
+from qexport.export import dump
+from qexport.golden import Golden
+from qexport.intformat import Int64
+from qexport.layer import AXES, LayerCapture
+from qexport.layout import LayoutError, Tiling, layout_errors, load_layout, parse_layout, parse_order, preset_names
+from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.strategies import captures
+
+TENSORS = sorted(set(AXES) - {"output"})
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An order as data: (joined axes, their parts) left of the arrow; groups of (axis, backwards) right of it."""
+
+    text: str
+    file: str
+    array: dict[str, int]
+    left: list[tuple[list[str], list[str]]]
+    right: list[list[tuple[str, bool]]]
+
+    def sizes(self, extent: dict[str, int]) -> dict[str, int]:
+        sizes: dict[str, int] = {}
+        for joined, parts in self.left:
+            total = math.prod(extent[axis] for axis in joined)
+            given = {part: self.array[part] for part in parts if part in self.array}
+            sizes |= {part: given.get(part, -(-total // math.prod(given.values()))) for part in parts}
+        return sizes
+
+    def places(self, extent: dict[str, int]) -> tuple[list[Int64], dict[str, Int64]]:
+        """File, word and lane of every tensor element in C order, and its index along each axis of the order."""
+        index = dict(zip(extent, np.indices(tuple(extent.values())).reshape(len(extent), -1), strict=True))
+        sizes, digit = self.sizes(extent), {}
+        for joined, parts in self.left:
+            flat = np.zeros_like(index[joined[0]])
+            for axis in joined:
+                flat = flat * extent[axis] + index[axis]
+            for part in reversed(parts):
+                flat, digit[part] = np.divmod(flat, sizes[part])
+        places = []
+        for group in self.right:
+            place = np.zeros_like(index[next(iter(extent))])
+            for part, backwards in group:
+                place = place * sizes[part] + (sizes[part] - 1 - digit[part] if backwards else digit[part])
+            places.append(place)
+        return places, digit
+
+
+@st.composite
+def plans(draw: st.DrawFn, axes: tuple[str, ...]) -> Plan:
+    """A random legal order of these axes; `bit`, when given, comes last."""
+    left: list[tuple[list[str], list[str]]] = []
+    words: list[str] = []
+    array: dict[str, int] = {}
+    splits, at = 0, 0
+    while at < len(axes):
+        count = draw(st.integers(1, min(3, len(axes) - at)))
+        joined = list(axes[at : at + count])
+        at += count
+        if joined == ["bit"] or (count == 1 and (splits == 2 or draw(st.booleans()))):
+            left.append((joined, joined))
+            words += joined
+            continue
+        parts = [f"p{len(left)}{letter}" for letter in "abc"[: draw(st.integers(1, 3))]]
+        free = draw(st.sampled_from(parts))
+        sizes = st.integers(1, 3) if splits < 2 else st.just(1)
+        array |= {part: draw(sizes) for part in parts if part != free}
+        splits += 1
+        left.append((joined, parts))
+        words.append(f"({' '.join(joined)})=({' '.join(parts)})" if count > 1 else f"({' '.join(parts)})")
+    names = draw(st.permutations([part for _, parts in left for part in parts]))
+    cuts = sorted(draw(st.tuples(*[st.integers(0, len(names))] * 2)))
+    right: list[list[tuple[str, bool]]] = []
+    texts: list[str] = []
+    file = "m"
+    for number, group in enumerate([names[: cuts[0]], names[cuts[0] : cuts[1]], names[cuts[1] :]]):
+        axes_of_group: list[tuple[str, bool]] = []
+        items: list[str] = []
+        while group:
+            count = draw(st.integers(1, len(group)))
+            item, group = group[:count], group[count:]
+            backwards = number > 0 and draw(st.booleans())
+            axes_of_group += [(part, backwards) for part in item]
+            join = f"j{number}{len(items)}" if count > 1 or draw(st.booleans()) else ""
+            items.append("~" * backwards + (f"{join}:({' '.join(item)})" if join else item[0]))
+            if number == 0:
+                fields = [join] if join and draw(st.booleans()) else item
+                file += "".join(f"_{{{field}}}" for field in fields)
+        right.append(axes_of_group)
+        texts.append(" ".join(items))
+    return Plan(f"{' '.join(words)} -> {' | '.join(texts)}", f"{file}.txt", array, left, right)
+
+
+@st.composite
+def tensors(draw: st.DrawFn) -> tuple[LayerCapture, str, int, Plan]:
+    """A capture, one of its tensors, the array's row and a random order of the tensor."""
+    capture = draw(captures())
+    name = draw(st.sampled_from([name for name in TENSORS if name != "bias" or capture.bias is not None]))
+    row = draw(st.integers(1, 4))
+    tensor = Golden(capture, row).tensor(name)
+    extent = dict(zip(AXES[name], tensor.values.shape, strict=True))
+    if draw(st.booleans()):
+        extent["bit"] = tensor.default.bits
+    plan = draw(plans(tuple(extent)))
+    sizes = plan.sizes(extent)
+    assume(math.prod(sizes.values()) <= 30_000)
+    assume(math.prod(sizes[part] for part, _ in plan.right[0]) <= 100)
+    return capture, name, row, plan
+
+
+@settings(max_examples=150, deadline=None)
+@given(tensors())
+def test_every_element_lies_where_the_order_says(case: tuple[LayerCapture, str, int, Plan]) -> None:
+    capture, name, row, plan = case
+    tensor = Golden(capture, row).tensor(name)
+    order = parse_order(plan.text, name)
+    shape = tensor.values.shape + ((tensor.default.bits,) if order.has_bits else ())
+    codes = np.arange(math.prod(shape)).reshape(shape)
+    tiling = Tiling(order, shape, plan.array)
+    blocks = tiling.tile(codes, fill=-1)
+    places, digit = plan.places(dict(zip(order.tensor_axes, shape, strict=True)))
+    np.testing.assert_array_equal(blocks[tuple(places)], codes.ravel())
+    assert blocks.shape == (tiling.files, tiling.words, tiling.lanes)
+    assert np.count_nonzero(blocks == -1) == tiling.fill == blocks.size - codes.size
+    np.testing.assert_array_equal(tiling.untile(blocks), codes)
+
+    indices = list(tiling.file_indices())
+    assert len(indices) == tiling.files
+    for at in np.linspace(0, codes.size - 1, 20).astype(int):
+        file, word, lane = (int(place[at]) for place in places)
+        origin = tiling.origin(file, word, lane)
+        assert origin == dict(zip(order.tensor_axes, map(int, np.unravel_index(at, shape)), strict=True))
+        assert all(indices[file][part] == digit[part][at] for part, _ in plan.right[0])
+    for file, word, lane in np.argwhere(blocks == -1)[:20].tolist():
+        assert tiling.origin(file, word, lane) is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(tensors(), st.sampled_from(["hex", "bin", "dec"]))
+def test_independent_decoder_reads_every_order(
+    tmp_path_factory: pytest.TempPathFactory, case: tuple[LayerCapture, str, int, Plan], radix: str
+) -> None:
+    capture, name, row, plan = case
+    assume(Golden(capture).accumulator.any())
+    layout = one_memory_layout(plan.text, name, file=plan.file, radix=radix, array=plan.array | {"row": row})
+    checked_dump(capture, layout, tmp_path_factory.mktemp("set"))
+
+
+# --- the presets ----------------------------------------------------------------------------------------------------
+
+
+def hand_capture() -> LayerCapture:
+    """Two inputs, two outputs, a kernel of 1x2, a column of padding on the right, on a plane of 1x2."""
+    blank = make_capture(in_channels=2, out_channels=2, kernel=(1, 2), padding=(0, 0, 0, 1), plane=(1, 2), images=1)
+    return replace(
+        blank,
+        weight=np.array([[[[1, -1]], [[7, -8]]], [[[0, 2]], [[-3, 4]]]]),
+        input=np.array([[[[1, 2]], [[15, 3]]]]),
+        bias=np.array([10, -20]),
+    )
+
+
+ACTIVATION = ["#time0row7[msb-lsb],time0row6[msb-lsb],...,time0row0[msb-lsb]#",
+              "#time1row7[msb-lsb],time1row6[msb-lsb],...,time1row0[msb-lsb]#", "#................#"]  # fmt: skip
+WEIGHT = ["#col0row7[msb-lsb],col0row6[msb-lsb],...,col0row0[msb-lsb]#",
+          "#col1row7[msb-lsb],col1row6[msb-lsb],...,col1row0[msb-lsb]#", "#................#"]  # fmt: skip
+PSUM = ["#time0col7[msb-lsb],time0col6[msb-lsb],...,time0col0[msb-lsb]#",
+        "#time1col7[msb-lsb],time1col6[msb-lsb],...,time1col0[msb-lsb]#", "#................#"]  # fmt: skip
+OUTPUT = ["#out0col7[msb-lsb],out0col6[msb-lsb],...,out0col0[msb-lsb]#",
+          "#out1col7[msb-lsb],out1col6[msb-lsb],...,out1col0[msb-lsb]#", "#................#"]  # fmt: skip
+ADDRESS = ["#out0kij0[msb-lsb]#", "#out0kij1[msb-lsb]#", "#................#"]
+
+
+# Accumulators by hand: 1*1 - 1*2 + 7*15 - 8*3 + 10 = 90 and 1*2 + 7*3 + 10 = 33 of output channel 0;
+# 0*1 + 2*2 - 3*15 + 4*3 - 20 = -49 and 0*2 - 3*3 - 20 = -29 of output channel 1. The psum of kw=1 at px=0 is
+# -1*1 - 8*15 = -121 of channel 0 and 2*1 + 4*15 = 62 of channel 1.
+@pytest.mark.parametrize(
+    ("preset", "file", "first"),
+    [
+        ("default", "weight.hex", ["00000071", "000000d0", *["00000000"] * 6, "0000008f", "00000042"]),
+        ("default", "bias.hex", ["0" * 48 + "ffffffec" + "0000000a"]),
+        ("default", "input.hex", ["000000f1", "00000032"]),
+        ("default", "input_padded.hex", ["000000f1", "00000032", "00000000"]),
+        ("default", "patches.hex", ["000000f1", "00000032", "00000032", "00000000"]),
+        ("default", "psum.hex", ["0" * 24 + word for word in
+                                 ("ffd3006a", "fff70017", "00000000", "003eff87", "0010ffe6", "00000000")]),
+        ("default", "acc_address.hex", ["0", "4", "1", "5"]),
+        ("default", "accumulator.hex", ["0" * 24 + "ffcf005a", "0" * 24 + "ffe30021"]),
+        ("default", "relu.hex", ["0" * 24 + "0000005a", "0" * 24 + "00000021"]),
+        ("ws8x8", "activation_tile0.txt", [*ACTIVATION, "0" * 24 + "11110001", "0" * 24 + "00110010", "0" * 32]),
+        ("ws8x8", "weight_itile0_otile0_kij0.txt", [*WEIGHT, "0" * 24 + "01110001", "0" * 24 + "11010000", "0" * 32]),
+        ("ws8x8", "weight_itile0_otile0_kij1.txt", [*WEIGHT, "0" * 24 + "10001111", "0" * 24 + "01000010", "0" * 32]),
+        ("ws8x8", "psum_itile0_otile0_kij1.txt", [*PSUM, "0" * 96 + "0000000000111110" + "1111111110000111"]),
+        ("ws8x8", "output.txt", [*OUTPUT, "0" * 112 + "0000000001011010", "0" * 112 + "0000000000100001"]),
+        ("ws8x8", "acc_address.txt", [*ADDRESS, "00000000000", "00000000100", "00000000001", "00000000101"]),
+    ],
+)  # fmt: skip
+def test_preset_writes_the_lines_worked_out_by_hand(tmp_path: Path, preset: str, file: str, first: list[str]) -> None:
+    lines = (checked_dump(hand_capture(), preset, tmp_path) / file).read_text().split("\n")
+    assert lines[: len(first)] == first
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_presets_parse(preset: str) -> None:
+    assert load_layout(preset).name == preset
+
+
+# --- overflow, offset, fill, bits -----------------------------------------------------------------------------------
+
+EACH = "oc ic kh kw -> | oc ic kh kw |"
+
+
+def four_weights() -> LayerCapture:
+    capture = make_capture(in_channels=2, out_channels=2, kernel=(1, 1), padding=(0, 0, 0, 0))
+    return replace(capture, weight=np.array([-8, -5, 3, 7]).reshape(2, 2, 1, 1))
+
+
+@pytest.mark.parametrize(
+    ("order", "keys", "words"),
+    [
+        (EACH, {}, ["-8", "-5", "3", "7"]),
+        (EACH, {"bits": 3, "overflow": "wrap"}, ["0", "3", "3", "-1"]),
+        (EACH, {"bits": 3, "overflow": "saturate"}, ["-4", "-4", "3", "3"]),
+        (EACH, {"signed": False, "overflow": "wrap"}, ["8", "11", "3", "7"]),
+        (EACH, {"signed": False, "overflow": "saturate"}, ["0", "0", "3", "7"]),
+        (EACH, {"bits": 8, "offset": 100}, ["92", "95", "103", "107"]),
+        (EACH, {"offset": 1, "overflow": "wrap"}, ["-7", "-4", "4", "-8"]),
+        (EACH, {"offset": -1, "overflow": "saturate"}, ["-8", "-6", "2", "6"]),
+        (EACH, {"signed": False, "offset": 8}, ["0", "3", "11", "15"]),
+        ("(oc ic)=(it row) kh kw -> | it | row kh kw", {}, ["-8 -5 3", "7 0 0"]),
+        ("(oc ic)=(it row) kh kw -> | it | ~row kh kw", {"bits": 8, "offset": 100}, ["103 95 92", "100 100 107"]),
+        ("(oc ic)=(it row) kh kw -> | ~it | row kh kw", {"offset": 9, "overflow": "saturate"}, ["7 7 7", "1 4 7"]),
+        ("oc ic kh kw bit -> | oc | ic kh kw bit", {}, ["1 0 0 0 1 0 1 1", "0 0 1 1 0 1 1 1"]),
+        ("oc ic kh kw bit -> | oc ic kh kw | ~bit", {}, ["0 0 0 1", "1 1 0 1", "1 1 0 0", "1 1 1 0"]),
+    ],
+)
+def test_stored_words_by_hand(tmp_path: Path, order: str, keys: dict[str, Any], words: list[str]) -> None:
+    layout = one_memory_layout(order, radix="dec", array={"row": 3}, **keys)
+    folder = checked_dump(four_weights(), layout, tmp_path)
+    assert (folder / "m.txt").read_text().splitlines() == words
+
+
+@pytest.mark.parametrize(
+    ("keys", "value", "remedy"),
+    [
+        ({"bits": 3}, "-8 at oc=0 ic=0 kh=0 kw=0 does not fit 3 signed bits", {"bits": 4}),
+        ({"offset": 2}, "9 at oc=1 ic=1 kh=0 kw=0 does not fit 4 signed bits", {"bits": 5}),
+        ({"offset": -3}, "-11 at oc=0 ic=0 kh=0 kw=0 does not fit 4 signed bits", {"bits": 5}),
+        ({"signed": False, "offset": 9}, "16 at oc=1 ic=1 kh=0 kw=0 does not fit 4 unsigned bits", {"bits": 5}),
+        ({"signed": False}, "-8 at oc=0 ic=0 kh=0 kw=0 does not fit 4 unsigned bits", {"bits": 4, "signed": True}),
+    ],
+)
+def test_code_that_does_not_fit_names_its_index_and_the_bits_needed(
+    tmp_path: Path, keys: dict[str, Any], value: str, remedy: dict[str, Any]
+) -> None:
+    with pytest.raises(QexportError) as caught:
+        dump(four_weights(), one_memory_layout(EACH, **keys), tmp_path)
+    advice = " and ".join(f"{key} = {str(needed).lower()}" for key, needed in remedy.items())
+    assert f"memory 'm': {value}; give it {advice}, or overflow" in str(caught.value)
+    checked_dump(four_weights(), one_memory_layout(EACH, **(keys | remedy)), tmp_path)
+
+
+def test_bits_of_a_code_wider_than_the_element_are_refused(tmp_path: Path) -> None:
+    capture = make_capture(weight_bits=12, input_bits=12)
+    with pytest.raises(QexportError, match=r"memory 'm': .* does not fit 16 signed bits"):
+        dump(capture, one_memory_layout("n oc oy ox bit -> | n oc oy ox | bit", "accumulator"), tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "array", "words"),
+    [
+        ("(oc ic)=(a b) kh kw -> | a | b kh kw", {"a": 2, "b": 2}, ["-8 -5", "3 7"]),
+        ("(oc ic)=(a b) kh kw -> | a | b kh kw", {"a": 3, "b": 3}, ["-8 -5 3", "7 0 0", "0 0 0"]),
+        ("(oc ic)=(a b) kh kw -> | b | a kh kw", {"a": 2}, ["-8 3", "-5 7"]),
+    ],
+)
+def test_sizes_come_from_the_array(tmp_path: Path, order: str, array: dict[str, int], words: list[str]) -> None:
+    folder = checked_dump(four_weights(), one_memory_layout(order, radix="dec", array=array), tmp_path)
+    assert (folder / "m.txt").read_text().splitlines() == words
+
+
+def test_split_that_does_not_cover_its_axis_is_refused(tmp_path: Path) -> None:
+    layout = one_memory_layout("(oc ic)=(a b) kh kw -> | a b kh kw |", array={"a": 1, "b": 3})
+    with pytest.raises(QexportError, match=r"\(a b\) holds 3 elements of the 4 of oc ic"):
+        dump(four_weights(), layout, tmp_path)
+
+
+@pytest.mark.parametrize(("tensor", "order"), [("bias", "oc -> | oc |"), ("output", "n oc oy ox -> | n oc oy ox |")])
+def test_tensor_that_the_layer_lacks_is_refused_unless_optional(tmp_path: Path, tensor: str, order: str) -> None:
+    capture = make_capture(relu=False)
+    with pytest.raises(QexportError, match=f"tensor '{tensor}': layer features.33 does not have it.*optional = true"):
+        dump(capture, one_memory_layout(order, tensor), tmp_path)
+    folder = checked_dump(capture, one_memory_layout(order, tensor, optional=True), tmp_path)
+    assert not (folder / "m.txt").exists()
+
+
+def test_files_that_would_have_one_name_are_refused(tmp_path: Path) -> None:
+    capture = make_capture(in_channels=12, out_channels=12, kernel=(1, 1), padding=(0, 0, 0, 0))
+    with pytest.raises(QexportError, match=r"'m110\.txt'"):
+        dump(capture, one_memory_layout("oc ic kh kw -> oc ic | kh kw |", file="m{oc}{ic}.txt"), tmp_path)
+
+
+# --- errors ---------------------------------------------------------------------------------------------------------
+
+GOOD = """\
+name = "good"
+
+[array]
+row = 8
+
+[[memory]]
+name   = "weight"
+tensor = "weight"
+order  = "oc (it row) kh kw -> it | oc kij:(kh kw) | ~row"
+file   = "weight_{it}.txt"
+radix  = "bin"
+
+[[memory]]
+name   = "input"
+tensor = "input"
+order  = "n ic iy ix -> | n ic iy ix |"
+file   = "input.txt"
+radix  = "hex"
+bits   = 8
+header = ["# input"]
+"""
+INPUT = 'name   = "input"'
+LEFT, RIGHT = "oc (it row) kh kw ->", "-> it | oc kij:(kh kw) | ~row"
+
+# ^ stands before the culprit and is taken out.
+ERRORS: dict[str, tuple[str, str, str]] = {
+    "not TOML": ("row = 8", "row = ^eight", "not TOML"),
+    "not TOML: text not closed": ('"hex"', '"hex^', "not TOML"),
+    "unknown key at the top": ('name = "good"', 'name = "good"\n^title = 3', "unknown key 'title'"),
+    "unknown table": ("[array]", "^[arrays]\n[array]", "unknown key 'arrays'"),
+    "unknown array of tables": ("[[memory]]\n" + INPUT, "^[[memroy]]\n" + INPUT, "unknown key 'memroy'"),
+    "unknown key of a memory": ("bits   = 8", "^bitz = 8", "unknown key 'bitz'"),
+    "key of another type": ("bits   = 8", "bits = '^8'", "bits: '8'"),
+    "no name": ('name = "good"\n\n', "^", "name: give the layout a name"),
+    "empty name of a memory": ('name   = "input"', 'name = "^ "', "name: is empty"),
+    "missing key": (f'[[memory]]\n{INPUT}\ntensor = "input"', "^[[memory]]\n" + INPUT, "lacks the key 'tensor'"),
+    "unknown radix": ('"hex"', '"^octal"', "unknown radix 'octal'"),
+    "unknown overflow": ("bits   = 8", 'overflow = "^clip"', "unknown overflow 'clip'"),
+    "unknown tensor": ('tensor = "input"', 'tensor = "^inputs"', "unknown tensor 'inputs'"),
+    "unknown axis left": (LEFT, "oc (it row) kh ^kx ->", "axis 'kx'"),
+    "unknown axis right": (RIGHT, "-> it | oc kh ^kx | ~row", "axis 'kx' is unknown"),
+    "axis missing left": (LEFT, "oc (it row) kh ^->", "axis 'kw' of tensor 'weight' is missing left"),
+    "axis missing right": (RIGHT + '"', '-> it | oc kh | ~row^"', "axis 'kw' is missing right"),
+    "axis repeated left": (LEFT, "oc (row ^row) kh kw ->", "axis 'row' is repeated"),
+    "tensor's axis repeated left": (LEFT, "oc (it row) kh ^kh ->", "axis 'kh'"),
+    "axis too many left": (LEFT, "oc (it row) kh kw bit ^n ->", "axis 'n'"),
+    "axis repeated right": (RIGHT, "-> it | oc kij:(kh kw) | ~row ^oc", "axis 'oc' is repeated right"),
+    "axis repeated in a join": (RIGHT, "-> it | oc kij:(kh kw ^kh) | ~row", "axis 'kh' is repeated right"),
+    "split part with an axis's name": (LEFT, "oc (^kh row) kh kw ->", "axis 'kh'"),
+    "split after the last axis": (LEFT, "oc (it row) kh kw (^a b) ->", "no axis left to split"),
+    "join with an axis's name": (RIGHT, "-> it | oc ^row:(kh kw) | ~row", "join 'row'"),
+    "join repeated": (RIGHT, "-> it | j:(oc kh) ^j:(kw) | ~row", "join 'j' is repeated"),
+    "no arrow": (LEFT + RIGHT[2:], "^oc ic kh kw | oc ic kh kw |", "no arrow"),
+    "two arrows": (RIGHT, "-> it | oc kij:(kh kw) ^-> ~row", "'->'"),
+    "one group": (RIGHT + '"', '-> it oc kij:(kh kw) row^"', "three"),
+    "two groups": (RIGHT + '"', '-> it | oc kij:(kh kw) row^"', "three"),
+    "four groups": (RIGHT, "-> it | oc | kij:(kh kw) ^| ~row", "three"),
+    "parenthesis not closed left": (LEFT, "oc (it row ^-> ", "'->'"),
+    "parenthesis not closed right": (RIGHT, "-> it | oc kij:(kh kw ^| ~row", "'|'"),
+    "parenthesis not closed at the end": (RIGHT + '"', '-> it | oc | ~row kij:(kh kw^"', "parenthesis is not closed"),
+    "empty parenthesis": (LEFT, "oc (^) kh kw ->", "')'"),
+    "stray sign": (LEFT, "oc (it row) kh ^@ kw ->", "'@'"),
+    "file axis backwards": (RIGHT, "-> ^~it | oc kij:(kh kw) | row", "'~'"),
+    "size not given": (
+        LEFT + RIGHT[2:], "oc (it ^rows) kh kw -> it | oc kij:(kh kw) | ~rows", "size of axis 'rows' is not given"
+    ),
+    "size zero": ("row = 8", "row = ^0", "size 0 of 'row'"),
+    "size negative": ("row = 8", "row = ^-8", "size -8 of 'row'"),
+    "size not an integer": ("row = 8", "row = ^8.0", "size 8.0 of 'row'"),
+    "size a truth": ("row = 8", "row = ^true", "size True of 'row'"),
+    "size a text": ("row = 8", 'row = "^8"', "size '8' of 'row'"),
+    "size of a tensor's axis": ("row = 8", "row = 8\noc = ^8", "'oc' is a tensor's axis"),
+    "two memories with one name": ('name   = "input"', 'name = "^weight"', "name: 'weight' is taken by memory 1"),
+    "two memories with one file": (
+        'order  = "n ic iy ix -> | n ic iy ix |"\nfile   = "input.txt"',
+        'order = "n (it row) iy ix -> it | n iy ix | row"\nfile = "^weight_{it}.txt"',
+        "file: 'weight_{it}.txt' is taken by memory 1",
+    ),
+    "file lacks a file axis": ('"weight_{it}.txt"', '"^weight.txt"', "lacks the file axis '{it}'"),
+    "file has an unknown field": ('"weight_{it}.txt"', '"weight_{it}^{ot}.txt"', "'{ot}' is no file axis"),
+    "file has an address axis": ('"weight_{it}.txt"', '"weight_{it}^{oc}.txt"', "'{oc}' is no file axis"),
+    "file has a lone brace": ('"weight_{it}.txt"', '"weight_{it}^{.txt"', "brace"),
+    "file is the manifest": ('"input.txt"', '"^manifest.json"', "'manifest.json'"),
+    "file is the sums": ('"input.txt"', '"^SHA256SUMS"', "'SHA256SUMS'"),
+    "file is the capture": ('"input.txt"', '"^capture.safetensors"', "'capture.safetensors'"),
+    "file lies under the manifest": ('"input.txt"', '"^manifest.json/x"', "manifest.json"),
+    "file leaves the folder": ('"input.txt"', '"^../x"', "'../x'"),
+    "file leaves the folder from within": ('"input.txt"', '"^a/../../x"', "'a/../../x'"),
+    "file is absolute": ('"input.txt"', '"^/x"', "'/x'"),
+    "file has a backslash": ('"input.txt"', "'^a\\b'", "'a\\b'"),
+    "file is empty": ('"input.txt"', '"^"', "''"),
+    "file is a folder": ('"input.txt"', '"^a/"', "'a/'"),
+    "bits 0": ("bits   = 8", "bits = ^0", "bits: 0 is outside 1..63"),
+    "bits 64": ("bits   = 8", "bits = ^64", "bits: 64 is outside 1..63"),
+    "offset too large": ("bits   = 8", f"offset = ^{2**60}", "offset"),
+    "header with a newline": ('header = ["# input"]', 'header = ^["# in\\nput"]', "header: '# in\\nput'"),
+    "header of numbers": ('header = ["# input"]', "header = ^[1]", "header: 1"),
+}  # fmt: skip
+
+
+def marked(text: str) -> tuple[str, tuple[int, int]]:
+    """The text without its mark; line and column of the mark, from 1."""
+    before, _, after = text.partition("^")
+    return before + after, (before.count("\n") + 1, len(before) - before.rfind("\n"))
+
+
+@pytest.mark.parametrize(("old", "new", "message"), list(ERRORS.values()), ids=list(ERRORS))
+def test_layout_error_names_the_thing_and_its_place(old: str, new: str, message: str) -> None:
+    assert GOOD.count(old) == 1
+    text, place = marked(GOOD.replace(old, new))
+    with pytest.raises(LayoutError) as caught:
+        parse_layout(text, "my.toml")
+    error = caught.value
+    assert message in error.message
+    assert (error.line, error.column) == place
+    assert error.source == text.split("\n")[place[0] - 1]
+    assert str(error) == f"layout my.toml:{error.line}:{error.column}: {error.message}"
+    assert len(str(error).splitlines()) == 1
+    assert len(layout_errors(text, "my.toml")) == 1
+
+
+@pytest.mark.parametrize(
+    ("marked_text", "message"),
+    [
+        ('name = "x"\n^[memory]\nname = "m"\n', "[[memory]]"),
+        ('name = "x"\nmemory = ^3\n', "[[memory]]"),
+        ('name = "x"\narray = ^8\n' + GOOD[GOOD.index("[[memory]]\n" + INPUT) :], "[array]"),
+        ('^name = "x"\n', "at least one [[memory]]"),
+    ],
+)
+def test_memory_and_array_of_the_wrong_kind_are_refused(marked_text: str, message: str) -> None:
+    text, place = marked(marked_text)
+    (error,) = layout_errors(text, "my.toml")
+    assert message in error.message
+    assert (error.line, error.column) == place
+
+
+def check(tmp_path: Path, text: str) -> tuple[Path, Result]:
+    path = tmp_path / "my.toml"
+    path.write_text(text)
+    return path, cli("layout", "check", path)
+
+
+def test_layout_check_accepts_a_good_file(tmp_path: Path) -> None:
+    path, result = check(tmp_path, GOOD)
+    assert (result.exit_code, result.output) == (0, f"{path}: ok\n")
+
+
+def test_layout_check_reports_every_error_with_a_caret(tmp_path: Path) -> None:
+    text = GOOD.replace("row = 8", "row = 0").replace("~row", "~rwo").replace('"hex"', '"octal"')
+    path, result = check(tmp_path, text)
+    fails(result, str(path), "3 error(s)")
+    assert result.stdout.splitlines()[:3] == [
+        f"{path}:4:7: array: size 0 of 'row' must be a whole number above 0",
+        "    row = 0",
+        "          ^",
+    ]
+    assert result.stdout.splitlines()[3:] == [
+        f"{path}:9:55: order: axis 'rwo' is unknown; left of the arrow stand it kh kw oc row",
+        '    order  = "oc (it row) kh kw -> it | oc kij:(kh kw) | ~rwo"',
+        "    " + " " * 54 + "^",
+        f"{path}:18:11: unknown radix 'octal'; choose one of hex, bin, dec",
+        '    radix  = "octal"',
+        "              ^",
+    ]
+
+
+@pytest.mark.parametrize("line", ['\tradix\t=\t"octal"', 'radix = "octal" # :warning: [red]'])
+def test_layout_check_shows_the_line_as_it_stands(tmp_path: Path, line: str) -> None:
+    _, result = check(tmp_path, GOOD.replace('radix  = "hex"', line))
+    _, source, caret = result.stdout.splitlines()
+    assert source.split() == line.split()
+    assert source.index("octal") == caret.index("^")
+
+
+def test_layout_check_of_a_missing_file_says_so(tmp_path: Path) -> None:
+    fails(cli("layout", "check", tmp_path / "none.toml"), "none.toml", "default, ws8x8")
+
+
+def test_layout_check_of_other_bytes_says_so(tmp_path: Path) -> None:
+    (tmp_path / "my.toml").write_bytes(b"name = '\xff'\n")
+    fails(cli("layout", "check", tmp_path / "my.toml"), "my.toml", "UTF-8", "byte 8")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [("~row", "~rwo", "my.toml:9:55: order: axis 'rwo'"), ("row = 8", f"row = {10**14}", "row")],
+    ids=["unknown axis", "size beyond all memory"],
+)
+def test_dump_with_a_bad_layout_leaves_nothing(tmp_path: Path, old: str, new: str, message: str) -> None:
+    capture, layout = tmp_path / "c.safetensors", tmp_path / "my.toml"
+    capture.write_bytes(make_capture().to_bytes())
+    layout.write_text(GOOD.replace(old, new))
+    fails(cli("dump", "--capture", capture, "--layout", layout, "--out", tmp_path / "o"), message)
+    assert not (tmp_path / "o").exists()
+
+
+def test_layout_check_of_a_number_beyond_pythons_limit_says_so(tmp_path: Path) -> None:
+    _, result = check(tmp_path, GOOD.replace("row = 8", "row = " + "9" * 5000))
+    fails(result, "my.toml", "1 error(s)")
