@@ -34,8 +34,9 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "output": ("n", "oc", "oy", "ox"),
 }
 
-Positive = Annotated[int, Meta(ge=1, le=2**20)]
-NotNegative = Annotated[int, Meta(ge=0, le=2**20)]
+MAX_SIZE = 2**20  # of a channel count, a plane, a tile: far beyond any layer, far below what breaks arithmetic
+Positive = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
+NotNegative = Annotated[int, Meta(ge=0, le=MAX_SIZE)]
 
 
 class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -19,7 +19,7 @@ import numpy as np
 from qexport.errors import QexportError
 from qexport.formats import FORMATS
 from qexport.intformat import MAX_BITS, Int64, IntFormat
-from qexport.layer import AXES
+from qexport.layer import AXES, MAX_SIZE
 
 PRESETS = Path(__file__).parent / "layouts"
 RESERVED = ("manifest.json", "SHA256SUMS", "capture.safetensors")
@@ -417,7 +417,10 @@ class _Source:
         return LayoutError(self.where, line, column, self.lines[min(line, len(self.lines)) - 1], message)
 
     def at_key(self, message: str, table: int | str | None, key: str) -> LayoutError:
-        """An error at a key, or at the table of that name; `table` is a memory's number, 'array', or None for the top."""
+        """An error at a key, or at the table of that name.
+
+        `table` is a memory's number, 'array', or None for the top of the file.
+        """
         line, column, _ = self.keys.get((table, key), (*self.headers.get(key, (1, 1)), 0))
         return self.fault(message, line, column)
 
@@ -523,14 +526,12 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
         array = {}
     own_axes = {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}
     for key, size in array.items():
-        if type(size) is not int or size < 1:
-            errors.append(
-                source.at_value(f"array: size {size!r} of '{key}' must be a whole number above 0", "array", key)
-            )
+        if type(size) is not int or not 1 <= size <= MAX_SIZE:
+            message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {MAX_SIZE}"
+            errors.append(source.at_value(message, "array", key))
         if key in own_axes:
-            errors.append(
-                source.at_value(f"array: '{key}' is a tensor's axis; its size comes from the layer", "array", key)
-            )
+            message = f"array: '{key}' is a tensor's axis; its size comes from the layer"
+            errors.append(source.at_value(message, "array", key))
     if not isinstance(memories, list) or not memories:
         errors.append(source.at_value("memory: a layout needs at least one [[memory]]", None, "memory"))
         memories = []

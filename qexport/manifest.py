@@ -13,7 +13,7 @@ from qexport.errors import CheckFailed, QexportError
 from qexport.formats import FORMATS
 from qexport.golden import Golden, ReferenceCheck
 from qexport.intformat import IntFormat
-from qexport.layer import CodeFormat, ConvGeometry, Source
+from qexport.layer import CodeFormat, ConvGeometry, Positive, Source
 from qexport.layout import Memory, Tiling, _Fault, parse_order
 
 SCHEMA = "qexport.vectors/1"
@@ -121,7 +121,7 @@ class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
     layer: ConvGeometry
     formats: ManifestFormats
     layout: LayoutInfo
-    array: dict[str, Annotated[int, Meta(ge=1, le=1 << 20)]]
+    array: dict[str, Positive]
     golden: GoldenInfo
     memories: tuple[MemoryEntry, ...]
     capture: NamedFile
