@@ -48,6 +48,8 @@ class BenchMemory:
     digits: int
     base: int
     first_limit: int
+    low: int
+    high: int
     axes: tuple[Axis, ...]
     index_format: str
     index_values: str
@@ -77,6 +79,8 @@ class BenchMemory:
             digits=digits,
             base=1 << digit_bits if digit_bits else 10,
             first_limit=1 << (entry.word_bits - (digits - 1) * digit_bits) if digit_bits else 10,
+            low=entry.element.low,
+            high=entry.element.high,
             axes=axes,
             index_format=" ".join(f"{name}=%0d" for name in index),
             index_values=", ".join(values),
@@ -90,6 +94,7 @@ class Constants:
     comment: str
     numbers: tuple[tuple[str, int], ...]
     texts: tuple[tuple[str, str], ...] = ()
+    kind: str = "int"
 
 
 def has_bench(layout: Layout) -> bool:
@@ -133,24 +138,21 @@ def render_bench(
     if benched:
         # one multiplication and one delivery a cycle at most, twice over
         work = by_name["psum"].words * by_name["psum"].lanes * (array["row"] + 1) + 2 * words
-        constants.append(
-            Constants(
-                "the bench",
-                (
-                    ("EXPECTED_CHECKS", checks),
-                    ("TIMEOUT_CYCLES", 2 * work + CYCLES_SPARE),
-                    ("MAX_FAIL_LINES", MAX_FAIL_LINES),
-                ),
-            )
-        )
+        constants.append(Constants("the bench", (("EXPECTED_CHECKS", checks), ("MAX_FAIL_LINES", MAX_FAIL_LINES))))
+        limit = 2 * work + CYCLES_SPARE
+        constants.append(Constants("when the bench gives up", (("TIMEOUT_CYCLES", limit),), kind="longint"))
     else:
-        constants.append(Constants("the stub", (("EXPECTED_WORDS", words),)))
+        constants.append(Constants("the stub", (("WORDS_EXPECTED", words),)))
+    names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise QexportError(f"layout: the memories' names give the constant {twice[0]} twice; rename one of them")
     formats = {entry.name: entry for entry in memories}
     package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
     context: dict[str, Any] = {
         "slug": layer.slug,
-        "layer": layer,
-        "layout": layout.name,
+        "layer_name": " ".join(layer.name.split()),
+        "layout": " ".join(layout.name.split()),
         "bench": source,
         "top": top,
         "memories": [m for m in entries if m in driven or m in compared] if benched else entries,
@@ -205,7 +207,7 @@ def _constants(
                 ("DILATION_Y", layer.dilation[0]), ("DILATION_X", layer.dilation[1]),
             ),
         ),
-        Constants("bits that hold every accumulator these weights can give", (("ACC_BITS", accumulator.bits),)),
+        Constants("bits that hold every accumulator these weights can give", (("ACC_WIDTH", accumulator.bits),)),
     ]  # fmt: skip
     planes: dict[str, int] = {}
     for tensor, names in (("input", ("N", None, "IY", "IX")), ("input_padded", ("N", None, "PY", "PX")),

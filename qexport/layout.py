@@ -495,8 +495,8 @@ def _check_file_name(name: str, order: Order) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name or str(path) != name:
         raise _Fault(f"'{name}' does not name a file inside the set's folder")
-    if re.search(r"[\x00-\x1f\x7f\"$]", name):
-        raise _Fault(f"{name!r} has a control character, a quote or a dollar sign")
+    if re.search(r"[^ -~]|[\"$]", name):  # Icarus opens no path with letters beyond ASCII
+        raise _Fault(f"{name!r} has a character beyond ASCII, a control character, a quote or a dollar sign")
     if path.parts[0] in RESERVED:
         raise _Fault(f"'{name}' is the set's own; choose another name")
 

@@ -1,6 +1,5 @@
 """Icarus and Verilator: find, compile, run, judge. Only a PASS with this run's nonce and the full count passes."""
 
-import hashlib
 import importlib.metadata
 import importlib.util
 import os
@@ -16,14 +15,15 @@ from typing import Protocol
 
 from qexport.bench import expected_checks
 from qexport.errors import CheckFailed, QexportError
-from qexport.manifest import Manifest, read_manifest
+from qexport.manifest import Manifest, read_manifest, sha256
 
 WALL_LIMIT = 600  # seconds; the bench's own time-out counts cycles and so misses a loop that takes no time
-SHOWN_LINES = 20
+SHOWN_LINES = 20  # of a failed run
+SHOWN_ERRORS = 3  # of a compiler
 
 
 class Simulator(Protocol):
-    """One simulator: a program that turns sources into an executable, and the command that runs it."""
+    """One simulator: a program that turns sources into an executable `sim`, and the command that runs it."""
 
     name: str
 
@@ -34,13 +34,17 @@ class Simulator(Protocol):
 
     def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]: ...
 
-    def command(self, build: Path) -> list[str]: ...
+    def command(self, executable: Path) -> list[str]: ...
 
 
 def _call(command: Sequence[str | Path], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
         [str(part) for part in command], capture_output=True, text=True, errors="replace", env=env, check=False
     )
+
+
+def _include_folders(sources: Sequence[Path]) -> list[str]:
+    return [f"-I{folder}" for folder in dict.fromkeys(source.parent for source in sources)]
 
 
 class Icarus:
@@ -61,10 +65,11 @@ class Icarus:
         return first.removeprefix("Icarus Verilog version ").split(" (")[0]
 
     def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
-        return _call([self._program() or "iverilog", "-g2012", "-Wall", "-s", top, "-o", build / "sim", *sources])
+        options = ["-g2012", "-Wall", *_include_folders(sources), "-s", top, "-o", build / "sim"]
+        return _call([self._program() or "iverilog", *options, *sources])
 
-    def command(self, build: Path) -> list[str]:
-        return ["vvp", "-N", str(build / "sim")]
+    def command(self, executable: Path) -> list[str]:
+        return ["vvp", "-N", str(executable)]
 
 
 class Verilator:
@@ -107,13 +112,23 @@ class Verilator:
 
     def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
         program, env = self._found()
-        options = ["--binary", "--timing", "-j", "2", "-CFLAGS", "-std=c++20", "-MAKEFLAGS", "OPT_GLOBAL=-O1"]
-        return _call(
-            [program, *options, "-Wno-fatal", "--top-module", top, "--Mdir", build, "-o", "sim", *sources], env
-        )
+        options = [
+            "--binary",
+            "--timing",
+            "-Wno-fatal",
+            "-j",
+            "2",
+            "-CFLAGS",
+            "-std=c++20",
+            "-MAKEFLAGS",
+            "OPT_GLOBAL=-O1",
+        ]
+        # the wheel's makefile leaves this one empty, and then larger designs do not compile
+        options += ["-MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include", *_include_folders(sources)]
+        return _call([program, *options, "--top-module", top, "--Mdir", build, "-o", "sim", *sources], env)
 
-    def command(self, build: Path) -> list[str]:
-        return [str(build / "sim")]
+    def command(self, executable: Path) -> list[str]:
+        return [str(executable)]
 
 
 SIMULATORS: dict[str, Simulator] = {simulator.name: simulator for simulator in (Verilator(), Icarus())}
@@ -164,16 +179,21 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
         raise QexportError(f"dut: {dut} does not exist or is no file")
     slug = manifest.layer.slug
     sources = [folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", folder / "dut.sv" if dut is None else dut]
+    recorded = {file.path: file.sha256 for file in manifest.bench}
     for source in sources:
         if not source.is_file():
             raise CheckFailed(f"{source} is missing; dump the set again")
-    build = _build(simulator, [source.resolve() for source in sources], f"tb_{slug}")
+    for source in sources[:2]:
+        if sha256(source.read_bytes()) != recorded.get(source.name):
+            raise CheckFailed(f"{source} was changed since the dump; dump the set again")
     nonce = secrets.token_hex(8)
-    arguments = [f"+dir={folder.resolve()}", f"+nonce={nonce}"]
-    with tempfile.TemporaryDirectory(prefix="qexport-run-") as scratch:
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        executable = _build(simulator, [source.resolve() for source in sources], f"tb_{slug}", Path(scratch))
+        # a relative name, because Icarus opens no path with letters beyond ASCII
+        (Path(scratch) / "set").symlink_to(folder.resolve())
         try:
             run = subprocess.run(
-                [*simulator.command(build), *arguments],
+                [*simulator.command(executable), "+dir=set", f"+nonce={nonce}"],
                 capture_output=True, text=True, errors="replace", cwd=scratch, timeout=WALL_LIMIT, check=False,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -218,28 +238,25 @@ def _cache() -> Path:
     return cache
 
 
-def _build(simulator: Simulator, sources: Sequence[Path], top: str) -> Path:
-    """The folder of a build of these sources, made once for each content and simulator version."""
-    key = hashlib.sha256(f"{simulator.name} {simulator.version()} {top}".encode())
-    for source in sources:
-        key.update(hashlib.sha256(source.read_bytes()).digest())
-    build = _cache() / key.hexdigest()[:32]
-    if build.is_dir():
-        return build
-    fresh = Path(tempfile.mkdtemp(prefix="building-", dir=build.parent))
-    try:
-        done = simulator.compile(sources, top, fresh)
-        if done.returncode != 0:
-            errors = re.findall(
-                r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE
-            )
-            shown = "\n".join(errors[:SHOWN_LINES]) or (done.stderr or done.stdout).strip()
-            raise QexportError(f"simulate: {simulator.name} does not compile the sources:\n{shown}")
-        try:
-            fresh.rename(build)
-        except OSError:  # another run built the same in the meantime
-            if not build.is_dir():
-                raise
-    finally:
-        shutil.rmtree(fresh, ignore_errors=True)
-    return build
+def _build(simulator: Simulator, sources: Sequence[Path], top: str, scratch: Path) -> Path:
+    """The executable of these sources, kept for each content and simulator version.
+
+    Sources that include others are built anew each time, in `scratch`.
+    """
+    texts = [source.read_bytes() for source in sources]
+    key = sha256("\n".join([simulator.name, simulator.version(), top, *map(sha256, texts)]).encode())
+    kept = None if any(b"`include" in text for text in texts) else _cache() / key
+    if kept is not None and kept.is_file():
+        return kept
+    build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces
+    build.mkdir()
+    done = simulator.compile(sources, top, build)
+    if done.returncode != 0:
+        errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)
+        shown = "; ".join(errors[:SHOWN_ERRORS]) or " ".join((done.stderr or done.stdout).split())
+        raise QexportError(f"simulate: {simulator.name} does not compile the sources; correct them: {shown}")
+    if kept is None:
+        return build / "sim"
+    with tempfile.TemporaryDirectory(prefix="new-", dir=kept.parent) as staging:
+        shutil.copy2(build / "sim", Path(staging) / "sim").replace(kept)
+    return kept

@@ -1,0 +1,396 @@
+"""The self-checking bench passes on what is right, names the place of what is wrong, and fails closed."""
+
+import json
+import os
+import re
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qexport.errors import CheckFailed, QexportError
+from qexport.golden import Golden
+from qexport.simulate import simulate
+from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.sim.conftest import copied, edited, ragged_capture, state, tiny_capture
+
+SetOf = Callable[[str], Path]
+on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)  # where Verilator would need a build more
+
+
+def failure(folder: Path, simulator: str, dut: Path | None = None) -> list[str]:
+    """The lines of the failed check that simulating the set ends with."""
+    with pytest.raises(CheckFailed) as caught:
+        simulate(folder, simulator, dut)
+    return str(caught.value).splitlines()
+
+
+# --- what is right --------------------------------------------------------------------------------------------------
+
+
+def test_default_layer_passes_with_every_value_compared(simulator: str, set_of: SetOf) -> None:
+    verdict = simulate(set_of("default"), simulator)
+    assert (verdict.simulator, verdict.checks) == (simulator, 8 * (2 * 9 * 36 + 2 * 16 + 2 * 16))
+
+
+def test_ragged_layer_with_groups_stride_padding_dilation_and_bias_passes(simulator: str, ragged_set: Path) -> None:
+    words = 2 * 2 * (2 * 3 * 2 * 7 * 8) + 2 * (2 * 2 * 2 * 4)  # psum; accumulator and relu
+    assert simulate(ragged_set, simulator).checks == 8 * words
+
+
+@on_icarus
+@pytest.mark.parametrize(
+    "facts",
+    [
+        {"groups": 8},
+        {"kind": "linear", "plane": (1, 1), "kernel": (1, 1), "padding": (0, 0, 0, 0), "in_channels": 10},
+        {"weight_bits": 1, "weight_signed": False, "input_bits": 1, "out_channels": 1},
+        {"weight_bits": 8, "input_signed": True, "weight_signed": False, "bias": True},
+    ],
+    ids=["depthwise", "linear", "one bit", "unsigned weights"],
+)
+def test_other_layers_pass(simulator: str, facts: dict[str, object], tmp_path: Path) -> None:
+    folder = checked_dump(make_capture(images=1, **facts), "default", tmp_path)  # type: ignore[arg-type]
+    assert simulate(folder, simulator).checks > 0
+
+
+def test_set_and_builds_may_lie_in_folders_with_spaces_and_other_letters(
+    simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "Ablage für Übersetztes"))
+    folder = checked_dump(tiny_capture("spaced"), "default", tmp_path / "Größe der Sätze")
+    assert simulate(folder, simulator).checks == 96
+
+
+def test_relative_paths_work_and_nothing_is_written_into_set_or_working_directory(
+    simulator: str, set_of: SetOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = state(set_of("default"))
+    monkeypatch.chdir(tmp_path)
+    folder = Path(os.path.relpath(set_of("default")))
+    assert simulate(folder, simulator, folder / "dut.sv").checks == 5696
+    assert list(tmp_path.iterdir()) == []
+    assert state(set_of("default")) == before
+
+
+# --- one wrong word -------------------------------------------------------------------------------------------------
+
+WRONG_VALUE = re.compile(
+    r"FAIL memory=(?P<memory>\w+) file=\S+ line=\d+ lane=\d+ (?P<index>.*) got=(?P<got>-?\d+) want=(?P<want>-?\d+)"
+)
+
+
+def complement(path: Path, line: int, lane: int, bits: int) -> None:
+    """Invert all bits of one lane of a word, so that its code v becomes -1 - v."""
+    lines = path.read_text().splitlines()
+    digits = len(lines[line - 1])
+    word = int(lines[line - 1], 16) ^ (((1 << bits) - 1) << (digits * 4 - (lane + 1) * bits))
+    lines[line - 1] = f"{word:0{digits}x}"
+    path.write_text("\n".join(lines) + "\n")
+
+
+# memory -> tensor index by axis name, its address axes with their sizes in the ragged set, output channel 11 being
+# column 3 of tile 1
+EXPECTED_WORDS = {
+    "psum": (
+        (1, 1, 2, 0, 11, 5, 3),
+        "n=1 oc=11 it=1 kh=2 kw=0 py=5 px=3",
+        (1, 1, 1, 2, 0, 5, 3),
+        (2, 2, 2, 3, 2, 7, 8),
+    ),
+    "accumulator": ((1, 11, 1, 2), "n=1 oc=11 oy=1 ox=2", (1, 1, 1, 2), (2, 2, 2, 4)),
+    "relu": ((1, 11, 0, 3), "n=1 oc=11 oy=0 ox=3", (1, 1, 0, 3), (2, 2, 2, 4)),
+}
+
+
+@pytest.mark.parametrize("memory", EXPECTED_WORDS)
+def test_wrong_expected_word_is_the_only_place_named(
+    simulator: str, memory: str, ragged_set: Path, tmp_path: Path
+) -> None:
+    index, text, address, sizes = EXPECTED_WORDS[memory]
+    line, lane = int(np.ravel_multi_index(address, sizes)) + 1, 7 - 3
+    true = int(Golden(ragged_capture(), 8).tensor(memory).values[index])
+    folder = copied(ragged_set, tmp_path / "set")
+    complement(folder / f"{memory}.hex", line, lane, 16)
+    place = f"file={memory}.hex line={line} lane={lane} {text}"
+    assert failure(folder, simulator)[1:] == [
+        f"FAIL memory={memory} {place} got={true} want={-1 - true}",
+        "FAIL errors=1 checks=22016 of 22016",
+    ]
+
+
+def check_wrong_values(lines: list[str], right: Golden, wrong: Golden) -> list[tuple[str, dict[str, int]]]:
+    """Every named value is what the changed codes give, and their number too; returns memory and index of each."""
+    named = []
+    for match in filter(None, map(WRONG_VALUE.fullmatch, lines)):
+        index = {axis: int(value) for axis, value in (part.split("=") for part in match["index"].split())}
+        axes = ("n", "it", "kh", "kw", "oc", "py", "px") if match["memory"] == "psum" else ("n", "oc", "oy", "ox")
+        at = tuple(index[axis] for axis in axes)
+        got, want = (int(golden.tensor(match["memory"]).values[at]) for golden in (wrong, right))
+        assert (int(match["got"]), int(match["want"])) == (got, want)
+        named.append((match["memory"], index))
+    differing = sum(
+        int((right.tensor(m).values != wrong.tensor(m).values).sum()) for m in ("psum", "accumulator", "relu")
+    )
+    assert lines[-1] == f"FAIL errors={differing} checks=22016 of 22016"
+    assert {memory for memory, _ in named} == {"psum", "accumulator", "relu"}
+    return named
+
+
+def test_wrong_weight_word_shows_at_its_channel_tap_and_tile_only(
+    simulator: str, ragged_set: Path, tmp_path: Path
+) -> None:
+    folder, capture = copied(ragged_set, tmp_path / "set"), ragged_capture()
+    # oc 9 is column 1 of tile 1, ic 9 of its group is row 1 of tile 1
+    line = int(np.ravel_multi_index((1, 1, 2, 1, 1), (2, 2, 3, 2, 8))) + 1
+    complement(folder / "weight.hex", line, 7 - 1, 4)
+    weight = capture.weight.copy()
+    weight[9, 9, 2, 1] = -1 - weight[9, 9, 2, 1]
+    named = check_wrong_values(
+        failure(folder, simulator), Golden(capture, 8), Golden(replace(capture, weight=weight), 8)
+    )
+    for memory, index in named:
+        assert index["oc"] == 9
+        assert memory != "psum" or (index["it"], index["kh"], index["kw"]) == (1, 2, 1)
+
+
+def test_wrong_input_word_shows_at_its_image_and_padded_position_only(
+    simulator: str, ragged_set: Path, tmp_path: Path
+) -> None:
+    folder, capture = copied(ragged_set, tmp_path / "set"), ragged_capture()
+    # ic 13 is row 5 of word 1, and channel 3 of group 1, which has output channels 6..11
+    line = int(np.ravel_multi_index((1, 1, 3, 2), (2, 3, 6, 5))) + 1
+    complement(folder / "input.hex", line, 7 - 5, 4)
+    codes = capture.input.copy()
+    codes[1, 13, 3, 2] = -1 - codes[1, 13, 3, 2]
+    named = check_wrong_values(failure(folder, simulator), Golden(capture, 8), Golden(replace(capture, input=codes), 8))
+    for memory, index in named:
+        assert index["n"] == 1
+        assert index["oc"] >= 6
+        assert memory != "psum" or (index["it"], index["py"], index["px"]) == (0, 3 + 1, 2 + 2)
+
+
+# --- unusable files -------------------------------------------------------------------------------------------------
+
+
+def in_line_3(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
+    def apply(data: bytes) -> bytes:
+        lines = data.split(b"\n")
+        lines[2] = change(lines[2])
+        return b"\n".join(lines)
+
+    return apply
+
+
+# what is done to the file -> what the bench says, {w} words of {d} digits being right
+NO_DIGIT = "line=3 has a character that is no digit"
+FILE_FAULTS: dict[str, tuple[Callable[[bytes], bytes] | None, str]] = {
+    "missing": (None, "line=0 cannot be opened"),
+    "empty": (lambda data: b"", "line=1 has 0 words, needs {w}"),
+    "one word short": (lambda data: data[: data.rindex(b"\n", 0, -1) + 1], "line={w} has {w_less} words, needs {w}"),
+    "one word long": (
+        lambda data: data + data[data.rindex(b"\n", 0, -1) + 1 :], "line={w_after} has {w_more} words, needs {w}",
+    ),
+    "one digit more": (in_line_3(lambda word: b"0" + word), "line=3 has a word of {d_more} digits, needs {d}"),
+    "one digit less": (in_line_3(lambda word: word[1:]), "line=3 has a word of {d_less} digits, needs {d}"),
+    "blank line": (in_line_3(lambda word: b"\n" + word), "line=3 has a word of 0 digits, needs {d}"),
+    "junk digit": (in_line_3(lambda word: b"g" + word[1:]), NO_DIGIT),
+    "X digit": (in_line_3(lambda word: b"x" + word[1:]), NO_DIGIT),
+    "Z digit": (in_line_3(lambda word: word[:-1] + b"z"), NO_DIGIT),
+    "upper case": (in_line_3(lambda word: b"A" + word[1:]), NO_DIGIT),
+    "underscore": (in_line_3(lambda word: word[:1] + b"_" + word[1:]), NO_DIGIT),
+    "carriage return": (in_line_3(lambda word: word + b"\r"), NO_DIGIT),
+    "comment": (in_line_3(lambda word: word + b" // a comment"), NO_DIGIT),
+    "byte 255": (in_line_3(lambda word: b"\xff" + word[1:]), NO_DIGIT),
+    "address": (in_line_3(lambda word: b"@0\n" + word), NO_DIGIT),
+    "header line": (lambda data: b"#header#\n" + data, "line=1 has a character that is no digit"),
+    "no final line end": (lambda data: data[:-1], "line={w} ends without a line end"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("file", ["weight.hex", "psum.hex"])
+@pytest.mark.parametrize("fault", FILE_FAULTS)
+def test_unusable_file_is_named_and_nothing_is_driven(
+    simulator: str, fault: str, file: str, set_of: SetOf, tmp_path: Path
+) -> None:
+    change, message = FILE_FAULTS[fault]
+    folder = copied(set_of("default"), tmp_path / "set")
+    data = (folder / file).read_bytes()
+    if change is None:
+        (folder / file).unlink()
+    else:
+        (folder / file).write_bytes(change(data))
+    w, d = data.count(b"\n"), data.index(b"\n")
+    text = message.format(w=w, w_less=w - 1, w_more=w + 1, w_after=w + 2, d=d, d_less=d - 1, d_more=d + 1)
+    assert failure(folder, simulator)[1:] == [
+        f"FAIL file={file} {text}",
+        "FAIL 1 of the memory files cannot be used; nothing was driven",
+    ]
+
+
+# --- designs --------------------------------------------------------------------------------------------------------
+
+Edits = list[tuple[str, str]]
+PSUM, OUT, END = "tick(1'b1, 1'b0);", "tick(1'b0, 1'b1);", "endmodule"
+WRONG: Edits = [("relu_data <= relu_word;", "relu_data <= ~relu_word;")]
+READ_NONCE = 'string said;\n  integer found;\n  initial found = $value$plusargs("nonce=%s", said);\n'
+FORGED_END = 'always @(posedge clk) if (done === 1\'b1) begin $display("PASS checks=96 nonce=%0s", said); $finish; end'
+FORGED_FINAL = 'final $display("PASS checks=96 nonce=%0s", said);'
+
+
+def at_end(text: str) -> Edits:
+    return [(END, f"  {text}\n{END}")]
+
+
+# what is done to the set's dut.sv -> what the failure says
+DUT_FAULTS: dict[str, tuple[Edits, str]] = {
+    "wrong results": (WRONG, "FAIL errors=32 checks=96 of 96"),
+    "own PASS with a wrong nonce": (
+        at_end('initial begin $display("PASS checks=96 nonce=0123456789abcdef"); $finish; end'),
+        "ended without a verdict (exit status 0",
+    ),
+    "own PASS without a nonce": (
+        at_end('initial begin $display("PASS checks=96"); $finish; end'),
+        "ended without a verdict (exit status 0, last line: PASS checks=96)",
+    ),
+    "silent $finish": (at_end("initial $finish;"), "ended without a verdict (exit status 0, last line: nothing)"),
+    "$stop": (at_end("initial #20 $stop;"), "ended without a verdict (exit status 1"),
+    "forged PASS after FAIL": (WRONG + at_end(READ_NONCE + FORGED_END), "FAIL memory=relu file=relu.hex line=1 lane=0"),
+    "forged PASS at the end after FAIL": (WRONG + at_end(READ_NONCE + FORGED_FINAL), "FAIL errors=32 checks=96 of 96"),
+    "forged PASS beside the bench's": (at_end(READ_NONCE + FORGED_FINAL), "needs one PASS of 96 checks"),
+    "own FAIL beside the bench's PASS": (at_end('final $display("FAIL overflow in my adder");'), "FAIL overflow in my"),
+    "never done": ([("done <= 1;", "done <= 0;")], "cycles; 96 of 96 values were compared"),
+    "X in results": (
+        [("accumulator_data <= accumulator_word;", "accumulator_data <= 'x;")],
+        "FAIL memory=accumulator file=accumulator.hex line=1 lane=0 n=0 oc=7 oy=0 ox=0 got=x want=",
+    ),
+    "X in one bit of psum": (
+        [("psum_data <= psum_word;", "psum_data <= psum_word ^ {127'b0, 1'bx};")],
+        "lane=7 n=0 oc=0 it=0 kh=0 kw=0 py=0 px=0 got=X want=",
+    ),
+    "X on valid": ([("psum_valid <= psum_now;", "psum_valid <= psum_now ? 1'bx : 1'b0;")], "done of the dut is X"),
+    "X on done": ([("done <= 1;", "done <= 1'bx;")], "psum_valid, out_valid or done of the dut is X"),
+    "X in an address": ([("out_addr <= (", "out_addr <= 'x & (")], "FAIL memory=relu address=X is outside 0..3"),
+    "undriven results": ([("relu_data <= relu_word;", "")], "got=x want="),
+    "psum twice": ([(PSUM, PSUM + PSUM)], "FAIL memory=psum file=psum.hex line=4 was delivered twice"),
+    "result twice": ([(OUT, OUT + OUT)], "FAIL memory=relu file=relu.hex line=4 was delivered twice"),
+    "psum omitted": (
+        [(PSUM, "tick(px == 0 || py == 1, 1'b0);")],
+        "FAIL memory=psum file=psum.hex line=2 was not delivered\nFAIL memory=psum 1 of 4 words were not delivered",
+    ),
+    "result omitted": (
+        [(OUT, "tick(1'b0, ox == 0 || oy == 0);")],
+        "FAIL memory=relu file=relu.hex line=4 was not delivered\nFAIL memory=relu 1 of 4 words were not delivered",
+    ),
+    "no results at all": ([(PSUM, ""), (OUT, "")], "FAIL errors=12 checks=0 of 96"),
+    "done at once": ([("done <= 0;", "done <= 1;")], "FAIL errors=12 checks=0 of 96"),
+    "result out of range": ([("out_addr <= (", "out_addr <= 4 + (")], "FAIL memory=relu address=4 is outside 0..3"),
+    "psum out of range": ([("psum_addr <= (", "psum_addr <= -1 - (")], "address=4294967295 is outside 0..3"),
+    "read out of range": ([("weight_addr = (", "weight_addr = 8 + (")], "weight_addr=8 is outside 0..7"),
+    "last image dropped": ([("n < N;", "n < N - 1;")], "FAIL memory=psum 4 of 4 words were not delivered"),
+    "activations signed": ([("{{64-INPUT_BITS{1'b0}}", "{{64-INPUT_BITS{input_lane[3]}}")], "FAIL memory=psum"),
+}
+ON_VERILATOR = ("own PASS with a wrong nonce", "forged PASS after FAIL")
+
+
+@pytest.mark.parametrize(
+    ("simulator", "fault"),
+    [("icarus", fault) for fault in DUT_FAULTS] + [("verilator", fault) for fault in ON_VERILATOR],
+    indirect=["simulator"],
+)
+def test_faulty_design_never_passes(simulator: str, fault: str, tiny_set: Path, tmp_path: Path) -> None:
+    edits, said = DUT_FAULTS[fault]
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", edits)
+    assert said in "\n".join(failure(tiny_set, simulator, dut))
+
+
+def test_design_that_does_not_compile_is_named_with_its_line(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("psum_data <= psum_word;", "psum_data <= <= psum_word;")])
+    line = dut.read_text().split("<= <=")[0].count("\n") + 1
+    with pytest.raises(QexportError, match=re.escape(f"{dut}:{line}:")) as caught:
+        simulate(tiny_set, simulator, dut)
+    assert caught.value.exit_code == 2
+
+
+def test_file_without_a_module_dut_does_not_compile(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("module dut (", "module mine (")])
+    with pytest.raises(QexportError, match=r"tb_tiny\.sv:\d+.*dut") as caught:
+        simulate(tiny_set, simulator, dut)
+    assert caught.value.exit_code == 2
+
+
+@on_icarus
+def test_loop_that_takes_no_time_is_ended(
+    simulator: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("qexport.simulate.WALL_LIMIT", 2)
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("done <= 1;", "while (1) r = r + 1;")])
+    assert "no end after 2 s" in failure(tiny_set, simulator, dut)[0]
+
+
+@on_icarus
+def test_change_in_a_file_that_the_design_includes_is_seen(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    part = tmp_path / "part.vh"
+    part.write_text("relu_data <= relu_word;")
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("relu_data <= relu_word;", f'`include "{part}"\n')])
+    assert simulate(tiny_set, simulator, dut).checks == 96
+    part.write_text("relu_data <= ~relu_word;")
+    assert failure(tiny_set, simulator, dut)[-1] == "FAIL errors=32 checks=96 of 96"
+
+
+@on_icarus
+@pytest.mark.parametrize("file", ["tb_tiny.sv", "tiny_pkg.sv"])
+def test_changed_bench_is_not_trusted(simulator: str, file: str, tiny_set: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    (folder / file).write_text((folder / file).read_text().replace("g !== w", "g === 16'bx") + "// mine\n")
+    assert file in failure(folder, simulator)[0]
+
+
+# --- the command line -----------------------------------------------------------------------------------------------
+
+
+def test_simulate_reports_what_was_compared(simulator: str, set_of: SetOf) -> None:
+    folder = set_of("default")
+    result = cli("simulate", folder, "--simulator", simulator)
+    assert result.exit_code == 0, result.output
+    assert f"PASS, 5696 values compared by {simulator} " in result.stdout
+    said = json.loads(cli("simulate", folder, "--simulator", simulator, "--json").stdout)
+    version = said["sets"][0].pop("version")
+    assert version[0].isdigit()
+    assert said == {
+        "ok": True,
+        "sets": [{"set": str(folder), "result": "PASS", "checks": 5696, "simulator": simulator}],
+    }
+
+
+def test_every_set_of_a_folder_is_judged_and_one_failure_gives_exit_code_1(
+    simulator: str, set_of: SetOf, tmp_path: Path
+) -> None:
+    copied(set_of("default"), tmp_path / "b")
+    complement(copied(set_of("default"), tmp_path / "a") / "relu.hex", 1, 0, 16)
+    result = cli("simulate", tmp_path, "--simulator", simulator)
+    assert result.exit_code == 1, result.output
+    assert "FAIL memory=relu file=relu.hex line=1 lane=0 n=0 oc=7 oy=0 ox=0 got=" in result.stderr
+    result = cli("simulate", tmp_path, "--simulator", simulator, "--json")
+    assert result.exit_code == 1
+    said = json.loads(result.stdout)
+    assert not said["ok"]
+    assert {Path(one["set"]).name: one["result"] for one in said["sets"]} == {"a": "FAIL", "b": "PASS"}
+
+
+def test_what_cannot_be_simulated_gives_exit_code_2_and_one_line(simulator: str, set_of: SetOf, tmp_path: Path) -> None:
+    simulate_it = ("simulate", "--simulator", simulator)
+    fails(cli(*simulate_it, set_of("ws8x8")), "'ws8x8'", "a stub and no self-checking bench", "--layout default")
+    fails(cli(*simulate_it, tmp_path / "none"), str(tmp_path / "none"), "is no folder")
+    fails(cli(*simulate_it, tmp_path), str(tmp_path), "has no manifest.json")
+    fails(cli(*simulate_it, set_of("default"), "--dut", tmp_path / "my.sv"), f"{tmp_path / 'my.sv'} does not exist")
+    (tmp_path / "my.sv").write_text("module dut;\n  wire = 1;\nendmodule\n")
+    fails(cli(*simulate_it, set_of("default"), "--dut", tmp_path / "my.sv"), f"{tmp_path / 'my.sv'}:2:", "error")
+
+
+def test_missing_bench_file_gives_exit_code_1(simulator: str, set_of: SetOf, tmp_path: Path) -> None:
+    folder = copied(set_of("default"), tmp_path / "set")
+    (folder / "tb_features_33.sv").unlink()
+    fails(cli("simulate", folder, "--simulator", simulator), "tb_features_33.sv is missing", code=1)

