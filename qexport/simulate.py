@@ -65,7 +65,7 @@ class Icarus:
         return first.removeprefix("Icarus Verilog version ").split(" (")[0]
 
     def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
-        options = ["-g2012", "-Wall", *_include_folders(sources), "-s", top, "-o", build / "sim"]
+        options = ["-g2012", "-Wall", *_include_folders(sources), "-s", top, "-o", str(build / "sim")]
         return _call([self._program() or "iverilog", *options, *sources])
 
     def command(self, executable: Path) -> list[str]:
@@ -112,19 +112,10 @@ class Verilator:
 
     def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
         program, env = self._found()
-        options = [
-            "--binary",
-            "--timing",
-            "-Wno-fatal",
-            "-j",
-            "2",
-            "-CFLAGS",
-            "-std=c++20",
-            "-MAKEFLAGS",
-            "OPT_GLOBAL=-O1",
-        ]
-        # the wheel's makefile leaves this one empty, and then larger designs do not compile
-        options += ["-MAKEFLAGS", "CFG_CXXFLAGS_PCH_I=-include", *_include_folders(sources)]
+        options = ["--binary", "--timing", "-Wno-fatal", "-j", "2", "-CFLAGS", "-std=c++20"]
+        # the wheel's makefile leaves CFG_CXXFLAGS_PCH_I empty, and then larger designs do not compile
+        make = "CFG_CXXFLAGS_PCH_I=-include OPT_GLOBAL=-O1"
+        options += ["-MAKEFLAGS", make, *_include_folders(sources)]
         return _call([program, *options, "--top-module", top, "--Mdir", build, "-o", "sim", *sources], env)
 
     def command(self, executable: Path) -> list[str]:
@@ -258,5 +249,5 @@ def _build(simulator: Simulator, sources: Sequence[Path], top: str, scratch: Pat
     if kept is None:
         return build / "sim"
     with tempfile.TemporaryDirectory(prefix="new-", dir=kept.parent) as staging:
-        shutil.copy2(build / "sim", Path(staging) / "sim").replace(kept)
+        Path(shutil.copy2(build / "sim", staging)).replace(kept)
     return kept

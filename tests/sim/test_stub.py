@@ -86,7 +86,7 @@ def stubs(stub_sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
             if layout == "mixed":
                 source = edited(source, build.parent / source.name, PRINT_ALL)
             built = SIMULATORS[simulator].compile([package, source], source.stem, build)
-            made[layout, simulator] = Stub(folder, SIMULATORS[simulator].command(build), built)
+            made[layout, simulator] = Stub(folder, SIMULATORS[simulator].command(build / "sim"), built)
         stub = made[layout, simulator]
         assert stub.built.returncode == 0, stub.built.stdout + stub.built.stderr
         return stub
