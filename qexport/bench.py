@@ -146,7 +146,7 @@ def render_bench(
     names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
-        raise QexportError(f"layout: the memories' names give the constant {twice[0]} twice; rename one of them")
+        raise QexportError(f"layout: names of axes and memories give the constant {twice[0]} twice; rename one of them")
     formats = {entry.name: entry for entry in memories}
     package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
     context: dict[str, Any] = {
@@ -160,11 +160,10 @@ def render_bench(
         "compared": compared,
         "constants": constants,
         "has_bias": "bias" in [m.name for m in driven],
-        "has_dut": benched,
+        "benched": benched,
         "weight_signed": benched and formats["weight"].signed,
         "input_signed": benched and formats["input"].signed,
         "fixed_sources": [package, source],
-        "sources": [package, source, *(["dut.sv"] if benched else [])],
         "verdict": f"PASS checks={checks}" if benched else f"LOADED words={words}",
     }
     rendered = {
@@ -215,18 +214,19 @@ def _constants(
                           ("relu", ("N", None, "OY", "OX")), ("accumulator", ("N", None, "OY", "OX"))):  # fmt: skip
         planes |= {name: size for name, size in zip(names, shapes.get(tensor, ()), strict=False) if name}
     groups.append(Constants("images and planes", tuple(sorted(planes.items()))))
-    sizes = {name.upper(): size for name, size in array.items()}
-    for entry in memories:
+    tiles: dict[str, dict[str, int]] = {}  # axis -> memory -> size
+    for entry, m in zip(memories, entries, strict=True):
         tiling = entry.tiling(array)
-        for split in tiling.order.splits:
-            if split.names != split.joined:
-                sizes |= {name.upper(): tiling.sizes[name] for name in split.names}
-        if entry.tensor == "psum":
-            sizes["IT"] = entry.shape[1]
-    taken = {name for group in groups for name, _ in group.numbers}
-    groups.append(
-        Constants("the array and its tiles", tuple((k, v) for k, v in sorted(sizes.items()) if k not in taken))
-    )
+        axes = [name for split in tiling.order.splits if split.names != split.joined for name in split.names]
+        for axis in [*axes, *(["it"] if entry.tensor == "psum" else [])]:
+            tiles.setdefault(axis.upper(), {})[m.const] = tiling.sizes[axis]
+    sizes: dict[str, int] = {}
+    for axis, by_memory in sorted(tiles.items()):
+        if len(set(by_memory.values())) == 1:
+            sizes[axis] = next(iter(by_memory.values()))
+        else:  # such as input tiles of all channels and of one group
+            sizes |= {f"{const}_{axis}": size for const, size in by_memory.items()}
+    groups.append(Constants("the array and its tiles", tuple(sizes.items())))
     for m in entries:
         numbers = {
             "FILES": len(m.files), "WORDS": m.words, "LANES": m.lanes, "BITS": m.bits, "WORD_BITS": m.word_bits,

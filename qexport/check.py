@@ -1,10 +1,11 @@
-"""Disk -> decode -> compare: whether a set still says what was proven when it was written."""
+"""Disk -> decode -> compare: whether a set still says what was proven, and what one word of it holds."""
 
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import bitstring
 import numpy as np
 
 from qexport.errors import CheckFailed, QexportError
@@ -12,15 +13,14 @@ from qexport.formats import FORMATS, FileFault
 from qexport.golden import Golden, check_reference
 from qexport.intformat import Int64
 from qexport.layer import LayerCapture
-from qexport.layout import Memory, Tiling, describe_index
+from qexport.layout import MANIFEST, SUMS, Memory, Tiling, describe_index
 from qexport.manifest import (
-    MANIFEST,
-    SUMS,
     Manifest,
     MemoryEntry,
     accumulator_format,
     golden_info,
     read_manifest,
+    set_entries,
     sha256,
     sums_text,
 )
@@ -61,14 +61,15 @@ def verify(folder: Path) -> tuple[Manifest | None, list[Fault]]:
 
 def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
     named = manifest.named_files()
-    found = {path.relative_to(folder).as_posix(): path for path in sorted(folder.rglob("*")) if _counts(path)}
-    present = {name: path for name, path in found.items() if name not in named or path.is_file()}
+    present = {name: path for name, path in set_entries(folder).items() if name not in named or path.is_file()}
     for path in sorted(set(named) - set(present)):
         yield Fault(path, "is missing")
     for path in sorted(set(present) - set(named) - {MANIFEST, SUMS}):
         yield Fault(path, "is not named by the manifest")
     changed = {path for path in named if path in present and sha256(present[path].read_bytes()) != named[path]}
     yield from _sums_faults(folder, manifest)
+    if manifest.to_bytes() != (folder / MANIFEST).read_bytes():
+        yield Fault(MANIFEST, "lacks keys or is not written as the contract says (sorted keys, two-space indent)")
 
     capture = None
     if manifest.capture.path in present and manifest.capture.path not in changed:
@@ -89,11 +90,6 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
                 yield fault
     for path in sorted(changed - explained):
         yield Fault(path, f"SHA-256 differs from {MANIFEST}")
-
-
-def _counts(path: Path) -> bool:
-    """Whether a path is an entry of the set in its own right: no folder that only holds others."""
-    return path.is_symlink() or not path.is_dir() or not any(path.iterdir())
 
 
 def _sums_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
@@ -203,3 +199,64 @@ def _file_faults(
     for word, lane in zip(*np.nonzero(got != want), strict=True):
         line = skipped + 1 + int(word)
         yield fault(f"holds {int(got[word, lane])}; the golden is {int(want[word, lane])}", line, int(lane))
+
+
+@dataclass(frozen=True)
+class Lane:
+    """One element of a word: its tensor index (None for fill), the code, the bits, and what is stored."""
+
+    lane: int
+    index: dict[str, int] | None
+    code: int
+    bits: str
+    stored: int
+
+
+@dataclass(frozen=True)
+class Word:
+    """One line of a memory file; a header line has no lanes."""
+
+    file: str
+    line: int
+    text: str
+    memory: str
+    tensor: str
+    header: bool
+    lanes: tuple[Lane, ...]
+
+
+def dissect(folder: Path, manifest: Manifest, path: str, line: int) -> Word:
+    """What line `line` (from 1) of the memory file `path` holds.
+
+    Raises CheckFailed when the file is missing or broken, QexportError when it has no such line.
+    """
+    found = manifest.memory_of(path)
+    assert found is not None
+    entry, number = found
+    tiling, fmt, skipped = entry.tiling(manifest.array), entry.element, len(entry.header)
+    file = folder / path
+    if not file.is_file():
+        raise CheckFailed(f"{file} is missing; dump the set again")
+    data = file.read_bytes()
+    try:
+        words = FORMATS[entry.radix].read(data, tiling.lanes, fmt, entry.header)
+    except FileFault as fault:
+        raise CheckFailed(f"{file}:{fault.line}: {fault}; dump the set again") from None
+    if len(words) != tiling.words:
+        raise CheckFailed(f"{file} has {len(words)} words, needs {tiling.words}; dump the set again")
+    if line > skipped + len(words):
+        raise QexportError(f"place: {file} has {skipped + len(words)} lines; there is no line {line}")
+    text = data.split(b"\n")[line - 1].decode(errors="replace")
+    if line <= skipped:
+        return Word(str(file), line, text, entry.name, entry.tensor, True, ())
+    kind = "int" if fmt.signed else "uint"
+    if entry.radix == "dec":
+        word = bitstring.Bits().join(bitstring.Bits(f"{kind}{fmt.bits}={code}") for code in text.split())
+    else:
+        word = bitstring.Bits(f"{'0x' if entry.radix == 'hex' else '0b'}{text}")[-entry.word_bits :]
+    lanes = []
+    for lane, bits in enumerate(word.cut(fmt.bits)):
+        stored = getattr(bits, kind)
+        origin = tiling.origin(number, line - 1 - skipped, lane)
+        lanes.append(Lane(lane, origin, stored - entry.offset, bits.bin, stored))
+    return Word(str(file), line, text, entry.name, entry.tensor, False, tuple(lanes))

@@ -4,12 +4,13 @@ import importlib.util
 import json
 import math
 import os
+import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, NoReturn
 
-import bitstring
 import click
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
@@ -17,10 +18,9 @@ from rich.markup import escape
 from rich.table import Table
 
 from qexport import __version__
-from qexport.check import verify
+from qexport.check import Fault, dissect, verify
 from qexport.errors import CheckFailed, QexportError
 from qexport.export import dump
-from qexport.formats import FORMATS, FileFault
 from qexport.golden import MEAN_BAR, Golden, accumulator_bounds
 from qexport.intformat import IntFormat
 from qexport.layer import AXES, ConvGeometry, Formats, LayerCapture
@@ -210,14 +210,13 @@ def _capture_from_network(
     return taken.capture
 
 
-class _Indices(click.ParamType[list[int]]):
-    name = "I,J,..."
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
-        parts = str(value).split(",")
-        if not all(part.strip().isdecimal() for part in parts):
-            self.fail(f"'{value}' is no list of picture indices such as 3,17", param, ctx)
-        return [int(part) for part in parts]
+def _read_indices(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    parts = value.split(",")
+    if not all(re.fullmatch(r" *[0-9]{1,9} *", part) for part in parts):
+        raise click.BadParameter(f"'{value}' is no list of picture indices such as 3,17", ctx, param)
+    return [int(part) for part in parts]
 
 
 @main.command(name="dump")
@@ -226,7 +225,9 @@ class _Indices(click.ParamType[list[int]]):
 @_bits_options
 @click.option("--data", type=_path(), help="CIFAR-10; its test pictures. Default: the pictures that ship.")
 @click.option("--images", type=int, help="How many pictures, from the first on.  [default: 4]")
-@click.option("--indices", type=_Indices(), help="Which pictures, in the order of the data.")
+@click.option(
+    "--indices", metavar="I,J,...", callback=_read_indices, help="Which pictures, counted from 0 in the data's order."
+)
 @click.option("--capture", type=_path(), help="Instead of a network: a layer's codes, capture.safetensors.")
 @click.option("--layout", default="default", show_default=True, help="A preset's name or a layout file (TOML).")
 @click.option("--out", "folder", type=_path(), required=True, help="Folder for the set's folder, made when missing.")
@@ -276,7 +277,7 @@ def dump_command(
     result = {
         "set": str(done.folder),
         "unchanged": done.unchanged,
-        "files": len(manifest.named_files()) + 2,
+        "files": manifest.file_count,
         "golden": {"mean_abs": manifest.golden.mean_abs, "max_abs": manifest.golden.max_abs},
         "warnings": list(manifest.warnings),
     }
@@ -295,7 +296,7 @@ def dump_command(
             ("golden", _golden_text(manifest)),
             (
                 "set",
-                f"{done.folder} ({len(manifest.named_files()) + 2} files{', unchanged' if done.unchanged else ''})",
+                f"{done.folder} ({manifest.file_count} files{', unchanged' if done.unchanged else ''})",
             ),
         ]
         out.print(_pairs(rows))
@@ -314,13 +315,19 @@ def verify_command(folder: Path, as_json: bool) -> None:
     \b
     qexport verify vectors/features_33
     """
-    results = [(path, *verify(path)) for path in find_sets(folder)]
+    results: list[tuple[Path, Manifest | None, list[Fault]]] = []
+    unusable: dict[Path, QexportError] = {}
+    for path in find_sets(folder):
+        try:
+            results.append((path, *verify(path)))
+        except QexportError as error:
+            unusable[path] = error
     failed = [path for path, _, faults in results if faults]
 
     def show() -> None:
         for path, manifest, faults in results:
             if manifest and not faults:
-                out.print(f"{escape(str(path))}: ok, {len(manifest.named_files()) + 2} files; {_golden_text(manifest)}")
+                out.print(f"{escape(str(path))}: ok, {manifest.file_count} files; {_golden_text(manifest)}")
                 continue
             out.print(f"{escape(str(path))}: {len(faults)} fault(s)")
             for fault in faults[:SHOWN_FAULTS]:
@@ -328,10 +335,19 @@ def verify_command(folder: Path, as_json: bool) -> None:
             if len(faults) > SHOWN_FAULTS:
                 out.print(f"  ... and {len(faults) - SHOWN_FAULTS} more")
 
-    listed = [{"set": str(path), "faults": [fault.as_json() for fault in faults]} for path, _, faults in results]
-    _emit(as_json, {"ok": not failed, "sets": listed}, show)
+    listed: list[dict[str, Any]] = [
+        {"set": str(path), "faults": [fault.as_json() for fault in faults]} for path, _, faults in results
+    ]
+    listed += [{"set": str(path), "error": str(error)} for path, error in unusable.items()]
+    _emit(as_json, {"ok": not failed and not unusable, "sets": listed}, show)
     if failed:
-        raise CheckFailed(f"verify: {len(failed)} of {len(results)} set(s) failed: {', '.join(map(str, failed))}")
+        sets = ", ".join(map(str, failed))
+        raise CheckFailed(
+            f"verify: {len(failed)} of {len(results) + len(unusable)} set(s) failed: {sets}; "
+            "dump them again, or remove what does not belong there"
+        )
+    if unusable:
+        raise next(iter(unusable.values()))
 
 
 @main.command(name="simulate")
@@ -350,11 +366,11 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
     qexport simulate vectors/features_33 --simulator icarus --dut my_dut.sv
     """
     verdicts: list[Verdict] = []
-    failures: dict[Path, CheckFailed] = {}
+    failures: dict[Path, QexportError] = {}
     for path in find_sets(folder):
         try:
             verdicts.append(simulate(path, simulator, dut))
-        except CheckFailed as error:
+        except QexportError as error:
             failures[path] = error
 
     def show() -> None:
@@ -362,7 +378,7 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
             manifest = verdict.manifest
             rows = [
                 ("set", f"{verdict.set}, layer {_layer_text(manifest.layer)}"),
-                ("files", f"{len(manifest.named_files()) + 2} written, layout '{manifest.layout.name}'"),
+                ("files", f"{manifest.file_count} written, layout '{manifest.layout.name}'"),
                 ("golden", _golden_text(manifest)),
                 ("simulation", f"PASS, {verdict.checks} values compared by {verdict.simulator} {verdict.version}"),
             ]
@@ -372,10 +388,14 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
         {"set": str(v.set), "result": "PASS", "checks": v.checks, "simulator": v.simulator, "version": v.version}
         for v in verdicts
     ]
-    listed += [{"set": str(path), "result": "FAIL", "why": str(error)} for path, error in failures.items()]
+    listed += [
+        {"set": str(path), "result": "FAIL" if isinstance(error, CheckFailed) else "NOT RUN", "why": str(error)}
+        for path, error in failures.items()
+    ]
     _emit(as_json, {"ok": not failures, "sets": listed}, show)
     if failures:
-        raise CheckFailed("\n".join(map(str, failures.values())))
+        kind = CheckFailed if any(isinstance(error, CheckFailed) for error in failures.values()) else QexportError
+        raise kind("\n".join(map(str, failures.values())))
 
 
 @main.command(name="show")
@@ -383,59 +403,34 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
 @click.argument("place", metavar="FILE:LINE")
 @json_option
 def show_command(folder: Path, place: str, as_json: bool) -> None:
-    """Say what a word of a memory file holds, lane by lane.
+    """Say what a word of a memory file holds, lane by lane; in a folder of sets, for every set with that file.
 
     \b
     qexport show vectors/features_33 weight.hex:5
     """
-    manifest = read_manifest(folder)
     path, _, number = place.rpartition(":")
-    if not path or not number.isdecimal() or len(number) > 18 or int(number) < 1:
+    if not path or not re.fullmatch(r"0*[1-9][0-9]{0,17}", number):
         raise QexportError(f"place: '{place}' is not FILE:LINE, such as weight.hex:5")
-    line = int(number)
-    found = [(m, i) for m in manifest.memories for i, file in enumerate(m.files) if file.path == path]
-    if not found:
-        names = ", ".join(file.path for m in manifest.memories for file in m.files[:2])
+    sets = [(found, read_manifest(found)) for found in find_sets(folder)]
+    words = [dissect(found, manifest, path, int(number)) for found, manifest in sets if manifest.memory_of(path)]
+    if not words:
+        names = ", ".join(file.path for _, manifest in sets for m in manifest.memories for file in m.files[:1])
         raise QexportError(f"place: '{path}' is no memory file of {folder}; it has {names}, ...")
-    entry, at = found[0]
-    tiling = entry.tiling(manifest.array)
-    skipped = len(entry.header)
-    file = folder / path
-    if not file.is_file():
-        raise CheckFailed(f"{file} is missing; dump the set again")
-    try:
-        words = FORMATS[entry.radix].read(file.read_bytes(), tiling.lanes, entry.element, entry.header)
-    except FileFault as fault:
-        raise CheckFailed(f"{file}:{fault.line}: {fault}; dump the set again") from None
-    if line > skipped + len(words):
-        raise QexportError(f"place: {path} has {skipped + len(words)} lines; there is no line {line}")
-    text = file.read_bytes().split(b"\n")[line - 1].decode(errors="replace")
-    if line <= skipped:
-        _emit(as_json, {"file": path, "line": line, "text": text, "header": True},
-              lambda: out.print(f"{escape(path)}:{line} is a header line: {escape(text)}"))  # fmt: skip
-        return
-    word = words[line - 1 - skipped]
-    fmt = entry.element
-    kind = "int" if fmt.signed else "uint"
-    packed = bitstring.BitArray().join(bitstring.Bits(f"{kind}{fmt.bits}={int(code)}") for code in word)
-    lanes: list[dict[str, Any]] = []
-    for lane in range(tiling.lanes):
-        field = packed[lane * fmt.bits : (lane + 1) * fmt.bits]
-        index = tiling.origin(at, line - 1 - skipped, lane)
-        code = getattr(field, kind)
-        lanes.append({"lane": lane, "index": index, "stored": code, "code": code - entry.offset, "bits": field.bin})
 
     def show() -> None:
-        signed = "signed" if fmt.signed else "unsigned"
-        out.print(f"{escape(path)}:{line}  {escape(text)}  {tiling.lanes} lane(s) of {fmt.bits} {signed} bits")
-        table = _table("lane", entry.tensor, "code", "bits", *(["stored"] if entry.offset else []))
-        for row in lanes:
-            stored = [str(row["stored"])] if entry.offset else []
-            table.add_row(str(row["lane"]), describe_index(row["index"]), str(row["code"]), row["bits"], *stored)
-        out.print(table)
+        for word in words:
+            kind = "  (header)" if word.header else ""
+            out.print(f"{escape(word.file)}:{word.line}  {escape(word.text)}{kind}")
+            if word.header:
+                continue
+            shifted = any(lane.stored != lane.code for lane in word.lanes)
+            table = _table("lane", f"{word.tensor} index", "code", "bits", *(["stored"] if shifted else []))
+            for lane in word.lanes:
+                stored = [str(lane.stored)] if shifted else []
+                table.add_row(str(lane.lane), describe_index(lane.index), str(lane.code), lane.bits, *stored)
+            out.print(table)
 
-    result = {"file": path, "line": line, "text": text, "memory": entry.name, "tensor": entry.tensor, "lanes": lanes}
-    _emit(as_json, result, show)
+    _emit(as_json, {"words": [asdict(word) for word in words]}, show)
 
 
 @main.group(name="layout")
@@ -522,7 +517,7 @@ def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
 @click.argument("file", type=_path())
 @json_option
 def layout_check(file: Path, as_json: bool) -> None:
-    """Report every error of a layout file with line, column and a caret.
+    """Report the errors of a layout file, the first of each memory, with line, column and a caret.
 
     \b
     qexport layout check my_array.toml
@@ -544,15 +539,22 @@ def layout_check(file: Path, as_json: bool) -> None:
 
 
 @layout_group.command(name="list")
-def layout_list() -> None:
+@json_option
+def layout_list(as_json: bool) -> None:
     """List the presets.
 
     \b
     qexport layout list
     """
-    for name in preset_names():
-        layout = load_layout(name)
-        out.print(f"{name}: {', '.join(f'{m.name} ({m.tensor}, {m.radix})' for m in layout.memories)}")
+    presets = [load_layout(name) for name in preset_names()]
+
+    def show() -> None:
+        table = _table("preset", "memories (tensor, radix)")
+        for layout in presets:
+            table.add_row(layout.name, ", ".join(f"{m.name} ({m.tensor}, {m.radix})" for m in layout.memories))
+        out.print(table)
+
+    _emit(as_json, {"presets": [layout.name for layout in presets]}, show)
 
 
 @main.command(name="layers")
@@ -570,6 +572,8 @@ def layers_command(
     qexport layers --checkpoint model_best.pth.tar
     """
     if capture is not None:
+        if (checkpoint, weight_bits, act_bits) != (None, None, None):
+            raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
         read = LayerCapture.load(capture)
         rows = [_layer_row(read.layer, read.formats, (read.input.shape[2], read.input.shape[3]), Golden(read).bounds)]
     else:
@@ -633,19 +637,6 @@ def _layer_row(
     }
 
 
-def _device(name: str) -> Any:
-    import torch
-
-    if name == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        return torch.zeros(1, device=name).device
-    except (RuntimeError, AssertionError) as error:
-        raise QexportError(
-            f"device: '{name}' cannot be used: {str(error).splitlines()[0]}; try --device auto"
-        ) from None
-
-
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
 data_option = click.option(
     "--data", type=_path(), default="data", show_default=True,
@@ -669,7 +660,10 @@ download_option = click.option("--download", is_flag=True, help="Fetch CIFAR-10 
 @device_option
 @click.option("--out", "folder", type=_path(), help="Default: result/<model>.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, bit for bit on the CPU.")
-def train_command(data: Path, download: bool, device: str, folder: Path | None, resume: bool, **recipe: Any) -> None:
+@json_option
+def train_command(
+    data: Path, download: bool, device: str, folder: Path | None, resume: bool, as_json: bool, **recipe: Any
+) -> None:
     """Train a quantization-aware network on CIFAR-10.
 
     Writes checkpoint.pth (the last epoch), model_best.pth.tar and log.jsonl.
@@ -680,16 +674,17 @@ def train_command(data: Path, download: bool, device: str, folder: Path | None, 
     """
     _needs_torch()
     from qexport.nn.data import open_split, read
-    from qexport.nn.train import Recipe, starting_state, train
+    from qexport.nn.train import Recipe, pick_device, starting_state, train
 
     settings = Recipe(**recipe)
-    where = _device(device)
+    where = pick_device(device)
     target = Path("result") / settings.model if folder is None else folder
     start = starting_state(settings, target, resume)
     training, validation = (open_split(data, split, download) for split in ("train", "test"))
     click.echo(f"reading {len(training)} and {len(validation)} pictures of {data}", err=True)
     best = train(settings, read(training), read(validation), target, where, start)
-    click.echo(f"best top-1 {best:.2f} %, {target / 'model_best.pth.tar'}")
+    kept = target / "model_best.pth.tar"
+    _emit(as_json, {"top1": best, "checkpoint": str(kept)}, lambda: click.echo(f"best top-1 {best:.2f} %, {kept}"))
 
 
 @main.command(name="eval")
@@ -715,9 +710,9 @@ def eval_command(
     """
     network = _load_network(checkpoint, weight_bits, act_bits)
     from qexport.nn.data import open_split, read
-    from qexport.nn.train import count_correct
+    from qexport.nn.train import count_correct, pick_device
 
-    where = _device(device)
+    where = pick_device(device)
     pictures = read(open_split(data, "test", download)).to(where)
     correct, total = count_correct(network.model.to(where), pictures), len(pictures.labels)
     result = {"checkpoint": str(network.path), "correct": correct, "total": total, "top1": 100 * correct / total}

@@ -17,12 +17,9 @@ from qexport.formats import FORMATS
 from qexport.golden import Golden, NamedTensor, check_reference
 from qexport.intformat import IntFormat
 from qexport.layer import LayerCapture
-from qexport.layout import Layout, Memory, Tiling
+from qexport.layout import CAPTURE, MANIFEST, SUMS, Layout, Memory, Tiling
 from qexport.manifest import (
-    CAPTURE,
-    MANIFEST,
     SCHEMA,
-    SUMS,
     LayoutInfo,
     Manifest,
     ManifestFormats,
@@ -33,6 +30,7 @@ from qexport.manifest import (
     accumulator_format,
     claims_to_be_set,
     golden_info,
+    set_entries,
     sha256,
     sums_text,
 )
@@ -60,7 +58,10 @@ def dump(capture: LayerCapture, layout: Layout, out: Path, force: bool = False) 
     golden = Golden(capture, layout.array.get("row"))
     check = check_reference(golden)
     if not golden.accumulator.any():
-        raise CheckFailed(f"golden: layer {capture.layer.name}: every accumulator is 0, so the set would prove nothing")
+        raise CheckFailed(
+            f"golden: layer {capture.layer.name}: every accumulator is 0, so the set would prove nothing; "
+            "choose other inputs or another layer"
+        )
     with _staging(out, capture.layer.slug) as (partial, target):
         files: dict[str, bytes] = {}
         memories: list[MemoryEntry] = []
@@ -100,7 +101,9 @@ def dump(capture: LayerCapture, layout: Layout, out: Path, force: bool = False) 
             _write(partial / path, data)
         _, faults = verify(partial)
         if faults:
-            raise CheckFailed(f"dump: what was written does not verify: {faults[0]}; nothing was kept")
+            raise CheckFailed(
+                f"dump: what was written does not verify: {faults[0]}; nothing was kept, report this as a bug"
+            )
         unchanged = target.is_dir() and _same(partial, target)
         if not unchanged:
             if target.is_dir() and any(target.iterdir()) and not force:
@@ -183,21 +186,23 @@ def _staging(out: Path, slug: str) -> Iterator[tuple[Path, Path]]:
     lock = os.open(out, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if previous.exists():  # an earlier run was cut off between the two renames of _replace
-            if target.exists():
-                shutil.rmtree(previous)
-            else:
-                previous.rename(target)
-        _clear(partial)
-        if target.exists() and not (target.is_dir() and (claims_to_be_set(target) or not any(target.iterdir()))):
-            raise QexportError(f"out: {target} is in the way and is no vector set; move it or choose another --out")
-        partial.mkdir()
-        yield partial, target
+        try:
+            if previous.exists():  # an earlier run was cut off between the two renames of _replace
+                if target.exists():
+                    _clear(previous)
+                else:
+                    previous.rename(target)
+            _clear(partial)
+            if target.exists() and not (target.is_dir() and (claims_to_be_set(target) or not any(target.iterdir()))):
+                raise QexportError(f"out: {target} is in the way and is no vector set; move it or choose another --out")
+            partial.mkdir()
+            yield partial, target
+        finally:
+            _clear(partial)
+            for folder in made:
+                if folder.is_dir() and not any(folder.iterdir()):
+                    folder.rmdir()
     finally:
-        _clear(partial)
-        for folder in made:
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
         os.close(lock)
 
 
@@ -209,10 +214,11 @@ def _clear(folder: Path) -> None:
 
 
 def _same(a: Path, b: Path) -> bool:
-    def names(folder: Path) -> list[str]:
-        return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if not path.is_dir())
-
-    return names(a) == names(b) and all(filecmp.cmp(a / name, b / name, shallow=False) for name in names(a))
+    """Whether two sets have the same entries with the same bytes."""
+    entries, others = set_entries(a), set_entries(b)
+    return entries.keys() == others.keys() and all(
+        others[name].is_file() and filecmp.cmp(path, others[name], shallow=False) for name, path in entries.items()
+    )
 
 
 def _replace(partial: Path, target: Path) -> None:
@@ -223,7 +229,7 @@ def _replace(partial: Path, target: Path) -> None:
         previous = target.with_name(f".{target.name}.previous")
         target.rename(previous)
         partial.rename(target)
-        shutil.rmtree(previous)
+        _clear(previous)
 
 
 def _exchange(a: Path, b: Path) -> bool:

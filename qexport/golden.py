@@ -231,7 +231,7 @@ def check_reference(golden: Golden) -> ReferenceCheck:
             raise CheckFailed(
                 f"golden: layer {c.layer.name}: accumulator x scale differs from {name} by {mean:.3g} in the mean "
                 f"(must be below {MEAN_BAR:g}) and {largest:.3g} at most (must be below {tolerance:.3g}); "
-                "the capture contradicts itself"
+                "the capture contradicts itself: check scales, padding and the units of the bias"
             )
         if name == "reference":
             mean_of_reference, max_of_reference = mean, largest

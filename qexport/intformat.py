@@ -27,19 +27,22 @@ class IntFormat:
 
     @property
     def low(self) -> int:
+        """The least value."""
         return -(1 << (self.bits - 1)) if self.signed else 0
 
     @property
     def high(self) -> int:
+        """The greatest value."""
         return (1 << (self.bits - 1)) - 1 if self.signed else (1 << self.bits) - 1
 
     @classmethod
     def holding(cls, low: int, high: int, signed: bool) -> "IntFormat":
-        """The narrowest format of this signedness that holds both values."""
+        """The narrowest format of this signedness that holds both values; raises QexportError beyond 63 bits."""
         bits = max((value if value >= 0 else ~value).bit_length() for value in (low, high)) + signed
         return cls(max(bits, 1), signed)
 
     def holds(self, low: int, high: int) -> bool:
+        """Whether both values lie in low..high of this format."""
         return self.low <= low and high <= self.high
 
     def wrap(self, values: Int64) -> Int64:

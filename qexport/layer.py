@@ -72,9 +72,6 @@ class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         slug = re.sub(r"\W", "_", self.name, flags=re.ASCII)
         return slug if slug[0].isalpha() else f"layer_{slug}"
 
-    def group_of(self, oc: int) -> int:
-        return oc // (self.out_channels // self.groups)
-
     def padded_plane(self, plane: tuple[int, int]) -> tuple[int, int]:
         """(iy, ix) sizes to (py, px) sizes."""
         top, bottom, left, right = self.padding
@@ -114,6 +111,8 @@ class CodeFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The formats of a layer's weight and input codes."""
+
     weight: CodeFormat
     input: CodeFormat
 
@@ -181,8 +180,8 @@ class LayerCapture:
                 )
             if kind == "f":
                 if not np.isfinite(array).all():
-                    raise QexportError(f"capture: {name} holds NaN or infinity")
-                clean = (np.rint(array.astype(np.float64) * REAL_GRID) / REAL_GRID).astype(np.float32)
+                    raise QexportError(f"capture: {name} holds NaN or infinity; leave it out or write finite values")
+                clean = (np.rint(array.astype(np.float64) * REAL_GRID) / REAL_GRID + 0.0).astype(np.float32)  # no -0.0
             else:
                 if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
                     raise QexportError(f"capture: {name} code {array.max()} is outside {-(2**63)}..{2**63 - 1}")
@@ -194,7 +193,10 @@ class LayerCapture:
             low, high = int(codes.min()), int(codes.max())
             if not fmt.holds(low, high):
                 value = low if low < fmt.low else high
-                raise QexportError(f"capture: {name} code {value} is outside {fmt.low}..{fmt.high} of its {fmt}")
+                raise QexportError(
+                    f"capture: {name} code {value} is outside {fmt.low}..{fmt.high} of its {fmt}; "
+                    f"correct the codes or formats.{name}"
+                )
         if self.bias is not None:
             furthest = max(map(int, (self.bias.min(), self.bias.max())), key=abs)
             if abs(furthest) >= 2**47:

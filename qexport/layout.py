@@ -22,17 +22,21 @@ from qexport.intformat import MAX_BITS, Int64, IntFormat
 from qexport.layer import AXES, MAX_SIZE
 
 PRESETS = Path(__file__).parent / "layouts"
-RESERVED = ("manifest.json", "SHA256SUMS", "capture.safetensors")
+MANIFEST, SUMS, CAPTURE = "manifest.json", "SHA256SUMS", "capture.safetensors"
+RESERVED = (MANIFEST, SUMS, CAPTURE)  # the set's own files
 OVERFLOWS = ("error", "wrap", "saturate")
 BIT_AXIS = "bit"
 MEMORY_KEYS: Mapping[str, type] = {
     "name": str, "tensor": str, "order": str, "file": str, "radix": str, "bits": int, "signed": bool, "offset": int,
     "overflow": str, "header": list, "optional": bool,
 }  # fmt: skip
+_TYPE_NAMES = {
+    str: "text; write it in quotes", int: "whole number", bool: "true or false", list: "list; write it in [ ]",
+}  # fmt: skip
 REQUIRED_KEYS = ("name", "tensor", "order", "file", "radix")
 
 
-class _Fault(Exception):
+class OrderFault(Exception):
     """An error inside one value of a layout: its message and the offset of the culprit in the value."""
 
     def __init__(self, message: str, offset: int = 0):
@@ -119,7 +123,7 @@ class _Tokens:
 
     def name(self) -> tuple[str, int]:
         if not (self.token[:1].isalpha() or self.token[:1] == "_"):
-            raise _Fault(f"expected an axis name, found {self.described()}", self.offset)
+            raise OrderFault(f"expected an axis name, found {self.described()}", self.offset)
         return self.take()
 
     def names(self) -> list[tuple[str, int]]:
@@ -127,7 +131,7 @@ class _Tokens:
         names = [self.name()]
         while not self.skip(")"):
             if self.token == "":
-                raise _Fault("parenthesis is not closed", self.offset)
+                raise OrderFault("parenthesis is not closed", self.offset)
             names.append(self.name())
         return names
 
@@ -136,10 +140,10 @@ class _Tokens:
 
 
 def parse_order(text: str, tensor: str) -> Order:
-    """Parse the order of a memory that holds `tensor`; raises _Fault with the offset of the culprit."""
+    """Parse the order of a memory that holds `tensor`; raises OrderFault with the offset of the culprit."""
     tokens = _Tokens(text)
     if not any(token == "->" for token, _ in tokens.items):
-        raise _Fault("no arrow; an order reads TENSOR AXES -> FILE AXES | ADDRESS AXES | LANE AXES")
+        raise OrderFault("no arrow; an order reads TENSOR AXES -> FILE AXES | ADDRESS AXES | LANE AXES")
     axes = AXES[tensor]
     splits: list[Split] = []
     known: set[str] = set()
@@ -150,7 +154,7 @@ def parse_order(text: str, tensor: str) -> Order:
         expected = axes[position] if position < len(axes) else BIT_AXIS
         if position > len(axes) or name != expected:
             what = "no further axis" if position > len(axes) else f"axis {position + 1} is '{expected}'"
-            raise _Fault(f"axis '{name}': tensor '{tensor}' has axes {' '.join(axes)} [bit]; here {what}", offset)
+            raise OrderFault(f"axis '{name}': tensor '{tensor}' has axes {' '.join(axes)} [bit]; here {what}", offset)
         position += 1
 
     while not tokens.skip("->"):
@@ -166,24 +170,28 @@ def parse_order(text: str, tensor: str) -> Order:
                     tensor_axis(name, offset)
                 joined = tuple(name for name, _ in names)
                 if not tokens.skip("("):
-                    raise _Fault(f"expected '(' after '=', found {tokens.described()}", tokens.offset)
+                    raise OrderFault(f"expected '(' after '=', found {tokens.described()}", tokens.offset)
                 names = tokens.names()
             else:
                 if position >= len(axes):
-                    raise _Fault(f"tensor '{tensor}' has no axis left to split; it has {' '.join(axes)}", names[0][1])
+                    raise OrderFault(
+                        f"tensor '{tensor}' has no axis left to split; it has {' '.join(axes)}", names[0][1]
+                    )
                 joined = (axes[position],)
                 position += 1
             for name, offset in names:
                 if name in (*axes, BIT_AXIS):
-                    raise _Fault(f"axis '{name}' is the tensor's own; give the parts of a split other names", offset)
+                    raise OrderFault(
+                        f"axis '{name}' is the tensor's own; give the parts of a split other names", offset
+                    )
             split = Split(joined, tuple(name for name, _ in names))
         for name, offset in names:
             if name in known:
-                raise _Fault(f"axis '{name}' is repeated", offset)
+                raise OrderFault(f"axis '{name}' is repeated", offset)
             known.add(name)
         splits.append(split)
     if position < len(axes):
-        raise _Fault(
+        raise OrderFault(
             f"axis '{axes[position]}' of tensor '{tensor}' is missing left of the arrow", tokens.items[tokens.at - 1][1]
         )
 
@@ -194,35 +202,35 @@ def parse_order(text: str, tensor: str) -> Order:
         if tokens.skip("|"):
             groups.append([])
             if len(groups) > 3:
-                raise _Fault("more than three groups right of the arrow; needs FILE | ADDRESS | LANE", bar)
+                raise OrderFault("more than three groups right of the arrow; needs FILE | ADDRESS | LANE", bar)
             continue
         tilde = tokens.offset
         reverse = tokens.skip("~")
         if reverse and len(groups) == 1:
-            raise _Fault("'~' runs an address or lane axis backwards; a file axis has no direction", tilde)
+            raise OrderFault("'~' runs an address or lane axis backwards; a file axis has no direction", tilde)
         name, offset = tokens.name()
         parts = [(name, offset)]
         if tokens.skip(":"):
             if name in known:
-                raise _Fault(f"join '{name}' has the name of an axis; choose another", offset)
+                raise OrderFault(f"join '{name}' has the name of an axis; choose another", offset)
             if not tokens.skip("("):
-                raise _Fault(f"expected '(' after '{name}:', found {tokens.described()}", tokens.offset)
+                raise OrderFault(f"expected '(' after '{name}:', found {tokens.described()}", tokens.offset)
             parts = tokens.names()
             if any(item.name == name for group in groups for item in group):
-                raise _Fault(f"join '{name}' is repeated", offset)
+                raise OrderFault(f"join '{name}' is repeated", offset)
         for part, at in parts:
             if part not in known:
-                raise _Fault(f"axis '{part}' is unknown; left of the arrow stand {' '.join(sorted(known))}", at)
+                raise OrderFault(f"axis '{part}' is unknown; left of the arrow stand {' '.join(sorted(known))}", at)
             if part in used:
-                raise _Fault(f"axis '{part}' is repeated right of the arrow", at)
+                raise OrderFault(f"axis '{part}' is repeated right of the arrow", at)
             used.add(part)
         groups[-1].append(Item(name, tuple(part for part, _ in parts), reverse))
     if len(groups) != 3:
-        raise _Fault(f"{len(groups)} group(s) right of the arrow; needs three: FILE | ADDRESS | LANE", len(text))
+        raise OrderFault(f"{len(groups)} group(s) right of the arrow; needs three: FILE | ADDRESS | LANE", len(text))
     if known - used:
-        raise _Fault(f"axis '{sorted(known - used)[0]}' is missing right of the arrow", len(text))
+        raise OrderFault(f"axis '{sorted(known - used)[0]}' is missing right of the arrow", len(text))
     tensor_axes = axes if position == len(axes) else (*axes, BIT_AXIS)
-    return Order(text, tensor_axes, tuple(splits), *(tuple(group) for group in groups))
+    return Order(" ".join(text.split()), tensor_axes, tuple(splits), *(tuple(group) for group in groups))
 
 
 # --- tiling ---------------------------------------------------------------------------------------------------------
@@ -356,7 +364,10 @@ class Memory:
         if bad.any():
             at = np.unravel_index(int(np.argmax(bad)), bad.shape)
             index = describe_index(dict(zip(self.order.tensor_axes, map(int, at), strict=False)))
-            raise QexportError(f"memory '{self.name}': {int(codes[at])} at {index} does not fit {own}")
+            raise QexportError(
+                f"memory '{self.name}': {int(codes[at])} at {index} does not fit {own}; "
+                "take the axis 'bit' out of the order"
+            )
         return expand_bits(codes, own)
 
     def stored(self, blocks: Int64, fmt: IntFormat, tiling: Tiling) -> Int64:
@@ -386,6 +397,8 @@ class Memory:
 
 @dataclass(frozen=True)
 class Layout:
+    """A layout file: sizes by axis name, memories, and the SHA-256 of its text."""
+
     name: str
     array: Mapping[str, int]
     memories: tuple[Memory, ...]
@@ -443,12 +456,12 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
         if key not in MEMORY_KEYS:
             raise source.at_key(f"unknown key '{key}'; a memory may have {', '.join(MEMORY_KEYS)}", number, key)
         if type(value) is not MEMORY_KEYS[key]:
-            fail(f"{key}: {value!r} is no {MEMORY_KEYS[key].__name__}", key)
+            fail(f"{key}: {value!r} is no {_TYPE_NAMES[MEMORY_KEYS[key]]}", key)
     for key in REQUIRED_KEYS:
         if key not in table:
             fail(f"memory {table.get('name', number)!r} lacks the key '{key}'")
     if not table["name"].strip():
-        fail("name: is empty", "name")
+        fail("name: is empty; give the memory a name", "name")
     choices = {"tensor": tuple(AXES), "radix": tuple(FORMATS), "overflow": OVERFLOWS}
     for key, allowed in choices.items():
         if key in table and table[key] not in allowed:
@@ -462,7 +475,7 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
             fail(f"header: {line!r} is no single line of text", "header")
     try:
         order = parse_order(table["order"], table["tensor"])
-    except _Fault as fault:
+    except OrderFault as fault:
         fail(f"order: {fault}", "order", fault.offset)
     for split in order.splits:
         free = [name for name in split.names if name not in array]
@@ -474,7 +487,7 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
             )
     try:
         _check_file_name(table["file"], order)
-    except _Fault as fault:
+    except OrderFault as fault:
         fail(f"file: {fault}", "file", fault.offset)
     return Memory(**(table | {"order": order, "header": tuple(table.get("header", ()))}))
 
@@ -483,26 +496,26 @@ def _check_file_name(name: str, order: Order) -> None:
     fields = set()
     for match in re.finditer(r"\{(\w*)\}|[{}]", name):
         if not match.group(1):
-            raise _Fault(f"'{name}': a brace must enclose the name of a file axis", match.start())
+            raise OrderFault(f"'{name}': a brace must enclose the name of a file axis", match.start())
         fields.add(match.group(1))
     known = {name for item in order.files for name in (item.name, *item.parts)}
     if fields - known:
         bad = sorted(fields - known)[0]
-        raise _Fault(f"'{name}': '{{{bad}}}' is no file axis of the order", name.index("{" + bad))
+        raise OrderFault(f"'{name}': '{{{bad}}}' is no file axis of the order", name.index("{" + bad))
     for item in order.files:
         if item.name not in fields and not fields >= set(item.parts):
-            raise _Fault(f"'{name}' lacks the file axis '{{{item.name}}}'; two files would have one name")
+            raise OrderFault(f"'{name}' lacks the file axis '{{{item.name}}}'; two files would have one name")
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name or str(path) != name:
-        raise _Fault(f"'{name}' does not name a file inside the set's folder")
+        raise OrderFault(f"'{name}' does not name a file inside the set's folder")
     if re.search(r"[^ -~]|[\"$]", name):  # Icarus opens no path with letters beyond ASCII
-        raise _Fault(f"{name!r} has a character beyond ASCII, a control character, a quote or a dollar sign")
+        raise OrderFault(f"{name!r} has a character beyond ASCII, a control character, a quote or a dollar sign")
     if path.parts[0] in RESERVED:
-        raise _Fault(f"'{name}' is the set's own; choose another name")
+        raise OrderFault(f"'{name}' is the set's own; choose another name")
 
 
 def layout_errors(text: str, where: str) -> list[LayoutError]:
-    """Every error of a layout file's text, one for each memory at most; empty when it can be used."""
+    """The errors of a layout file's text, the first of each memory; empty when it can be used."""
     return _parse(text, where)[1]
 
 
@@ -529,6 +542,8 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
         if type(size) is not int or not 1 <= size <= MAX_SIZE:
             message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {MAX_SIZE}"
             errors.append(source.at_value(message, "array", key))
+        if not re.fullmatch(r"[A-Za-z_]\w*", key, flags=re.ASCII):
+            errors.append(source.at_key(f"array: '{key}' is no axis name; use letters, digits and _", "array", key))
         if key in own_axes:
             message = f"array: '{key}' is a tensor's axis; its size comes from the layer"
             errors.append(source.at_value(message, "array", key))
@@ -554,6 +569,7 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
 
 
 def preset_names() -> list[str]:
+    """The layouts that come with the package."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
@@ -566,7 +582,9 @@ def read_layout_text(path: Path) -> str:
             f"layout: '{path}' is neither a preset ({', '.join(preset_names())}) nor a TOML file"
         ) from None
     except UnicodeDecodeError as error:
-        raise QexportError(f"layout: {path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise QexportError(
+            f"layout: {path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
 
 
 def parse_layout(text: str, where: str) -> Layout:

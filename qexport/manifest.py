@@ -14,12 +14,9 @@ from qexport.formats import FORMATS
 from qexport.golden import Golden, ReferenceCheck
 from qexport.intformat import IntFormat
 from qexport.layer import CodeFormat, ConvGeometry, Positive, Source
-from qexport.layout import Memory, Tiling, _Fault, parse_order
+from qexport.layout import MANIFEST, SUMS, Memory, OrderFault, Tiling, parse_order
 
 SCHEMA = "qexport.vectors/1"
-MANIFEST = "manifest.json"
-SUMS = "SHA256SUMS"
-CAPTURE = "capture.safetensors"
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -95,7 +92,7 @@ class MemoryEntry(_Entry, frozen=True, kw_only=True):
             raise QexportError(f"manifest: memory '{self.name}': radix '{self.radix}' is not known")
         try:
             order = parse_order(self.order, self.tensor)
-        except (_Fault, KeyError) as error:
+        except (OrderFault, KeyError) as error:
             raise QexportError(f"manifest: memory '{self.name}': order '{self.order}': {error}") from None
         return Memory(
             self.name,
@@ -111,7 +108,14 @@ class MemoryEntry(_Entry, frozen=True, kw_only=True):
         )
 
     def tiling(self, array: dict[str, int]) -> Tiling:
-        return Tiling(self.memory().order, self.shape, array)
+        """The order with its sizes; raises QexportError when order, shape and sizes contradict each other."""
+        order = self.memory().order
+        if len(self.shape) != len(order.tensor_axes):
+            raise QexportError(
+                f"manifest: memory '{self.name}': shape {list(self.shape)} does not have the axes "
+                f"{' '.join(order.tensor_axes)}"
+            )
+        return Tiling(order, self.shape, array)
 
 
 class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
@@ -137,15 +141,19 @@ class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
         named = {file.path: file.sha256 for memory in self.memories for file in memory.files}
         return named | {file.path: file.sha256 for file in (self.capture, *self.bench)}
 
-    def find_memory(self, name: str) -> MemoryEntry:
-        """The memory of that name; raises QexportError."""
-        for memory in self.memories:
-            if memory.name == name:
-                return memory
-        raise QexportError(f"memory '{name}' is not in this set; it has {', '.join(m.name for m in self.memories)}")
+    def memory_of(self, path: str) -> tuple[MemoryEntry, int] | None:
+        """The memory that has the file, and the file's number in it; None when no memory has it."""
+        found = ((m, number) for m in self.memories for number, file in enumerate(m.files) if file.path == path)
+        return next(found, None)
+
+    @property
+    def file_count(self) -> int:
+        """Files of the set, manifest.json and SHA256SUMS among them."""
+        return len(self.named_files()) + 2
 
 
 def accumulator_format(golden: Golden) -> AccumulatorFormat:
+    """The accumulator's entry of the manifest: what was seen, what the weights can give, and the bits for it."""
     formats = golden.capture.formats
     low, high = golden.bounds
     observed = int(golden.accumulator.min()), int(golden.accumulator.max())
@@ -159,6 +167,7 @@ def accumulator_format(golden: Golden) -> AccumulatorFormat:
 
 
 def golden_info(check: ReferenceCheck) -> GoldenInfo:
+    """The golden's entry of the manifest."""
     return GoldenInfo(
         exact=True,
         mean_abs=check.mean_abs,
@@ -169,6 +178,7 @@ def golden_info(check: ReferenceCheck) -> GoldenInfo:
 
 
 def sha256(data: bytes) -> str:
+    """The SHA-256 of the bytes, 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
 
 
@@ -177,11 +187,19 @@ def sums_text(files: dict[str, str]) -> str:
     return "".join(f"{digest}  {path}\n" for path, digest in sorted(files.items()))
 
 
+def set_entries(folder: Path) -> dict[str, Path]:
+    """Everything in a folder by its relative path: files, links, and folders that hold nothing."""
+    found = (
+        path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
+    )
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
 def claims_to_be_set(folder: Path) -> bool:
     """Whether the folder holds a manifest that names our schema (of any version)."""
     try:
         document = json.loads((folder / MANIFEST).read_bytes())
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(document, dict) and str(document.get("schema", "")).startswith("qexport.vectors/")
 
@@ -203,7 +221,7 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         document: Any = json.loads(data)
         tool, schema = document["tool"]["name"], document["schema"]
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, RecursionError):
         raise QexportError(f"set: {path} is no qexport manifest; give the folder that `qexport dump` wrote") from None
     if tool != "qexport" or schema != SCHEMA:
         raise QexportError(f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {SCHEMA}")

@@ -9,6 +9,7 @@ Words = NDArray[np.uint8]
 
 
 def word_bits(lanes: int, fmt: IntFormat) -> int:
+    """Bits of a word: lanes x bits of an element."""
     return lanes * fmt.bits
 
 

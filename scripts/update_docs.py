@@ -1,5 +1,6 @@
 """Put real output between the markers of README.md and docs/; with --check only say what is out of date (exit 1)."""
 
+import json
 import re
 import subprocess
 import sys
@@ -99,7 +100,17 @@ def nibbles() -> str:
     return "\n".join(rows)
 
 
-PAGES = {"README.md": (verdict, files, show, commands), "docs/layouts.md": (nibbles,)}
+def memory() -> str:
+    document = json.loads((ROOT / SET / "manifest.json").read_bytes())
+    weight = next(m for m in document["memories"] if m["name"] == "weight")
+    return f"```json\n{json.dumps(weight, indent=2, sort_keys=True)}\n```"
+
+
+PAGES = {
+    "README.md": (verdict, files, show, commands),
+    "docs/layouts.md": (nibbles,),
+    "docs/vectors.md": (memory,),
+}
 
 
 def main() -> None:

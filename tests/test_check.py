@@ -13,7 +13,7 @@ import pytest
 
 from qexport.check import Fault, verify
 from qexport.errors import QexportError
-from qexport.manifest import CAPTURE, MANIFEST, SUMS
+from qexport.layout import CAPTURE, MANIFEST, SUMS
 from tests import decoder
 from tests.conftest import checked_dump, cli, fails, make_capture
 

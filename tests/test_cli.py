@@ -32,7 +32,8 @@ def shown(folder: Path, place: str) -> dict[str, Any]:
     """What `show --json` says of a place."""
     result = cli("show", folder, place, "--json")
     assert result.exit_code == 0, result.stderr
-    printed: dict[str, Any] = json.loads(result.stdout)
+    (word,) = json.loads(result.stdout)["words"]
+    printed: dict[str, Any] = word
     return printed
 
 
@@ -86,7 +87,7 @@ def test_show_of_a_header_line_says_so(set_of: Callable[[str], Path]) -> None:
         assert text in result.stdout
         printed = shown(folder, f"output.txt:{line}")
         assert (printed["header"], printed["text"], printed["line"]) == (True, text, line)
-    assert "header" not in shown(folder, "output.txt:4")
+    assert not shown(folder, "output.txt:4")["header"]
 
 
 @pytest.mark.parametrize("radix", ["dec", "hex", "bin"])
@@ -196,7 +197,8 @@ def test_layout_show_json_names_the_same_lanes_that_a_dump_writes(set_of: Callab
 def test_layout_list_names_every_preset() -> None:
     result = cli("layout", "list")
     assert result.exit_code == 0
-    assert [line.partition(":")[0] for line in result.stdout.splitlines()] == preset_names()
+    assert [line.split()[0] for line in result.stdout.splitlines()[1:] if line[0] != " "] == preset_names()
+    assert json.loads(cli("layout", "list", "--json").stdout)["presets"] == preset_names()
     assert {"default", "ws8x8"} <= set(preset_names())
 
 

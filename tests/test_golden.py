@@ -11,11 +11,15 @@ from hypothesis import strategies as st
 from qexport.errors import CheckFailed, QexportError
 from qexport.golden import Golden, accumulate, check_reference, pad, patches, psums
 from qexport.intformat import Int64
-from qexport.layer import CodeFormat, Formats, LayerCapture
+from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
 from tests.conftest import make_capture
 from tests.strategies import captures
 
 many = settings(max_examples=100, deadline=None)
+
+
+def group_of(layer: ConvGeometry, oc: int) -> int:
+    return oc // (layer.out_channels // layer.groups)
 
 
 def slow_convolution(capture: LayerCapture, codes: Int64) -> list[int]:
@@ -47,7 +51,7 @@ def extreme_inputs(capture: LayerCapture, largest: bool) -> Int64:
     py, px = layer.padded_plane(plane)
     images = np.zeros((layer.out_channels, rows, cols, layer.in_channels, py, px), np.int64)
     for oc, oy, ox in product(range(layer.out_channels), range(rows), range(cols)):
-        first = layer.group_of(oc) * layer.group_inputs
+        first = group_of(layer, oc) * layer.group_inputs
         for ic, kh, kw in product(range(layer.group_inputs), *map(range, layer.kernel)):
             y, x = oy * layer.stride[0] + kh * layer.dilation[0], ox * layer.stride[1] + kw * layer.dilation[1]
             upward = (capture.weight[oc, ic, kh, kw] > 0) == largest
@@ -89,7 +93,7 @@ def test_psum_is_the_tiles_product_at_every_padded_position(capture: LayerCaptur
     psum, padded = golden.tensor("psum").values, golden.tensor("input_padded").values
     for it, oc in product(range(psum.shape[1]), range(layer.out_channels)):
         channels = range(it * row, min((it + 1) * row, layer.group_inputs))
-        first = layer.group_of(oc) * layer.group_inputs
+        first = group_of(layer, oc) * layer.group_inputs
         for n, kh, kw, py, px in np.ndindex(*psum.shape[:1], *layer.kernel, *padded.shape[2:]):
             terms = [int(padded[n, first + ic, py, px]) * int(capture.weight[oc, ic, kh, kw]) for ic in channels]
             assert psum[n, it, kh, kw, oc, py, px] == sum(terms)
@@ -112,7 +116,7 @@ def test_psum_bounds_are_reached_and_not_exceeded(capture: LayerCapture, row: in
     taps = capture.weight.transpose(0, 2, 3, 1).reshape(layer.out_channels, -1, layer.group_inputs)
     images = np.zeros((*taps.shape[:2], layer.groups, layer.group_inputs), np.int64)
     for oc in range(layer.out_channels):
-        images[oc, :, layer.group_of(oc)] = np.where((taps[oc] > 0) == largest, code.high, code.low)
+        images[oc, :, group_of(layer, oc)] = np.where((taps[oc] > 0) == largest, code.high, code.low)
     psum = psums(capture.weight, images.reshape(-1, layer.in_channels, 1, 1), layer, row)
     low, high = Golden(capture, row).tensor("psum").bounds
     assert (psum.max() if largest else psum.min()) == (high if largest else low)

