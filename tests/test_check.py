@@ -368,3 +368,30 @@ def test_reading_a_set_writes_nothing_into_it_and_works_where_nothing_can_be_wri
     assert state(folder.parent) == before
     for path in (folder, *folder.rglob("*")):
         path.chmod(path.stat().st_mode | 0o200)
+
+
+def test_a_manifest_in_another_form_than_the_contracts_is_found(tmp_path: Path, set_of: Callable[[str], Path]) -> None:
+    folder = Path(shutil.copytree(set_of("default"), tmp_path / "set"))
+    text = json.dumps(read_json(folder), sort_keys=True)
+    (folder / MANIFEST).write_text(text)
+    sums = (folder / SUMS).read_text().splitlines()
+    digest = hashlib.sha256(text.encode()).hexdigest()
+    (folder / SUMS).write_text("".join(f"{digest if MANIFEST in line else line[:64]}{line[64:]}\n" for line in sums))
+    assert [fault.file for fault in verify(folder)[1]] == [MANIFEST]
+
+
+def test_a_set_that_cannot_be_read_does_not_hide_the_faults_of_others(
+    tmp_path: Path, set_of: Callable[[str], Path]
+) -> None:
+    for name in ("a", "b", "c"):
+        shutil.copytree(set_of("default"), tmp_path / name)
+    reseal(tmp_path / "a", schema="qexport.vectors/9")
+    result = cli("verify", tmp_path)
+    assert (result.exit_code, result.stdout.count(": ok, ")) == (2, 2)
+    (tmp_path / "b" / "relu.hex").unlink()
+    result = cli("verify", tmp_path, "--json")
+    assert result.exit_code == 1
+    sets = {Path(one["set"]).name: one for one in json.loads(result.stdout)["sets"]}
+    assert "qexport.vectors/9" in sets["a"]["error"]
+    assert [fault["file"] for fault in sets["b"]["faults"]] == ["relu.hex"]
+    assert sets["c"]["faults"] == []

@@ -1,10 +1,12 @@
 """`dump` writes a whole set or nothing, the same bytes for the same inputs, and leaves what is in the way alone."""
 
+import fcntl
 import json
 import os
 import random
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -518,3 +520,20 @@ def test_no_warning_says_that_a_memory_holds_values_that_it_wraps_or_saturates(o
     layout = one_memory_layout(SUMS, "accumulator", bits=8, overflow=overflow)
     warnings = dump(make_capture(), layout, out).manifest.warnings
     assert not [warning for warning in warnings if "hold the values of these inputs" in warning]
+
+
+def test_a_dump_that_is_interrupted_while_it_waits_leaves_the_running_ones_folder(
+    captures: tuple[Path, Path], out: Path
+) -> None:
+    out.mkdir(exist_ok=True)
+    (out / ".features_33.partial").mkdir()  # a dump that runs holds the lock and has its folder
+    lock = os.open(out, os.O_RDONLY)
+    fcntl.flock(lock, fcntl.LOCK_EX)
+    command = [*QEXPORT, "dump", "--capture", str(captures[0]), "--out", str(out)]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+        time.sleep(2)
+        assert process.poll() is None
+        process.send_signal(signal.SIGINT)
+        process.wait()
+    assert (out / ".features_33.partial").is_dir()
+    os.close(lock)

@@ -181,6 +181,12 @@ def test_noise_below_the_grid_does_not_change_the_bytes() -> None:
     assert replace(capture, reference=noisy, next_input=noisy).to_bytes() == capture.to_bytes()
 
 
+def test_zero_has_one_sign_on_the_grid() -> None:
+    tiny = np.full((2, 8, 4, 4), 1e-17, np.float32)
+    above, below = (replace(make_capture(), reference=values).to_bytes() for values in (tiny, -tiny))
+    assert above == below
+
+
 def test_arrays_cannot_be_written() -> None:
     capture = full_capture()
     for array in (capture.weight, capture.input, capture.bias, capture.reference, capture.next_input):

@@ -517,3 +517,18 @@ def test_dump_with_a_bad_layout_leaves_nothing(tmp_path: Path, old: str, new: st
 def test_layout_check_of_a_number_beyond_pythons_limit_says_so(tmp_path: Path) -> None:
     _, result = check(tmp_path, GOOD.replace("row = 8", "row = " + "9" * 5000))
     fails(result, "my.toml", "1 error(s)")
+
+
+def test_a_size_whose_name_is_no_axis_name_is_refused(tmp_path: Path) -> None:
+    _, result = check(tmp_path, GOOD.replace("row = 8", 'row = 8\n"my-size" = 3'))
+    assert result.exit_code == 2
+    assert "'my-size' is no axis name" in result.stdout
+
+
+def test_sizes_that_differ_between_memories_are_told_apart_in_the_constants(tmp_path: Path) -> None:
+    capture = make_capture(in_channels=32, out_channels=16, groups=2)
+    text = (checked_dump(capture, "ws8x8", tmp_path) / "params.vh").read_text()
+    assert "localparam ACTIVATION_IT = 4;" in text  # tiles of all input channels
+    assert "localparam WEIGHT_IT = 2;" in text  # tiles of one group's
+    assert "localparam IT " not in text
+    assert "localparam ROW = 8;" in text

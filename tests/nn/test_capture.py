@@ -136,6 +136,8 @@ def test_layers_lists_a_network_and_a_capture(tmp_path: Path) -> None:
     assert cli("dump", "--layer", "33", "--checkpoint", "builtin", "--out", tmp_path).exit_code == 0
     row = cli("layers", "--capture", tmp_path / "features_33" / "capture.safetensors").stdout.splitlines()[1]
     assert row in result.stdout
+    refused = cli("layers", "--capture", tmp_path / "features_33" / "capture.safetensors", "--checkpoint", "builtin")
+    fails(refused, "--checkpoint and bits belong to a network")
 
 
 def test_a_dead_layer_ends_with_1_and_leaves_no_set(tmp_path: Path) -> None:
