@@ -11,10 +11,12 @@ import click
 import numpy as np
 
 from qexport.cli import main as program
+from qexport.errors import CheckFailed
 from qexport.export import dump
 from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
 from qexport.layout import parse_layout
 from qexport.manifest import read_manifest
+from qexport.simulate import simulate
 
 ROOT = Path(__file__).parent.parent
 SET = Path("vectors/features_33")
@@ -57,6 +59,25 @@ def show() -> str:
 def verdict() -> str:
     said = output("simulate", str(SET), "--simulator", "verilator")
     return f"```\n{re.sub(r'verilator [0-9.]+', 'verilator', said)}\n```"
+
+
+def failure() -> str:
+    """What the bench says of a design that does not extend the sign of its weights."""
+    signed, unsigned = (
+        "{{64-WEIGHT_BITS{weight_lane[WEIGHT_BITS-1]}}, weight_lane}",
+        "{{64-WEIGHT_BITS{1'b0}}, weight_lane}",
+    )
+    text = (ROOT / SET / "dut.sv").read_text()
+    assert signed in text
+    with tempfile.TemporaryDirectory() as folder:
+        dut = Path(folder) / "dut.sv"
+        dut.write_text(text.replace(signed, unsigned))
+        try:
+            simulate(ROOT / SET, "verilator", dut)
+        except CheckFailed as error:
+            lines = [line for line in str(error).splitlines() if line.startswith("FAIL")]
+            return "\n".join(["```", *lines[:3], "...", lines[-1], "```"])
+    raise AssertionError("the bench passed a wrong design")
 
 
 def commands() -> str:
@@ -107,7 +128,7 @@ def memory() -> str:
 
 
 PAGES = {
-    "README.md": (verdict, files, show, commands),
+    "README.md": (verdict, files, show, failure, commands),
     "docs/layouts.md": (nibbles,),
     "docs/vectors.md": (memory,),
 }
