@@ -66,7 +66,7 @@ def test_weight_gradients_are_the_stated_ones_through_a_detached_normalisation(
 
 def test_weights_lie_on_their_codes_and_starting_values_are_the_stated_ones() -> None:
     torch.manual_seed(0)
-    conv = QuantConv2d(8, 8).double()
+    conv = QuantConv2d(32, 32).double()
     assert (conv.weight_quant.wgt_alpha.item(), conv.act_alpha.item()) == (3.0, 8.0)
     torch.nn.init.normal_(conv.weight)
     codes = conv.weight_codes()
