@@ -218,7 +218,9 @@ def _constants(
     for entry, m in zip(memories, entries, strict=True):
         tiling = entry.tiling(array)
         axes = [name for split in tiling.order.splits if split.names != split.joined for name in split.names]
-        for axis in [*axes, *(["it"] if entry.tensor == "psum" else [])]:
+        if entry.tensor == "psum" and "it" in tiling.sizes:
+            axes.append("it")
+        for axis in axes:
             tiles.setdefault(axis.upper(), {})[m.const] = tiling.sizes[axis]
     sizes: dict[str, int] = {}
     for axis, by_memory in sorted(tiles.items()):

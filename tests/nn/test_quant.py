@@ -71,7 +71,7 @@ def test_weights_lie_on_their_codes_and_starting_values_are_the_stated_ones() ->
     torch.nn.init.normal_(conv.weight)
     codes = conv.weight_codes()
     assert (int(codes.min()), int(codes.max())) == (-7, 7)
-    torch.testing.assert_close(conv.quantized_weight(), codes * (3.0 / 7))
+    torch.testing.assert_close(conv.quantized_weight(), codes.double() * (3.0 / 7))
     w = conv.weight
     z = (w - w.mean()) / w.std(unbiased=True) / 3.0
     assert torch.equal(codes, torch.round(z.clamp(-1, 1) * 7).long())

@@ -348,6 +348,34 @@ def test_changed_bench_is_not_trusted(simulator: str, file: str, tiny_set: Path,
     assert file in failure(folder, simulator)[0]
 
 
+def without_relu(folder: Path, tmp_path: Path) -> Path:
+    """A design that forgets the ReLU; in the set the expected results are made to agree with it."""
+    (folder / "relu.hex").write_bytes((folder / "accumulator.hex").read_bytes())
+    return edited(folder / "dut.sv", tmp_path / "mine.sv", [("if (value < 0) value = 0;", "")])
+
+
+def test_files_that_were_changed_to_agree_with_a_wrong_design_never_pass(
+    simulator: str, tiny_set: Path, tmp_path: Path
+) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    said = failure(folder, simulator, without_relu(folder, tmp_path))
+    assert len(said) == 1
+    assert "the bench passes on files that are not the dumped ones: relu.hex was changed since the dump" in said[0]
+
+
+@on_icarus
+def test_a_design_edited_within_the_set_is_refused_with_the_way_out(
+    simulator: str, tiny_set: Path, tmp_path: Path
+) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    edited(folder / "dut.sv", folder / "dut.sv", [("endmodule", "// mine\nendmodule")])
+    assert (
+        "dut.sv was changed since the dump; keep your own design outside the set and give it with --dut"
+        in (failure(folder, simulator)[0])
+    )
+    assert simulate(folder, simulator, folder / "dut.sv").checks == 96
+
+
 # --- the command line -----------------------------------------------------------------------------------------------
 
 

@@ -8,10 +8,10 @@ import pytest
 
 from tests.conftest import checked_dump
 from tests.sim.conftest import copied, edited, path_of, state, tiny_capture
-from tests.sim.test_bench import DUT_FAULTS
+from tests.sim.test_bench import DUT_FAULTS, without_relu
 
 pytestmark = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
-TOOLS = ("sh", "make", "iverilog", "vvp", "mktemp", "od", "tr", "cat", "grep", "rm", "ln")
+TOOLS = ("sh", "make", "iverilog", "vvp", "mktemp", "od", "tr", "cat", "grep", "rm", "ln", "sha256sum")
 Make = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -65,6 +65,22 @@ def test_changed_word_fails(make: Make, file: str, said: str, tiny_set: Path, tm
     done = make(folder)
     assert done.returncode != 0
     assert f"file={said} n=0 " in done.stdout
+
+
+def test_files_that_were_changed_to_agree_with_a_wrong_design_never_pass(
+    make: Make, tiny_set: Path, tmp_path: Path
+) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    done = make(folder, f"DUT={without_relu(folder, tmp_path)}")
+    assert done.returncode != 0
+    assert "relu.hex: FAILED" in done.stdout
+    assert "simulation FAILED: the set is not as dumped" in done.stdout
+
+
+def test_missing_design_is_said_in_one_line(make: Make, tiny_set: Path) -> None:
+    done = make(tiny_set, "DUT=my_dut.sv")
+    assert done.returncode != 0
+    assert f"DUT=my_dut.sv is no file; a relative path starts at {tiny_set}" in done.stdout
 
 
 def test_missing_file_fails(make: Make, tiny_set: Path, tmp_path: Path) -> None:
