@@ -55,7 +55,7 @@ def verify(folder: Path) -> tuple[Manifest | None, list[Fault]]:
     try:
         manifest = read_manifest(folder)
     except CheckFailed as error:
-        return None, [Fault(MANIFEST, str(error))]
+        return None, [Fault(MANIFEST, str(error).removeprefix(f"{folder / MANIFEST}: "))]
     return manifest, list(_faults(folder, manifest))
 
 

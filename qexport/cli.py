@@ -84,8 +84,15 @@ def _fail(message: str, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _path(**kwargs: Any) -> Any:
-    return click.Path(path_type=Path, **kwargs)
+class _Path(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("is empty; give a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def _path() -> _Path:
+    return _Path(path_type=Path)
 
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print the result for machines.")

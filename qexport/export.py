@@ -106,8 +106,10 @@ def dump(capture: LayerCapture, layout: Layout, out: Path, force: bool = False) 
             )
         unchanged = target.is_dir() and _same(partial, target)
         if not unchanged:
-            if target.is_dir() and any(target.iterdir()) and not force:
-                raise QexportError(f"out: {target} holds another set; add --force to replace it")
+            if target.is_dir() and any(target.iterdir()):
+                if not force:
+                    raise QexportError(f"out: {target} holds another set; add --force to replace it")
+                _refuse_strays(target)
             _replace(partial, target)
     return Dump(target, manifest, unchanged)
 
@@ -193,7 +195,7 @@ def _staging(out: Path, slug: str) -> Iterator[tuple[Path, Path]]:
                 else:
                     previous.rename(target)
             _clear(partial)
-            if target.exists() and not (target.is_dir() and (claims_to_be_set(target) or not any(target.iterdir()))):
+            if target.is_symlink() or (target.exists() and not _is_set_or_empty(target)):
                 raise QexportError(f"out: {target} is in the way and is no vector set; move it or choose another --out")
             partial.mkdir()
             yield partial, target
@@ -204,6 +206,21 @@ def _staging(out: Path, slug: str) -> Iterator[tuple[Path, Path]]:
                     folder.rmdir()
     finally:
         os.close(lock)
+
+
+def _is_set_or_empty(folder: Path) -> bool:
+    return folder.is_dir() and (claims_to_be_set(folder) or not any(folder.iterdir()))
+
+
+def _refuse_strays(folder: Path) -> None:
+    """Raises QexportError when replacing the set would take away a file that is not the set's."""
+    sums = folder / SUMS
+    listed = {line[66:] for line in sums.read_text(errors="replace").splitlines()} if sums.is_file() else set()
+    strays = sorted(set(set_entries(folder)) - listed - {MANIFEST, SUMS})
+    if strays:
+        raise QexportError(
+            f"out: {folder / strays[0]} is not of the set that would be replaced; move it elsewhere first"
+        )
 
 
 def _clear(folder: Path) -> None:

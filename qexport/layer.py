@@ -42,8 +42,8 @@ NotNegative = Annotated[int, Meta(ge=0, le=MAX_SIZE)]
 class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One convolution (or linear layer: 1x1 everywhere). `padding` is top, bottom, left, right."""
 
-    name: Annotated[str, Meta(min_length=1)]
-    index: int | None = None
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    index: NotNegative | None = None
     kind: str = "conv2d"
     in_channels: Positive
     out_channels: Positive
@@ -57,6 +57,10 @@ class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     def __post_init__(self) -> None:
         if self.kind not in ("conv2d", "linear"):
             raise QexportError(f"layer kind: '{self.kind}' is not known; choose conv2d or linear")
+        if self.kind == "linear" and (self.kernel, self.padding) != ((1, 1), (0, 0, 0, 0)):
+            raise QexportError(
+                f"layer {self.name}: a linear layer has kernel 1x1 without padding; correct it or the kind"
+            )
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if channels % self.groups:
                 raise QexportError(f"layer {self.name}: {name} {channels} is no multiple of groups {self.groups}")
@@ -201,6 +205,9 @@ class LayerCapture:
             furthest = max(map(int, (self.bias.min(), self.bias.max())), key=abs)
             if abs(furthest) >= 2**47:
                 raise QexportError(f"capture: bias {furthest} is not below 2^47 in size")
+        step = self.formats.weight.scale * self.formats.input.scale
+        if not (step > 0 and np.isfinite(step * 2.0**62)):
+            raise QexportError(f"capture: weight scale x input scale is {step:g}; sums cannot be compared in that unit")
         reach = [max(abs(fmt.integer.low), fmt.integer.high) for fmt in (self.formats.weight, self.formats.input)]
         if self.weight[0].size * reach[0] * reach[1] >= 2**62:
             raise QexportError(
@@ -230,12 +237,14 @@ class LayerCapture:
         try:
             with safe_open(str(path), framework="numpy") as file:
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-                text = (file.metadata() or {}).get(METADATA_KEY)
+                entries = file.metadata() or {}
         except (SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
             raise QexportError(f"capture: {path} is no readable safetensors file: {error}") from None
-        if text is None:
+        if set(entries) != {METADATA_KEY}:
+            found = ", ".join(sorted(entries)) or "none"
             raise QexportError(
-                f"capture: {path} has no '{METADATA_KEY}' metadata entry; write layer, formats and source"
+                f"capture: {path} has metadata entries {found}; needs '{METADATA_KEY}' alone, with layer, formats and "
+                "source (docs/vectors.md)"
             )
         unknown = set(tensors) - {"weight", "input", "bias", "reference", "next_input"}
         if unknown or not {"weight", "input"} <= set(tensors):
@@ -244,7 +253,7 @@ class LayerCapture:
                 f"capture: {path} holds tensors {found}; needs weight and input, may have bias, reference, next_input"
             )
         try:
-            metadata = msgspec.convert(json.loads(text), _Metadata)
+            metadata = msgspec.convert(json.loads(entries[METADATA_KEY]), _Metadata)
         except (ValueError, RecursionError) as error:
             raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
         return cls(layer=metadata.layer, formats=metadata.formats, source=metadata.source, **tensors)

@@ -202,11 +202,25 @@ def test_another_set_in_the_way_is_refused_and_left_whole(captures: tuple[Path, 
 
 def test_force_replaces_another_set_by_exactly_the_new_one(captures: tuple[Path, Path], out: Path) -> None:
     run(captures[0], out, "--layout", "ws8x8")
-    (out / "features_33" / "stray").write_text("of the old set")
     assert run(captures[1], out, "--force").exit_code == 0
     run(captures[1], out / "fresh")
     assert contents(out / "features_33") == contents(out / "fresh" / "features_33")
     assert names(out) == ["features_33", "fresh"]
+
+
+def test_a_file_of_the_users_own_in_the_set_is_not_lost(captures: tuple[Path, Path], out: Path) -> None:
+    run(captures[0], out)
+    (out / "features_33" / "notes.txt").write_text("three years of work")
+    before = contents(out)
+    fails(run(captures[1], out, "--force"), "features_33/notes.txt is not of the set that would be replaced")
+    assert contents(out) == before
+
+
+def test_a_link_in_the_way_is_refused(captures: tuple[Path, Path], out: Path) -> None:
+    run(captures[0], out / "elsewhere")
+    (out / "features_33").symlink_to(out / "elsewhere" / "features_33")
+    fails(run(captures[1], out, "--force"), str(out / "features_33"), "in the way")
+    assert (out / "features_33").is_symlink()
 
 
 @pytest.mark.parametrize("manifest", [None, "{}", "not JSON", '{"schema": "other/1"}', "[]"])

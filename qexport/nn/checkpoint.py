@@ -144,7 +144,10 @@ def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> Q
         specs = tuple(ConvSpec(**spec) for spec in facts["specs"])
         stored, in_features = (int(facts["weight_bits"]), int(facts["act_bits"])), int(facts["in_features"])
     except (SafetensorError, KeyError, TypeError, ValueError) as error:
-        raise QexportError(f"checkpoint: {path} is no packed qexport network: {error}") from None
+        reason = f"its metadata lacks {error}" if isinstance(error, KeyError) else error
+        raise QexportError(
+            f"checkpoint: {path} is no packed qexport network: {reason}; give what `qexport train` wrote, or 'builtin'"
+        ) from None
     model = QuantVGG(specs, *_agree(path, stored, (weight_bits, act_bits)), in_features=in_features)
     codes: dict[int, Tensor] = {}
     for index, conv in model.quantized().items():

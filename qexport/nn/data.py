@@ -58,12 +58,14 @@ def open_split(root: Path, split: str, download: bool = False) -> Any:
             return CIFAR10(str(root), train=split == "train", download=download)
         except (RuntimeError, OSError) as error:
             reason = str(error).splitlines()[0]
-            raise QexportError(f"data: CIFAR-10 in {root} cannot be read: {reason}; add --download") from None
+            raise QexportError(
+                f"data: CIFAR-10 in {root} cannot be read: {reason}; `qexport train --download` fetches it"
+            ) from None
     folder = root / split
     if not folder.is_dir():
         raise QexportError(
             f"data: {root} holds neither {CIFAR10.base_folder}/ nor {split}/<class>/; "
-            "point --data at CIFAR-10 or add --download"
+            "point --data at CIFAR-10 (`qexport train --download` fetches it)"
         )
     try:
         dataset = ImageFolder(str(folder))

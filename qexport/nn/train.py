@@ -46,6 +46,8 @@ class Recipe:
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise QexportError(f"model: '{self.model}' is not known; choose one of {', '.join(MODELS)}")
+        if not (math.isfinite(self.lr) and self.lr > 0):
+            raise QexportError(f"lr: {self.lr} must be finite and above 0")
 
 
 def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
@@ -53,6 +55,8 @@ def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | 
 
     Raises QexportError when a fresh start would overwrite a checkpoint, or resuming finds none or another recipe's.
     """
+    if out.exists() and not out.is_dir():
+        raise QexportError(f"out: {out} is a file; give a folder")
     last = out / checkpoint.LAST
     if not resume:
         if last.exists():

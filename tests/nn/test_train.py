@@ -66,6 +66,10 @@ def test_a_nan_loss_stops_with_one_line_and_keeps_no_broken_checkpoint(noise_fol
 def test_no_data_and_unknown_names_are_refused(tmp_path: Path, noise_folder: Path) -> None:
     fails(cli("train", "--data", tmp_path), "holds neither")
     fails(cli("train", "--data", noise_folder, "--device", "toaster"), "device: 'toaster'", "--device auto")
+    fails(cli("train", "--data", noise_folder, "--lr", "nan"), "lr: nan must be finite")
+    (tmp_path / "file").touch()
+    fails(cli("train", "--data", noise_folder, "--out", tmp_path / "file"), f"{tmp_path / 'file'} is a file")
+    fails(cli("train", "--data", noise_folder, "--out", ""), "--out", "is empty")
     fails(
         cli("train", "--data", noise_folder, "--model", "resnet"), "model: 'resnet' is not known; choose one of vgg16"
     )
