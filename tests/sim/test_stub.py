@@ -85,7 +85,7 @@ def stubs(stub_sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
             package, source = (folder / line for line in (folder / "files.f").read_text().splitlines())
             if layout == "mixed":
                 source = edited(source, build.parent / source.name, PRINT_ALL)
-            built = SIMULATORS[simulator].compile([package, source], source.stem, build)
+            built = SIMULATORS[simulator].compile([package, source], package.parent, source.stem, build)
             made[layout, simulator] = Stub(folder, SIMULATORS[simulator].command(build / "sim"), built)
         stub = made[layout, simulator]
         assert stub.built.returncode == 0, stub.built.stdout + stub.built.stderr
