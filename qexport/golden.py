@@ -4,25 +4,19 @@ import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qexport.errors import CheckFailed, QexportError
 from qexport.intformat import Int64, IntFormat
-from qexport.layer import AXES, ConvGeometry, LayerCapture
+from qexport.layer import AXES, REAL, Capture, ConvGeometry, LayerCapture
+from qexport.requant import Requantizer, find_requantizer
 
 SUM_BITS = 16  # default width of psum, accumulator and relu in a word
 BIAS_BITS = 32
 MEAN_BAR = 1e-3
-
-
-@dataclass(frozen=True)
-class NamedTensor:
-    """One tensor of the contract: its codes, the format of its elements and the proven range of any such tensor."""
-
-    values: Int64
-    default: IntFormat
-    bounds: tuple[int, int]
 
 
 def pad(codes: Int64, layer: ConvGeometry) -> Int64:
@@ -43,26 +37,32 @@ def patches(padded: Int64, layer: ConvGeometry, plane: tuple[int, int]) -> Int64
     return out
 
 
-def accumulate(weight: Int64, im2col: Int64, bias: Int64 | None, layer: ConvGeometry) -> Int64:
-    """The integer convolution plus bias, (n, oc, oy, ox), from patches (n, ic, kh, kw, oy, ox)."""
+def accumulate(weight: Int64, im2col: Int64, bias: Int64 | None, layer: ConvGeometry, reach: int) -> Int64:
+    """The integer convolution plus bias, (n, oc, oy, ox), from patches (n, ic, kh, kw, oy, ox).
+
+    No sum of products is larger in size than `reach`.
+    """
     n, _, _, _, rows, cols = im2col.shape
     groups, per_group = layer.groups, layer.out_channels // layer.groups
-    taps = weight.reshape(groups, per_group, -1)  # (g, oc of g, ic of g * kh * kw)
-    seen = im2col.reshape(n, groups, -1, rows * cols)  # (n, g, ic of g * kh * kw, oy * ox)
-    out: Int64 = np.matmul(taps[np.newaxis], seen).reshape(n, layer.out_channels, rows, cols)
+    dtype = _narrow(reach)
+    taps = weight.reshape(groups, per_group, -1).astype(dtype)  # (g, oc of g, ic of g * kh * kw)
+    seen = im2col.reshape(n, groups, -1, rows * cols).transpose(1, 0, 3, 2).astype(dtype)  # (g, n, oy * ox, taps)
+    sums = np.einsum("gok,gnpk->ngop", taps, np.ascontiguousarray(seen))  # integers: einsum is faster than matmul
+    out: Int64 = sums.reshape(n, layer.out_channels, rows, cols).astype(np.int64)
     return out if bias is None else out + bias[:, np.newaxis, np.newaxis]
 
 
-def psums(weight: Int64, padded: Int64, layer: ConvGeometry, row: int) -> Int64:
+def psums(weight: Int64, padded: Int64, layer: ConvGeometry, row: int, reach: int) -> Int64:
     """What each input-channel tile of `row` channels and each tap adds at every padded position.
 
-    Returns (n, it, kh, kw, oc, py, px); weight-stationary, whatever the stride.
+    Returns (n, it, kh, kw, oc, py, px); weight-stationary, whatever the stride. `reach` as in `accumulate`.
     """
     n, _, rows, cols = padded.shape
     groups, per_group, inputs = layer.groups, layer.out_channels // layer.groups, layer.group_inputs
     tiles = math.ceil(inputs / row)
-    streams = padded.reshape(n, groups, inputs, rows * cols)
-    taps = weight.reshape(groups, per_group, inputs, *layer.kernel)
+    dtype = _narrow(reach)
+    streams = padded.reshape(n, groups, inputs, rows * cols).astype(dtype)
+    taps = weight.reshape(groups, per_group, inputs, *layer.kernel).astype(dtype)
     out = np.empty((n, tiles, *layer.kernel, layer.out_channels, rows, cols), np.int64)
     for it in range(tiles):
         tile = slice(it * row, (it + 1) * row)
@@ -71,6 +71,11 @@ def psums(weight: Int64, padded: Int64, layer: ConvGeometry, row: int) -> Int64:
                 product = np.matmul(taps[np.newaxis, :, :, tile, kh, kw], streams[:, :, tile])
                 out[:, it, kh, kw] = product.reshape(n, layer.out_channels, rows, cols)
     return out
+
+
+def _narrow(reach: int) -> type[np.signedinteger[Any]]:
+    """The narrowest of int32 and int64 in which nothing up to `reach` wraps."""
+    return np.int32 if reach < 2**31 else np.int64
 
 
 def acc_addresses(layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
@@ -112,90 +117,170 @@ def psum_bounds(weight: Int64, code: IntFormat, row: int) -> tuple[int, int]:
     return int(low.min()), int(high.max())
 
 
-class Golden:
-    """All named tensors of one capture, computed when first asked for.
+class Facts:
+    """What holds for every image of a layer: shapes, formats and proven bounds of its tensors.
 
     `row` is the array's input-channel tile for psum; None means one tile.
     """
 
-    def __init__(self, capture: LayerCapture, row: int | None = None):
+    def __init__(self, capture: Capture, row: int | None):
+        self.layer, self.formats, self.plane = capture.layer, capture.formats, capture.plane
+        self.weight, self.bias = capture.weight, capture.bias
+        self.row = self.layer.group_inputs if row is None else row
+        formats = (self.formats.weight.integer, self.formats.input.integer)
+        self.reach = self.weight[0].size * math.prod(max(-fmt.low, fmt.high) for fmt in formats)
+
+    def has(self, name: str) -> bool:
+        """Whether this layer has the named tensor."""
+        return not (name == "bias" and self.bias is None) and not (name == "output" and self.requantizer is None)
+
+    def lacks(self, name: str) -> QexportError:
+        """The error for a tensor that the layer does not have."""
+        why = f" ({self._no_requantizer})" if name == "output" else ""
+        return QexportError(
+            f"tensor '{name}': layer {self.layer.name} does not have it{why}; "
+            "mark the memory optional = true or take it out of the layout"
+        )
+
+    def shape(self, name: str, images: int) -> tuple[int, ...]:
+        """The shape of the named tensor, axes as in the contract."""
+        layer = self.layer
+        padded, out = layer.padded_plane(self.plane), layer.output_plane(self.plane)
+        results = (images, layer.out_channels, *out)
+        shapes = {
+            "weight": self.weight.shape,
+            "bias": (layer.out_channels,),
+            "input": (images, layer.in_channels, *self.plane),
+            "input_padded": (images, layer.in_channels, *padded),
+            "patches": (images, layer.in_channels, *layer.kernel, *out),
+            "psum": (images, math.ceil(layer.group_inputs / self.row), *layer.kernel, layer.out_channels, *padded),
+            "acc_address": (*out, *layer.kernel),
+        }
+        return shapes.get(name, results)
+
+    def default(self, name: str) -> IntFormat:
+        """The format of the named tensor's elements where a layout gives none."""
+        if name == "weight":
+            return self.formats.weight.integer
+        if name in ("input", "input_padded", "patches"):
+            return self.formats.input.integer
+        if name == "output":
+            assert self.formats.output is not None
+            return self.formats.output.integer
+        if name == "acc_address":
+            return IntFormat.holding(0, int(self.addresses.max()), False)
+        return IntFormat(BIAS_BITS if name == "bias" else SUM_BITS, True)
+
+    @cached_property
+    def addresses(self) -> Int64:
+        return acc_addresses(self.layer, self.plane)
+
+    @cached_property
+    def bounds(self) -> tuple[int, int]:
+        """The exact least and greatest accumulator."""
+        return accumulator_bounds(self.weight, self.bias, self.formats.input.integer, self.layer, self.plane)
+
+    @cached_property
+    def psum_bounds(self) -> tuple[int, int]:
+        return psum_bounds(self.weight, self.formats.input.integer, self.row)
+
+    def range_of(self, name: str) -> tuple[int, int] | None:
+        """The least and greatest value that the named tensor can have for any input; None: those that it has."""
+        if name in ("input", "input_padded", "patches", "output"):
+            fmt = self.default(name)
+            return fmt.low, fmt.high
+        if name == "psum":
+            return self.psum_bounds
+        if name == "accumulator":
+            return self.bounds
+        if name == "relu":
+            return max(self.bounds[0], 0), max(self.bounds[1], 0)
+        return None
+
+    @cached_property
+    def requantizer(self) -> Requantizer | None:
+        """From accumulators to the codes that the next quantized layer receives; None where there is none."""
+        if self._no_requantizer is not None:
+            return None
+        return self._found_requantizer
+
+    @cached_property
+    def _found_requantizer(self) -> Requantizer | None:
+        output = self.formats.output
+        assert output is not None
+        assert isinstance(output.scale, float)
+        return find_requantizer(self.formats.steps[0], output.scale, output.integer, max(self.bounds[1], 0))
+
+    @cached_property
+    def _no_requantizer(self) -> str | None:
+        if self.formats.output is None or not self.layer.relu:
+            return "it needs a ReLU right behind the layer and the next quantized layer's format, formats.output"
+        if len(set(self.formats.steps)) > 1:
+            return "its weights have a scale for each channel"
+        if self._found_requantizer is None:
+            return "no integers mul and shift round as the network does"
+        return None
+
+
+class Golden:
+    """The named tensors of one capture, computed when asked for; `facts` are shared by the parts of a capture."""
+
+    def __init__(self, capture: Capture, row: int | None = None, facts: Facts | None = None):
         self.capture = capture
-        self.row = capture.layer.group_inputs if row is None else row
-        self.plane: tuple[int, int] = (capture.input.shape[2], capture.input.shape[3])
+        self.facts = Facts(capture, row) if facts is None else facts
+
+    def part(self, start: int, stop: int) -> "Golden":
+        """The golden of the images start..stop-1."""
+        return Golden(self.capture.part(start, stop), facts=self.facts)
+
+    @cached_property
+    def _input(self) -> Int64:
+        """The codes of all images; read from a capture file only here."""
+        capture = self.capture
+        return capture.input if isinstance(capture, LayerCapture) else capture.part(0, capture.images).input
+
+    @cached_property
+    def padded(self) -> Int64:
+        return pad(self._input, self.capture.layer)
+
+    @property
+    def patches(self) -> Int64:
+        return patches(self.padded, self.capture.layer, self.capture.plane)
 
     @cached_property
     def accumulator(self) -> Int64:
         c = self.capture
-        return accumulate(c.weight, patches(pad(c.input, c.layer), c.layer, self.plane), c.bias, c.layer)
+        return accumulate(c.weight, self.patches, c.bias, c.layer, self.facts.reach)
 
-    @cached_property
+    @property
     def bounds(self) -> tuple[int, int]:
-        c = self.capture
-        return accumulator_bounds(c.weight, c.bias, c.formats.input.integer, c.layer, self.plane)
+        return self.facts.bounds
 
-    def has(self, name: str) -> bool:
-        """Whether this layer has the named tensor."""
-        return name in self._makers and not (name == "bias" and self.capture.bias is None)
+    def values(self, name: str) -> Int64:
+        """The codes of the named tensor; raises QexportError when the layer does not have it."""
+        c, facts = self.capture, self.facts
+        if not facts.has(name):
+            raise facts.lacks(name)
+        makers: Mapping[str, Callable[[], Int64 | None]] = {
+            "weight": lambda: c.weight,
+            "bias": lambda: c.bias,
+            "input": lambda: self._input,
+            "input_padded": lambda: self.padded,
+            "patches": lambda: self.patches,
+            "psum": lambda: psums(c.weight, self.padded, c.layer, facts.row, facts.reach),
+            "acc_address": lambda: facts.addresses,
+            "accumulator": lambda: self.accumulator,
+            "relu": lambda: np.maximum(self.accumulator, 0),
+            "output": self._output,
+        }
+        assert set(makers) == set(AXES)
+        values = makers[name]()
+        assert values is not None
+        return values
 
-    def tensor(self, name: str) -> NamedTensor:
-        """The named tensor; raises QexportError when the layer does not have it."""
-        if not self.has(name):
-            raise QexportError(
-                f"tensor '{name}': layer {self.capture.layer.name} does not have it; "
-                "mark the memory optional = true or take it out of the layout"
-            )
-        return self._makers[name](self)
-
-    def _weight(self) -> NamedTensor:
-        values = self.capture.weight
-        return NamedTensor(values, self.capture.formats.weight.integer, _range(values))
-
-    def _bias(self) -> NamedTensor:
-        assert self.capture.bias is not None
-        return NamedTensor(self.capture.bias, IntFormat(BIAS_BITS, True), _range(self.capture.bias))
-
-    def _of_input(self, values: Int64) -> NamedTensor:
-        code = self.capture.formats.input.integer
-        return NamedTensor(values, code, (code.low, code.high))
-
-    def _input(self) -> NamedTensor:
-        return self._of_input(self.capture.input)
-
-    def _input_padded(self) -> NamedTensor:
-        return self._of_input(pad(self.capture.input, self.capture.layer))
-
-    def _patches(self) -> NamedTensor:
-        c = self.capture
-        return self._of_input(patches(pad(c.input, c.layer), c.layer, self.plane))
-
-    def _psum(self) -> NamedTensor:
-        c = self.capture
-        values = psums(c.weight, pad(c.input, c.layer), c.layer, self.row)
-        return NamedTensor(values, IntFormat(SUM_BITS, True), psum_bounds(c.weight, c.formats.input.integer, self.row))
-
-    def _acc_address(self) -> NamedTensor:
-        values = acc_addresses(self.capture.layer, self.plane)
-        return NamedTensor(values, IntFormat.holding(0, int(values.max()), False), _range(values))
-
-    def _accumulator(self) -> NamedTensor:
-        return NamedTensor(self.accumulator, IntFormat(SUM_BITS, True), self.bounds)
-
-    def _relu(self) -> NamedTensor:
-        low, high = self.bounds
-        return NamedTensor(np.maximum(self.accumulator, 0), IntFormat(SUM_BITS, True), (max(low, 0), max(high, 0)))
-
-    _makers: Mapping[str, Callable[["Golden"], NamedTensor]] = {
-        "weight": _weight,
-        "bias": _bias,
-        "input": _input,
-        "input_padded": _input_padded,
-        "patches": _patches,
-        "psum": _psum,
-        "acc_address": _acc_address,
-        "accumulator": _accumulator,
-        "relu": _relu,
-    }
-    assert set(_makers) <= set(AXES)
+    def _output(self) -> Int64:
+        assert self.facts.requantizer is not None
+        return self.facts.requantizer.apply(np.maximum(self.accumulator, 0))
 
 
 @dataclass(frozen=True)
@@ -207,36 +292,93 @@ class ReferenceCheck:
     tolerance: float
 
 
-def check_reference(golden: Golden) -> ReferenceCheck:
-    """Compare with what the capture holds of PyTorch's forward pass.
+class Scan:
+    """What is learned while a capture goes by: the accumulators that were seen, and how far PyTorch's output lies off.
 
-    Raises CheckFailed when the mean difference reaches 1e-3 or the largest half of input scale x weight scale.
+    Parts are added in order; the result does not depend on how the images were parted.
     """
-    c = golden.capture
-    scale = c.formats.input.scale * c.formats.weight.scale
-    tolerance = scale / 2
-    real = golden.accumulator.astype(np.float64) * scale
-    mean_of_reference: float | None = None
-    max_of_reference: float | None = None
-    for name, expected, actual in (
-        ("reference", c.reference, real),
-        ("next_input", c.next_input, np.maximum(real, 0.0)),
-    ):
-        if expected is None:
-            continue
-        difference = np.abs(actual - expected.astype(np.float64)).ravel()
-        # fsum rounds once, so that the manifest's bytes do not depend on the machine's vector units
-        mean, largest = math.fsum(difference.tolist()) / difference.size, float(difference.max())
-        if mean >= MEAN_BAR or largest >= tolerance:
+
+    def __init__(self, facts: Facts):
+        self._facts = facts
+        self._seen: list[tuple[int, int]] = []
+        self._differences = {name: _Differences(facts.formats.steps) for name in REAL}
+
+    def add(self, part: Golden) -> None:
+        """Take in the next images; they must stand in memory."""
+        capture = part.capture
+        assert isinstance(capture, LayerCapture)
+        self._seen.append((int(part.accumulator.min()), int(part.accumulator.max())))
+        steps = np.array(self._facts.formats.steps)[:, np.newaxis, np.newaxis]
+        real = part.accumulator.astype(np.float64) * steps
+        for name, expected, actual in (
+            ("reference", capture.reference, real),
+            ("next_input", capture.next_input, np.maximum(real, 0.0)),
+        ):
+            if expected is not None:
+                self._differences[name].add(np.abs(actual - expected.astype(np.float64)))
+
+    @property
+    def observed(self) -> tuple[int, int]:
+        """The least and greatest accumulator."""
+        return min(low for low, _ in self._seen), max(high for _, high in self._seen)
+
+    def check(self) -> ReferenceCheck:
+        """The result against PyTorch's forward pass.
+
+        Raises CheckFailed when the mean difference reaches 1e-3, the largest of a channel half of input scale x weight
+        scale, or when every accumulator is 0.
+        """
+        layer = f"golden: layer {self._facts.layer.name}"
+        if self.observed == (0, 0):
             raise CheckFailed(
-                f"golden: layer {c.layer.name}: accumulator x scale differs from {name} by {mean:.3g} in the mean "
-                f"(must be below {MEAN_BAR:g}) and {largest:.3g} at most (must be below {tolerance:.3g}); "
-                "the capture contradicts itself: check scales, padding and the units of the bias"
+                f"{layer}: every accumulator is 0, so the set would prove nothing; choose other inputs or another layer"
             )
-        if name == "reference":
-            mean_of_reference, max_of_reference = mean, largest
-    return ReferenceCheck(mean_of_reference, max_of_reference, tolerance)
+        for name, differences in self._differences.items():
+            if not differences.holds():
+                raise CheckFailed(
+                    f"{layer}: accumulator x scale differs from {name} by {differences.mean:.3g} in the mean (must be "
+                    f"below {MEAN_BAR:g}) and {differences.max_abs:.3g} at most (must be below "
+                    f"{differences.tolerance:.3g}); the capture contradicts itself: check scales, padding and the "
+                    "units of the bias"
+                )
+        reference = self._differences["reference"]
+        if reference.count == 0:
+            return ReferenceCheck(None, None, reference.tolerance)
+        return ReferenceCheck(reference.mean, reference.max_abs, reference.tolerance)
 
 
-def _range(values: Int64) -> tuple[int, int]:
-    return int(values.min()), int(values.max())
+class _Differences:
+    """Mean and maximum of absolute differences (n, oc, oy, ox), the maximum for each scale."""
+
+    def __init__(self, steps: tuple[float, ...]):
+        self._tolerances = np.array(steps) / 2
+        self._largest = np.zeros(len(steps))
+        self._sums: list[float] = []  # of one image each
+        self.count = 0
+
+    def add(self, differences: NDArray[np.float64]) -> None:
+        # fsum rounds once, so that the manifest's bytes do not depend on the machine's vector units
+        self._sums += [math.fsum(image.ravel().tolist()) for image in differences]
+        self.count += differences.size
+        axes = (0, 2, 3) if len(self._largest) > 1 else None
+        self._largest = np.maximum(self._largest, differences.max(axis=axes))
+
+    @property
+    def mean(self) -> float:
+        return math.fsum(self._sums) / self.count
+
+    @property
+    def _worst(self) -> int:
+        """The channel whose largest difference comes nearest to its tolerance."""
+        return int(np.argmax(self._largest / self._tolerances))
+
+    @property
+    def max_abs(self) -> float:
+        return float(self._largest[self._worst])
+
+    @property
+    def tolerance(self) -> float:
+        return float(self._tolerances[self._worst])
+
+    def holds(self) -> bool:
+        return self.count == 0 or (self.mean < MEAN_BAR and self.max_abs < self.tolerance)

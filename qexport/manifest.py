@@ -11,7 +11,7 @@ from msgspec import Meta
 from qexport import __version__
 from qexport.errors import CheckFailed, QexportError
 from qexport.formats import FORMATS
-from qexport.golden import Golden, ReferenceCheck
+from qexport.golden import Facts, ReferenceCheck
 from qexport.intformat import IntFormat
 from qexport.layer import CodeFormat, ConvGeometry, Positive, Source
 from qexport.layout import MANIFEST, SUMS, Memory, OrderFault, Tiling, parse_order
@@ -31,15 +31,27 @@ class Tool(_Entry, frozen=True, kw_only=True):
 class AccumulatorFormat(_Entry, frozen=True, kw_only=True):
     bits: int
     signed: bool
-    scale: float
+    scale: float | tuple[float, ...]
     observed: tuple[int, int]
     bounds: tuple[int, int]
 
 
-class ManifestFormats(_Entry, frozen=True, kw_only=True):
+class OutputFormat(_Entry, frozen=True, kw_only=True):
+    """code = min(2^bits - 1, (relu * mul + 2^(shift - 1)) >> shift); `ties` lie on the edge between two codes."""
+
+    bits: int
+    signed: bool
+    scale: float
+    mul: int
+    shift: int
+    ties: tuple[int, ...]
+
+
+class ManifestFormats(_Entry, frozen=True, kw_only=True, omit_defaults=True):
     weight: CodeFormat
     input: CodeFormat
     accumulator: AccumulatorFormat
+    output: OutputFormat | None = None
 
 
 class LayoutInfo(_Entry, frozen=True, kw_only=True):
@@ -152,17 +164,34 @@ class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
         return len(self.named_files()) + 2
 
 
-def accumulator_format(golden: Golden) -> AccumulatorFormat:
-    """The accumulator's entry of the manifest: what was seen, what the weights can give, and the bits for it."""
-    formats = golden.capture.formats
-    low, high = golden.bounds
-    observed = int(golden.accumulator.min()), int(golden.accumulator.max())
-    return AccumulatorFormat(
-        bits=IntFormat.holding(low, high, True).bits,
-        signed=True,
-        scale=formats.weight.scale * formats.input.scale,
-        observed=observed,
-        bounds=(low, high),
+def manifest_formats(facts: Facts, observed: tuple[int, int]) -> ManifestFormats:
+    """The formats' entry of the manifest; `observed`: the least and greatest accumulator that was seen."""
+    formats, requantizer = facts.formats, facts.requantizer
+    low, high = facts.bounds
+    steps = formats.steps
+    output = None
+    if requantizer is not None:
+        assert formats.output is not None
+        assert isinstance(formats.output.scale, float)
+        output = OutputFormat(
+            bits=formats.output.bits,
+            signed=formats.output.signed,
+            scale=formats.output.scale,
+            mul=requantizer.mul,
+            shift=requantizer.shift,
+            ties=requantizer.ties,
+        )
+    return ManifestFormats(
+        weight=formats.weight,
+        input=formats.input,
+        accumulator=AccumulatorFormat(
+            bits=IntFormat.holding(low, high, True).bits,
+            signed=True,
+            scale=steps if isinstance(formats.weight.scale, tuple) else steps[0],
+            observed=observed,
+            bounds=(low, high),
+        ),
+        output=output,
     )
 
 
@@ -180,6 +209,12 @@ def golden_info(check: ReferenceCheck) -> GoldenInfo:
 def sha256(data: bytes) -> str:
     """The SHA-256 of the bytes, 64 lower-case hexadecimal digits."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sums_text(files: dict[str, str]) -> str:

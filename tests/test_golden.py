@@ -77,7 +77,7 @@ def test_accumulator_is_the_convolution(capture: LayerCapture) -> None:
 @given(captures(), st.integers(1, 4))
 def test_psums_gathered_through_addresses_add_up_to_the_accumulator(capture: LayerCapture, row: int) -> None:
     golden = Golden(capture, row)
-    psum, address = golden.tensor("psum").values, golden.tensor("acc_address").values
+    psum, address = golden.values("psum"), golden.values("acc_address")
     n, tiles, kh, kw, oc, py, px = psum.shape
     assert tiles == -(-capture.layer.group_inputs // row)
     memory = psum.transpose(0, 1, 4, 2, 3, 5, 6).reshape(n, tiles, oc, kh * kw * py * px)
@@ -90,7 +90,7 @@ def test_psums_gathered_through_addresses_add_up_to_the_accumulator(capture: Lay
 @given(captures(), st.integers(1, 4))
 def test_psum_is_the_tiles_product_at_every_padded_position(capture: LayerCapture, row: int) -> None:
     golden, layer = Golden(capture, row), capture.layer
-    psum, padded = golden.tensor("psum").values, golden.tensor("input_padded").values
+    psum, padded = golden.values("psum"), golden.values("input_padded")
     for it, oc in product(range(psum.shape[1]), range(layer.out_channels)):
         channels = range(it * row, min((it + 1) * row, layer.group_inputs))
         first = group_of(layer, oc) * layer.group_inputs
@@ -118,9 +118,9 @@ def test_psum_bounds_are_reached_and_not_exceeded(capture: LayerCapture, row: in
     for oc in range(layer.out_channels):
         images[oc, :, group_of(layer, oc)] = np.where((taps[oc] > 0) == largest, code.high, code.low)
     psum = psums(capture.weight, images.reshape(-1, layer.in_channels, 1, 1), layer, row)
-    low, high = Golden(capture, row).tensor("psum").bounds
+    low, high = Golden(capture, row).facts.psum_bounds
     assert (psum.max() if largest else psum.min()) == (high if largest else low)
-    seen = Golden(capture, row).tensor("psum").values
+    seen = Golden(capture, row).values("psum")
     assert low <= seen.min()
     assert seen.max() <= high
 
@@ -130,27 +130,27 @@ def test_psum_bounds_are_reached_and_not_exceeded(capture: LayerCapture, row: in
 def test_relu_and_padding_and_patches_follow_from_their_definitions(capture: LayerCapture) -> None:
     golden, layer = Golden(capture), capture.layer
     top, _, left, _ = layer.padding
-    padded, plane = golden.tensor("input_padded").values, capture.input.shape[2:]
+    padded, plane = golden.values("input_padded"), capture.input.shape[2:]
     inner = padded[:, :, top : top + plane[0], left : left + plane[1]]
     np.testing.assert_array_equal(inner, capture.input)
     assert np.count_nonzero(padded) == np.count_nonzero(inner)
-    im2col = golden.tensor("patches").values
+    im2col = golden.values("patches")
     for kh, kw, oy, ox in np.ndindex(*im2col.shape[2:]):
         y, x = oy * layer.stride[0] + kh * layer.dilation[0], ox * layer.stride[1] + kw * layer.dilation[1]
         np.testing.assert_array_equal(im2col[:, :, kh, kw, oy, ox], padded[:, :, y, x])
-    assert golden.tensor("relu").values.ravel().tolist() == [max(a, 0) for a in golden.accumulator.ravel().tolist()]
+    assert golden.values("relu").ravel().tolist() == [max(a, 0) for a in golden.accumulator.ravel().tolist()]
 
 
 def test_sums_beyond_int64_are_refused() -> None:
     with pytest.raises(QexportError):
-        Golden(make_capture(weight_bits=32, input_bits=32, input_signed=True)).tensor("accumulator")
+        Golden(make_capture(weight_bits=32, input_bits=32, input_signed=True)).values("accumulator")
 
 
 def test_layer_lacks_bias_unless_the_capture_has_one() -> None:
-    assert Golden(make_capture(bias=True)).has("bias")
-    assert not Golden(make_capture()).has("bias")
+    assert Golden(make_capture(bias=True)).facts.has("bias")
+    assert not Golden(make_capture()).facts.has("bias")
     with pytest.raises(QexportError, match=r"tensor 'bias': layer features\.33 does not have it"):
-        Golden(make_capture()).tensor("bias")
+        Golden(make_capture()).values("bias")
 
 
 def replace_input(capture: LayerCapture, fmt: CodeFormat) -> Formats:

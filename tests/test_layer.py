@@ -205,7 +205,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "junk": (b"\xff" * 200, "no readable safetensors"),
     "text": (b"not a capture at all", "no readable safetensors"),
     "type that numpy lacks": (
-        GOOD.replace(b'"dtype":"I32","shape":[1,2,4,4]', b'"dtype":"F8_E4M3","shape":[128]'), "no readable"
+        GOOD.replace(b'"dtype":"I32","shape":[1,2,4,4]', b'"dtype":"F8_E4M3","shape":[1,2,8,8]'), "no readable"
     ),
     "float weights": (stored({"weight": TENSORS["weight"].astype(np.float32)}), "weight has dtype float32"),
     "truth weights": (stored({"weight": TENSORS["weight"] > 0}), "weight has dtype bool"),
@@ -242,7 +242,14 @@ BAD: dict[str, tuple[bytes, str]] = {
     "no formats": (with_text(json.dumps({"layer": META["layer"]})), "formats"),
     "unknown key": (stored(colour="red"), "colour"),
     "unknown key of the layer": (stored(layer__bias=True), "bias"),
-    "unknown key of a format": (stored(formats__input__zero_point=0), "zero_point"),
+    "unknown key of a format": (stored(formats__input__zero=0), "zero"),
+    "zero point": (stored(formats__input__zero_point=3), "zero_point: 3 is not supported"),
+    "scale of each input channel": (stored(formats__input__scale=[0.5, 0.5]), "input: scale must be one number"),
+    "scales of other channels": (stored(formats__weight__scale=[0.5]), "formats.weight has 1 scales; layer conv has 2"),
+    "scale of one channel zero": (stored(formats__weight__scale=[0.5, 0.0]), "scale: 0.0"),
+    "signed output": (
+        stored(formats__output={"bits": 4, "signed": True, "scale": 0.5}), "codes behind a ReLU are unsigned",
+    ),
     "unknown key of the source": (stored(source__path="x"), "path"),
     "unknown kind": (stored(layer__kind="conv3d"), "conv3d"),
     "kernel of one size": (stored(layer__kernel=[3]), "kernel"),

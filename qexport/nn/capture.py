@@ -1,20 +1,25 @@
 """Hooks -> LayerCapture: what one quantized convolution sees and gives in a forward pass."""
 
+import copy
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from qexport.errors import QexportError
 from qexport.intformat import IntFormat
-from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture, Source
+from qexport.layer import REAL, CaptureWriter, CodeFormat, ConvGeometry, Formats, LayerCapture, Source
 from qexport.nn.checkpoint import Network
 from qexport.nn.data import MEAN, SIDE, STD, Pictures, normalise
 from qexport.nn.quant import QuantConv2d, act_qmax
 from qexport.nn.vgg import QuantVGG
+
+BATCH = 8  # pictures in one forward pass: float64 activations of the whole network stay small
 
 
 @dataclass(frozen=True)
@@ -37,9 +42,10 @@ class LayerFacts:
 
 @dataclass(frozen=True)
 class Captured:
-    """A capture, and how many of its input codes a float32 pass gives differently."""
+    """A capture file, its number of input codes, and how many of them a float32 pass gives differently."""
 
-    capture: LayerCapture
+    path: Path
+    codes: int
     float32_differences: int
 
 
@@ -64,9 +70,13 @@ def layer_facts(model: QuantVGG) -> list[LayerFacts]:
             padding=(1, 1, 1, 1),
             relu=isinstance(features[index + 1], nn.ReLU),
         )
+        following = successor(model, index)
         formats = Formats(
             weight=CodeFormat(bits=module.weight_bits, signed=True, scale=module.weight_scale),
             input=CodeFormat(bits=code.bits, signed=code.signed, scale=module.act_scale),
+            output=None
+            if following is None
+            else CodeFormat(bits=following.act_bits, signed=False, scale=following.act_scale),
         )
         facts.append(LayerFacts(geometry, formats, module, (side, side)))
     return facts
@@ -102,58 +112,97 @@ def choose_layer(model: QuantVGG, wanted: str) -> LayerFacts:
     raise QexportError(f"layer: '{wanted}' is not in this network; choose one of {listed}")
 
 
-def capture_layer(network: Network, layer: LayerFacts, pictures: Pictures, images: Sequence[int]) -> Captured:
-    """Run the pictures through the network in float64 on the CPU and take what the layer sees and gives.
+def capture_layers(
+    network: Network,
+    layers: Sequence[LayerFacts],
+    pictures: Pictures,
+    images: Sequence[int],
+    folder: Path,
+    advance: Callable[[int], None] = lambda images: None,
+) -> list[Captured]:
+    """Run the pictures through the network in float64 on the CPU and take what the layers see and give.
 
-    In float64 a code at a rounding edge does not depend on machine, threads, batch or GPU. `images` are the pictures'
-    indices in their source.
+    Writes one capture file for each layer into `folder`, image by image. In float64 a code at a rounding edge does not
+    depend on machine, threads, batch or GPU. `images` are the pictures' indices in their source; `advance` is told
+    how many pictures are done.
     """
     model = network.model
-    following = list(model.quantized().values())
-    at = following.index(layer.conv)
-    features = list(model.features)
-    index = features.index(layer.conv)
-    successor = following[at + 1] if at + 1 < len(following) else None
-    relu_only = successor is not None and all(
-        isinstance(module, nn.ReLU) for module in features[index + 1 : features.index(successor)]
+    double = copy.deepcopy(model).double()
+    source = Source(
+        checkpoint_sha256=network.sha256,
+        data_sha256=hashlib.sha256(pictures.pixels.numpy().tobytes()).hexdigest(),
+        images=tuple(images),
+        stimulus="images",
     )
-    seen = _observe(model, layer.conv, successor if relu_only else None, pictures, torch.float32)
-    float32_codes = layer.conv.input_codes(seen["input"])
-    seen = _observe(model.double(), layer.conv, successor if relu_only else None, pictures, torch.float64)
-    codes = layer.conv.input_codes(seen["input"])
-    weight = layer.conv.weight_codes()
-    model.float()
-    capture = LayerCapture(
-        layer=layer.geometry,
-        formats=layer.formats,
-        weight=weight.numpy(),
-        input=codes.numpy(),
-        reference=seen["reference"].numpy(),
-        next_input=seen["next_input"].numpy() if relu_only else None,
-        source=Source(
-            checkpoint_sha256=network.sha256,
-            data_sha256=hashlib.sha256(pictures.pixels.numpy().tobytes()).hexdigest(),
-            images=tuple(images),
-            stimulus="images",
-        ),
-    )
-    return Captured(capture, int((float32_codes != codes).sum()))
+    differences = dict.fromkeys((_index(layer) for layer in layers), 0)
+    captured = []
+    with ExitStack() as files:
+        writers = {}
+        for layer in layers:
+            path = folder / f"{layer.geometry.slug}.safetensors"
+            file = files.enter_context(path.open("wb"))
+            optional = REAL if layer.formats.output is not None else REAL[:1]
+            writers[_index(layer)] = CaptureWriter(
+                file, layer.geometry, layer.formats, source, len(images), layer.plane, optional
+            )
+        for start in range(0, len(images), BATCH):
+            pixels = pictures.pixels[start : start + BATCH]
+            singles, doubles = (_observe(network, layers, pixels) for network in (model, double))
+            for layer in layers:
+                index = _index(layer)
+                codes = _conv(double, index).input_codes(doubles[index]["input"])
+                float32_codes = _conv(model, index).input_codes(singles[index]["input"])
+                differences[index] += int((float32_codes != codes).sum())
+                reals = {name: doubles[index][name].numpy() for name in REAL if name in doubles[index]}
+                weight = layer.conv.weight_codes().numpy()
+                writers[index].add(LayerCapture(layer.geometry, layer.formats, weight, codes.numpy(), **reals))
+            advance(len(pixels))
+    for layer in layers:
+        path = folder / f"{layer.geometry.slug}.safetensors"
+        size = len(images) * layer.geometry.in_channels * layer.plane[0] * layer.plane[1]
+        captured.append(Captured(path, size, differences[_index(layer)]))
+    return captured
+
+
+def _index(layer: LayerFacts) -> int:
+    assert layer.geometry.index is not None
+    return layer.geometry.index
+
+
+def _conv(model: QuantVGG, index: int) -> QuantConv2d:
+    return model.quantized()[index]
 
 
 @torch.no_grad()
-def _observe(
-    model: QuantVGG, conv: QuantConv2d, successor: QuantConv2d | None, pictures: Pictures, dtype: torch.dtype
-) -> dict[str, Tensor]:
-    """What the layer receives and gives, and what its successor receives, in one forward pass."""
-    seen: dict[str, Tensor] = {}
-    hooks = [
-        conv.register_forward_pre_hook(lambda module, args: seen.update(input=args[0].clone())),
-        conv.register_forward_hook(lambda module, args, output: seen.update(reference=output.clone())),
-    ]
-    if successor is not None:
-        hooks.append(successor.register_forward_pre_hook(lambda module, args: seen.update(next_input=args[0].clone())))
+def _observe(model: QuantVGG, layers: Sequence[LayerFacts], pixels: Tensor) -> dict[int, dict[str, Tensor]]:
+    """What the layers receive and give, and what is received behind a ReLU by the next one, in one forward pass."""
+    seen: dict[int, dict[str, Tensor]] = {_index(layer): {} for layer in layers}
+
+    def keep(index: int, name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, args: tuple[Tensor, ...], output: Tensor | None = None) -> None:
+            seen[index][name] = (args[0] if output is None else output).clone()
+
+        return hook
+
+    hooks = []
+    for index in seen:
+        conv, following = _conv(model, index), successor(model, index)
+        hooks += [
+            conv.register_forward_pre_hook(keep(index, "input")),
+            conv.register_forward_hook(keep(index, "reference")),
+        ]
+        if following is not None:
+            hooks.append(following.register_forward_pre_hook(keep(index, "next_input")))
     model.eval()
-    model(normalise(pictures.pixels, dtype))
-    for hook in hooks:
-        hook.remove()
+    model(normalise(pixels, next(model.parameters()).dtype))
+    for handle in hooks:
+        handle.remove()
     return seen
+
+
+def successor(model: QuantVGG, index: int) -> QuantConv2d | None:
+    """The next quantized convolution, where only a ReLU lies between."""
+    following = [at for at in model.quantized() if at > index]
+    if not following or not all(isinstance(module, nn.ReLU) for module in model.features[index + 1 : following[0]]):
+        return None
+    return _conv(model, following[0])

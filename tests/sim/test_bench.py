@@ -111,7 +111,7 @@ def test_wrong_expected_word_is_the_only_place_named(
 ) -> None:
     index, text, address, sizes = EXPECTED_WORDS[memory]
     line, lane = int(np.ravel_multi_index(address, sizes)) + 1, 7 - 3
-    true = int(Golden(ragged_capture(), 8).tensor(memory).values[index])
+    true = int(Golden(ragged_capture(), 8).values(memory)[index])
     folder = copied(ragged_set, tmp_path / "set")
     complement(folder / f"{memory}.hex", line, lane, 16)
     place = f"file={memory}.hex line={line} lane={lane} {text}"
@@ -128,12 +128,10 @@ def check_wrong_values(lines: list[str], right: Golden, wrong: Golden) -> list[t
         index = {axis: int(value) for axis, value in (part.split("=") for part in match["index"].split())}
         axes = ("n", "it", "kh", "kw", "oc", "py", "px") if match["memory"] == "psum" else ("n", "oc", "oy", "ox")
         at = tuple(index[axis] for axis in axes)
-        got, want = (int(golden.tensor(match["memory"]).values[at]) for golden in (wrong, right))
+        got, want = (int(golden.values(match["memory"])[at]) for golden in (wrong, right))
         assert (int(match["got"]), int(match["want"])) == (got, want)
         named.append((match["memory"], index))
-    differing = sum(
-        int((right.tensor(m).values != wrong.tensor(m).values).sum()) for m in ("psum", "accumulator", "relu")
-    )
+    differing = sum(int((right.values(m) != wrong.values(m)).sum()) for m in ("psum", "accumulator", "relu"))
     assert lines[-1] == f"FAIL errors={differing} checks=22016 of 22016"
     assert {memory for memory, _ in named} == {"psum", "accumulator", "relu"}
     return named
