@@ -1,7 +1,6 @@
 """The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
 
 import math
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qexport.errors import QexportError
 from qexport.layer import ConvGeometry
-from qexport.layout import Layout, Memory, load_layout
+from qexport.layout import Layout, Memory, load_layout, verilog_name
 from qexport.manifest import AccumulatorFormat, Manifest, MemoryEntry
 
 DRIVEN = ("weight", "input", "bias")  # memories that the design under test reads
@@ -59,7 +58,7 @@ class BenchMemory:
         tiling = entry.tiling(array)
         digit_bits = {"hex": 4, "bin": 1, "dec": 0}[entry.radix]
         digits = math.ceil(entry.word_bits / digit_bits) if digit_bits else 0
-        name = re.sub(r"\W", "_", entry.name, flags=re.ASCII)
+        name = verilog_name(entry.name)
         order = tiling.order
         axes = tuple(Axis(part, tiling.sizes[part]) for item in order.addresses for part in item.parts)
         index = ["oc" if axis == "ot" else axis for axis in (a.name for a in axes)]
@@ -120,13 +119,9 @@ def expected_checks(manifest: Manifest) -> int | None:
 def render_bench(
     layer: ConvGeometry, memories: tuple[MemoryEntry, ...], layout: Layout, accumulator: AccumulatorFormat
 ) -> dict[str, str]:
-    """The bench files of a set, by name; raises QexportError when memory names do not make identifiers."""
+    """The bench files of a set, by name; raises QexportError when axes and memories give one constant twice."""
     array = dict(layout.array)
     entries = [BenchMemory.of(entry, array) for entry in memories]
-    consts = [m.const for m in entries]
-    for m in entries:
-        if not re.fullmatch(r"[A-Z_]\w*", m.const, flags=re.ASCII) or consts.count(m.const) > 1:
-            raise QexportError(f"layout: memory '{m.name}' does not make a Verilog name of its own; rename it")
     benched = has_bench(layout)
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     by_name = {m.name: m for m in entries}

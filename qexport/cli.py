@@ -31,9 +31,10 @@ from qexport.layout import (
     Tiling,
     describe_index,
     layout_errors,
+    layout_text,
     load_layout,
     preset_names,
-    read_layout_text,
+    preset_purpose,
 )
 from qexport.manifest import Manifest, find_sets, read_manifest
 from qexport.simulate import SIMULATORS, Verdict, simulate
@@ -458,13 +459,20 @@ _SHOWN_LANES = 16
 
 @layout_group.command(name="show")
 @click.argument("name")
+@click.option("--toml", "as_toml", is_flag=True, help="Print the layout's text instead, to start your own from.")
 @json_option
-def layout_show(name: str, as_json: bool) -> None:
+def layout_show(name: str, as_toml: bool, as_json: bool) -> None:
     """Draw the first words of each memory with labelled lanes, for one image of an 8-to-8 3x3 layer on a 4x4 plane.
 
     \b
     qexport layout show ws8x8
+    qexport layout show ws8x8 --toml > my_array.toml
     """
+    if as_toml:
+        if as_json:
+            raise click.UsageError("give either --toml or --json")
+        click.echo(layout_text(name), nl=False)
+        return
     layout = load_layout(name)
     drawings = [_drawing(memory, layout.array) for memory in layout.memories]
 
@@ -531,7 +539,7 @@ def layout_check(file: Path, as_json: bool) -> None:
     \b
     qexport layout check my_array.toml
     """
-    errors: list[LayoutError] = layout_errors(read_layout_text(file), str(file))
+    errors: list[LayoutError] = layout_errors(layout_text(str(file)), str(file))
 
     def show() -> None:
         if not errors:
@@ -558,9 +566,9 @@ def layout_list(as_json: bool) -> None:
     presets = [load_layout(name) for name in preset_names()]
 
     def show() -> None:
-        table = _table("preset", "memories (tensor, radix)")
+        table = _table("preset", "memories", "what it serves")
         for layout in presets:
-            table.add_row(layout.name, ", ".join(f"{m.name} ({m.tensor}, {m.radix})" for m in layout.memories))
+            table.add_row(layout.name, str(len(layout.memories)), escape(preset_purpose(layout.name)))
         out.print(table)
 
     _emit(as_json, {"presets": [layout.name for layout in presets]}, show)

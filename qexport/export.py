@@ -118,7 +118,7 @@ def _encode(memory: Memory, tensor: NamedTensor, layout: Layout) -> tuple[Memory
     """One memory's manifest entry and the bytes of its files."""
     codes = memory.elements(tensor.values, tensor.default)
     fmt = memory.element_format(tensor.default)
-    tiling = Tiling(memory.order, codes.shape, layout.array)
+    tiling = Tiling(memory.order, codes.shape, layout.array, fmt.bits)
     blocks = memory.stored(tiling.tile(codes), fmt, tiling)
     contents: dict[str, bytes] = {}
     files: list[MemoryFile] = []

@@ -1,16 +1,17 @@
 """The layout notation: how tensors become memory files. Lane order, padding and signedness are decided here, once.
 
 A memory's `order` reads `TENSOR AXES -> FILE AXES | ADDRESS AXES | LANE AXES`, a thin reading of einops patterns.
+Between the two may stand stages, each after an arrow of its own: the axes so far, joined and split again.
 """
 
 import hashlib
 import math
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import product
+from itertools import chain, product
 from pathlib import Path, PurePosixPath
 from typing import Any, NoReturn
 
@@ -26,6 +27,9 @@ MANIFEST, SUMS, CAPTURE = "manifest.json", "SHA256SUMS", "capture.safetensors"
 RESERVED = (MANIFEST, SUMS, CAPTURE)  # the set's own files
 OVERFLOWS = ("error", "wrap", "saturate")
 BIT_AXIS = "bit"
+IMAGE_AXIS = "n"
+TILE_AXIS = "row"  # its size is that of psum's tiles too, whether an order names it or not
+MAX_WORD_BITS = 1 << 16  # beyond every memory; keeps a mistyped size from filling the disk
 MEMORY_KEYS: Mapping[str, type] = {
     "name": str, "tensor": str, "order": str, "file": str, "radix": str, "bits": int, "signed": bool, "offset": int,
     "overflow": str, "header": list, "optional": bool,
@@ -59,7 +63,7 @@ _TOKEN = re.compile(r"\s*(->|[()|~:=]|[A-Za-z_]\w*|\S)", re.ASCII)
 
 @dataclass(frozen=True)
 class Split:
-    """Neighbouring tensor axes, joined, then split into named axes (the last runs fastest)."""
+    """Axes joined in the order of writing, then split into named axes (the last runs fastest)."""
 
     joined: tuple[str, ...]
     names: tuple[str, ...]
@@ -67,7 +71,7 @@ class Split:
 
 @dataclass(frozen=True)
 class Item:
-    """One entry right of the arrow: an axis, or a join of axes under a name; run backwards when `reverse`."""
+    """One entry right of the last arrow: an axis, or a join of axes under a name; run backwards when `reverse`."""
 
     name: str
     parts: tuple[str, ...]
@@ -76,11 +80,14 @@ class Item:
 
 @dataclass(frozen=True)
 class Order:
-    """A parsed order. `tensor_axes` are the axes left of the arrow before splitting, with `bit` when it is used."""
+    """A parsed order. `tensor_axes` are the tensor's own before splitting, with `bit` when it is used.
+
+    The first of `stages` splits the tensor's axes, each further one what the stage before gave.
+    """
 
     text: str
     tensor_axes: tuple[str, ...]
-    splits: tuple[Split, ...]
+    stages: tuple[tuple[Split, ...], ...]
     files: tuple[Item, ...]
     addresses: tuple[Item, ...]
     lanes: tuple[Item, ...]
@@ -90,8 +97,23 @@ class Order:
         return self.tensor_axes[-1] == BIT_AXIS
 
     @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits of all stages."""
+        return tuple(chain.from_iterable(self.stages))
+
+    @property
     def right(self) -> tuple[Item, ...]:
         return self.files + self.addresses + self.lanes
+
+    @property
+    def streams_images(self) -> bool:
+        """Whether the tiles of several images are those of each image, one after the other.
+
+        So it is when `n` is never split, joined or reversed and is the first file axis (files follow files) or, with
+        no part in the files, the first address axis (words follow words within each file).
+        """
+        first = [group[0] for group in (self.files, self.addresses) if group]
+        return Item(IMAGE_AXIS, (IMAGE_AXIS,)) in first
 
 
 class _Tokens:
@@ -139,62 +161,80 @@ class _Tokens:
         return f"'{self.token}'" if self.token else "the end"
 
 
-def parse_order(text: str, tensor: str) -> Order:
-    """Parse the order of a memory that holds `tensor`; raises OrderFault with the offset of the culprit."""
-    tokens = _Tokens(text)
-    if not any(token == "->" for token, _ in tokens.items):
-        raise OrderFault("no arrow; an order reads TENSOR AXES -> FILE AXES | ADDRESS AXES | LANE AXES")
+def _given(axes: tuple[str, ...]) -> str:
+    return f"left of the arrow stand {' '.join(axes)}"
+
+
+def _tensor_axes(tensor: str) -> tuple[Callable[[str | None, int], str], Callable[[], str | None]]:
+    """How the first stage takes the tensor's axes, in their order, `bit` being optional; and which one is missing."""
     axes = AXES[tensor]
-    splits: list[Split] = []
-    known: set[str] = set()
-    position = 0
+    taken: list[str] = []
 
-    def tensor_axis(name: str, offset: int) -> None:
-        nonlocal position
-        expected = axes[position] if position < len(axes) else BIT_AXIS
-        if position > len(axes) or name != expected:
-            what = "no further axis" if position > len(axes) else f"axis {position + 1} is '{expected}'"
+    def take(name: str | None, offset: int) -> str:
+        if name is None:
+            if len(taken) >= len(axes):
+                raise OrderFault(f"tensor '{tensor}' has no axis left to split; it has {' '.join(axes)}", offset)
+            name = axes[len(taken)]
+        expected = (*axes, BIT_AXIS, None)[len(taken)]
+        if name != expected:
+            what = f"axis {len(taken) + 1} is '{expected}'" if expected else "no further axis"
             raise OrderFault(f"axis '{name}': tensor '{tensor}' has axes {' '.join(axes)} [bit]; here {what}", offset)
-        position += 1
+        taken.append(name)
+        return name
 
-    while not tokens.skip("->"):
+    return take, lambda: axes[len(taken)] if len(taken) < len(axes) else None
+
+
+def _axes_before(axes: tuple[str, ...]) -> tuple[Callable[[str | None, int], str], Callable[[], str | None]]:
+    """How a further stage takes the axes of the stage before, in any order; and which one is missing."""
+    left = list(axes)
+
+    def take(name: str | None, offset: int) -> str:
+        if name is None:
+            raise OrderFault("after the first arrow a split names what it splits: (axes)=(parts)", offset)
+        if name not in axes:
+            raise OrderFault(f"axis '{name}' is unknown; {_given(axes)}", offset)
+        if name not in left:
+            raise OrderFault(f"axis '{name}' is repeated in this stage", offset)
+        left.remove(name)
+        return name
+
+    return take, lambda: left[0] if left else None
+
+
+def _read_stage(
+    tokens: _Tokens, take: Callable[[str | None, int], str], missing: Callable[[], str | None], known: set[str]
+) -> tuple[Split, ...]:
+    """The splits up to the next arrow; the names that they introduce go into `known`."""
+    splits: list[Split] = []
+    while tokens.token != "->":
+        if tokens.token in ("|", "~", ":"):
+            raise OrderFault(f"'{tokens.token}' stands right of the last arrow only", tokens.offset)
         if not tokens.skip("("):
             name, offset = tokens.name()
-            tensor_axis(name, offset)
-            names = [(name, offset)]
-            split = Split((name,), (name,))
-        else:
+            splits.append(Split((take(name, offset),), (name,)))
+            continue
+        names = tokens.names()
+        if tokens.skip("="):
+            joined = tuple(take(name, offset) for name, offset in names)
+            if not tokens.skip("("):
+                raise OrderFault(f"expected '(' after '=', found {tokens.described()}", tokens.offset)
             names = tokens.names()
-            if tokens.skip("="):
-                for name, offset in names:
-                    tensor_axis(name, offset)
-                joined = tuple(name for name, _ in names)
-                if not tokens.skip("("):
-                    raise OrderFault(f"expected '(' after '=', found {tokens.described()}", tokens.offset)
-                names = tokens.names()
-            else:
-                if position >= len(axes):
-                    raise OrderFault(
-                        f"tensor '{tensor}' has no axis left to split; it has {' '.join(axes)}", names[0][1]
-                    )
-                joined = (axes[position],)
-                position += 1
-            for name, offset in names:
-                if name in (*axes, BIT_AXIS):
-                    raise OrderFault(
-                        f"axis '{name}' is the tensor's own; give the parts of a split other names", offset
-                    )
-            split = Split(joined, tuple(name for name, _ in names))
+        else:
+            joined = (take(None, names[0][1]),)
         for name, offset in names:
             if name in known:
-                raise OrderFault(f"axis '{name}' is repeated", offset)
+                raise OrderFault(f"axis '{name}' is there already; give the parts of a split new names", offset)
             known.add(name)
-        splits.append(split)
-    if position < len(axes):
-        raise OrderFault(
-            f"axis '{axes[position]}' of tensor '{tensor}' is missing left of the arrow", tokens.items[tokens.at - 1][1]
-        )
+        splits.append(Split(joined, tuple(name for name, _ in names)))
+    if (axis := missing()) is not None:
+        raise OrderFault(f"axis '{axis}' is missing left of the arrow", tokens.offset)
+    tokens.take()
+    return tuple(splits)
 
+
+def _read_groups(tokens: _Tokens, axes: tuple[str, ...], known: set[str]) -> list[tuple[Item, ...]]:
+    """The file, address and lane axes, which are `axes` in another order; a join takes none of the `known` names."""
     groups: list[list[Item]] = [[]]
     used: set[str] = set()
     while tokens.token:
@@ -219,61 +259,141 @@ def parse_order(text: str, tensor: str) -> Order:
             if any(item.name == name for group in groups for item in group):
                 raise OrderFault(f"join '{name}' is repeated", offset)
         for part, at in parts:
-            if part not in known:
-                raise OrderFault(f"axis '{part}' is unknown; left of the arrow stand {' '.join(sorted(known))}", at)
+            if part not in axes:
+                raise OrderFault(f"axis '{part}' is unknown; {_given(axes)}", at)
             if part in used:
                 raise OrderFault(f"axis '{part}' is repeated right of the arrow", at)
             used.add(part)
         groups[-1].append(Item(name, tuple(part for part, _ in parts), reverse))
     if len(groups) != 3:
-        raise OrderFault(f"{len(groups)} group(s) right of the arrow; needs three: FILE | ADDRESS | LANE", len(text))
-    if known - used:
-        raise OrderFault(f"axis '{sorted(known - used)[0]}' is missing right of the arrow", len(text))
-    tensor_axes = axes if position == len(axes) else (*axes, BIT_AXIS)
-    return Order(" ".join(text.split()), tensor_axes, tuple(splits), *(tuple(group) for group in groups))
+        message = f"{len(groups)} group(s) right of the arrow; needs three: FILE | ADDRESS | LANE"
+        raise OrderFault(message, tokens.offset)
+    for axis in axes:
+        if axis not in used:
+            raise OrderFault(f"axis '{axis}' is missing right of the arrow", tokens.offset)
+    return [tuple(group) for group in groups]
+
+
+def parse_order(text: str, tensor: str) -> Order:
+    """Parse the order of a memory that holds `tensor`; raises OrderFault with the offset of the culprit."""
+    tokens = _Tokens(text)
+    arrows = sum(token == "->" for token, _ in tokens.items)
+    if not arrows:
+        message = "no arrow; an order reads TENSOR AXES -> FILE AXES | ADDRESS AXES | LANE AXES"
+        raise OrderFault(message, len(text.rstrip()))
+    known = {*AXES[tensor], BIT_AXIS}
+    stages = [_read_stage(tokens, *_tensor_axes(tensor), known)]
+
+    def axes() -> tuple[str, ...]:
+        return tuple(name for split in stages[-1] for name in split.names)
+
+    while len(stages) < arrows:
+        stages.append(_read_stage(tokens, *_axes_before(axes()), known))
+    groups = _read_groups(tokens, axes(), known)
+    tensor_axes = tuple(axis for split in stages[0] for axis in split.joined)
+    return Order(" ".join(text.split()), tensor_axes, tuple(stages), *groups)
+
+
+# One decision for the layout's text, where only [array] is known, and for a layer, where every size is.
+def _too_wide(order: Order, sizes: Mapping[str, int], bits: int) -> tuple[str, str] | None:
+    """The largest lane axis and what to do about it, where a word would be wider than MAX_WORD_BITS."""
+    lanes = {part: sizes.get(part, 1) for item in order.lanes for part in item.parts}
+    width = bits * math.prod(lanes.values())
+    if width <= MAX_WORD_BITS:
+        return None
+    axis = max(lanes, key=lambda part: lanes[part])
+    return axis, (
+        f"a word would have {width} bits, more than {MAX_WORD_BITS}, because lane axis '{axis}' has size "
+        f"{lanes[axis]}; lower it, or make it an address axis"
+    )
 
 
 # --- tiling ---------------------------------------------------------------------------------------------------------
 
 
-class Tiling:
-    """An order with sizes: maps a tensor of `shape` to (files, words, lanes) and back."""
+@dataclass(frozen=True)
+class _Step:
+    """Axes moved, run backwards, joined, filled up and split again. The entries are sizes but for the first two."""
 
-    def __init__(self, order: Order, shape: tuple[int, ...], array: Mapping[str, int]):
-        """Raises QexportError when the sizes of a split do not cover its axis."""
+    transpose: Sequence[int]
+    flip: Sequence[int]
+    moved: Sequence[int]
+    joined: Sequence[int]
+    padded: Sequence[int]
+    split: Sequence[int]
+
+    def forth(self, array: Int64, fill: int) -> Int64:
+        joined = np.flip(array.transpose(self.transpose), self.flip).reshape(self.joined)
+        ragged = [(0, padded - size) for padded, size in zip(self.padded, self.joined, strict=True)]
+        return np.pad(joined, ragged, constant_values=fill).reshape(self.split)
+
+    def back(self, array: Int64) -> Int64:
+        joined = array.reshape(self.padded)[tuple(slice(size) for size in self.joined)]
+        return np.flip(joined.reshape(self.moved), self.flip).transpose(np.argsort(self.transpose))
+
+
+class Tiling:
+    """An order with sizes: maps a tensor of `shape` to (files, words, lanes) and back.
+
+    `sizes` has every axis of every stage, the tensor's own among them.
+    """
+
+    def __init__(self, order: Order, shape: tuple[int, ...], array: Mapping[str, int], bits: int = 1):
+        """`bits` is the width of an element.
+
+        Raises QexportError when the sizes of a split do not cover its axes, when elements cannot be dealt evenly to
+        files, or when a word would be too wide.
+        """
         self.order = order
         self.shape = shape
-        extent = dict(zip(order.tensor_axes, shape, strict=True))
-        self.sizes: dict[str, int] = {}
-        self._joined: list[int] = []
-        self._padded: list[int] = []
-        for split in order.splits:
-            size = math.prod(extent[axis] for axis in split.joined)
-            self._joined.append(size)
-            if split.joined == split.names:
-                self.sizes[split.names[0]] = size
-            else:
-                given = math.prod(array.get(name, 1) for name in split.names)
-                free = [name for name in split.names if name not in array]
-                if not free and given < size:
-                    raise QexportError(
-                        f"layout order '{order.text}': ({' '.join(split.names)}) holds {given} elements of the {size} "
-                        f"of {' '.join(split.joined)}; leave the size of the outer axis out of [array]"
-                    )
-                self.sizes |= {name: array.get(name, math.ceil(size / given)) for name in split.names}
-            self._padded.append(math.prod(self.sizes[name] for name in split.names))
-        left = [name for split in order.splits for name in split.names]
-        right = [part for item in order.right for part in item.parts]
-        self._left_sizes = [self.sizes[name] for name in left]
-        self._transpose = [left.index(name) for name in right]
-        reverse = [item.reverse for item in order.right for _ in item.parts]
-        self._flip = tuple(axis for axis, backwards in enumerate(reverse) if backwards)
-        self.files = self._size(order.files)
-        self.words = self._size(order.addresses)
-        self.lanes = self._size(order.lanes)
+        self.sizes = dict(zip(order.tensor_axes, shape, strict=True))
+        self._steps: list[_Step] = []
+        axes = list(order.tensor_axes)
+        for stage in order.stages:
+            joined = [self._size(split.joined) for split in stage]
+            for split, size in zip(stage, joined, strict=True):
+                if split.names != split.joined:
+                    self.sizes |= self._split_sizes(split, size, array)
+            padded = [self._size(split.names) for split in stage]
+            moved = [axis for split in stage for axis in split.joined]
+            after = [name for split in stage for name in split.names]
+            self._add_step(axes, moved, (), joined, padded, [self.sizes[name] for name in after])
+            axes = after
+        if wide := _too_wide(order, self.sizes, bits):
+            raise QexportError(f"layout order '{order.text}': {wide[1]}")
+        right = [(part, item.reverse) for item in order.right for part in item.parts]
+        flip = [at for at, (_, reverse) in enumerate(right) if reverse]
+        self.files, self.words, self.lanes = blocks = [
+            self._size(part for item in group for part in item.parts)
+            for group in (order.files, order.addresses, order.lanes)
+        ]
+        self._add_step(axes, [part for part, _ in right], flip, blocks, blocks, blocks)
 
-    def _size(self, items: tuple[Item, ...]) -> int:
-        return math.prod(self.sizes[part] for item in items for part in item.parts)
+    def _add_step(self, axes: list[str], moved: list[str], flip: Sequence[int], *sizes: list[int]) -> None:
+        transpose = [axes.index(axis) for axis in moved]
+        self._steps.append(_Step(transpose, flip, [self.sizes[axis] for axis in moved], *sizes))
+
+    def _size(self, axes: Iterable[str]) -> int:
+        return math.prod(self.sizes[axis] for axis in axes)
+
+    def _split_sizes(self, split: Split, size: int, array: Mapping[str, int]) -> dict[str, int]:
+        """The sizes of a split's parts; `size` is that of the joined axes."""
+        parts, whole = " ".join(split.names), " ".join(split.joined)
+        given = math.prod(array.get(name, 1) for name in split.names)
+        if all(name in array for name in split.names) and given < size:
+            raise QexportError(
+                f"layout order '{self.order.text}': ({parts}) holds {given} elements of the {size} of {whole}; "
+                "leave the size of the outer axis out of [array]"
+            )
+        sizes = {name: array.get(name, math.ceil(size / given)) for name in split.names}
+        fastest = split.names[-1]
+        if math.prod(sizes.values()) != size and any(fastest in item.parts for item in self.order.files):
+            raise QexportError(
+                f"layout order '{self.order.text}': the {size} elements of {whole} cannot be dealt evenly to "
+                f"{sizes[fastest]} files '{fastest}'; give '{fastest}' a size that divides {size}, or fill up in a "
+                f"stage before: ({whole})=(k slot) -> k (slot)=({fastest}) with slot = {sizes[fastest]} in [array]"
+            )
+        return sizes
 
     @property
     def fill(self) -> int:
@@ -282,18 +402,15 @@ class Tiling:
 
     def tile(self, tensor: Int64, fill: int = 0) -> Int64:
         """(tensor's shape) to (files, words, lanes), lane 0 the most significant; ragged tiles are filled."""
-        joined = tensor.reshape(self._joined)
-        ragged = [(0, padded - size) for padded, size in zip(self._padded, self._joined, strict=True)]
-        split = np.pad(joined, ragged, constant_values=fill).reshape(self._left_sizes)
-        moved = np.flip(split.transpose(self._transpose), self._flip)
-        return moved.reshape(self.files, self.words, self.lanes)
+        for step in self._steps:
+            tensor = step.forth(tensor, fill)
+        return tensor
 
     def untile(self, blocks: Int64) -> Int64:
         """(files, words, lanes) back to the tensor's shape; fill is dropped."""
-        moved = blocks.reshape([self._left_sizes[axis] for axis in self._transpose])
-        split = np.flip(moved, self._flip).transpose(np.argsort(self._transpose))
-        joined = split.reshape(self._padded)[tuple(slice(size) for size in self._joined)]
-        return joined.reshape(self.shape)
+        for step in reversed(self._steps):
+            blocks = step.back(blocks)
+        return blocks
 
     def file_indices(self) -> Iterator[dict[str, int]]:
         """The index of each file in C order: every file axis and, for a join, its parts."""
@@ -386,7 +503,7 @@ class Memory:
             raise QexportError(
                 f"memory '{self.name}': {int(shifted[at])} at {index} does not fit {fmt}; "
                 f"give it bits = {bits}{' and signed = true' if low < 0 and not fmt.signed else ''}, "
-                "or overflow = 'wrap' or 'saturate'"
+                "or overflow = 'wrap' or 'saturate'; `qexport layout show NAME --toml` prints a preset to start from"
             )
         return shifted
 
@@ -460,8 +577,8 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
     for key in REQUIRED_KEYS:
         if key not in table:
             fail(f"memory {table.get('name', number)!r} lacks the key '{key}'")
-    if not table["name"].strip():
-        fail("name: is empty; give the memory a name", "name")
+    if not re.fullmatch(r"[A-Za-z_]\w*", verilog_name(table["name"]), flags=re.ASCII):
+        fail(f"name: {table['name']!r} does not make a Verilog name; begin with a letter", "name")
     choices = {"tensor": tuple(AXES), "radix": tuple(FORMATS), "overflow": OVERFLOWS}
     for key, allowed in choices.items():
         if key in table and table[key] not in allowed:
@@ -483,8 +600,10 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
             fail(
                 f"order: size of axis '{free[1]}' is not given; add it to [array]",
                 "order",
-                re.search(rf"\b{free[1]}\b", order.text).start(),  # type: ignore[union-attr]
+                re.search(rf"\b{free[1]}\b", table["order"]).start(),  # type: ignore[union-attr]
             )
+    if wide := _too_wide(order, array, table.get("bits", 1)):
+        raise source.at_value(f"array: {wide[1]}", "array", wide[0])
     try:
         _check_file_name(table["file"], order)
     except OrderFault as fault:
@@ -510,8 +629,14 @@ def _check_file_name(name: str, order: Order) -> None:
         raise OrderFault(f"'{name}' does not name a file inside the set's folder")
     if re.search(r"[^ -~]|[\"$]", name):  # Icarus opens no path with letters beyond ASCII
         raise OrderFault(f"{name!r} has a character beyond ASCII, a control character, a quote or a dollar sign")
-    if path.parts[0] in RESERVED:
-        raise OrderFault(f"'{name}' is the set's own; choose another name")
+    for own in RESERVED:  # where a file system does not tell upper from lower case, they are one
+        if path.parts[0].lower() == own.lower():
+            raise OrderFault(f"'{name}' takes the place of the set's own {own}; choose another name")
+
+
+def verilog_name(name: str) -> str:
+    """A memory's name as Verilog takes it; its constants begin with the same in upper case."""
+    return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
 def layout_errors(text: str, where: str) -> list[LayoutError]:
@@ -532,8 +657,12 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
         if key not in ("name", "array", "memory"):
             errors.append(source.at_key(f"unknown key '{key}'; a layout has name, [array] and [[memory]]", None, key))
     name, array, memories = document.get("name"), document.get("array", {}), document.get("memory")
-    if not isinstance(name, str) or not name.strip():
+    if not isinstance(name, str) and name is not None:
+        errors.append(source.at_value(f"name: {name!r} is no {_TYPE_NAMES[str]}", None, "name"))
+    elif not name or not name.strip():
         errors.append(source.at_value("name: give the layout a name", None, "name"))
+    elif not name.isprintable():
+        errors.append(source.at_value(f"name: {name!r} has a line end or a control character", None, "name"))
     if not isinstance(array, dict):
         errors.append(source.at_value("array: write it as a table [array]", None, "array"))
         array = {}
@@ -547,7 +676,10 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
         if key in own_axes:
             message = f"array: '{key}' is a tensor's axis; its size comes from the layer"
             errors.append(source.at_value(message, "array", key))
-    if not isinstance(memories, list) or not memories:
+    if isinstance(memories, dict):
+        errors.append(source.at_value("memory: write double brackets, [[memory]]", None, "memory"))
+        memories = []
+    elif not isinstance(memories, list) or not memories:
         errors.append(source.at_value("memory: a layout needs at least one [[memory]]", None, "memory"))
         memories = []
     read: list[Memory] = []
@@ -555,14 +687,20 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
     for number, table in enumerate(memories):
         try:
             memory = _read_memory(table, number, array, source)
-            for key in ("name", "file"):
-                value = getattr(memory, key)
+            for key, value in (("name", verilog_name(memory.name).upper()), ("file", memory.file)):
                 first = seen.setdefault((key, value), number)
                 if first != number:
-                    raise source.at_value(f"{key}: '{value}' is taken by memory {first + 1} already", number, key)
+                    message = f"{key}: '{table[key]}' is taken by memory {first + 1} already"
+                    raise source.at_value(message, number, key)
             read.append(memory)
         except LayoutError as error:
             errors.append(error)
+    used = {name for memory in read for split in memory.order.splits for name in split.names}
+    if any(memory.tensor == "psum" for memory in read):
+        used.add(TILE_AXIS)
+    for key in () if errors else array:  # an order with an error may use it
+        if key not in used:
+            errors.append(source.at_key(f"array: no order has an axis '{key}'; take it out", "array", key))
     if errors:
         return None, errors
     return Layout(str(name), dict(array), tuple(read), hashlib.sha256(text.encode()).hexdigest()), []
@@ -573,13 +711,14 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
-def read_layout_text(path: Path) -> str:
-    """The text of a layout file; raises QexportError when there is none."""
+def layout_text(name: str) -> str:
+    """The text of a preset, by its name, or of a layout file, by its path; raises QexportError when there is none."""
+    path = PRESETS / f"{name}.toml" if name in preset_names() else Path(name)
     try:
         return path.read_bytes().decode("utf-8")
     except FileNotFoundError:
         raise QexportError(
-            f"layout: '{path}' is neither a preset ({', '.join(preset_names())}) nor a TOML file"
+            f"layout: '{name}' is neither a preset ({', '.join(preset_names())}) nor a TOML file"
         ) from None
     except UnicodeDecodeError as error:
         raise QexportError(
@@ -595,7 +734,11 @@ def parse_layout(text: str, where: str) -> Layout:
     return layout
 
 
+def preset_purpose(name: str) -> str:
+    """What a preset is for: the comment in its first line."""
+    return layout_text(name).splitlines()[0].removeprefix("# ")
+
+
 def load_layout(name: str) -> Layout:
     """A preset by its name, or a layout file by its path; raises QexportError."""
-    path = PRESETS / f"{name}.toml" if name in preset_names() else Path(name)
-    return parse_layout(read_layout_text(path), name)
+    return parse_layout(layout_text(name), name)
