@@ -8,6 +8,7 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qexport.errors import QexportError
+from qexport.formats import FORMATS
 from qexport.layer import ConvGeometry
 from qexport.layout import Layout, Memory, load_layout, verilog_name
 from qexport.manifest import AccumulatorFormat, Manifest, MemoryEntry
@@ -31,14 +32,19 @@ class Axis:
 
 @dataclass(frozen=True)
 class BenchMemory:
-    """What the templates need of one memory; `const` is the prefix of its constants."""
+    """What the templates need of one memory; `const` is the prefix of its constants.
+
+    `skip` lines stand before the first word of its text; when it is no text, a tool that is not Verilog loads it.
+    """
 
     name: str
     const: str
     tensor: str
     order: str
     radix: str
-    header: tuple[str, ...]
+    text: bool
+    loaded_by: str
+    skip: int
     files: tuple[str, ...]
     words: int
     lanes: int
@@ -56,7 +62,8 @@ class BenchMemory:
     @classmethod
     def of(cls, entry: MemoryEntry, array: dict[str, int]) -> "BenchMemory":
         tiling = entry.tiling(array)
-        digit_bits = {"hex": 4, "bin": 1, "dec": 0}[entry.radix]
+        format_ = FORMATS[entry.radix]
+        digit_bits = format_.digit_bits or 0
         digits = math.ceil(entry.word_bits / digit_bits) if digit_bits else 0
         name = verilog_name(entry.name)
         order = tiling.order
@@ -69,7 +76,9 @@ class BenchMemory:
             tensor=entry.tensor,
             order=order.text,
             radix=entry.radix,
-            header=entry.header,
+            text=format_.text,
+            loaded_by=format_.loaded_by,
+            skip=len(entry.header) + format_.preamble,
             files=tuple(file.path for file in entry.files),
             words=tiling.words,
             lanes=tiling.lanes,
@@ -128,7 +137,8 @@ def render_bench(
     driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
     compared = [by_name[name] for name in COMPARED] if benched else []
     checks = sum(m.words * m.lanes for m in compared)
-    words = sum(m.words * len(m.files) for m in entries)
+    loaded = [m for m in entries if m.text]
+    words = sum(m.words * len(m.files) for m in loaded)
     constants = _constants(layer, memories, entries, array, accumulator)
     if benched:
         # one multiplication and one delivery a cycle at most, twice over
@@ -136,7 +146,7 @@ def render_bench(
         constants.append(Constants("the bench", (("EXPECTED_CHECKS", checks), ("MAX_FAIL_LINES", MAX_FAIL_LINES))))
         limit = 2 * work + CYCLES_SPARE
         constants.append(Constants("when the bench gives up", (("TIMEOUT_CYCLES", limit),), kind="longint"))
-    else:
+    elif loaded:
         constants.append(Constants("the stub", (("WORDS_EXPECTED", words),)))
     names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -148,9 +158,10 @@ def render_bench(
         "slug": layer.slug,
         "layer_name": " ".join(layer.name.split()),
         "layout": " ".join(layout.name.split()),
-        "bench": source,
+        "bench": source if benched or loaded else None,
         "top": top,
-        "memories": [m for m in entries if m in driven or m in compared] if benched else entries,
+        "memories": [m for m in entries if m in driven or m in compared] if benched else loaded,
+        "not_loaded": [m for m in entries if not m.text],
         "driven": driven,
         "compared": compared,
         "constants": constants,
@@ -161,13 +172,10 @@ def render_bench(
         "fixed_sources": [package, source],
         "verdict": f"PASS checks={checks}" if benched else f"LOADED words={words}",
     }
-    rendered = {
-        package: "package.sv.j2",
-        "params.vh": "params.vh.j2",
-        "files.f": "files.f.j2",
-        "Makefile": "Makefile.j2",
-        source: "tb_default.sv.j2" if benched else "stub.sv.j2",
-    }
+    rendered = {package: "package.sv.j2", "params.vh": "params.vh.j2"}
+    if benched or loaded:  # else there is nothing that Verilog could load
+        rendered |= {"files.f": "files.f.j2", "Makefile": "Makefile.j2"}
+        rendered[source] = "tb_default.sv.j2" if benched else "stub.sv.j2"
     if benched:
         rendered["dut.sv"] = "dut_behavioural.sv.j2"
     environment = Environment(
@@ -213,9 +221,7 @@ def _constants(
     for entry, m in zip(memories, entries, strict=True):
         tiling = entry.tiling(array)
         axes = [name for split in tiling.order.splits if split.names != split.joined for name in split.names]
-        if entry.tensor == "psum" and "it" in tiling.sizes:
-            axes.append("it")
-        for axis in axes:
+        for axis in [*axes, *(["it"] if entry.tensor == "psum" else [])]:
             tiles.setdefault(axis.upper(), {})[m.const] = tiling.sizes[axis]
     sizes: dict[str, int] = {}
     for axis, by_memory in sorted(tiles.items()):

@@ -24,7 +24,7 @@ from qexport.manifest import (
     sha256,
     sums_text,
 )
-from qexport.pack import word_bits
+from qexport.pack import pack, word_bits
 
 
 @dataclass(frozen=True)
@@ -172,33 +172,34 @@ def _file_faults(
 ) -> Iterator[Fault]:
     """Read one memory file into `out` (words, lanes) and name the first place where it differs from `want`."""
     file = entry.files[number]
-    fmt, lanes, skipped = entry.element, tiling.lanes, len(entry.header)
     format_ = FORMATS[memory.radix]
+    spec = memory.spec(tiling, entry.element, file.index)
 
-    def fault(message: str, line: int, lane: int | None) -> Fault:
-        word = line - 1 - skipped
-        if lane is None or not 0 <= word < tiling.words:
+    def fault(message: str, line: int, word: int | None, lane: int | None) -> Fault:
+        if word is None or lane is None or word >= tiling.words:
             return Fault(file.path, message, line)
         return Fault(file.path, message, line, lane, tiling.origin(number, word, lane))
 
     data = path.read_bytes()
     try:
-        got = format_.read(data, lanes, fmt, memory.header)
+        got = format_.read(data, spec)
     except FileFault as error:
-        lines = data.split(b"\n")
-        lane = format_.lane_at(lines[error.line - 1], error.column, lanes, fmt) if error.line > skipped else None
-        yield fault(str(error), error.line, lane)
+        text = data.split(b"\n")[error.line - 1] if format_.lane_at else b""
+        lane = format_.lane_at(text, error.column, spec) if format_.lane_at else None
+        yield fault(str(error), error.line, error.word, lane)
         return
+    lines = format_.lines(data, spec, len(got))
     if len(got) != tiling.words or file.words != tiling.words:
         shorter = min(len(got), tiling.words)
         differs = np.flatnonzero((got[:shorter] != want[:shorter]).any(axis=1))
-        line = skipped + 1 + (int(differs[0]) if len(differs) else shorter)
-        yield fault(f"{len(got)} words; needs {tiling.words}", line, None)
+        word = int(differs[0]) if len(differs) else shorter
+        line = int(lines[word]) if word < len(lines) else data.count(b"\n") + 1
+        yield fault(f"{len(got)} words; needs {tiling.words}", line, None, None)
         return
     out[:] = got
     for word, lane in zip(*np.nonzero(got != want), strict=True):
-        line = skipped + 1 + int(word)
-        yield fault(f"holds {int(got[word, lane])}; the golden is {int(want[word, lane])}", line, int(lane))
+        message = f"holds {int(got[word, lane])}; the golden is {int(want[word, lane])}"
+        yield fault(message, int(lines[word]), int(word), int(lane))
 
 
 @dataclass(frozen=True)
@@ -214,7 +215,10 @@ class Lane:
 
 @dataclass(frozen=True)
 class Word:
-    """One line of a memory file; a header line has no lanes."""
+    """One line of a memory file; one without a word, such as a header line, has no lanes.
+
+    Of a file without lines `line` counts the words from 1, and `text` is the word in hexadecimal digits.
+    """
 
     file: str
     line: int
@@ -233,30 +237,29 @@ def dissect(folder: Path, manifest: Manifest, path: str, line: int) -> Word:
     found = manifest.memory_of(path)
     assert found is not None
     entry, number = found
-    tiling, fmt, skipped = entry.tiling(manifest.array), entry.element, len(entry.header)
+    tiling, fmt, format_ = entry.tiling(manifest.array), entry.element, FORMATS[entry.radix]
     file = folder / path
     if not file.is_file():
         raise CheckFailed(f"{file} is missing; dump the set again")
     data = file.read_bytes()
+    spec = entry.memory().spec(tiling, fmt, entry.files[number].index)
     try:
-        words = FORMATS[entry.radix].read(data, tiling.lanes, fmt, entry.header)
+        words = format_.read(data, spec)
     except FileFault as fault:
         raise CheckFailed(f"{file}:{fault.line}: {fault}; dump the set again") from None
     if len(words) != tiling.words:
         raise CheckFailed(f"{file} has {len(words)} words, needs {tiling.words}; dump the set again")
-    if line > skipped + len(words):
-        raise QexportError(f"place: {file} has {skipped + len(words)} lines; there is no line {line}")
-    text = data.split(b"\n")[line - 1].decode(errors="replace")
-    if line <= skipped:
+    texts = data.splitlines() if format_.word_lines else [word.tobytes().hex().encode() for word in pack(words, fmt)]
+    if line > len(texts):
+        unit = "lines; there is no line" if format_.word_lines else "words; there is no word"
+        raise QexportError(f"place: {file} has {len(texts)} {unit} {line}")
+    text = texts[line - 1].decode(errors="replace")
+    here = np.flatnonzero(format_.lines(data, spec, len(words)) == line)
+    if not len(here):
         return Word(str(file), line, text, entry.name, entry.tensor, True, ())
-    kind = "int" if fmt.signed else "uint"
-    if entry.radix == "dec":
-        word = bitstring.Bits().join(bitstring.Bits(f"{kind}{fmt.bits}={code}") for code in text.split())
-    else:
-        word = bitstring.Bits(f"{'0x' if entry.radix == 'hex' else '0b'}{text}")[-entry.word_bits :]
+    word = int(here[0])
     lanes = []
-    for lane, bits in enumerate(word.cut(fmt.bits)):
-        stored = getattr(bits, kind)
-        origin = tiling.origin(number, line - 1 - skipped, lane)
-        lanes.append(Lane(lane, origin, stored - entry.offset, bits.bin, stored))
+    for lane, stored in enumerate(words[word].tolist()):
+        bits = bitstring.Bits(**{"int" if fmt.signed else "uint": stored, "length": fmt.bits}).bin
+        lanes.append(Lane(lane, tiling.origin(number, word, lane), stored - entry.offset, bits, stored))
     return Word(str(file), line, text, entry.name, entry.tensor, False, tuple(lanes))

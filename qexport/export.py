@@ -123,7 +123,7 @@ def _encode(memory: Memory, tensor: NamedTensor, layout: Layout) -> tuple[Memory
     contents: dict[str, bytes] = {}
     files: list[MemoryFile] = []
     for block, (path, index) in zip(blocks, memory.paths(tiling), strict=True):
-        data = FORMATS[memory.radix].write(block, fmt, memory.header)
+        data = FORMATS[memory.radix].write(block, memory.spec(tiling, fmt, index))
         _put(contents, path, data)
         files.append(MemoryFile(path=path, index=index, words=tiling.words, sha256=sha256(data)))
     entry = MemoryEntry(

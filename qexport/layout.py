@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 import numpy as np
 
 from qexport.errors import QexportError
-from qexport.formats import FORMATS
+from qexport.formats import FORMATS, WordSpec
 from qexport.intformat import MAX_BITS, Int64, IntFormat
 from qexport.layer import AXES, MAX_SIZE
 
@@ -507,6 +507,21 @@ class Memory:
             )
         return shifted
 
+    def spec(self, tiling: Tiling, element: IntFormat, index: Mapping[str, int]) -> WordSpec:
+        """What the words of the file with this index are.
+
+        Raises QexportError when the radix holds no words of this width.
+        """
+        name = "_".join([self.name, *(f"{item.name}{index[item.name]}" for item in self.order.files)])
+        spec = WordSpec(tiling.lanes, element, self.header, re.sub(r"\W", "_", name, flags=re.ASCII))
+        limit = FORMATS[self.radix].max_word_bits
+        if limit is not None and spec.word_bits > limit:
+            raise QexportError(
+                f"memory '{self.name}': a word has {tiling.lanes} x {element.bits} = {spec.word_bits} bits, but radix "
+                f"'{self.radix}' holds {limit} at most; put fewer lanes into a word or choose another radix"
+            )
+        return spec
+
     def paths(self, tiling: Tiling) -> list[tuple[str, dict[str, int]]]:
         """The files in C order of the file axes: path and index."""
         return [(self.file.format(**index), index) for index in tiling.file_indices()]
@@ -590,6 +605,11 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
     for line in table.get("header", []):
         if not isinstance(line, str) or "\n" in line or "\r" in line:
             fail(f"header: {line!r} is no single line of text", "header")
+        comment = FORMATS[table["radix"]].comment
+        if comment is None:
+            fail(f"header: a file of radix '{table['radix']}' has no place for one; take the key out", "header")
+        if not line.startswith(comment):
+            fail(f"header: {line!r} is no comment of radix '{table['radix']}'; begin it with {comment}", "header")
     try:
         order = parse_order(table["order"], table["tensor"])
     except OrderFault as fault:

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from qexport.errors import QexportError
 from qexport.export import dump
+from qexport.formats import FORMATS
 from qexport.golden import Golden
 from qexport.intformat import Int64
-from qexport.layer import AXES, LayerCapture
+from qexport.layer import AXES, MAX_SIZE, LayerCapture
 from qexport.layout import LayoutError, Tiling, layout_errors, load_layout, parse_layout, parse_order, preset_names
 from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.strategies import captures
@@ -413,6 +414,14 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "bits 64": ("bits   = 8", "bits = ^64", "bits: 64 is outside 1..63"),
     "offset too large": ("bits   = 8", f"offset = ^{2**60}", "offset"),
     "header with a newline": ('header = ["# input"]', 'header = ^["# in\\nput"]', "header: '# in\\nput'"),
+    "header where the format has no place for one": (
+        'radix  = "hex"\nbits   = 8\nheader = ["# input"]', 'radix = "npz"\nheader = ^["# input"]',
+        "a file of radix 'npz' has no place for one; take the key out",
+    ),
+    "header that is no comment of the format": (
+        'radix  = "hex"\nbits   = 8\nheader = ["# input"]', 'radix = "coe"\nheader = ^["# input"]',
+        "'# input' is no comment of radix 'coe'; begin it with ;",
+    ),
     "header of numbers": ('header = ["# input"]', "header = ^[1]", "header: 1"),
 }  # fmt: skip
 
@@ -475,7 +484,7 @@ def test_layout_check_reports_every_error_with_a_caret(tmp_path: Path) -> None:
     path, result = check(tmp_path, text)
     fails(result, str(path), "3 error(s)")
     assert result.stdout.splitlines()[:3] == [
-        f"{path}:4:7: array: size 0 of 'row' must be a whole number above 0, up to 1048576",
+        f"{path}:4:7: array: size 0 of 'row' must be a whole number above 0, up to {MAX_SIZE}",
         "    row = 0",
         "          ^",
     ]
@@ -483,7 +492,7 @@ def test_layout_check_reports_every_error_with_a_caret(tmp_path: Path) -> None:
         f"{path}:9:55: order: axis 'rwo' is unknown; left of the arrow stand it kh kw oc row",
         '    order  = "oc (it row) kh kw -> it | oc kij:(kh kw) | ~rwo"',
         "    " + " " * 54 + "^",
-        f"{path}:18:11: unknown radix 'octal'; choose one of hex, bin, dec",
+        f"{path}:18:11: unknown radix 'octal'; choose one of {', '.join(FORMATS)}",
         '    radix  = "octal"',
         "              ^",
     ]
