@@ -9,22 +9,24 @@ import bitstring
 import numpy as np
 
 from qexport.errors import CheckFailed, QexportError
-from qexport.formats import FORMATS, FileFault
-from qexport.golden import Golden, check_reference
+from qexport.formats import FORMATS, FileFault, WordSpec
+from qexport.golden import Facts, Golden, Scan
 from qexport.intformat import Int64
-from qexport.layer import LayerCapture
-from qexport.layout import MANIFEST, SUMS, Memory, Tiling, describe_index
+from qexport.layer import Capture, CaptureFile
+from qexport.layout import MANIFEST, SUMS, describe_index
 from qexport.manifest import (
     Manifest,
     MemoryEntry,
-    accumulator_format,
+    file_sha256,
     golden_info,
+    manifest_formats,
     read_manifest,
     set_entries,
     sha256,
     sums_text,
 )
 from qexport.pack import pack, word_bits
+from qexport.stream import MemoryStream, parts
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
         yield Fault(path, "is missing")
     for path in sorted(set(present) - set(named) - {MANIFEST, SUMS}):
         yield Fault(path, "is not named by the manifest")
-    changed = {path for path in named if path in present and sha256(present[path].read_bytes()) != named[path]}
+    changed = {path for path in named if path in present and file_sha256(present[path]) != named[path]}
     yield from _sums_faults(folder, manifest)
     if manifest.to_bytes() != (folder / MANIFEST).read_bytes():
         yield Fault(MANIFEST, "lacks keys or is not written as the contract says (sorted keys, two-space indent)")
@@ -74,7 +76,7 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
     capture = None
     if manifest.capture.path in present and manifest.capture.path not in changed:
         try:
-            capture = LayerCapture.load(folder / manifest.capture.path)
+            capture = CaptureFile(folder / manifest.capture.path)
         except QexportError as error:
             yield Fault(manifest.capture.path, str(error))
     if capture is not None and (capture.layer, capture.source, capture.formats.weight, capture.formats.input) != (
@@ -84,7 +86,7 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
 
     explained = set()
     if capture is not None:
-        for fault in _memory_faults(folder, manifest, capture):
+        for fault in _memory_faults(folder, manifest, capture, changed):
             if fault.file in present:
                 explained.add(fault.file)
                 yield fault
@@ -117,89 +119,165 @@ def _first_difference(expected: bytes, actual: bytes) -> int:
     return int(np.argmax(differs)) if differs.any() else shorter
 
 
-def _memory_faults(folder: Path, manifest: Manifest, capture: LayerCapture) -> Iterator[Fault]:
-    """Decode every memory and compare it with the golden of the decoded weights and inputs."""
-    row = manifest.array.get("row")
-    golden = Golden(capture, row)
-    entries = sorted(manifest.memories, key=lambda entry: entry.tensor not in ("weight", "input"))
-    for entry in entries:
+def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: set[str]) -> Iterator[Fault]:
+    """Decode every memory and compare it with the golden, part by part of the images.
+
+    The memories of weights and inputs are compared with the capture, so that the golden is that of what they hold.
+    """
+    facts = Facts(capture, manifest.array.get("row"))
+    readers: list[_MemoryReader] = []
+    for entry in manifest.memories:
         try:
-            memory = entry.memory()
-            tensor = golden.tensor(entry.tensor)
-            codes = memory.elements(tensor.values, tensor.default)
-            if codes.shape != entry.shape:
-                raise QexportError(f"shape {list(entry.shape)} is not {list(codes.shape)}")
-            tiling = entry.tiling(manifest.array)
-            want = memory.stored(tiling.tile(codes), entry.element, tiling)
-            if (len(entry.files), entry.fill) != (tiling.files, tiling.fill):
-                raise QexportError(f"needs {tiling.files} file(s) with {tiling.fill} filled elements")
-            if entry.word_bits != word_bits(tiling.lanes, entry.element):
-                raise QexportError(f"word_bits {entry.word_bits} is not {tiling.lanes} x {entry.bits}")
-            for file, index in zip(entry.files, tiling.file_indices(), strict=True):
-                if file.index != index:
-                    raise QexportError(f"{file.path} has index {file.index}; needs {index}")
+            readers.append(_MemoryReader(folder, entry, _stream(entry, manifest, facts, capture.images), changed))
         except QexportError as error:
             yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
-            continue
-        got = np.empty_like(want)
-        sound = True
-        for number, file in enumerate(entry.files):
-            path = folder / file.path
-            if not path.is_file():
-                sound = False
-                continue
-            for fault in _file_faults(path, entry, memory, tiling, number, want[number], got[number]):
-                sound = False
-                yield fault
-        # From here on the golden stands on what the files hold, not on the capture.
-        if sound and memory.overflow == "error" and entry.tensor in ("weight", "input") and not memory.order.has_bits:
-            decoded = tiling.untile(got) - memory.offset
-            standing = golden.capture
-            golden = Golden(
-                replace(standing, weight=decoded) if entry.tensor == "weight" else replace(standing, input=decoded), row
-            )
+    scan = Scan(facts)
+    for reader in readers:
+        if not reader.stream.per_image:
+            yield from reader.faults(Golden(capture, facts=facts), 0)
+    for start, stop in parts([reader.stream for reader in readers], facts, capture.images):
+        try:
+            part = Golden(capture.part(start, stop), facts=facts)
+        except QexportError as error:
+            yield Fault(manifest.capture.path, str(error))
+            return
+        scan.add(part)
+        for reader in readers:
+            if reader.stream.streamed:
+                yield from reader.faults(part, start)
+    for reader in readers:
+        if reader.stream.per_image and not reader.stream.streamed:
+            yield from reader.faults(Golden(capture.part(0, capture.images), facts=facts), 0)
+        yield from reader.faults_of_changed()
     try:
-        figures = golden_info(check_reference(golden))
+        figures = golden_info(scan.check())
     except QexportError as error:
         yield Fault(manifest.capture.path, str(error))
         return
-    if (figures, accumulator_format(golden)) != (manifest.golden, manifest.formats.accumulator):
-        yield Fault(MANIFEST, "golden or formats.accumulator differ from what the capture gives")
+    if (figures, manifest_formats(facts, scan.observed)) != (manifest.golden, manifest.formats):
+        yield Fault(MANIFEST, "golden or formats differ from what the capture gives")
 
 
-def _file_faults(
-    path: Path, entry: MemoryEntry, memory: Memory, tiling: Tiling, number: int, want: Int64, out: Int64
-) -> Iterator[Fault]:
-    """Read one memory file into `out` (words, lanes) and name the first place where it differs from `want`."""
-    file = entry.files[number]
-    format_ = FORMATS[memory.radix]
-    spec = memory.spec(tiling, entry.element, file.index)
+def _stream(entry: MemoryEntry, manifest: Manifest, facts: Facts, images: int) -> MemoryStream:
+    """The entry's memory; raises QexportError when it is not what the layer and the manifest give."""
+    stream = MemoryStream.of(entry.memory(), facts, images, manifest.array)
+    tiling = stream.tiling
+    if entry.shape != stream.shape:
+        raise QexportError(f"shape {list(entry.shape)} is not {list(stream.shape)}")
+    if (len(entry.files), entry.fill) != (tiling.files, tiling.fill):
+        raise QexportError(f"needs {tiling.files} file(s) with {tiling.fill} filled elements")
+    if entry.word_bits != word_bits(tiling.lanes, entry.element):
+        raise QexportError(f"word_bits {entry.word_bits} is not {tiling.lanes} x {entry.bits}")
+    for file, index in zip(entry.files, tiling.file_indices(), strict=True):
+        if file.index != index:
+            raise QexportError(f"{file.path} has index {file.index}; needs {index}")
+        if file.words != tiling.words:
+            raise QexportError(f"{file.path} has {file.words} words; needs {tiling.words}")
+    return stream
 
-    def fault(message: str, line: int, word: int | None, lane: int | None) -> Fault:
-        if word is None or lane is None or word >= tiling.words:
-            return Fault(file.path, message, line)
-        return Fault(file.path, message, line, lane, tiling.origin(number, word, lane))
 
-    data = path.read_bytes()
-    try:
-        got = format_.read(data, spec)
-    except FileFault as error:
-        text = data.split(b"\n")[error.line - 1] if format_.lane_at else b""
-        lane = format_.lane_at(text, error.column, spec) if format_.lane_at else None
-        yield fault(str(error), error.line, error.word, lane)
-        return
-    lines = format_.lines(data, spec, len(got))
-    if len(got) != tiling.words or file.words != tiling.words:
-        shorter = min(len(got), tiling.words)
-        differs = np.flatnonzero((got[:shorter] != want[:shorter]).any(axis=1))
-        word = int(differs[0]) if len(differs) else shorter
-        line = int(lines[word]) if word < len(lines) else data.count(b"\n") + 1
-        yield fault(f"{len(got)} words; needs {tiling.words}", line, None, None)
-        return
-    out[:] = got
-    for word, lane in zip(*np.nonzero(got != want), strict=True):
-        message = f"holds {int(got[word, lane])}; the golden is {int(want[word, lane])}"
-        yield fault(message, int(lines[word]), int(word), int(lane))
+class _MemoryReader:
+    """The files of one memory, read in step with the golden; those that were changed are read whole at the end."""
+
+    def __init__(self, folder: Path, entry: MemoryEntry, stream: MemoryStream, changed: set[str]):
+        self.stream = stream
+        self._entry = entry
+        specs = [entry.memory().spec(stream.tiling, entry.element, file.index) for file in entry.files]
+        self._files = [_FileReader(folder / f.path, stream, spec) for f, spec in zip(entry.files, specs, strict=True)]
+        self._changed: dict[int, list[Int64]] = {
+            number: [] for number, file in enumerate(entry.files) if file.path in changed
+        }
+
+    def faults(self, golden: Golden, first_image: int) -> Iterator[Fault]:
+        """Compare with what some images, or for a tensor without images the layer, give."""
+        stream = self.stream
+        try:
+            first_file, want = stream.stored(golden.values(stream.memory.tensor), first_image)
+        except QexportError as error:
+            yield Fault(MANIFEST, str(error))
+            return
+        tiling = stream.part(golden.capture.images, first_image) if stream.streamed else stream.tiling
+        for at, block in enumerate(want):
+            number = first_file + at
+            if number in self._changed:
+                self._changed[number].append(block)
+                continue
+            for line, word, lane, message in self._files[number].differences(block):
+                index = None if word is None else tiling.origin(at, word, lane or 0)
+                yield Fault(self._entry.files[number].path, message, line, lane, index)
+
+    def faults_of_changed(self) -> Iterator[Fault]:
+        for number, blocks in self._changed.items():
+            if blocks and self._files[number].path.is_file():
+                yield from self._faults_of_whole(number, np.concatenate(blocks))
+
+    def _faults_of_whole(self, number: int, want: Int64) -> Iterator[Fault]:
+        """What is wrong with a file whose words may stand anywhere in it."""
+        tiling, file = self.stream.tiling, self._files[number]
+        path, format_, spec = self._entry.files[number].path, file.format, file.spec
+
+        def fault(message: str, line: int, word: int | None, lane: int | None) -> Fault:
+            if word is None or lane is None or word >= tiling.words:
+                return Fault(path, message, line)
+            return Fault(path, message, line, lane, tiling.origin(number, word, lane))
+
+        data = file.path.read_bytes()
+        try:
+            got = format_.read(data, spec)
+        except FileFault as error:
+            text = data.split(b"\n")[error.line - 1] if format_.lane_at else b""
+            lane = format_.lane_at(text, error.column, spec) if format_.lane_at else None
+            yield fault(str(error), error.line, error.word, lane)
+            return
+        lines = format_.lines(data, spec, len(got))
+        if len(got) != tiling.words:
+            shorter = min(len(got), tiling.words)
+            differs = np.flatnonzero((got[:shorter] != want[:shorter]).any(axis=1))
+            word = int(differs[0]) if len(differs) else shorter
+            line = int(lines[word]) if word < len(lines) else data.count(b"\n") + 1
+            yield fault(f"{len(got)} words; needs {tiling.words}", line, None, None)
+            return
+        for word, lane in zip(*np.nonzero(got != want), strict=True):
+            yield fault(_difference(got, want, word, lane), int(lines[word]), int(word), int(lane))
+
+
+class _FileReader:
+    """One memory file as it was dumped: each call of `differences` reads the words that follow."""
+
+    def __init__(self, path: Path, stream: MemoryStream, spec: WordSpec):
+        self.path, self.format, self.spec = path, stream.format, spec
+        self._needed = stream.tiling.words
+        self._offset = self._words = 0
+        self._broken = not path.is_file()
+
+    def differences(self, want: Int64) -> Iterator[tuple[int, int | None, int | None, str]]:
+        """Line, word within `want`, lane and message of each difference."""
+        if self._broken:
+            return
+        spec = self.spec if self._offset == 0 else replace(self.spec, header=())
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            data = self.format.take(file, len(want), spec)
+            self._offset = file.tell()
+            more = self._words + len(want) == self._needed and file.read(1)
+        first = self._words + (len(self.spec.header) + self.format.preamble if self.format.word_lines else 0) + 1
+        self._words += len(want)
+        try:
+            got = self.format.read(data, spec)
+        except FileFault as fault:
+            self._broken = True
+            yield first if fault.word is None else first + fault.word, None, None, str(fault)
+            return
+        if len(got) != len(want) or more:
+            self._broken = True
+            yield first + min(len(got), len(want)), None, None, f"other words than the {self._needed} that it needs"
+            return
+        for word, lane in zip(*np.nonzero(got != want), strict=True):
+            yield first + int(word), int(word), int(lane), _difference(got, want, word, lane)
+
+
+def _difference(got: Int64, want: Int64, word: int, lane: int) -> str:
+    return f"holds {int(got[word, lane])}; the golden is {int(want[word, lane])}"
 
 
 @dataclass(frozen=True)

@@ -3,38 +3,39 @@
 import ctypes
 import fcntl
 import filecmp
+import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qexport.bench import render_bench
 from qexport.check import verify
 from qexport.errors import CheckFailed, QexportError
-from qexport.formats import FORMATS
-from qexport.golden import Golden, NamedTensor, check_reference
+from qexport.golden import Facts, Golden, Scan
 from qexport.intformat import IntFormat
-from qexport.layer import LayerCapture
-from qexport.layout import CAPTURE, MANIFEST, SUMS, Layout, Memory, Tiling
+from qexport.layer import Capture, CaptureWriter
+from qexport.layout import CAPTURE, MANIFEST, SUMS, Layout
 from qexport.manifest import (
     SCHEMA,
     LayoutInfo,
     Manifest,
-    ManifestFormats,
     MemoryEntry,
     MemoryFile,
     NamedFile,
     Tool,
-    accumulator_format,
     claims_to_be_set,
+    file_sha256,
     golden_info,
+    manifest_formats,
     set_entries,
     sha256,
     sums_text,
 )
 from qexport.pack import word_bits
+from qexport.stream import MemoryStream, parts
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -49,56 +50,68 @@ class Dump:
     unchanged: bool
 
 
-def dump(capture: LayerCapture, layout: Layout, out: Path, force: bool = False) -> Dump:
+def plan(facts: Facts, layout: Layout, images: int) -> list[MemoryStream]:
+    """The memories that a set of this layer gets; raises QexportError when the layout does not suit the layer."""
+    memories = [memory for memory in layout.memories if facts.has(memory.tensor) or not memory.optional]
+    streams = [MemoryStream.of(memory, facts, images, layout.array) for memory in memories]
+    _refuse_same_paths([CAPTURE, *(path for stream in streams for path, _, _ in stream.specs)])
+    return streams
+
+
+def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Dump:
     """Write the vector set of one layer into `out`/<layer>, verified, whole or not at all.
 
-    Raises CheckFailed when the golden contradicts the capture's reference; QexportError when the layout does not
-    suit the layer, or when something else is in the way.
+    Images of a capture file go by in parts, so that memory does not grow with their number (but for memories whose
+    order mixes images). Raises CheckFailed when the golden contradicts the capture's reference; QexportError when the
+    layout does not suit the layer, or when something else is in the way.
     """
-    golden = Golden(capture, layout.array.get("row"))
-    check = check_reference(golden)
-    if not golden.accumulator.any():
-        raise CheckFailed(
-            f"golden: layer {capture.layer.name}: every accumulator is 0, so the set would prove nothing; "
-            "choose other inputs or another layer"
-        )
+    facts = Facts(capture, layout.array.get("row"))
+    streams = plan(facts, layout, capture.images)
     with _staging(out, capture.layer.slug) as (partial, target):
-        files: dict[str, bytes] = {}
-        memories: list[MemoryEntry] = []
-        warnings: list[str] = []
-        for memory in layout.memories:
-            if memory.optional and not golden.has(memory.tensor):
-                continue
-            tensor = golden.tensor(memory.tensor)
-            entry, contents = _encode(memory, tensor, layout)
-            memories.append(entry)
-            warnings += _width_warning(memory, entry.element, tensor)
-            for path, data in contents.items():
-                _put(files, path, data)
-        _put(files, CAPTURE, capture.to_bytes())
-        bench = render_bench(capture.layer, tuple(memories), layout, accumulator_format(golden))
+        writers = [_MemoryWriter(stream, partial) for stream in streams]
+        scan = Scan(facts)
+        for writer in writers:
+            if not writer.stream.per_image:
+                writer.add(Golden(capture, facts=facts), 0)
+        with _naming(partial / CAPTURE), (partial / CAPTURE).open("wb") as file:
+            copy = CaptureWriter.like(capture, file)
+            for start, stop in parts(streams, facts, capture.images):
+                images = capture.part(start, stop)
+                copy.add(images)
+                part = Golden(images, facts=facts)
+                scan.add(part)
+                for writer in writers:
+                    if writer.stream.streamed:
+                        writer.add(part, start)
+        check = scan.check()
+        for writer in writers:
+            if writer.stream.per_image and not writer.stream.streamed:
+                writer.add(Golden(capture.part(0, capture.images), facts=facts), 0)
+        memories = tuple(writer.entry() for writer in writers)
+        formats = manifest_formats(facts, scan.observed)
+        bench = render_bench(capture.layer, memories, layout, formats.accumulator)
+        _refuse_same_paths([CAPTURE, *bench, *(file.path for entry in memories for file in entry.files)])
         for path, text in bench.items():
-            _put(files, path, text.encode())
+            _write(partial / path, text.encode())
         manifest = Manifest(
             schema=SCHEMA,
             tool=Tool(),
             source=capture.source,
             layer=capture.layer,
-            formats=ManifestFormats(
-                weight=capture.formats.weight, input=capture.formats.input, accumulator=accumulator_format(golden)
-            ),
+            formats=formats,
             layout=LayoutInfo(name=layout.name, sha256=layout.sha256),
             array=dict(layout.array),
             golden=golden_info(check),
-            memories=tuple(memories),
-            capture=NamedFile(path=CAPTURE, sha256=sha256(files[CAPTURE])),
-            bench=tuple(NamedFile(path=path, sha256=sha256(files[path])) for path in sorted(bench)),
-            warnings=tuple(warnings),
+            memories=memories,
+            capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
+            bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
+            warnings=tuple(warning for writer in writers for warning in writer.warnings(facts)),
         )
-        files[MANIFEST] = manifest.to_bytes()
-        files[SUMS] = sums_text({path: sha256(data) for path, data in files.items()}).encode()
-        for path, data in files.items():
-            _write(partial / path, data)
+        _write(partial / MANIFEST, manifest.to_bytes())
+        sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
+        _write(partial / SUMS, sums_text(sums).encode())
+        for path in sums:
+            _sync(partial / path)
         _, faults = verify(partial)
         if faults:
             raise CheckFailed(
@@ -114,64 +127,92 @@ def dump(capture: LayerCapture, layout: Layout, out: Path, force: bool = False) 
     return Dump(target, manifest, unchanged)
 
 
-def _encode(memory: Memory, tensor: NamedTensor, layout: Layout) -> tuple[MemoryEntry, dict[str, bytes]]:
-    """One memory's manifest entry and the bytes of its files."""
-    codes = memory.elements(tensor.values, tensor.default)
-    fmt = memory.element_format(tensor.default)
-    tiling = Tiling(memory.order, codes.shape, layout.array, fmt.bits)
-    blocks = memory.stored(tiling.tile(codes), fmt, tiling)
-    contents: dict[str, bytes] = {}
-    files: list[MemoryFile] = []
-    for block, (path, index) in zip(blocks, memory.paths(tiling), strict=True):
-        data = FORMATS[memory.radix].write(block, memory.spec(tiling, fmt, index))
-        _put(contents, path, data)
-        files.append(MemoryFile(path=path, index=index, words=tiling.words, sha256=sha256(data)))
-    entry = MemoryEntry(
-        name=memory.name,
-        tensor=memory.tensor,
-        shape=codes.shape,
-        order=memory.order.text,
-        radix=memory.radix,
-        bits=fmt.bits,
-        signed=fmt.signed,
-        offset=memory.offset,
-        overflow=memory.overflow,  # type: ignore[arg-type]  # the layout's parser admits no other
-        word_bits=word_bits(tiling.lanes, fmt),
-        header=memory.header,
-        fill=tiling.fill,
-        files=tuple(files),
-    )
-    return entry, contents
+class _MemoryWriter:
+    """The files of one memory as they grow."""
+
+    def __init__(self, stream: MemoryStream, folder: Path):
+        self.stream = stream
+        self._folder = folder
+        self._hashes = [hashlib.sha256() for _ in stream.specs]
+        self._observed: list[tuple[int, int]] = []
+
+    def add(self, golden: Golden, first_image: int) -> None:
+        """Write what some images, or for a tensor without images the layer, give."""
+        values = golden.values(self.stream.memory.tensor)
+        self._observed.append((int(values.min()), int(values.max())))
+        first_file, blocks = self.stream.stored(values, first_image)
+        for number, block in enumerate(blocks, start=first_file):
+            path, _, spec = self.stream.specs[number]
+            fresh = not (self._folder / path).exists()
+            data = self.stream.format.write(block, spec if fresh else replace(spec, header=()))
+            self._hashes[number].update(data)
+            _write(self._folder / path, data)
+
+    def entry(self) -> MemoryEntry:
+        """The memory's entry of the manifest, when all is written."""
+        memory, tiling, element = self.stream.memory, self.stream.tiling, self.stream.element
+        return MemoryEntry(
+            name=memory.name,
+            tensor=memory.tensor,
+            shape=self.stream.shape,
+            order=memory.order.text,
+            radix=memory.radix,
+            bits=element.bits,
+            signed=element.signed,
+            offset=memory.offset,
+            overflow=memory.overflow,  # type: ignore[arg-type]  # the layout's parser admits no other
+            word_bits=word_bits(tiling.lanes, element),
+            header=memory.header,
+            fill=tiling.fill,
+            files=tuple(
+                MemoryFile(path=path, index=index, words=tiling.words, sha256=digest.hexdigest())
+                for (path, index, _), digest in zip(self.stream.specs, self._hashes, strict=True)
+            ),
+        )
+
+    def warnings(self, facts: Facts) -> list[str]:
+        """A warning when the memory holds what was observed but not all that other inputs can give."""
+        memory, own = self.stream.memory, self.stream.own
+        fmt, offset = (own, 0) if memory.order.has_bits else (self.stream.element, memory.offset)
+        observed = min(low for low, _ in self._observed), max(high for _, high in self._observed)
+        low, high = (bound + offset for bound in (facts.range_of(memory.tensor) or observed))
+        if fmt.holds(low, high) or not fmt.holds(*(value + offset for value in observed)):
+            return []
+        return [
+            f"memory '{memory.name}': {fmt} hold the values of these inputs, but other inputs can give {low}..{high}, "
+            f"which needs {IntFormat.holding(low, high, fmt.signed or low < 0)}"
+        ]
 
 
-def _width_warning(memory: Memory, fmt: IntFormat, tensor: NamedTensor) -> list[str]:
-    """A warning when the memory holds what was observed but not all that the weights and the code range can give."""
-    fmt, offset = (tensor.default, 0) if memory.order.has_bits else (fmt, memory.offset)
-    low, high = (bound + offset for bound in tensor.bounds)
-    observed = int(tensor.values.min()) + offset, int(tensor.values.max()) + offset
-    if fmt.holds(low, high) or not fmt.holds(*observed):
-        return []
-    return [
-        f"memory '{memory.name}': {fmt} hold the values of these inputs, but other inputs can give {low}..{high}, "
-        f"which needs {IntFormat.holding(low, high, fmt.signed or low < 0)}"
-    ]
+def _refuse_same_paths(paths: Sequence[str]) -> None:
+    """Raises QexportError when two files of the set would have one name, or one would stand where a folder must."""
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise QexportError(f"layout: two files of the set would be named '{path}'; change a memory's file name")
+        seen.add(path)
 
 
-def _put(files: dict[str, bytes], path: str, data: bytes) -> None:
-    if path in files:
-        raise QexportError(f"layout: two files of the set would be named '{path}'; change a memory's file name")
-    files[path] = data
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """An error of the system while writing names the file."""
+    try:
+        yield
+    except OSError as error:
+        raise type(error)(error.errno, error.strerror, str(path)) from None
 
 
 def _write(path: Path, data: bytes) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with path.open("wb") as file:
+    """Append to a file of the new set."""
+    with _naming(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("ab") as file:
             file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
+
+
+def _sync(path: Path) -> None:
+    with _naming(path), path.open("rb") as file:
+        os.fsync(file.fileno())
 
 
 @contextmanager

@@ -338,14 +338,17 @@ class Tiling:
     `sizes` has every axis of every stage, the tensor's own among them.
     """
 
-    def __init__(self, order: Order, shape: tuple[int, ...], array: Mapping[str, int], bits: int = 1):
-        """`bits` is the width of an element.
+    def __init__(
+        self, order: Order, shape: tuple[int, ...], array: Mapping[str, int], bits: int = 1, first_image: int = 0
+    ):
+        """`bits` is the width of an element; `first_image` is that of a tensor of only some images.
 
         Raises QexportError when the sizes of a split do not cover its axes, when elements cannot be dealt evenly to
         files, or when a word would be too wide.
         """
         self.order = order
         self.shape = shape
+        self._first_image = first_image
         self.sizes = dict(zip(order.tensor_axes, shape, strict=True))
         self._steps: list[_Step] = []
         axes = list(order.tensor_axes)
@@ -432,8 +435,13 @@ class Tiling:
         flat = int(self._origin[file, word, lane])
         if flat < 0:
             return None
-        index = np.unravel_index(flat, self.shape)
-        return {axis: int(i) for axis, i in zip(self.order.tensor_axes, index, strict=True)}
+        return _tensor_index(self.order, np.unravel_index(flat, self.shape), self._first_image)
+
+
+def _tensor_index(order: Order, index: Iterable[Any], first_image: int) -> dict[str, int]:
+    """An index by axis, its images counted from `first_image` on."""
+    named = {axis: int(i) for axis, i in zip(order.tensor_axes, index, strict=False)}
+    return {axis: i + first_image if axis == IMAGE_AXIS else i for axis, i in named.items()}
 
 
 def describe_index(index: Mapping[str, int] | None) -> str:
@@ -473,14 +481,14 @@ class Memory:
             own.bits if self.bits is None else self.bits, own.signed if self.signed is None else self.signed
         )
 
-    def elements(self, codes: Int64, own: IntFormat) -> Int64:
-        """The tensor as the order sees it: single bits where the order has the axis `bit`."""
+    def elements(self, codes: Int64, own: IntFormat, first_image: int = 0) -> Int64:
+        """The tensor (of the images from `first_image` on) as the order sees it: single bits for the axis `bit`."""
         if not self.order.has_bits:
             return codes
         bad = (codes < own.low) | (codes > own.high)
         if bad.any():
             at = np.unravel_index(int(np.argmax(bad)), bad.shape)
-            index = describe_index(dict(zip(self.order.tensor_axes, map(int, at), strict=False)))
+            index = describe_index(_tensor_index(self.order, at, first_image))
             raise QexportError(
                 f"memory '{self.name}': {int(codes[at])} at {index} does not fit {own}; "
                 "take the axis 'bit' out of the order"

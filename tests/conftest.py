@@ -11,6 +11,7 @@ from click.testing import CliRunner, Result
 
 from qexport.cli import main
 from qexport.export import dump
+from qexport.golden import Golden, ReferenceCheck, Scan
 from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
 from qexport.layout import Layout, load_layout, parse_layout
 from qexport.simulate import SIMULATORS
@@ -44,6 +45,13 @@ def make_capture(
         input=rng.integers(codes.low, codes.high + 1, (images, layer.in_channels, *plane)),
         bias=rng.integers(-500, 501, layer.out_channels) if bias else None,
     )
+
+
+def check_reference(golden: Golden) -> ReferenceCheck:
+    """The golden against what its capture holds of PyTorch's forward pass."""
+    scan = Scan(golden.facts)
+    scan.add(golden)
+    return scan.check()
 
 
 def checked_dump(capture: LayerCapture, layout: Layout | str, out: Path) -> Path:

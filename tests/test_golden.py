@@ -9,10 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from qexport.errors import CheckFailed, QexportError
-from qexport.golden import Golden, accumulate, check_reference, pad, patches, psums
+from qexport.golden import Facts, Golden, accumulate, pad, patches, psums
 from qexport.intformat import Int64
 from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
-from tests.conftest import make_capture
+from tests.conftest import check_reference, make_capture
 from tests.strategies import captures
 
 many = settings(max_examples=100, deadline=None)
@@ -61,10 +61,8 @@ def extreme_inputs(capture: LayerCapture, largest: bool) -> Int64:
 
 
 def convolve(capture: LayerCapture, codes: Int64) -> Int64:
-    plane = (codes.shape[2], codes.shape[3])
-    return accumulate(
-        capture.weight, patches(pad(codes, capture.layer), capture.layer, plane), capture.bias, capture.layer
-    )
+    im2col = patches(pad(codes, capture.layer), capture.layer, (codes.shape[2], codes.shape[3]))
+    return accumulate(capture.weight, im2col, capture.bias, capture.layer, Facts(capture, None).reach)
 
 
 @many
@@ -117,7 +115,7 @@ def test_psum_bounds_are_reached_and_not_exceeded(capture: LayerCapture, row: in
     images = np.zeros((*taps.shape[:2], layer.groups, layer.group_inputs), np.int64)
     for oc in range(layer.out_channels):
         images[oc, :, group_of(layer, oc)] = np.where((taps[oc] > 0) == largest, code.high, code.low)
-    psum = psums(capture.weight, images.reshape(-1, layer.in_channels, 1, 1), layer, row)
+    psum = psums(capture.weight, images.reshape(-1, layer.in_channels, 1, 1), layer, row, Facts(capture, row).reach)
     low, high = Golden(capture, row).facts.psum_bounds
     assert (psum.max() if largest else psum.min()) == (high if largest else low)
     seen = Golden(capture, row).values("psum")

@@ -153,9 +153,16 @@ def capture_layers(
                 codes = _conv(double, index).input_codes(doubles[index]["input"])
                 float32_codes = _conv(model, index).input_codes(singles[index]["input"])
                 differences[index] += int((float32_codes != codes).sum())
-                reals = {name: doubles[index][name].numpy() for name in REAL if name in doubles[index]}
-                weight = layer.conv.weight_codes().numpy()
-                writers[index].add(LayerCapture(layer.geometry, layer.formats, weight, codes.numpy(), **reals))
+                seen = doubles[index]
+                part = LayerCapture(
+                    layer=layer.geometry,
+                    formats=layer.formats,
+                    weight=layer.conv.weight_codes().numpy(),
+                    input=codes.numpy(),
+                    reference=seen["reference"].numpy(),
+                    next_input=seen["next_input"].numpy() if "next_input" in seen else None,
+                )
+                writers[index].add(part)
             advance(len(pixels))
     for layer in layers:
         path = folder / f"{layer.geometry.slug}.safetensors"

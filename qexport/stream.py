@@ -1,0 +1,81 @@
+"""A memory's files, image by image: which words of which file a part of the images gives."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
+
+from qexport.formats import FORMATS, Format, WordSpec
+from qexport.golden import Facts
+from qexport.intformat import Int64, IntFormat
+from qexport.layer import AXES
+from qexport.layout import IMAGE_AXIS, Memory, Tiling
+
+PART_ELEMENTS = 1 << 21  # of the largest tensor of a part of the images, at most
+
+
+class MemoryStream:
+    """One memory of one layer. `own`: the format of the tensor's elements; `shape`: the tensor's, with all images."""
+
+    def __init__(self, memory: Memory, own: IntFormat, shape: tuple[int, ...], array: Mapping[str, int]):
+        """Raises QexportError when order, shape and sizes contradict each other."""
+        self.memory, self.own, self.shape, self._array = memory, own, shape, array
+        self.element = memory.element_format(own)
+        self.tiling = Tiling(memory.order, shape, array, self.element.bits)
+        self.per_image = AXES[memory.tensor][0] == IMAGE_AXIS
+        self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
+
+    @classmethod
+    def of(cls, memory: Memory, facts: Facts, images: int, array: Mapping[str, int]) -> "MemoryStream":
+        """The stream of a layout's memory; raises QexportError when the layer lacks the tensor or it does not fit."""
+        if not facts.has(memory.tensor):
+            raise facts.lacks(memory.tensor)
+        own = facts.default(memory.tensor)
+        bits = (own.bits,) if memory.order.has_bits else ()
+        return cls(memory, own, (*facts.shape(memory.tensor, images), *bits), array)
+
+    @property
+    def format(self) -> Format:
+        return FORMATS[self.memory.radix]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the files of all images are those of the parts: one after the other, or grown word by word."""
+        return self.per_image and self.memory.order.streams_images and (self._by_files or self.format.streamed)
+
+    @cached_property
+    def specs(self) -> Sequence[tuple[str, dict[str, int], WordSpec]]:
+        """Path, index and words of each file, in C order of the file axes."""
+        return [
+            (path, index, self.memory.spec(self.tiling, self.element, index))
+            for path, index in self.memory.paths(self.tiling)
+        ]
+
+    def words(self, images: int) -> int:
+        """Words that `images` images give to each of the files that they go to."""
+        whole = not self.streamed or self._by_files
+        return self.tiling.words if whole else self.tiling.words // self.shape[0] * images
+
+    def stored(self, values: Int64, first_image: int) -> tuple[int, Int64]:
+        """The number of the first file, and (files, words, lanes) as stored, of the images from `first_image` on.
+
+        Raises QexportError naming the first code that does not fit.
+        """
+        codes = self.memory.elements(values, self.own, first_image)
+        tiling = self.part(len(codes), first_image) if self.streamed else self.tiling
+        blocks = self.memory.stored(tiling.tile(codes), self.element, tiling)
+        first_file = self.tiling.files // self.shape[0] * first_image if self._by_files and self.streamed else 0
+        return first_file, blocks
+
+    def part(self, images: int, first_image: int) -> Tiling:
+        """The tiling of some images only."""
+        shape = (images, *self.shape[1:])
+        return Tiling(self.memory.order, shape, self._array, self.element.bits, first_image)
+
+
+def parts(streams: Sequence[MemoryStream], facts: Facts, images: int) -> Iterator[tuple[int, int]]:
+    """Spans of images whose tensors are small enough to be held together."""
+    tensors = {"patches", *(stream.memory.tensor for stream in streams if stream.per_image)}
+    largest = max(math.prod(facts.shape(tensor, 1)) for tensor in tensors)
+    step = max(1, PART_ELEMENTS // largest)
+    for start in range(0, images, step):
+        yield start, min(start + step, images)
