@@ -466,7 +466,7 @@ def layout_show(name: str, as_toml: bool, as_json: bool) -> None:
 
     \b
     qexport layout show ws8x8
-    qexport layout show ws8x8 --toml > my_array.toml
+    qexport layout show ws8x8 --toml
     """
     if as_toml:
         if as_json:

@@ -315,17 +315,18 @@ def _too_wide(order: Order, sizes: Mapping[str, int], bits: int) -> tuple[str, s
 class _Step:
     """Axes moved, run backwards, joined, filled up and split again. The entries are sizes but for the first two."""
 
-    transpose: Sequence[int]
-    flip: Sequence[int]
-    moved: Sequence[int]
-    joined: Sequence[int]
-    padded: Sequence[int]
-    split: Sequence[int]
+    transpose: tuple[int, ...]
+    flip: tuple[int, ...]
+    moved: tuple[int, ...]
+    joined: tuple[int, ...]
+    padded: tuple[int, ...]
+    split: tuple[int, ...]
 
     def forth(self, array: Int64, fill: int) -> Int64:
         joined = np.flip(array.transpose(self.transpose), self.flip).reshape(self.joined)
         ragged = [(0, padded - size) for padded, size in zip(self.padded, self.joined, strict=True)]
-        return np.pad(joined, ragged, constant_values=fill).reshape(self.split)
+        padded: Int64 = np.pad(joined, ragged, constant_values=fill)
+        return padded.reshape(self.split)
 
     def back(self, array: Int64) -> Int64:
         joined = array.reshape(self.padded)[tuple(slice(size) for size in self.joined)]
@@ -351,30 +352,36 @@ class Tiling:
         self._first_image = first_image
         self.sizes = dict(zip(order.tensor_axes, shape, strict=True))
         self._steps: list[_Step] = []
-        axes = list(order.tensor_axes)
+        axes = order.tensor_axes
         for stage in order.stages:
-            joined = [self._size(split.joined) for split in stage]
+            joined = tuple(self._size(split.joined) for split in stage)
             for split, size in zip(stage, joined, strict=True):
                 if split.names != split.joined:
                     self.sizes |= self._split_sizes(split, size, array)
-            padded = [self._size(split.names) for split in stage]
+            padded = tuple(self._size(split.names) for split in stage)
             moved = [axis for split in stage for axis in split.joined]
-            after = [name for split in stage for name in split.names]
-            self._add_step(axes, moved, (), joined, padded, [self.sizes[name] for name in after])
+            after = tuple(name for split in stage for name in split.names)
+            self._add_step(axes, moved, (), joined, padded, self._each(after))
             axes = after
         if wide := _too_wide(order, self.sizes, bits):
             raise QexportError(f"layout order '{order.text}': {wide[1]}")
         right = [(part, item.reverse) for item in order.right for part in item.parts]
-        flip = [at for at, (_, reverse) in enumerate(right) if reverse]
-        self.files, self.words, self.lanes = blocks = [
-            self._size(part for item in group for part in item.parts)
-            for group in (order.files, order.addresses, order.lanes)
-        ]
-        self._add_step(axes, [part for part, _ in right], flip, blocks, blocks, blocks)
+        flip = tuple(at for at, (_, reverse) in enumerate(right) if reverse)
+        self.files, self.words, self.lanes = blocks = (
+            self._size(part for item in order.files for part in item.parts),
+            self._size(part for item in order.addresses for part in item.parts),
+            self._size(part for item in order.lanes for part in item.parts),
+        )
+        self._add_step(axes, [part for part, _ in right], tuple(flip), blocks, blocks, blocks)
 
-    def _add_step(self, axes: list[str], moved: list[str], flip: Sequence[int], *sizes: list[int]) -> None:
-        transpose = [axes.index(axis) for axis in moved]
-        self._steps.append(_Step(transpose, flip, [self.sizes[axis] for axis in moved], *sizes))
+    def _add_step(
+        self, axes: Sequence[str], moved: Sequence[str], flip: tuple[int, ...], *sizes: tuple[int, ...]
+    ) -> None:
+        transpose = tuple(axes.index(axis) for axis in moved)
+        self._steps.append(_Step(transpose, flip, self._each(moved), *sizes))
+
+    def _each(self, axes: Sequence[str]) -> tuple[int, ...]:
+        return tuple(self.sizes[axis] for axis in axes)
 
     def _size(self, axes: Iterable[str]) -> int:
         return math.prod(self.sizes[axis] for axis in axes)
@@ -600,8 +607,10 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
     for key in REQUIRED_KEYS:
         if key not in table:
             fail(f"memory {table.get('name', number)!r} lacks the key '{key}'")
-    if not re.fullmatch(r"[A-Za-z_]\w*", verilog_name(table["name"]), flags=re.ASCII):
-        fail(f"name: {table['name']!r} does not make a Verilog name; begin with a letter", "name")
+    if message := _name_fault(table["name"]):
+        fail(message, "name")
+    if not re.match(r"[A-Za-z_]", verilog_name(table["name"])):
+        fail(f"name: '{table['name']}' does not make a Verilog name; begin with a letter", "name")
     choices = {"tensor": tuple(AXES), "radix": tuple(FORMATS), "overflow": OVERFLOWS}
     for key, allowed in choices.items():
         if key in table and table[key] not in allowed:
@@ -630,8 +639,6 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
                 "order",
                 re.search(rf"\b{free[1]}\b", table["order"]).start(),  # type: ignore[union-attr]
             )
-    if wide := _too_wide(order, array, table.get("bits", 1)):
-        raise source.at_value(f"array: {wide[1]}", "array", wide[0])
     try:
         _check_file_name(table["file"], order)
     except OrderFault as fault:
@@ -667,6 +674,15 @@ def verilog_name(name: str) -> str:
     return re.sub(r"\W", "_", name, flags=re.ASCII)
 
 
+def _name_fault(name: object) -> str | None:
+    """What is wrong with the name of a layout or of a memory."""
+    if not isinstance(name, str):
+        return f"name: {name!r} is no {_TYPE_NAMES[str]}"
+    if not name.strip():
+        return "name: is empty; give a name"
+    return None if name.isprintable() else f"name: {name!r} has a line end or a control character; take it out"
+
+
 def layout_errors(text: str, where: str) -> list[LayoutError]:
     """The errors of a layout file's text, the first of each memory; empty when it can be used."""
     return _parse(text, where)[1]
@@ -685,12 +701,8 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
         if key not in ("name", "array", "memory"):
             errors.append(source.at_key(f"unknown key '{key}'; a layout has name, [array] and [[memory]]", None, key))
     name, array, memories = document.get("name"), document.get("array", {}), document.get("memory")
-    if not isinstance(name, str) and name is not None:
-        errors.append(source.at_value(f"name: {name!r} is no {_TYPE_NAMES[str]}", None, "name"))
-    elif not name or not name.strip():
-        errors.append(source.at_value("name: give the layout a name", None, "name"))
-    elif not name.isprintable():
-        errors.append(source.at_value(f"name: {name!r} has a line end or a control character", None, "name"))
+    if message := "name: give the layout a name" if name is None else _name_fault(name):
+        errors.append(source.at_value(message, None, "name"))
     if not isinstance(array, dict):
         errors.append(source.at_value("array: write it as a table [array]", None, "array"))
         array = {}
@@ -723,15 +735,25 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
             read.append(memory)
         except LayoutError as error:
             errors.append(error)
-    used = {name for memory in read for split in memory.order.splits for name in split.names}
-    if any(memory.tensor == "psum" for memory in read):
-        used.add(TILE_AXIS)
-    for key in () if errors else array:  # an order with an error may use it
-        if key not in used:
-            errors.append(source.at_key(f"array: no order has an axis '{key}'; take it out", "array", key))
+    if not errors:
+        errors += _array_errors(array, read, source)
     if errors:
         return None, errors
     return Layout(str(name), dict(array), tuple(read), hashlib.sha256(text.encode()).hexdigest()), []
+
+
+def _array_errors(array: Mapping[str, int], memories: list[Memory], source: _Source) -> Iterator[LayoutError]:
+    """What only all orders together say of the sizes."""
+    used = {name for memory in memories for split in memory.order.splits for name in split.names}
+    if any(memory.tensor == "psum" for memory in memories):
+        used.add(TILE_AXIS)
+    for key in array:
+        if key not in used:
+            yield source.at_key(f"array: no order has an axis '{key}'; take it out or use it", "array", key)
+    for memory in memories:
+        if wide := _too_wide(memory.order, array, memory.bits or 1):
+            yield source.at_value(f"array: memory '{memory.name}': {wide[1]}", "array", wide[0])
+            return  # one size may widen the words of many memories
 
 
 def preset_names() -> list[str]:

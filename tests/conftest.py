@@ -1,6 +1,7 @@
 """Captures made of random codes, sets that the independent decoder has checked, and the choice of simulators."""
 
 import os
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,8 +63,8 @@ def checked_dump(capture: LayerCapture, layout: Layout | str, out: Path) -> Path
 
 
 def one_memory_layout(order: str, tensor: str = "weight", **keys: Any) -> Layout:
-    """A layout of a single memory; `array` gives its sizes."""
-    array = keys.pop("array", {"row": 8, "col": 8})
+    """A layout of a single memory; `array` gives its sizes, by default 8 of the rows and columns it names."""
+    array = keys.pop("array", {axis: 8 for axis in ("row", "col") if re.search(rf"\b{axis}\b", order)})
     memory = {"name": "m", "tensor": tensor, "order": order, "file": "m.txt", "radix": "hex"} | keys
     lines = ['name = "test"', "[array]", *(f"{name} = {size}" for name, size in array.items()), "[[memory]]"]
     lines += [

@@ -19,27 +19,46 @@ TERM = r"(~?)(?:(\([\w ]+\)|\w+)[=:])?(\([\w ]+\)|\w+)"  # [~][joined= or name:]
 def code_range(form: Json) -> tuple[int, int]:
     return -(form["signed"] << form["bits"] - 1), (1 << form["bits"] - form["signed"]) - 1
 
+def read_terms(text: str) -> list[tuple[str, list[str], list[str]]]:
+    """The terms of a stage or group: '~' or '', what stands before '=' or ':', the axes."""
+    if re.sub(TERM + "| ", "", text):
+        raise ValueError(f"the order is unreadable at {text}")
+    return [(back, head.strip("()").split(), names.strip("()").split()) for back, head, names in re.findall(TERM, text)]
+
 def read_order(mem: Json, array: dict[str, int]) -> tuple[Ints, dict[str, int]]:
     """Each element's flat place in the tensor [file, word, lane], -1 where filled; sizes of the file axes."""
-    before, *groups = ([(back, head.strip("()").split(), names.strip("()").split())
-                        for back, head, names in re.findall(TERM, part)]
-                       for part in re.split(r"->|\|", mem["order"]))
-    shape, whole, spare, size = list(mem["shape"]), list[int](), list[tuple[int, int]](), dict[str, int]()
-    for _, joined, parts in before:
-        known = {a: array[a] for a in parts if a in array and len(parts) > 1}
-        whole.append(math.prod(shape.pop(0) for _ in joined or parts[:1]))
-        size |= dict.fromkeys(parts, -(-whole[-1] // math.prod(known.values()))) | known
-        spare.append((0, math.prod(size[a] for a in parts) - whole[-1]))
-    axes = [[a for _, _, inner in group for a in inner] for group in groups]
-    left, right = list(size), [a for group in axes for a in group]
-    flips = [a for group in groups for back, _, inner in group if back for a in inner]
-    if re.sub(TERM + r"| |\||->", "", mem["order"]) or shape or set(flips) & set(axes[0]):
-        raise ValueError("the order is unreadable, lacks an axis of the tensor or reverses a file axis")
-    place = np.pad(np.arange(math.prod(whole)).reshape(whole), spare, constant_values=-1)
-    place = place.reshape(list(size.values())).transpose([left.index(a) for a in right])
-    place = np.flip(place, tuple(right.index(a) for a in flips))
-    heads = {(*head, *inner)[0]: math.prod(size[a] for a in inner) for _, head, inner in groups[0]}
-    return place.reshape([math.prod(size[a] for a in group) for group in axes]), heads
+    *stages, right = mem["order"].split("->")
+    groups = [read_terms(part) for part in right.split("|")]
+    axes = [[a for _, _, parts in group for a in parts] for group in groups]
+    count, numbers = math.prod(mem["shape"]), [str(axis) for axis in range(len(mem["shape"]))]
+    size = dict(zip(numbers, mem["shape"], strict=True))  # of the axes at hand; then every element's index along each
+    index = dict(zip(numbers, np.indices(mem["shape"]).reshape(len(numbers), -1), strict=True))
+    for number, stage in enumerate(stages):
+        length, before, size, index = size, index, dict[str, int](), dict[str, Ints]()
+        rest = list(before)
+        for _, joined, parts in read_terms(stage):
+            flat, total = np.zeros(count, np.int64), 1
+            for axis in joined or (parts if number else parts[:1]):
+                axis = axis if number else rest[0]  # the tensor's axes come in their order
+                rest.remove(axis)
+                flat, total = flat * length[axis] + before[axis], total * length[axis]
+            given = math.prod(array.get(part, 1) for part in parts)
+            size |= {part: array.get(part, -(-total // given)) for part in parts}
+            for part in reversed(parts):
+                flat, index[part] = np.divmod(flat, size[part])
+            if flat.any() or (parts[-1] in axes[0] and math.prod(size[part] for part in parts) != total):
+                raise ValueError(f"{total} elements do not go into {parts}, or not evenly into its files")
+        if rest:
+            raise ValueError(f"stage {number} lacks {rest}")
+    if sorted(axis for group in axes for axis in group) != sorted(index) or any(back for back, _, _ in groups[0]):
+        raise ValueError("the order lacks an axis right of the arrow or reverses a file axis")
+    where = [np.zeros(count, np.int64) for _ in groups]
+    for spot, group in zip(where, groups, strict=True):
+        for back, axis in ((back, axis) for back, _, parts in group for axis in parts):
+            spot[:] = spot * size[axis] + (size[axis] - 1 - index[axis] if back else index[axis])
+    place = np.full([math.prod(size[axis] for axis in group) for group in axes], -1)
+    place[tuple(where)] = np.arange(count)
+    return place, {(*head, *parts)[0]: math.prod(size[a] for a in parts) for _, head, parts in groups[0]}
 
 def read_memory(root: Path, mem: Json, array: dict[str, int]) -> tuple[Ints, Ints, Ints]:
     """The stored elements [file, word, lane], their places, the tensor that untiling gives (no offset)."""

@@ -172,7 +172,7 @@ def test_layout_show_draws_every_memory_of_a_preset(name: str) -> None:
     for memory in tomllib.loads((PRESETS / f"{name}.toml").read_text())["memory"]:
         assert [line for line in drawn if line.startswith(memory["name"]) and memory["order"] in line]
         assert all(line in result.stdout for line in memory.get("header", []))
-        if memory["name"] == "weight":
+        if name in ("default", "ws8x8") and memory["name"] == "weight":
             row = [str(len(memory.get("header", [])) + 1), "oc=0", "kh=0", "kw=0"]
             assert [*row, *(f"ic={ic}" for ic in reversed(range(8)))] in [line.split() for line in drawn]
 
@@ -184,14 +184,15 @@ def test_layout_show_numbers_the_lines_after_the_header() -> None:
 
 
 def test_layout_show_json_names_the_same_lanes_that_a_dump_writes(set_of: Callable[[str], Path]) -> None:
-    for name in ("default", "ws8x8"):
+    for name in preset_names():
         printed = json.loads(cli("layout", "show", name, "--json").stdout)
         drawn = {memory["memory"]: memory for memory in printed["memories"]}
         for memory in json.loads((set_of(name) / "manifest.json").read_bytes())["memories"]:
             line = len(memory["header"]) + 1
             lanes = shown(set_of(name), f"{memory['files'][0]['path']}:{line}")["lanes"]
             assert drawn[memory["name"]]["first_words"][0] == [lane["index"] for lane in lanes]
-            assert drawn[memory["name"]]["files"] == [file["path"] for file in memory["files"]]
+            files = drawn[memory["name"]]["files"]  # of one image
+            assert files == [file["path"] for file in memory["files"]][: len(files)]
 
 
 def test_layout_list_names_every_preset() -> None:

@@ -1,6 +1,7 @@
 """The layout notation: a plain-Python walk over every element and the independent decoder are the oracles."""
 
 import math
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from qexport.formats import FORMATS
 from qexport.golden import Golden
 from qexport.intformat import Int64
 from qexport.layer import AXES, MAX_SIZE, LayerCapture
-from qexport.layout import LayoutError, Tiling, layout_errors, load_layout, parse_layout, parse_order, preset_names
+from qexport.layout import LayoutError, Tiling, layout_errors, parse_layout, parse_order, preset_names
 from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.strategies import captures
 
@@ -26,36 +27,59 @@ TENSORS = sorted(set(AXES) - {"output"})
 
 @dataclass(frozen=True)
 class Plan:
-    """An order as data: (joined axes, their parts) left of the arrow; groups of (axis, backwards) right of it."""
+    """An order as data: stages of (joined axes, their parts); three groups of (name of a join, axes, backwards)."""
 
-    text: str
-    file: str
     array: dict[str, int]
-    left: list[tuple[list[str], list[str]]]
-    right: list[list[tuple[str, bool]]]
+    stages: list[list[tuple[list[str], list[str]]]]
+    right: list[list[tuple[str, list[str], bool]]]
+    file: str
+
+    @property
+    def text(self) -> str:
+        def split(joined: list[str], parts: list[str], named: bool) -> str:
+            whole = f"({' '.join(joined)})=" if named or len(joined) > 1 or joined == ["bit"] else ""
+            return joined[0] if joined == parts else f"{whole}({' '.join(parts)})"
+
+        def item(join: str, axes: list[str], backwards: bool) -> str:
+            return "~" * backwards + (f"{join}:({' '.join(axes)})" if join else axes[0])
+
+        stages = [" ".join(split(*term, number > 0) for term in stage) for number, stage in enumerate(self.stages)]
+        return " -> ".join([*stages, " | ".join(" ".join(item(*term) for term in group) for group in self.right)])
+
+    @property
+    def file_axes(self) -> list[str]:
+        return [axis for _, axes, _ in self.right[0] for axis in axes]
 
     def sizes(self, extent: dict[str, int]) -> dict[str, int]:
-        sizes: dict[str, int] = {}
-        for joined, parts in self.left:
-            total = math.prod(extent[axis] for axis in joined)
+        sizes = dict(extent)
+        for joined, parts in (term for stage in self.stages for term in stage if term[0] != term[1]):
+            total = math.prod(sizes[axis] for axis in joined)
             given = {part: self.array[part] for part in parts if part in self.array}
             sizes |= {part: given.get(part, -(-total // math.prod(given.values()))) for part in parts}
         return sizes
 
+    def is_even(self, extent: dict[str, int]) -> bool:
+        """Whether every bank, a file axis that runs fastest in its split, gets as many elements as the others."""
+        sizes = self.sizes(extent)
+        return all(
+            math.prod(sizes[axis] for axis in joined) == math.prod(sizes[part] for part in parts)
+            for stage in self.stages for joined, parts in stage if parts[-1] in self.file_axes
+        )  # fmt: skip
+
     def places(self, extent: dict[str, int]) -> tuple[list[Int64], dict[str, Int64]]:
         """File, word and lane of every tensor element in C order, and its index along each axis of the order."""
-        index = dict(zip(extent, np.indices(tuple(extent.values())).reshape(len(extent), -1), strict=True))
-        sizes, digit = self.sizes(extent), {}
-        for joined, parts in self.left:
-            flat = np.zeros_like(index[joined[0]])
+        digit = dict(zip(extent, np.indices(tuple(extent.values())).reshape(len(extent), -1), strict=True))
+        sizes = self.sizes(extent)
+        for joined, parts in (term for stage in self.stages for term in stage if term[0] != term[1]):
+            flat = np.zeros_like(digit[joined[0]])
             for axis in joined:
-                flat = flat * extent[axis] + index[axis]
+                flat = flat * sizes[axis] + digit[axis]
             for part in reversed(parts):
                 flat, digit[part] = np.divmod(flat, sizes[part])
         places = []
         for group in self.right:
-            place = np.zeros_like(index[next(iter(extent))])
-            for part, backwards in group:
+            place = np.zeros_like(next(iter(digit.values())))
+            for part, backwards in ((part, backwards) for _, axes, backwards in group for part in axes):
                 place = place * sizes[part] + (sizes[part] - 1 - digit[part] if backwards else digit[part])
             places.append(place)
         return places, digit
@@ -63,47 +87,43 @@ class Plan:
 
 @st.composite
 def plans(draw: st.DrawFn, axes: tuple[str, ...]) -> Plan:
-    """A random legal order of these axes; `bit`, when given, comes last."""
-    left: list[tuple[list[str], list[str]]] = []
-    words: list[str] = []
+    """A random legal order of these axes in up to three stages; `bit`, when given, comes last."""
+    stages: list[list[tuple[list[str], list[str]]]] = []
     array: dict[str, int] = {}
-    splits, at = 0, 0
-    while at < len(axes):
-        count = draw(st.integers(1, min(3, len(axes) - at)))
-        joined = list(axes[at : at + count])
-        at += count
-        if joined == ["bit"] or (count == 1 and (splits == 2 or draw(st.booleans()))):
-            left.append((joined, joined))
-            words += joined
-            continue
-        parts = [f"p{len(left)}{letter}" for letter in "abc"[: draw(st.integers(1, 3))]]
-        free = draw(st.sampled_from(parts))
-        sizes = st.integers(1, 3) if splits < 2 else st.just(1)
-        array |= {part: draw(sizes) for part in parts if part != free}
-        splits += 1
-        left.append((joined, parts))
-        words.append(f"({' '.join(joined)})=({' '.join(parts)})" if count > 1 else f"({' '.join(parts)})")
-    names = draw(st.permutations([part for _, parts in left for part in parts]))
+    names, splits = list(axes), 0
+    for number in range(draw(st.integers(1, 3))):
+        left = names if number == 0 else draw(st.permutations(names))
+        stage: list[tuple[list[str], list[str]]] = []
+        while left:
+            count = draw(st.integers(1, min(3, len(left))))
+            joined, left = left[:count], left[count:]
+            if count == 1 and (splits == 4 or draw(st.booleans())):
+                stage.append((joined, joined))
+                continue
+            parts = [f"p{number}{len(stage)}{letter}" for letter in "abc"[: draw(st.integers(1, 3))]]
+            free = draw(st.sampled_from(parts))
+            sizes = st.integers(1, 3) if splits < 2 else st.just(1)
+            array |= {part: draw(sizes) for part in parts if part != free}
+            splits += 1
+            stage.append((joined, parts))
+        stages.append(stage)
+        names = [part for _, parts in stage for part in parts]
+    names = draw(st.permutations(names))
     cuts = sorted(draw(st.tuples(*[st.integers(0, len(names))] * 2)))
-    right: list[list[tuple[str, bool]]] = []
-    texts: list[str] = []
+    right: list[list[tuple[str, list[str], bool]]] = []
     file = "m"
     for number, group in enumerate([names[: cuts[0]], names[cuts[0] : cuts[1]], names[cuts[1] :]]):
-        axes_of_group: list[tuple[str, bool]] = []
-        items: list[str] = []
+        items: list[tuple[str, list[str], bool]] = []
         while group:
             count = draw(st.integers(1, len(group)))
             item, group = group[:count], group[count:]
-            backwards = number > 0 and draw(st.booleans())
-            axes_of_group += [(part, backwards) for part in item]
             join = f"j{number}{len(items)}" if count > 1 or draw(st.booleans()) else ""
-            items.append("~" * backwards + (f"{join}:({' '.join(item)})" if join else item[0]))
+            items.append((join, item, number > 0 and draw(st.booleans())))
             if number == 0:
                 fields = [join] if join and draw(st.booleans()) else item
                 file += "".join(f"_{{{field}}}" for field in fields)
-        right.append(axes_of_group)
-        texts.append(" ".join(items))
-    return Plan(f"{' '.join(words)} -> {' | '.join(texts)}", f"{file}.txt", array, left, right)
+        right.append(items)
+    return Plan(array, stages, right, f"{file}.txt")
 
 
 @st.composite
@@ -112,14 +132,15 @@ def tensors(draw: st.DrawFn) -> tuple[LayerCapture, str, int, Plan]:
     capture = draw(captures())
     name = draw(st.sampled_from([name for name in TENSORS if name != "bias" or capture.bias is not None]))
     row = draw(st.integers(1, 4))
-    tensor = Golden(capture, row).tensor(name)
-    extent = dict(zip(AXES[name], tensor.values.shape, strict=True))
+    facts = Golden(capture, row).facts
+    extent = dict(zip(AXES[name], facts.shape(name, capture.images), strict=True))
     if draw(st.booleans()):
-        extent["bit"] = tensor.default.bits
+        extent["bit"] = facts.default(name).bits
     plan = draw(plans(tuple(extent)))
     sizes = plan.sizes(extent)
-    assume(math.prod(sizes.values()) <= 30_000)
-    assume(math.prod(sizes[part] for part, _ in plan.right[0]) <= 100)
+    for stage in plan.stages:
+        assume(math.prod(sizes[part] for _, parts in stage for part in parts) <= 30_000)
+    assume(math.prod(sizes[part] for part in plan.file_axes) <= 100)
     return capture, name, row, plan
 
 
@@ -127,13 +148,18 @@ def tensors(draw: st.DrawFn) -> tuple[LayerCapture, str, int, Plan]:
 @given(tensors())
 def test_every_element_lies_where_the_order_says(case: tuple[LayerCapture, str, int, Plan]) -> None:
     capture, name, row, plan = case
-    tensor = Golden(capture, row).tensor(name)
+    facts = Golden(capture, row).facts
     order = parse_order(plan.text, name)
-    shape = tensor.values.shape + ((tensor.default.bits,) if order.has_bits else ())
+    shape = facts.shape(name, capture.images) + ((facts.default(name).bits,) if order.has_bits else ())
     codes = np.arange(math.prod(shape)).reshape(shape)
+    extent = dict(zip(order.tensor_axes, shape, strict=True))
+    if not plan.is_even(extent):
+        with pytest.raises(QexportError, match="cannot be dealt evenly"):
+            Tiling(order, shape, plan.array)
+        return
     tiling = Tiling(order, shape, plan.array)
     blocks = tiling.tile(codes, fill=-1)
-    places, digit = plan.places(dict(zip(order.tensor_axes, shape, strict=True)))
+    places, digit = plan.places(extent)
     np.testing.assert_array_equal(blocks[tuple(places)], codes.ravel())
     assert blocks.shape == (tiling.files, tiling.words, tiling.lanes)
     assert np.count_nonzero(blocks == -1) == tiling.fill == blocks.size - codes.size
@@ -145,7 +171,7 @@ def test_every_element_lies_where_the_order_says(case: tuple[LayerCapture, str, 
         file, word, lane = (int(place[at]) for place in places)
         origin = tiling.origin(file, word, lane)
         assert origin == dict(zip(order.tensor_axes, map(int, np.unravel_index(at, shape)), strict=True))
-        assert all(indices[file][part] == digit[part][at] for part, _ in plan.right[0])
+        assert all(indices[file][part] == digit[part][at] for part in plan.file_axes)
     for file, word, lane in np.argwhere(blocks == -1)[:20].tolist():
         assert tiling.origin(file, word, lane) is None
 
@@ -156,68 +182,75 @@ def test_independent_decoder_reads_every_order(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[LayerCapture, str, int, Plan], radix: str
 ) -> None:
     capture, name, row, plan = case
-    assume(Golden(capture).accumulator.any())
-    layout = one_memory_layout(plan.text, name, file=plan.file, radix=radix, array=plan.array | {"row": row})
+    golden = Golden(capture, row)
+    assume(golden.accumulator.any())
+    order, facts = parse_order(plan.text, name), golden.facts
+    shape = facts.shape(name, capture.images) + ((facts.default(name).bits,) if order.has_bits else ())
+    assume(plan.is_even(dict(zip(order.tensor_axes, shape, strict=True))))
+    array = plan.array | ({"row": row} if name == "psum" else {})
+    layout = one_memory_layout(plan.text, name, file=plan.file, radix=radix, array=array)
     checked_dump(capture, layout, tmp_path_factory.mktemp("set"))
 
 
-# --- the presets ----------------------------------------------------------------------------------------------------
+# --- images one by one ----------------------------------------------------------------------------------------------
+
+PER_IMAGE = [name for name in TENSORS if AXES[name][0] == "n"]
 
 
-def hand_capture() -> LayerCapture:
-    """Two inputs, two outputs, a kernel of 1x2, a column of padding on the right, on a plane of 1x2."""
-    blank = make_capture(in_channels=2, out_channels=2, kernel=(1, 2), padding=(0, 0, 0, 1), plane=(1, 2), images=1)
-    return replace(
-        blank,
-        weight=np.array([[[[1, -1]], [[7, -8]]], [[[0, 2]], [[-3, 4]]]]),
-        input=np.array([[[[1, 2]], [[15, 3]]]]),
-        bias=np.array([10, -20]),
-    )
+@st.composite
+def image_orders(draw: st.DrawFn) -> tuple[str, tuple[int, ...], Plan]:
+    """A tensor of up to three images and an order in which `n` is the first file axis or the first address axis."""
+    name = draw(st.sampled_from(PER_IMAGE))
+    extent = {axis: draw(st.integers(1, 3)) for axis in AXES[name]}
+    plan = draw(plans(AXES[name][1:]))
+    group = draw(st.integers(0, 1))
+    stages = []
+    for stage in plan.stages:
+        at = 0 if not stages else draw(st.integers(0, len(stage)))
+        stages.append([*stage[:at], (["n"], ["n"]), *stage[at:]])
+    right = [[("", ["n"], False), *items] if number == group else items for number, items in enumerate(plan.right)]
+    plan = replace(plan, stages=stages, right=right)
+    assume(math.prod(plan.sizes(extent).values()) <= 30_000 and plan.is_even(extent))
+    return name, tuple(extent.values()), plan
 
 
-ACTIVATION = ["#time0row7[msb-lsb],time0row6[msb-lsb],...,time0row0[msb-lsb]#",
-              "#time1row7[msb-lsb],time1row6[msb-lsb],...,time1row0[msb-lsb]#", "#................#"]  # fmt: skip
-WEIGHT = ["#col0row7[msb-lsb],col0row6[msb-lsb],...,col0row0[msb-lsb]#",
-          "#col1row7[msb-lsb],col1row6[msb-lsb],...,col1row0[msb-lsb]#", "#................#"]  # fmt: skip
-PSUM = ["#time0col7[msb-lsb],time0col6[msb-lsb],...,time0col0[msb-lsb]#",
-        "#time1col7[msb-lsb],time1col6[msb-lsb],...,time1col0[msb-lsb]#", "#................#"]  # fmt: skip
-OUTPUT = ["#out0col7[msb-lsb],out0col6[msb-lsb],...,out0col0[msb-lsb]#",
-          "#out1col7[msb-lsb],out1col6[msb-lsb],...,out1col0[msb-lsb]#", "#................#"]  # fmt: skip
-ADDRESS = ["#out0kij0[msb-lsb]#", "#out0kij1[msb-lsb]#", "#................#"]
+@settings(max_examples=100, deadline=None)
+@given(image_orders())
+def test_images_tiled_one_by_one_follow_each_other(case: tuple[str, tuple[int, ...], Plan]) -> None:
+    name, shape, plan = case
+    order = parse_order(plan.text, name)
+    assert order.streams_images
+    codes = np.arange(math.prod(shape)).reshape(shape)
+    one = Tiling(order, (1, *shape[1:]), plan.array)
+    axis = 0 if "n" in plan.file_axes else 1  # files or words
+    together = np.concatenate([one.tile(image[np.newaxis], fill=-1) for image in codes], axis)
+    np.testing.assert_array_equal(Tiling(order, shape, plan.array).tile(codes, fill=-1), together)
 
 
-# Accumulators by hand: 1*1 - 1*2 + 7*15 - 8*3 + 10 = 90 and 1*2 + 7*3 + 10 = 33 of output channel 0;
-# 0*1 + 2*2 - 3*15 + 4*3 - 20 = -49 and 0*2 - 3*3 - 20 = -29 of output channel 1. The psum of kw=1 at px=0 is
-# -1*1 - 8*15 = -121 of channel 0 and 2*1 + 4*15 = 62 of channel 1.
 @pytest.mark.parametrize(
-    ("preset", "file", "first"),
+    ("order", "streams"),
     [
-        ("default", "weight.hex", ["00000071", "000000d0", *["00000000"] * 6, "0000008f", "00000042"]),
-        ("default", "bias.hex", ["0" * 48 + "ffffffec" + "0000000a"]),
-        ("default", "input.hex", ["000000f1", "00000032"]),
-        ("default", "input_padded.hex", ["000000f1", "00000032", "00000000"]),
-        ("default", "patches.hex", ["000000f1", "00000032", "00000032", "00000000"]),
-        ("default", "psum.hex", ["0" * 24 + word for word in
-                                 ("ffd3006a", "fff70017", "00000000", "003eff87", "0010ffe6", "00000000")]),
-        ("default", "acc_address.hex", ["0", "4", "1", "5"]),
-        ("default", "accumulator.hex", ["0" * 24 + "ffcf005a", "0" * 24 + "ffe30021"]),
-        ("default", "relu.hex", ["0" * 24 + "0000005a", "0" * 24 + "00000021"]),
-        ("ws8x8", "activation_tile0.txt", [*ACTIVATION, "0" * 24 + "11110001", "0" * 24 + "00110010", "0" * 32]),
-        ("ws8x8", "weight_itile0_otile0_kij0.txt", [*WEIGHT, "0" * 24 + "01110001", "0" * 24 + "11010000", "0" * 32]),
-        ("ws8x8", "weight_itile0_otile0_kij1.txt", [*WEIGHT, "0" * 24 + "10001111", "0" * 24 + "01000010", "0" * 32]),
-        ("ws8x8", "psum_itile0_otile0_kij1.txt", [*PSUM, "0" * 96 + "0000000000111110" + "1111111110000111"]),
-        ("ws8x8", "output.txt", [*OUTPUT, "0" * 112 + "0000000001011010", "0" * 112 + "0000000000100001"]),
-        ("ws8x8", "acc_address.txt", [*ADDRESS, "00000000000", "00000000100", "00000000001", "00000000101"]),
+        ("n (it row) iy ix -> | n it iy ix | ~row", True),
+        ("n (it row) iy ix -> it | n iy ix | row", True),
+        ("n ic iy ix -> n ic | iy ix |", True),
+        ("n ic iy ix -> n (ic iy ix)=(k lane) -> | n k | lane", True),
+        ("n ic iy ix -> ic n | iy ix |", False),  # the files of an image do not follow each other
+        ("n ic iy ix -> | ic n iy ix |", False),
+        ("n ic iy ix -> | ~n ic iy ix |", False),
+        ("n ic iy ix -> | j:(n ic) iy ix |", False),
+        ("n ic iy ix -> | j:(n) ic iy ix |", False),
+        ("n ic iy ix -> | iy ix | n ic", False),
+        ("(n)=(m) ic iy ix -> | m ic iy ix |", False),
+        ("(n ic)=(k lane) iy ix -> | k iy ix | lane", False),
+        ("n ic iy ix -> (n iy ix ic)=(k lane) -> | k | lane", False),
     ],
-)  # fmt: skip
-def test_preset_writes_the_lines_worked_out_by_hand(tmp_path: Path, preset: str, file: str, first: list[str]) -> None:
-    lines = (checked_dump(hand_capture(), preset, tmp_path) / file).read_text().split("\n")
-    assert lines[: len(first)] == first
+)
+def test_an_order_says_whether_images_can_be_tiled_one_by_one(order: str, streams: bool) -> None:
+    assert parse_order(order, "input").streams_images is streams
 
 
-@pytest.mark.parametrize("preset", preset_names())
-def test_presets_parse(preset: str) -> None:
-    assert load_layout(preset).name == preset
+def test_a_tensor_without_images_does_not_stream_them() -> None:
+    assert not parse_order("oc ic kh kw -> | oc ic kh kw |", "weight").streams_images
 
 
 # --- overflow, offset, fill, bits -----------------------------------------------------------------------------------
@@ -250,7 +283,7 @@ def four_weights() -> LayerCapture:
     ],
 )
 def test_stored_words_by_hand(tmp_path: Path, order: str, keys: dict[str, Any], words: list[str]) -> None:
-    layout = one_memory_layout(order, radix="dec", array={"row": 3}, **keys)
+    layout = one_memory_layout(order, radix="dec", array={"row": 3} if "row" in order else {}, **keys)
     folder = checked_dump(four_weights(), layout, tmp_path)
     assert (folder / "m.txt").read_text().splitlines() == words
 
@@ -298,6 +331,60 @@ def test_split_that_does_not_cover_its_axis_is_refused(tmp_path: Path) -> None:
     layout = one_memory_layout("(oc ic)=(a b) kh kw -> | a b kh kw |", array={"a": 1, "b": 3})
     with pytest.raises(QexportError, match=r"\(a b\) holds 3 elements of the 4 of oc ic"):
         dump(four_weights(), layout, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("order", "array", "message"),
+    [
+        (  # 4 weights of 1x1 taps to 3 banks
+            "(oc ic)=(k bank) kh kw -> bank | k kh kw |", {"bank": 3},
+            "the 4 elements of oc ic cannot be dealt evenly to 3 files 'bank'; give 'bank' a size that divides 4",
+        ),
+        (
+            "oc (it row) kh kw -> (oc it kh kw)=(k bank) row -> bank | k | row", {"bank": 3, "row": 2},
+            "the 2 elements of oc it kh kw cannot be dealt evenly to 3 files 'bank'; give 'bank' a size that divides 2",
+        ),
+        ("oc (it row) kh kw -> row | oc it kh kw |", {"row": 4}, "the 2 elements of ic cannot be dealt evenly to 4"),
+        ("(oc ic)=(k half) kh kw -> j:(half k) | kh kw |", {"half": 3}, "cannot be dealt evenly to 3 files 'half'"),
+    ],
+)  # fmt: skip
+def test_banks_that_do_not_divide_are_refused(tmp_path: Path, order: str, array: dict[str, int], message: str) -> None:
+    file = "m" + "".join(f"_{{{axis}}}" for axis in ("bank", "row", "j") if axis in order.split("->")[-1].split("|")[0])
+    with pytest.raises(QexportError) as caught:
+        dump(four_weights(), one_memory_layout(order, file=file, array=array), tmp_path)
+    assert order in str(caught.value)
+    assert message in str(caught.value)
+
+
+def test_the_remedy_for_banks_that_do_not_divide_helps(tmp_path: Path) -> None:
+    order = "(oc ic)=(k bank) kh kw -> bank | k kh kw |"
+    with pytest.raises(QexportError, match=re.escape("(oc ic)=(k slot) -> k (slot)=(bank) with slot = 3 in [array]")):
+        dump(four_weights(), one_memory_layout(order, file="m{bank}", array={"bank": 3}), tmp_path)
+    remedied = "(oc ic)=(k slot) kh kw -> k (slot)=(bank) kh kw -> bank | k kh kw |"
+    layout = one_memory_layout(remedied, file="m{bank}", radix="dec", array={"slot": 3})
+    folder = checked_dump(four_weights(), layout, tmp_path)
+    assert [(folder / f"m{bank}").read_text().split() for bank in range(3)] == [["-8", "7"], ["-5", "0"], ["3", "0"]]
+
+
+@pytest.mark.parametrize(
+    ("order", "tensor", "array", "axis"),
+    [
+        ("n (it row) py px -> | n it py px | row", "input_padded", {"row": 16_385}, "row"),  # 4 bits each
+        ("n ic iy ix -> | n | ic iy ix", "input", {}, "ix"),
+    ],
+)
+def test_word_of_more_than_65536_bits_is_refused(
+    tmp_path: Path, order: str, tensor: str, array: dict[str, int], axis: str
+) -> None:
+    capture = make_capture(plane=(20, 200), images=1)
+    with pytest.raises(QexportError, match=rf"more than 65536, because lane axis '{axis}' has size \d+; lower it, or"):
+        dump(capture, one_memory_layout(order, tensor, array=array), tmp_path)
+
+
+def test_word_of_65536_bits_is_written(tmp_path: Path) -> None:
+    layout = one_memory_layout("n (it row) iy ix -> | n it iy ix | row", "input", array={"row": 16_384})
+    folder = checked_dump(make_capture(plane=(3, 3), images=1), layout, tmp_path)
+    assert [len(line) for line in (folder / "m.txt").read_text().splitlines()] == [16_384] * 9
 
 
 @pytest.mark.parametrize(("tensor", "order"), [("bias", "oc -> | oc |"), ("output", "n oc oy ox -> | n oc oy ox |")])
@@ -352,6 +439,12 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "unknown key of a memory": ("bits   = 8", "^bitz = 8", "unknown key 'bitz'"),
     "key of another type": ("bits   = 8", "bits = '^8'", "bits: '8'"),
     "no name": ('name = "good"\n\n', "^", "name: give the layout a name"),
+    "name no text": ('"good"', "^3", "name: 3 is no text; write it in quotes"),
+    "empty name": ('"good"', '"^"', "name: is empty"),
+    "name with a line end": ('"good"', r'"^go\nod"', r"name: 'go\nod' has a line end"),
+    "name with a control character": ('"good"', r'"^go\u0007od"', "control character"),
+    "name of a memory with a line end": ('name   = "input"', r'name = "^in\nput"', r"name: 'in\nput' has a line end"),
+    "name of a memory with a digit first": ('name   = "input"', 'name = "^3d"', "'3d' does not make a Verilog name"),
     "empty name of a memory": ('name   = "input"', 'name = "^ "', "name: is empty"),
     "missing key": (f'[[memory]]\n{INPUT}\ntensor = "input"', "^[[memory]]\n" + INPUT, "lacks the key 'tensor'"),
     "unknown radix": ('"hex"', '"^octal"', "unknown radix 'octal'"),
@@ -359,9 +452,9 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "unknown tensor": ('tensor = "input"', 'tensor = "^inputs"', "unknown tensor 'inputs'"),
     "unknown axis left": (LEFT, "oc (it row) kh ^kx ->", "axis 'kx'"),
     "unknown axis right": (RIGHT, "-> it | oc kh ^kx | ~row", "axis 'kx' is unknown"),
-    "axis missing left": (LEFT, "oc (it row) kh ^->", "axis 'kw' of tensor 'weight' is missing left"),
+    "axis missing left": (LEFT, "oc (it row) kh ^->", "axis 'kw' is missing left"),
     "axis missing right": (RIGHT + '"', '-> it | oc kh | ~row^"', "axis 'kw' is missing right"),
-    "axis repeated left": (LEFT, "oc (row ^row) kh kw ->", "axis 'row' is repeated"),
+    "axis repeated left": (LEFT, "oc (row ^row) kh kw ->", "axis 'row' is there already"),
     "tensor's axis repeated left": (LEFT, "oc (it row) kh ^kh ->", "axis 'kh'"),
     "axis too many left": (LEFT, "oc (it row) kh kw bit ^n ->", "axis 'n'"),
     "axis repeated right": (RIGHT, "-> it | oc kij:(kh kw) | ~row ^oc", "axis 'oc' is repeated right"),
@@ -370,8 +463,27 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "split after the last axis": (LEFT, "oc (it row) kh kw (^a b) ->", "no axis left to split"),
     "join with an axis's name": (RIGHT, "-> it | oc ^row:(kh kw) | ~row", "join 'row'"),
     "join repeated": (RIGHT, "-> it | j:(oc kh) ^j:(kw) | ~row", "join 'j' is repeated"),
-    "no arrow": (LEFT + RIGHT[2:], "^oc ic kh kw | oc ic kh kw |", "no arrow"),
-    "two arrows": (RIGHT, "-> it | oc kij:(kh kw) ^-> ~row", "'->'"),
+    "no arrow": (LEFT + RIGHT[2:], "oc ic kh kw | oc ic kh kw |^", "no arrow"),
+    "group before the last arrow": (RIGHT, "-> it ^| oc kij:(kh kw) -> ~row", "'|' stands right of"),
+    "direction before the last arrow": (RIGHT, "-> it oc kh kw ^~row -> it | oc kh kw | row", "'~' stands right of"),
+    "join before the last arrow": (RIGHT, "-> it oc ^kij:(kh kw) row -> it | oc | row", "axis 'kij'"),
+    "axis unknown in a stage": (RIGHT, "-> it ^ic kh kw oc row -> it | oc kh kw | row", "axis 'ic' is unknown"),
+    "axis missing in a stage": (RIGHT, "-> it oc kh row ^-> it | oc kh | row", "axis 'kw' is missing left"),
+    "axis repeated in a stage": (RIGHT, "-> it oc kh kw row ^kh -> it | oc kh kw | row", "axis 'kh' is repeated"),
+    "axis repeated in a join of a stage": (RIGHT, "-> (kh kw ^kh)=(a b) -> a | b |", "axis 'kh' is repeated"),
+    "part of a stage with an earlier name": (
+        RIGHT, "-> it oc row (kh kw)=(a ^ic) -> it | oc a ic | row", "axis 'ic' is there already"
+    ),
+    "part of a stage with a name of the stage": (RIGHT, "-> it oc kh kw (row)=(^it) -> |||", "axis 'it' is there"),
+    "split of a stage without its axes": (RIGHT, "-> it oc row (^a b) kw -> it | a b | row", "(axes)=(parts)"),
+    "split of a stage without parts": (RIGHT, "-> it oc row (kh kw)= ^a -> it | oc a | row", "expected '(' after '='"),
+    "stage that is empty": (RIGHT, "-> ^-> it | oc kh kw | row", "axis 'oc' is missing left"),
+    "axis of an earlier stage right": (
+        RIGHT, "-> oc it row (kh kw)=(kij) -> it | oc ^kh | row", "axis 'kh' is unknown; left of the arrow stand oc"
+    ),
+    "size not given in a stage": (
+        RIGHT, "-> it oc row (kh kw)=(a ^b) -> it | oc a b | row", "size of axis 'b' is not given"
+    ),
     "one group": (RIGHT + '"', '-> it oc kij:(kh kw) row^"', "three"),
     "two groups": (RIGHT + '"', '-> it | oc kij:(kh kw) row^"', "three"),
     "four groups": (RIGHT, "-> it | oc | kij:(kh kw) ^| ~row", "three"),
@@ -390,7 +502,12 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "size a truth": ("row = 8", "row = ^true", "size True of 'row'"),
     "size a text": ("row = 8", 'row = "^8"', "size '8' of 'row'"),
     "size of a tensor's axis": ("row = 8", "row = 8\noc = ^8", "'oc' is a tensor's axis"),
+    "size that no order uses": ("row = 8", "row = 8\n^col = 8", "array: no order has an axis 'col'"),
+    "size that makes a word too wide": (
+        "row = 8", "row = ^1000000", "memory 'weight': a word would have 1000000 bits, more than 65536"
+    ),
     "two memories with one name": ('name   = "input"', 'name = "^weight"', "name: 'weight' is taken by memory 1"),
+    "two memories with one Verilog name": (INPUT, 'name = "^WEIGHT"', "name: 'WEIGHT' is taken by memory 1"),
     "two memories with one file": (
         'order  = "n ic iy ix -> | n ic iy ix |"\nfile   = "input.txt"',
         'order = "n (it row) iy ix -> it | n iy ix | row"\nfile = "^weight_{it}.txt"',
@@ -403,6 +520,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "file is the manifest": ('"input.txt"', '"^manifest.json"', "'manifest.json'"),
     "file is the sums": ('"input.txt"', '"^SHA256SUMS"', "'SHA256SUMS'"),
     "file is the capture": ('"input.txt"', '"^capture.safetensors"', "'capture.safetensors'"),
+    "file is the manifest in other letters": ('"input.txt"', '"^Manifest.json"', "own manifest.json"),
+    "file is the sums in other letters": ('"input.txt"', '"^sha256sums"', "own SHA256SUMS"),
     "file lies under the manifest": ('"input.txt"', '"^manifest.json/x"', "manifest.json"),
     "file leaves the folder": ('"input.txt"', '"^../x"', "'../x'"),
     "file leaves the folder from within": ('"input.txt"', '"^a/../../x"', "'a/../../x'"),
@@ -450,7 +569,7 @@ def test_layout_error_names_the_thing_and_its_place(old: str, new: str, message:
 @pytest.mark.parametrize(
     ("marked_text", "message"),
     [
-        ('name = "x"\n^[memory]\nname = "m"\n', "[[memory]]"),
+        ('name = "x"\n^[memory]\nname = "m"\n', "write double brackets, [[memory]]"),
         ('name = "x"\nmemory = ^3\n', "[[memory]]"),
         ('name = "x"\narray = ^8\n' + GOOD[GOOD.index("[[memory]]\n" + INPUT) :], "[array]"),
         ('^name = "x"\n', "at least one [[memory]]"),
@@ -489,7 +608,7 @@ def test_layout_check_reports_every_error_with_a_caret(tmp_path: Path) -> None:
         "          ^",
     ]
     assert result.stdout.splitlines()[3:] == [
-        f"{path}:9:55: order: axis 'rwo' is unknown; left of the arrow stand it kh kw oc row",
+        f"{path}:9:55: order: axis 'rwo' is unknown; left of the arrow stand oc it row kh kw",
         '    order  = "oc (it row) kh kw -> it | oc kij:(kh kw) | ~rwo"',
         "    " + " " * 54 + "^",
         f"{path}:18:11: unknown radix 'octal'; choose one of {', '.join(FORMATS)}",
@@ -507,7 +626,7 @@ def test_layout_check_shows_the_line_as_it_stands(tmp_path: Path, line: str) -> 
 
 
 def test_layout_check_of_a_missing_file_says_so(tmp_path: Path) -> None:
-    fails(cli("layout", "check", tmp_path / "none.toml"), "none.toml", "default, ws8x8")
+    fails(cli("layout", "check", tmp_path / "none.toml"), "none.toml", *preset_names())
 
 
 def test_layout_check_of_other_bytes_says_so(tmp_path: Path) -> None:
