@@ -73,11 +73,12 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
         for writer in writers:
             if not writer.stream.per_image:
                 writer.add(Golden(capture, facts=facts), 0)
-        with _naming(partial / CAPTURE), (partial / CAPTURE).open("wb") as file:
+        with (partial / CAPTURE).open("wb", buffering=0) as file:
             copy = CaptureWriter.like(capture, file)
             for start, stop in parts(streams, facts, capture.images):
                 images = capture.part(start, stop)
-                copy.add(images)
+                with _naming(partial / CAPTURE):
+                    copy.add(images)
                 part = Golden(images, facts=facts)
                 scan.add(part)
                 for writer in writers:

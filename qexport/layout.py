@@ -324,9 +324,10 @@ class _Step:
 
     def forth(self, array: Int64, fill: int) -> Int64:
         joined = np.flip(array.transpose(self.transpose), self.flip).reshape(self.joined)
-        ragged = [(0, padded - size) for padded, size in zip(self.padded, self.joined, strict=True)]
-        padded: Int64 = np.pad(joined, ragged, constant_values=fill)
-        return padded.reshape(self.split)
+        if self.padded != self.joined:
+            ragged = [(0, padded - size) for padded, size in zip(self.padded, self.joined, strict=True)]
+            joined = np.pad(joined, ragged, constant_values=fill)
+        return joined.reshape(self.split)
 
     def back(self, array: Int64) -> Int64:
         joined = array.reshape(self.padded)[tuple(slice(size) for size in self.joined)]
