@@ -340,18 +340,19 @@ def choose_images(
 
 def _cover(sets: Sequence[int], needed: int) -> list[int]:
     """Indices of bitsets whose union has at least `needed` bits: greedy, then without what is redundant."""
-    covered, chosen = 0, []
+    covered, count, chosen = 0, 0, []
     # A gain only shrinks while others are chosen: what is still on top when worked out anew is the largest.
     heap = [(-bits.bit_count(), index) for index, bits in enumerate(sets)]
     heapify(heap)
-    while (count := covered.bit_count()) < needed:
+    while count < needed:
         index = heap[0][1]
-        fresh = (count - (covered | sets[index]).bit_count(), index)
-        heapreplace(heap, fresh)
-        if heap[0] == fresh:
+        gain = (covered | sets[index]).bit_count() - count
+        heapreplace(heap, (-gain, index))
+        if heap[0] == (-gain, index):
             heappop(heap)
             chosen.append(index)
             covered |= sets[index]
+            count += gain
     later = [0]  # the union of those chosen after each
     for index in reversed(chosen):
         later.append(later[-1] | sets[index])
@@ -402,10 +403,10 @@ class BlindSpot:
     either: tuple[str, ...]
 
     def __str__(self) -> str:
-        one_of = ("one of " if len(self.either) > 1 else "") + ", ".join(self.either)
-        names = " and ".join(filter(None, (", ".join(self.memories), one_of)))
-        why = "every result moves along" if self.axis == "oc" else "the sums stay the same"
-        return f"{self.part} in another order, such as reversed, alike in {names}: {why}"
+        sources: Sequence[str] = [f"one of {', '.join(self.either)}"] if len(self.either) > 1 else self.either
+        *others, last = [*self.memories, *sources]
+        part = self.part if self.part == self.axis else f"{self.part} (of {self.axis})"
+        return f"{part} in another order, such as reversed, shows nowhere when {', '.join(others)} and {last} agree"
 
 
 def blind_spots(capture: LayerCapture, memories: Sequence[Stored], row: int | None) -> list[BlindSpot]:
@@ -430,15 +431,17 @@ def blind_spots(capture: LayerCapture, memories: Sequence[Stored], row: int | No
             if size == 1 or (layer.groups > 1 and in_group.get(axis, span) % span):
                 continue  # nothing to exchange, or the part reaches over the groups' bounds
             if axis == "oc":
-                together += stored["bias"] + results + stored["output"]
-                if capture.bias is not None and not stored["bias"] and len(results) > len(psums):
-                    continue  # the bias reaches the design by another way and would not move along
+                together += results + stored["output"]
+                if capture.bias is not None and len(results) > len(psums):  # the bias counts in what is compared
+                    if not stored["bias"]:
+                        continue  # it reaches the design by another way and would not move along
+                    together += stored["bias"]
             elif axis != "ic" and psums:
                 continue  # psums keep the taps apart
             elif psums and tile % span and tile < layer.group_inputs:  # the part exchanges tiles
                 if step % tile or not all(memory.has("it", step // tile, size) for memory in psums):
                     continue
-                together += psums
+                together += psums  # which move along by their own axis
             sources = {"ic": ACTIVATIONS, "oc": ()}.get(axis, ("patches",))
             either = [memory for name in sources for memory in stored[name] if memory.has(axis, step, size)]
             moved = [memory for memory in together if memory.tensor != "psum" or axis != "ic"]

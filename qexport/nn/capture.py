@@ -5,11 +5,12 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qexport.errors import QexportError
-from qexport.intformat import IntFormat
+from qexport.intformat import Int64, IntFormat
 from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture, Source
 from qexport.nn.checkpoint import Network
 from qexport.nn.data import MEAN, SIDE, STD, Pictures, normalise
@@ -138,6 +139,14 @@ def capture_layer(network: Network, layer: LayerFacts, pictures: Pictures, image
         ),
     )
     return Captured(capture, int((float32_codes != codes).sum()))
+
+
+def input_codes(network: Network, layer: LayerFacts, pictures: Pictures) -> Int64:
+    """The codes (n, ic, iy, ix) that enter the layer, by the same float64 pass as capture_layer, and nothing else."""
+    seen = _observe(network.model.double(), layer.conv, None, pictures, torch.float64)
+    codes = layer.conv.input_codes(seen["input"])
+    network.model.float()
+    return codes.numpy().astype(np.int64)
 
 
 @torch.no_grad()
