@@ -7,11 +7,12 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
 import click
+import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
@@ -36,8 +37,19 @@ from qexport.layout import (
     preset_names,
     preset_purpose,
 )
-from qexport.manifest import Manifest, find_sets, read_manifest
+from qexport.manifest import Manifest, find_sets, read_manifest, sha256
 from qexport.simulate import SIMULATORS, Verdict, simulate
+from qexport.strength import (
+    DEFAULT_SHARE,
+    STAGES,
+    Stored,
+    blind_spots,
+    choose_images,
+    compared,
+    measure,
+    percent,
+    strength_text,
+)
 
 
 class _Console(Console):
@@ -186,12 +198,20 @@ def _load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int
     return checkpoints.load(path, weight_bits, act_bits)
 
 
+@dataclass(frozen=True)
+class _Auto:
+    """Pictures are chosen so that `share` percent of the weight errors show in the tensor `stage`."""
+
+    stage: str
+    share: float
+
+
 def _capture_from_network(
     layer: str,
     checkpoint: str | None,
     bits: tuple[int | None, int | None],
     data: Path | None,
-    wanted: Sequence[int] | int,
+    wanted: Sequence[int] | int | _Auto,
     as_json: bool,
 ) -> LayerCapture:
     """Run pictures through a network; prints what was taken, on stderr where stdout is for machines."""
@@ -202,8 +222,20 @@ def _capture_from_network(
     source = pictures.SamplePictures() if data is None else pictures.open_split(data, "test")
     if isinstance(wanted, int) and not 1 <= wanted <= len(source):
         raise QexportError(f"images: {wanted} is outside 1..{len(source)}, the pictures of this source")
-    indices = list(range(wanted)) if isinstance(wanted, int) else list(wanted)
     chosen = capturing.choose_layer(network.model, layer)
+    if isinstance(wanted, _Auto):
+        choice = choose_images(
+            chosen.geometry,
+            chosen.formats,
+            chosen.conv.weight_codes().numpy(),
+            wanted.stage,
+            wanted.share,
+            len(source),
+            lambda batch: capturing.input_codes(network, chosen, pictures.read(source, batch)),
+        )
+        click.echo(f"{choice}", err=as_json)
+        wanted = choice.images
+    indices = list(range(wanted)) if isinstance(wanted, int) else list(wanted)
     read = pictures.read(source, indices)
     click.echo(
         f"layer {chosen.geometry.name}, {chosen.shape}, kernel 3x3, of {network.path} "
@@ -227,12 +259,28 @@ def _read_indices(ctx: click.Context, param: click.Parameter, value: str | None)
     return [int(part) for part in parts]
 
 
+def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", value):
+        raise click.BadParameter(f"'{value}' is neither a number of pictures nor 'auto'", ctx, param)
+    return int(value)
+
+
 @main.command(name="dump")
 @click.option("--layer", help="Index (33), name (features.33) or shape (8x8) of a quantized convolution.")
 @checkpoint_option
 @_bits_options
 @click.option("--data", type=_path(), help="CIFAR-10; its test pictures. Default: the pictures that ship.")
-@click.option("--images", type=int, help="How many pictures, from the first on.  [default: 4]")
+@click.option(
+    "--images", metavar="N|auto", callback=_read_images,
+    help="How many pictures, from the first on; auto: few of them that reach --strength.  [default: 4]",
+)  # fmt: skip
+@click.option(
+    "--strength", "share", type=click.FloatRange(0, 100, min_open=True),
+    help="Of --images auto: the percentage of single-bit weight errors that must show in what the layout compares."
+    f"  [default: {DEFAULT_SHARE}]",
+)  # fmt: skip
 @click.option(
     "--indices", metavar="I,J,...", callback=_read_indices, help="Which pictures, counted from 0 in the data's order."
 )
@@ -247,7 +295,8 @@ def dump_command(
     weight_bits: int | None,
     act_bits: int | None,
     data: Path | None,
-    images: int | None,
+    images: int | str | None,
+    share: float | None,
     indices: list[int] | None,
     capture: Path | None,
     layout: str,
@@ -260,6 +309,7 @@ def dump_command(
     \b
     qexport dump --layer 33 --out vectors/
     qexport dump --layer 8x8 --checkpoint model_best.pth.tar --data cifar10/ --indices 3,17 --out vectors/
+    qexport dump --layer 33 --data cifar10/ --images auto --strength 99.5 --out vectors/
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
@@ -271,14 +321,26 @@ def dump_command(
     chosen = load_layout(layout)
     if capture is not None:
         unused = {"--checkpoint": checkpoint, "--weight-bits": weight_bits, "--act-bits": act_bits, "--data": data,
-                  "--images": images, "--indices": indices}  # fmt: skip
+                  "--images": images, "--strength": share, "--indices": indices}  # fmt: skip
         given = [name for name, value in unused.items() if value is not None]
         if given:
             raise click.UsageError(f"{', '.join(given)} belongs to --layer; a capture holds its codes already")
         read = LayerCapture.load(capture)
     else:
         assert layer is not None
-        wanted = indices if indices is not None else 4 if images is None else images
+        wanted: Sequence[int] | int | _Auto
+        if images == "auto":
+            stages = compared({memory.tensor for memory in chosen.memories})
+            if not stages:
+                raise QexportError(
+                    f"images: layout '{chosen.name}' stores none of {', '.join(STAGES)}, so that no picture is better "
+                    "than another; give a number"
+                )
+            wanted = _Auto(stages[0], DEFAULT_SHARE if share is None else share)
+        elif share is not None:
+            raise click.UsageError("--strength belongs to --images auto")
+        else:
+            wanted = indices if indices is not None else images if isinstance(images, int) else 4
         read = _capture_from_network(layer, checkpoint, (weight_bits, act_bits), data, wanted, as_json)
     done = dump(read, chosen, folder, force)
     manifest = done.manifest
@@ -441,6 +503,87 @@ def show_command(folder: Path, place: str, as_json: bool) -> None:
             out.print(table)
 
     _emit(as_json, {"words": [asdict(word) for word in words]}, show)
+
+
+_SHOWN_PLACES = 4
+
+
+@main.command(name="strength")
+@click.argument("folder", type=_path())
+@json_option
+def strength_command(folder: Path, as_json: bool) -> None:
+    """Count exactly which single-bit errors of weight and input codes a set, or every set in a folder, can notice.
+
+    \b
+    qexport strength vectors/features_33
+    """
+    results = [_strength_of(path) for path in find_sets(folder)]
+
+    def show() -> None:
+        for number, result in enumerate(results):
+            if number:
+                out.print()
+            _show_strength(result)
+
+    _emit(as_json, {"sets": results}, show)
+
+
+def _strength_of(path: Path) -> dict[str, Any]:
+    """The strength of a set from its capture; raises CheckFailed when the capture was changed."""
+    manifest = read_manifest(path)
+    file = path / manifest.capture.path
+    if not file.is_file() or sha256(file.read_bytes()) != manifest.capture.sha256:
+        raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
+    capture = LayerCapture.load(file)
+    strength = measure(capture)
+    info, tensors = strength.info, {memory.tensor for memory in manifest.memories}
+    stored = [Stored(m.name, m.tensor, m.tiling(manifest.array)) for m in manifest.memories]
+    return {
+        "set": str(path),
+        "layer": manifest.layer.name,
+        "layout": manifest.layout.name,
+        "images": len(capture.input),
+        "compared": compared(tensors),
+        "summary": strength_text(info, tensors),
+        "flips": msgspec.to_builtins(info),
+        "unexercised": {stage: strength.unexercised(stage).tolist() for stage in STAGES[1:]},
+        "dead_inputs": strength.dead_inputs,
+        "dead_outputs": strength.dead_outputs,
+        "blind_spots": [str(spot) for spot in blind_spots(capture, stored, manifest.array.get("row"))],
+    }
+
+
+def _first(places: Sequence[str]) -> str:
+    """'none', or the number and the first few."""
+    if not places:
+        return "none"
+    more = ", ..." if len(places) > _SHOWN_PLACES else ""
+    return f"{len(places)}: {', '.join(places[:_SHOWN_PLACES])}{more}"
+
+
+def _show_strength(result: Mapping[str, Any]) -> None:
+    out.print(_pairs([
+        ("set", f"{result['set']}, layer {result['layer']}, layout '{result['layout']}', {result['images']} image(s)"),
+        ("strength", result["summary"]),
+    ]))  # fmt: skip
+    out.print()
+    table = _table("errors of", "single bits", *(f"show in {stage}" for stage in STAGES))
+    for kind, counts in result["flips"].items():
+        total = counts["flips"]
+        shares = [f"{counts[stage]} ({percent(counts[stage], total)})" for stage in STAGES]
+        table.add_row(f"{kind} codes", str(total), *shares)
+    out.print(table)
+    out.print()
+    missed = {
+        stage: [describe_index(dict(zip(AXES["weight"], place, strict=True))) for place in places]
+        for stage, places in result["unexercised"].items()
+    }
+    rows = [(f"weights unexercised in {stage}", _first(places)) for stage, places in missed.items()]
+    rows.append(("input channels always 0", _first([f"ic={ic}" for ic in result["dead_inputs"]])))
+    rows.append(("output channels never above 0", _first([f"oc={oc}" for oc in result["dead_outputs"]])))
+    out.print(_pairs(rows))
+    for spot in result["blind_spots"]:
+        out.print(f"blind spot: {escape(spot)}")
 
 
 @main.group(name="layout")

@@ -17,7 +17,7 @@ ROOT = Path(qexport.__file__).parent
 LAYERS = (
     {"errors", "intformat"},
     {"layer"},
-    {"golden", "layout", "pack", "formats", "manifest", "bench"},
+    {"golden", "layout", "pack", "formats", "strength", "manifest", "bench"},
     {"export", "check", "simulate", "diagnose"},
     {"cli"},
     {"__main__"},

@@ -8,11 +8,12 @@ from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from qexport.errors import QexportError
-from qexport.intformat import IntFormat
+from qexport.intformat import Int64, IntFormat
 from qexport.layer import REAL, CaptureWriter, CodeFormat, ConvGeometry, Formats, LayerCapture, Source
 from qexport.nn.checkpoint import Network
 from qexport.nn.data import MEAN, SIDE, STD, Pictures, normalise
@@ -178,6 +179,16 @@ def _index(layer: LayerFacts) -> int:
 
 def _conv(model: QuantVGG, index: int) -> QuantConv2d:
     return model.quantized()[index]
+
+
+def input_codes(network: Network, layer: LayerFacts, pictures: Pictures) -> Int64:
+    """The codes (n, ic, iy, ix) that enter the layer, by the same float64 pass as capture_layers, and nothing else."""
+    double = copy.deepcopy(network.model).double()
+    codes = [
+        _conv(double, _index(layer)).input_codes(_observe(double, [layer], pixels)[_index(layer)]["input"])
+        for pixels in torch.split(pictures.pixels, BATCH)
+    ]
+    return torch.cat(codes).numpy().astype(np.int64)
 
 
 @torch.no_grad()
