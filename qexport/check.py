@@ -15,6 +15,8 @@ from qexport.intformat import Int64
 from qexport.layer import Capture, CaptureFile
 from qexport.layout import MANIFEST, SUMS, describe_index
 from qexport.manifest import (
+    INDEX,
+    Index,
     Manifest,
     MemoryEntry,
     file_sha256,
@@ -59,6 +61,19 @@ def verify(folder: Path) -> tuple[Manifest | None, list[Fault]]:
     except CheckFailed as error:
         return None, [Fault(MANIFEST, str(error).removeprefix(f"{folder / MANIFEST}: "))]
     return manifest, list(_faults(folder, manifest))
+
+
+def verify_index(folder: Path) -> list[Fault]:
+    """Whether every set that the index of a folder names is there, as it was dumped; no index, no fault."""
+    index = Index.read(folder)
+    faults = []
+    for entry in index.sets if index else ():
+        manifest = folder / entry.path / MANIFEST
+        if not manifest.is_file():
+            faults.append(Fault(INDEX, f"{entry.path} is missing; dump with --all again"))
+        elif file_sha256(manifest) != entry.manifest_sha256:
+            faults.append(Fault(INDEX, f"{entry.path} is another set than that of the index; dump with --all again"))
+    return faults
 
 
 def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:

@@ -6,7 +6,9 @@ import math
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, NoReturn
@@ -16,17 +18,19 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from qexport import __version__
-from qexport.check import Fault, dissect, verify
+from qexport.check import Fault, dissect, verify, verify_index
 from qexport.errors import CheckFailed, QexportError
-from qexport.export import dump
-from qexport.golden import MEAN_BAR, Golden, accumulator_bounds
+from qexport.export import Dump, dump, plan, write_index
+from qexport.golden import MEAN_BAR, Facts, accumulator_bounds
 from qexport.intformat import IntFormat
-from qexport.layer import AXES, ConvGeometry, Formats, LayerCapture
+from qexport.layer import AXES, Capture, CaptureFile, ConvGeometry, Formats, LayerCapture
 from qexport.layout import (
     BIT_AXIS,
+    Layout,
     LayoutError,
     Memory,
     Tiling,
@@ -37,7 +41,7 @@ from qexport.layout import (
     preset_names,
     preset_purpose,
 )
-from qexport.manifest import Manifest, find_sets, read_manifest, sha256
+from qexport.manifest import INDEX, Manifest, file_sha256, find_sets, read_manifest
 from qexport.simulate import SIMULATORS, Verdict, simulate
 from qexport.strength import (
     DEFAULT_SHARE,
@@ -118,10 +122,11 @@ def _emit(as_json: bool, result: Any, show: Callable[[], None]) -> None:
         show()
 
 
-def _table(*columns: str, title: str | None = None) -> Table:
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    for column in columns:
-        table.add_column(column, overflow="fold")
+def _table(*columns: str, right: int = 0) -> Table:
+    """A table of which the last `right` columns hold numbers."""
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for at, column in enumerate(columns):
+        table.add_column(column, overflow="fold", justify="right" if at >= len(columns) - right else "left")
     return table
 
 
@@ -198,6 +203,15 @@ def _load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int
     return checkpoints.load(path, weight_bits, act_bits)
 
 
+@contextmanager
+def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar on a terminal's stderr; yields what tells it that more is done."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+        bar = progress.add_task(what, total=total)
+        yield lambda done: progress.advance(bar, done)
+
+
 @dataclass(frozen=True)
 class _Auto:
     """Pictures are chosen so that `share` percent of the weight errors show in the tensor `stage`."""
@@ -206,24 +220,28 @@ class _Auto:
     share: float
 
 
-def _capture_from_network(
-    layer: str,
-    checkpoint: str | None,
-    bits: tuple[int | None, int | None],
+@contextmanager
+def _network_captures(
+    layer: str | None,
+    network: Any,
     data: Path | None,
     wanted: Sequence[int] | int | _Auto,
+    dry_run: bool,
     as_json: bool,
-) -> LayerCapture:
-    """Run pictures through a network; prints what was taken, on stderr where stdout is for machines."""
-    network = _load_network(checkpoint, *bits)
+) -> Iterator[list[tuple[Capture, int]]]:
+    """Captures of one layer or of all (None) and their numbers of images; on a dry run without the codes.
+
+    Says what is taken, on stderr where stdout is for machines.
+    """
     from qexport.nn import capture as capturing
     from qexport.nn import data as pictures
 
     source = pictures.SamplePictures() if data is None else pictures.open_split(data, "test")
     if isinstance(wanted, int) and not 1 <= wanted <= len(source):
         raise QexportError(f"images: {wanted} is outside 1..{len(source)}, the pictures of this source")
-    chosen = capturing.choose_layer(network.model, layer)
+    layers = capturing.layer_facts(network.model) if layer is None else [capturing.choose_layer(network.model, layer)]
     if isinstance(wanted, _Auto):
+        chosen = layers[0]
         choice = choose_images(
             chosen.geometry,
             chosen.formats,
@@ -236,18 +254,32 @@ def _capture_from_network(
         click.echo(f"{choice}", err=as_json)
         wanted = choice.images
     indices = list(range(wanted)) if isinstance(wanted, int) else list(wanted)
+    taken = f"layer {layers[0].geometry.name}, {layers[0].shape}, kernel 3x3," if layer else f"{len(layers)} layers"
+    click.echo(
+        f"{taken} of {network.path} (sha256 {network.sha256[:12]}), pictures {_ranges(indices)} of "
+        f"{data or 'the shipped samples'}",
+        err=as_json,
+    )
+    if dry_run:
+        yield [
+            (LayerCapture(f.geometry, f.formats, f.conv.weight_codes().numpy(), f.blank_input()), len(indices))
+            for f in layers
+        ]
+        return
     read = pictures.read(source, indices)
-    click.echo(
-        f"layer {chosen.geometry.name}, {chosen.shape}, kernel 3x3, of {network.path} "
-        f"(sha256 {network.sha256[:12]}), pictures {','.join(map(str, indices))} of {data or 'the shipped samples'}",
-        err=as_json,
-    )
-    taken = capturing.capture_layer(network, chosen, read, indices)
-    click.echo(
-        f"float32 pass: {taken.float32_differences} of {taken.capture.input.size} input codes differ from float64's",
-        err=as_json,
-    )
-    return taken.capture
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        with _progress("pictures", len(indices)) as advance:
+            captured = capturing.capture_layers(network, layers, read, indices, Path(scratch), advance)
+        different, codes = sum(one.float32_differences for one in captured), sum(one.codes for one in captured)
+        click.echo(f"float32 pass: {different} of {codes} input codes differ from float64's", err=as_json)
+        yield [(CaptureFile(one.path), len(indices)) for one in captured]
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """'0,1,2,3', or '0..255' for many that follow each other."""
+    if len(indices) > 8 and list(indices) == list(range(indices[0], indices[0] + len(indices))):
+        return f"{indices[0]}..{indices[-1]}"
+    return ",".join(map(str, indices))
 
 
 def _read_indices(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
@@ -285,9 +317,11 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
     "--indices", metavar="I,J,...", callback=_read_indices, help="Which pictures, counted from 0 in the data's order."
 )
 @click.option("--capture", type=_path(), help="Instead of a network: a layer's codes, capture.safetensors.")
+@click.option("--all", "every", is_flag=True, help="Every quantized layer: one set for each, and index.json.")
 @click.option("--layout", default="default", show_default=True, help="A preset's name or a layout file (TOML).")
-@click.option("--out", "folder", type=_path(), required=True, help="Folder for the set's folder, made when missing.")
+@click.option("--out", "folder", type=_path(), required=True, help="Folder for the sets' folders, made when missing.")
 @click.option("--force", is_flag=True, help="Replace another set of this layer.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; print files, words and bytes.")
 @json_option
 def dump_command(
     layer: str | None,
@@ -299,9 +333,11 @@ def dump_command(
     share: float | None,
     indices: list[int] | None,
     capture: Path | None,
+    every: bool,
     layout: str,
     folder: Path,
     force: bool,
+    dry_run: bool,
     as_json: bool,
 ) -> None:
     """Write a layer's vector set: memory files, bench, manifest; verified before it appears.
@@ -310,70 +346,142 @@ def dump_command(
     qexport dump --layer 33 --out vectors/
     qexport dump --layer 8x8 --checkpoint model_best.pth.tar --data cifar10/ --indices 3,17 --out vectors/
     qexport dump --layer 33 --data cifar10/ --images auto --strength 99.5 --out vectors/
+    qexport dump --all --images 16 --layout stream_nhwc64 --out vectors/ --dry-run
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
     """
-    if (layer is None) == (capture is None):
-        raise click.UsageError("give either --layer (from a network) or --capture (from a file)")
+    if [layer is not None, capture is not None, every].count(True) != 1:
+        raise click.UsageError("give one of --layer and --all (from a network) and --capture (from a file)")
     if images is not None and indices is not None:
         raise click.UsageError("give either --images or --indices")
     chosen = load_layout(layout)
-    if capture is not None:
-        unused = {"--checkpoint": checkpoint, "--weight-bits": weight_bits, "--act-bits": act_bits, "--data": data,
-                  "--images": images, "--strength": share, "--indices": indices}  # fmt: skip
-        given = [name for name, value in unused.items() if value is not None]
-        if given:
-            raise click.UsageError(f"{', '.join(given)} belongs to --layer; a capture holds its codes already")
-        read = LayerCapture.load(capture)
-    else:
-        assert layer is not None
-        wanted: Sequence[int] | int | _Auto
-        if images == "auto":
-            stages = compared({memory.tensor for memory in chosen.memories})
-            if not stages:
-                raise QexportError(
-                    f"images: layout '{chosen.name}' stores none of {', '.join(STAGES)}, so that no picture is better "
-                    "than another; give a number"
-                )
-            wanted = _Auto(stages[0], DEFAULT_SHARE if share is None else share)
-        elif share is not None:
-            raise click.UsageError("--strength belongs to --images auto")
+    with ExitStack() as stack:
+        captures: list[tuple[Capture, int]]
+        if capture is not None:
+            unused = {"--checkpoint": checkpoint, "--weight-bits": weight_bits, "--act-bits": act_bits, "--data": data,
+                      "--images": images, "--strength": share, "--indices": indices}  # fmt: skip
+            given = [name for name, value in unused.items() if value is not None]
+            if given:
+                raise click.UsageError(f"{', '.join(given)} belongs to --layer; a capture holds its codes already")
+            read = CaptureFile(capture)
+            captures = [(read, read.images)]
         else:
-            wanted = indices if indices is not None else images if isinstance(images, int) else 4
-        read = _capture_from_network(layer, checkpoint, (weight_bits, act_bits), data, wanted, as_json)
-    done = dump(read, chosen, folder, force)
+            wanted = _wanted_pictures(images, share, indices, chosen, every)
+            network = _load_network(checkpoint, weight_bits, act_bits)
+            captures = stack.enter_context(_network_captures(layer, network, data, wanted, dry_run, as_json))
+        if dry_run:
+            _emit_plan(captures, chosen, as_json)
+            return
+        dumps = []
+        with _progress("layers", len(captures)) as advance:
+            for one, _ in captures:
+                dumps.append(dump(one, chosen, folder, force))
+                advance(1)
+    index = write_index(folder, dumps) if every else None
+    results = [_dump_result(done) for done in dumps]
+    result = results[0] if index is None else {"index": str(index), "sets": results}
+    _emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
+    for done in dumps:
+        for warning in done.manifest.warnings:
+            where = f"{done.manifest.layer.name}: " if every else ""
+            click.echo(f"qexport: warning: {where}{warning}", err=True)
+
+
+def _wanted_pictures(
+    images: int | str | None, share: float | None, indices: list[int] | None, layout: Layout, every: bool
+) -> Sequence[int] | int | _Auto:
+    """Which pictures the options ask for."""
+    if images == "auto":
+        if every:
+            raise click.UsageError("--images auto belongs to --layer, because each layer needs its own pictures")
+        stages = compared({memory.tensor for memory in layout.memories})
+        if not stages:
+            raise QexportError(
+                f"images: layout '{layout.name}' stores none of {', '.join(STAGES)}, so that no picture is better "
+                "than another; give a number"
+            )
+        return _Auto(stages[0], DEFAULT_SHARE if share is None else share)
+    if share is not None:
+        raise click.UsageError("--strength belongs to --images auto")
+    if indices is not None:
+        return indices
+    return images if isinstance(images, int) else 4
+
+
+def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: Layout, as_json: bool) -> None:
+    """What a dump would write."""
+    rows = [
+        (capture.layer.name, stream.memory.name, stream.tiling.files, stream.tiling.files * stream.tiling.words,
+         stream.size)
+        for capture, images in captures
+        for stream in plan(Facts(capture, layout.array.get("row")), layout, images)
+    ]  # fmt: skip
+    totals = [sum(row[at] for row in rows) for at in (2, 3, 4)]  # type: ignore[misc]
+
+    def show() -> None:
+        table = _table("layer", "memory", "files", "words", "bytes", right=3)
+        for name, memory, *numbers in [*rows, ("all", "", *totals)]:
+            table.add_row(escape(str(name)), escape(str(memory)), *(f"{number:,}" for number in numbers))
+        out.print(table)
+        out.print("\nNothing was written. Beside these stand the capture, the bench and the manifest.")
+
+    names = ("layer", "memory", "files", "words", "bytes")
+    listed = [dict(zip(names, row, strict=True)) for row in rows]
+    _emit(as_json, {"memories": listed, **dict(zip(names[2:], totals, strict=True))}, show)
+
+
+def _dump_result(done: Dump) -> dict[str, Any]:
     manifest = done.manifest
-    result = {
+    return {
         "set": str(done.folder),
         "unchanged": done.unchanged,
         "files": manifest.file_count,
         "golden": {"mean_abs": manifest.golden.mean_abs, "max_abs": manifest.golden.max_abs},
+        "strength": msgspec.to_builtins(manifest.strength),
         "warnings": list(manifest.warnings),
     }
 
-    def show() -> None:
-        table = _table("memory", "tensor", "files", "words", "word bits", "first file")
-        for m in manifest.memories:
-            words = sum(file.words for file in m.files)
-            table.add_row(m.name, m.tensor, str(len(m.files)), str(words), str(m.word_bits), escape(m.files[0].path))
-        out.print(table)
-        out.print()
-        rows = [
-            ("layer", _layer_text(manifest.layer)),
-            ("layout", manifest.layout.name),
-            ("accumulator", _accumulator_text(manifest)),
-            ("golden", _golden_text(manifest)),
-            (
-                "set",
-                f"{done.folder} ({manifest.file_count} files{', unchanged' if done.unchanged else ''})",
-            ),
-        ]
-        out.print(_pairs(rows))
 
-    _emit(as_json, result, show)
-    for warning in manifest.warnings:
-        click.echo(f"qexport: warning: {warning}", err=True)
+def _strength_line(manifest: Manifest) -> str:
+    return strength_text(manifest.strength, {memory.tensor for memory in manifest.memories})
+
+
+def _show_set(done: Dump) -> None:
+    manifest = done.manifest
+    table = _table("memory", "tensor", "files", "words", "word bits", "first file")
+    for m in manifest.memories:
+        words = sum(file.words for file in m.files)
+        table.add_row(m.name, m.tensor, str(len(m.files)), str(words), str(m.word_bits), escape(m.files[0].path))
+    out.print(table)
+    out.print()
+    rows = [
+        ("layer", _layer_text(manifest.layer)),
+        ("layout", manifest.layout.name),
+        ("accumulator", _accumulator_text(manifest)),
+        ("golden", _golden_text(manifest)),
+        ("strength", _strength_line(manifest)),
+        ("set", f"{done.folder} ({manifest.file_count} files{', unchanged' if done.unchanged else ''})"),
+    ]
+    out.print(_pairs(rows))
+
+
+def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
+    table = _table("set", "in x out", "files", "accumulator bits", "max difference", "tolerance", "strength")
+    for done in dumps:
+        m = done.manifest
+        difference = "-" if m.golden.max_abs is None else f"{m.golden.max_abs:.1e}"
+        table.add_row(
+            escape(str(done.folder)),
+            f"{m.layer.in_channels}x{m.layer.out_channels}",
+            str(m.file_count),
+            str(m.formats.accumulator.bits),
+            difference,
+            f"{m.golden.tolerance:.2g}",
+            _strength_line(m).split(" of ")[0],
+        )
+    out.print(table)
+    out.print(f"\n{len(dumps)} sets, listed in {escape(str(index))}")
 
 
 @main.command(name="verify")
@@ -392,6 +500,8 @@ def verify_command(folder: Path, as_json: bool) -> None:
             results.append((path, *verify(path)))
         except QexportError as error:
             unusable[path] = error
+    if faults_of_index := verify_index(folder):
+        results.append((folder / INDEX, None, faults_of_index))
     failed = [path for path, _, faults in results if faults]
 
     def show() -> None:
@@ -532,9 +642,9 @@ def _strength_of(path: Path) -> dict[str, Any]:
     """The strength of a set from its capture; raises CheckFailed when the capture was changed."""
     manifest = read_manifest(path)
     file = path / manifest.capture.path
-    if not file.is_file() or sha256(file.read_bytes()) != manifest.capture.sha256:
+    if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
         raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
-    capture = LayerCapture.load(file)
+    capture = CaptureFile(file)
     strength = measure(capture)
     info, tensors = strength.info, {memory.tensor for memory in manifest.memories}
     stored = [Stored(m.name, m.tensor, m.tiling(manifest.array)) for m in manifest.memories]
@@ -542,7 +652,7 @@ def _strength_of(path: Path) -> dict[str, Any]:
         "set": str(path),
         "layer": manifest.layer.name,
         "layout": manifest.layout.name,
-        "images": len(capture.input),
+        "images": capture.images,
         "compared": compared(tensors),
         "summary": strength_text(info, tensors),
         "flips": msgspec.to_builtins(info),
@@ -734,8 +844,8 @@ def layers_command(
     if capture is not None:
         if (checkpoint, weight_bits, act_bits) != (None, None, None):
             raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
-        read = LayerCapture.load(capture)
-        rows = [_layer_row(read.layer, read.formats, (read.input.shape[2], read.input.shape[3]), Golden(read).bounds)]
+        read = CaptureFile(capture)
+        rows = [_layer_row(read.layer, read.formats, read.plane, Facts(read, None).bounds)]
     else:
         network = _load_network(checkpoint, weight_bits, act_bits)
         from qexport.nn.capture import layer_facts

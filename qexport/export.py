@@ -19,7 +19,10 @@ from qexport.intformat import IntFormat
 from qexport.layer import Capture, CaptureWriter
 from qexport.layout import CAPTURE, MANIFEST, SUMS, Layout
 from qexport.manifest import (
+    INDEX,
     SCHEMA,
+    Index,
+    IndexEntry,
     LayoutInfo,
     Manifest,
     MemoryEntry,
@@ -36,6 +39,7 @@ from qexport.manifest import (
 )
 from qexport.pack import word_bits
 from qexport.stream import MemoryStream, parts
+from qexport.strength import Strength
 
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -69,7 +73,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
     streams = plan(facts, layout, capture.images)
     with _staging(out, capture.layer.slug) as (partial, target):
         writers = [_MemoryWriter(stream, partial) for stream in streams]
-        scan = Scan(facts)
+        scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
         for writer in writers:
             if not writer.stream.per_image:
                 writer.add(Golden(capture, facts=facts), 0)
@@ -81,6 +85,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
                     copy.add(images)
                 part = Golden(images, facts=facts)
                 scan.add(part)
+                strength.add(part)
                 for writer in writers:
                     if writer.stream.streamed:
                         writer.add(part, start)
@@ -103,6 +108,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
             layout=LayoutInfo(name=layout.name, sha256=layout.sha256),
             array=dict(layout.array),
             golden=golden_info(check),
+            strength=strength.info,
             memories=memories,
             capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
             bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
@@ -126,6 +132,26 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
                 _refuse_strays(target)
             _replace(partial, target)
     return Dump(target, manifest, unchanged)
+
+
+def write_index(out: Path, dumps: Sequence[Dump]) -> Path:
+    """Write `out`/index.json: the sets of one dump of all layers, each with the SHA-256 of its manifest."""
+    entries = [
+        IndexEntry(
+            path=done.folder.name,
+            layer=done.manifest.layer.name,
+            index=done.manifest.layer.index,
+            manifest_sha256=file_sha256(done.folder / MANIFEST),
+        )
+        for done in dumps
+    ]
+    index = Index(layout=dumps[0].manifest.layout, source=dumps[0].manifest.source, sets=tuple(entries))
+    partial, path = out / f".{INDEX}.partial", out / INDEX
+    partial.unlink(missing_ok=True)
+    _write(partial, index.to_bytes())
+    _sync(partial)
+    partial.replace(path)
+    return path
 
 
 class _MemoryWriter:

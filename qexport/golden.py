@@ -234,14 +234,14 @@ class Golden:
         return Golden(self.capture.part(start, stop), facts=self.facts)
 
     @cached_property
-    def _input(self) -> Int64:
+    def input(self) -> Int64:
         """The codes of all images; read from a capture file only here."""
         capture = self.capture
         return capture.input if isinstance(capture, LayerCapture) else capture.part(0, capture.images).input
 
     @cached_property
     def padded(self) -> Int64:
-        return pad(self._input, self.capture.layer)
+        return pad(self.input, self.capture.layer)
 
     @property
     def patches(self) -> Int64:
@@ -264,7 +264,7 @@ class Golden:
         makers: Mapping[str, Callable[[], Int64 | None]] = {
             "weight": lambda: c.weight,
             "bias": lambda: c.bias,
-            "input": lambda: self._input,
+            "input": lambda: self.input,
             "input_padded": lambda: self.padded,
             "patches": lambda: self.patches,
             "psum": lambda: psums(c.weight, self.padded, c.layer, facts.row, facts.reach),

@@ -15,8 +15,10 @@ from qexport.golden import Facts, ReferenceCheck
 from qexport.intformat import IntFormat
 from qexport.layer import CodeFormat, ConvGeometry, Positive, Source
 from qexport.layout import MANIFEST, SUMS, Memory, OrderFault, Tiling, parse_order
+from qexport.strength import StrengthInfo
 
 SCHEMA = "qexport.vectors/1"
+INDEX, INDEX_SCHEMA = "index.json", "qexport.index/1"
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -139,14 +141,14 @@ class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
     layout: LayoutInfo
     array: dict[str, Positive]
     golden: GoldenInfo
+    strength: StrengthInfo
     memories: tuple[MemoryEntry, ...]
     capture: NamedFile
     bench: tuple[NamedFile, ...]
     warnings: tuple[str, ...] = ()
 
     def to_bytes(self) -> bytes:
-        """Sorted keys, two-space indent, final newline."""
-        return (json.dumps(msgspec.to_builtins(self), sort_keys=True, indent=2) + "\n").encode()
+        return _json_bytes(self)
 
     def named_files(self) -> dict[str, str]:
         """Path -> SHA-256 of every file of the set but manifest.json and SHA256SUMS."""
@@ -162,6 +164,45 @@ class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
     def file_count(self) -> int:
         """Files of the set, manifest.json and SHA256SUMS among them."""
         return len(self.named_files()) + 2
+
+
+class IndexEntry(_Entry, frozen=True, kw_only=True):
+    path: str
+    layer: str
+    index: int | None
+    manifest_sha256: str
+
+
+class Index(_Entry, frozen=True, kw_only=True):
+    """index.json beside the sets of all layers of a network."""
+
+    schema: str = INDEX_SCHEMA
+    tool: Tool = Tool()
+    layout: LayoutInfo
+    source: Source
+    sets: tuple[IndexEntry, ...]
+
+    def to_bytes(self) -> bytes:
+        return _json_bytes(self)
+
+    @classmethod
+    def read(cls, folder: Path) -> "Index | None":
+        """The index of a folder of sets, None where there is none; raises QexportError when it is not one of ours."""
+        path = folder / INDEX
+        if not path.is_file():
+            return None
+        try:
+            index = msgspec.convert(json.loads(path.read_bytes()), cls)
+        except (ValueError, RecursionError) as error:
+            raise QexportError(f"index: {path}: {error}; dump with --all again, or take the file away") from None
+        if index.schema != INDEX_SCHEMA:
+            raise QexportError(f"index: {path} has schema '{index.schema}'; this qexport reads {INDEX_SCHEMA}")
+        return index
+
+
+def _json_bytes(document: msgspec.Struct) -> bytes:
+    """Sorted keys, two-space indent, final newline."""
+    return (json.dumps(msgspec.to_builtins(document), sort_keys=True, indent=2) + "\n").encode()
 
 
 def manifest_formats(facts: Facts, observed: tuple[int, int]) -> ManifestFormats:

@@ -4,12 +4,15 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 
+import numpy as np
+
 from qexport.formats import FORMATS, Format, WordSpec
 from qexport.golden import Facts
 from qexport.intformat import Int64, IntFormat
 from qexport.layer import AXES
 from qexport.layout import IMAGE_AXIS, Memory, Tiling
 
+_SIZED_WORDS = 4096  # from which the size of a file is worked out
 PART_ELEMENTS = 1 << 21  # of the largest tensor of a part of the images, at most
 
 
@@ -50,10 +53,15 @@ class MemoryStream:
             for path, index in self.memory.paths(self.tiling)
         ]
 
-    def words(self, images: int) -> int:
-        """Words that `images` images give to each of the files that they go to."""
-        whole = not self.streamed or self._by_files
-        return self.tiling.words if whole else self.tiling.words // self.shape[0] * images
+    @property
+    def size(self) -> int:
+        """Bytes of all files: exact where every word takes as many, else about (of decimals, at most)."""
+        _, _, spec = self.specs[0]
+        words = min(self.tiling.words, _SIZED_WORDS)
+        block = np.full((words, self.tiling.lanes), self.element.low, np.int64)
+        few, many = (len(self.format.write(block[:count], spec)) for count in (words // 2, words))
+        rest = (self.tiling.words - words) * (many - few) / (words - words // 2)
+        return self.tiling.files * (many + round(rest))
 
     def stored(self, values: Int64, first_image: int) -> tuple[int, Int64]:
         """The number of the first file, and (files, words, lanes) as stored, of the images from `first_image` on.

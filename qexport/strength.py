@@ -7,7 +7,7 @@ shows in `accumulator`, and what shows there shows in `psum`.
 
 import math
 from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heapify, heappop, heapreplace
 from typing import Any, NamedTuple
@@ -17,14 +17,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.errors import QexportError
-from qexport.golden import Golden, pad, patches
+from qexport.golden import Facts, Golden, pad
 from qexport.intformat import Int64, IntFormat
-from qexport.layer import AXES, ConvGeometry, Formats, LayerCapture
+from qexport.layer import AXES, Capture, ConvGeometry, Formats, LayerCapture
 from qexport.layout import Tiling
+from qexport.stream import parts
 
 Bools = NDArray[np.bool_]
 STAGES = ("psum", "accumulator", "relu")  # what a design's results are compared with, in the order of the computation
-CHUNK = 1 << 22  # elements of patches that are looked at together
 ACTIVATIONS = ("input", "input_padded", "patches")
 BATCH = 64  # pictures that are read together when pictures are chosen
 MAX_CANDIDATES = 1024
@@ -140,10 +140,10 @@ class WeightFlips:
         In psum (ic,) and in accumulator (ic, kh, kw) an error shows just where the code that meets the weight is not
         0, whatever the bit and the output channel; in relu (bit, oc, ic of one group, kh, kw).
         """
-        c, layer = golden.capture, self.layer
+        layer = self.layer
         if stage == "psum":
-            return np.asarray(c.input.any(axis=(0, 2, 3)))
-        im2col = patches(pad(c.input, layer), layer, golden.plane)
+            return np.asarray(golden.input.any(axis=(0, 2, 3)))
+        im2col = golden.patches
         if stage == "accumulator":
             return np.asarray(im2col.any(axis=(0, 4, 5)))
         sums, factor = _by_group(golden.accumulator, layer.groups), _by_group(im2col, layer.groups)
@@ -159,18 +159,18 @@ class WeightFlips:
 def input_flips_seen(golden: Golden) -> dict[str, Bools]:
     """Which single-bit errors of the images' input codes show in each tensor of STAGES, (bit, n, ic, iy, ix)."""
     c, layer, groups = golden.capture, golden.capture.layer, golden.capture.layer.groups
-    (n, channels, rows, cols), fmt = c.input.shape, c.formats.input.integer
+    (n, channels, rows, cols), fmt = golden.input.shape, c.formats.input.integer
     top, _, left, _ = layer.padding
     inside = (..., slice(top, top + rows), slice(left, left + cols))
     stored = pad(np.ones((1, 1, rows, cols), np.int64), layer)[0, 0] > 0  # (py, px)
     rises = np.zeros((fmt.bits, n, channels, *stored.shape), np.bool_)
-    rises[inside] = _rises(c.input, fmt)
+    rises[inside] = _rises(golden.input, fmt)
     shown = np.zeros_like(rises)
     used = np.zeros((channels, *stored.shape), np.bool_)
     weight = c.weight.reshape(groups, -1, layer.group_inputs, *layer.kernel).transpose(3, 4, 0, 2, 1)  # kh kw g ic oc
     tied = weight.any(axis=4).reshape(*layer.kernel, channels, 1, 1)  # whether an error moves any sum through the tap
     sums = _by_group(golden.accumulator, groups).transpose(0, 2, 1)  # (g, n x oy x ox, oc of g)
-    out_rows, out_cols = layer.output_plane(golden.plane)
+    out_rows, out_cols = layer.output_plane(golden.capture.plane)
 
     def taps() -> Iterator[tuple[Int64, Bools, Any]]:
         """Each tap's weights (g, ic of g, oc of g), `tied` of it, and the window of the padded plane that meets it."""
@@ -198,7 +198,7 @@ def input_flips_seen(golden: Golden) -> dict[str, Bools]:
         todo = grouped(stored[window] & moves & ~shown[window].all(axis=0))
         raised = np.stack([grouped(bit) for bit in rises[window]])
         shown[window] |= spread(_lifts(sums, tap, raised, todo))
-    shape = (fmt.bits, *c.input.shape)
+    shape = (fmt.bits, *golden.input.shape)
     return {
         "psum": np.broadcast_to(tied.any(axis=(0, 1)), shape),
         "accumulator": np.broadcast_to(used[inside], shape),
@@ -255,15 +255,12 @@ class Strength:
         return np.argwhere(~np.broadcast_to(taps, per_group).reshape(self.flips.weight.shape))
 
 
-def measure(capture: LayerCapture) -> Strength:
+def measure(capture: Capture) -> Strength:
     """The strength of a capture's images, worked out part by part."""
+    facts = Facts(capture, None)
     strength = Strength(capture.layer, capture.formats, capture.weight)
-    plane = capture.layer.output_plane((capture.input.shape[2], capture.input.shape[3]))
-    of_one = capture.layer.in_channels * math.prod(capture.layer.kernel) * math.prod(plane)
-    images = max(1, CHUNK // of_one)
-    for start in range(0, len(capture.input), images):
-        part = capture.input[start : start + images]
-        strength.add(Golden(replace(capture, input=part, reference=None, next_input=None)))
+    for start, stop in parts([], facts, capture.images):
+        strength.add(Golden(capture.part(start, stop), facts=facts))
     return strength
 
 
@@ -409,7 +406,7 @@ class BlindSpot:
         return f"{part} in another order, such as reversed, shows nowhere when {', '.join(others)} and {last} agree"
 
 
-def blind_spots(capture: LayerCapture, memories: Sequence[Stored], row: int | None) -> list[BlindSpot]:
+def blind_spots(capture: Capture, memories: Sequence[Stored], row: int | None) -> list[BlindSpot]:
     """The permutations that no image shows on a layout, because all that is compared stays what it is.
 
     `row` is the psums' tile as in Golden. What is summed over before anything is compared may stand in any order when

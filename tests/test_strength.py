@@ -12,7 +12,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from qexport import strength
+from qexport import stream, strength
 from qexport.errors import QexportError
 from qexport.golden import Golden, accumulate, pad, patches, psums
 from qexport.intformat import Int64, IntFormat
@@ -67,13 +67,13 @@ def brute_force(capture: LayerCapture, name: str) -> dict[str, Bools]:
     fmt = getattr(capture.formats, name).integer
     codes = getattr(capture, name)
     golden = Golden(capture, row=2)
-    want = {stage: golden.tensor(stage).values for stage in STAGES}
+    want = {stage: golden.values(stage) for stage in STAGES}
     shows = {stage: np.zeros((fmt.bits, *codes.shape), np.bool_) for stage in STAGES}
     for at, changed in flipped(codes, fmt):
         fields: dict[str, Any] = {name: changed}
         again = Golden(replace(capture, **fields), row=2)
         for stage in STAGES:
-            shows[stage][at] = not np.array_equal(again.tensor(stage).values, want[stage])
+            shows[stage][at] = not np.array_equal(again.values(stage), want[stage])
     return shows
 
 
@@ -150,7 +150,7 @@ def test_what_is_left_out_is_what_never_shows(capture: LayerCapture, seed: int) 
         silent = ~expanded(flips.seen(golden, stage), capture, stage).any(axis=0)
         np.testing.assert_array_equal(found.unexercised(stage), np.argwhere(silent))
     assert found.dead_inputs == [ic for ic in range(layer.in_channels) if not capture.input[:, ic].any()]
-    relu = golden.tensor("relu").values
+    relu = golden.values("relu")
     assert found.dead_outputs == [oc for oc in range(layer.out_channels) if not relu[:, oc].any()]
 
 
@@ -160,7 +160,7 @@ def test_parts_of_the_images_give_what_all_of_them_give(capture: LayerCapture, s
     capture = sparse(capture, seed, 0.8)
     whole = measure(capture)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(strength, "CHUNK", 1)  # every image is a part of its own
+        patch.setattr(stream, "PART_ELEMENTS", 1)  # every image is a part of its own
         parts = measure(capture)
     assert parts.info == whole.info
     assert (parts.dead_inputs, parts.dead_outputs) == (whole.dead_inputs, whole.dead_outputs)
@@ -251,9 +251,9 @@ def test_no_more_than_the_limit_is_looked_at(monkeypatch: pytest.MonkeyPatch) ->
 def memories_of(capture: LayerCapture, layout: Layout) -> list[Stored]:
     golden = Golden(capture, layout.array.get("row"))
     return [
-        Stored(m.name, m.tensor, Tiling(m.order, golden.tensor(m.tensor).values.shape, layout.array))
+        Stored(m.name, m.tensor, Tiling(m.order, golden.facts.shape(m.tensor, capture.images), layout.array))
         for m in layout.memories
-        if golden.has(m.tensor)
+        if golden.facts.has(m.tensor)
     ]
 
 
@@ -312,13 +312,13 @@ def check_spot(capture: LayerCapture, stored: list[Stored], row: int, spot: Blin
 
     def differs(memories: list[Stored]) -> bool:
         stimulus: dict[str, Any] = {
-            name: golden.tensor(name).values for name in ("weight", "bias", activation) if golden.has(name)
+            name: golden.values(name) for name in ("weight", "bias", activation) if golden.facts.has(name)
         }
         for memory in memories:
             if memory.tensor in stimulus:
                 stimulus[memory.tensor] = reversed_in(memory, stimulus[memory.tensor], spot.axis, spot.step, spot.size)
         got = compute(capture, activation, stimulus[activation], stimulus["weight"], stimulus.get("bias"), row)
-        want = compute(capture, activation, golden.tensor(activation).values, capture.weight, capture.bias, row)
+        want = compute(capture, activation, golden.values(activation), capture.weight, capture.bias, row)
         for memory in compared:
             wanted = want[memory.tensor]
             if memory in memories:

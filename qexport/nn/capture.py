@@ -37,6 +37,10 @@ class LayerFacts:
         """in_channels x out_channels, '8x8'."""
         return f"{self.geometry.in_channels}x{self.geometry.out_channels}"
 
+    def blank_input(self) -> Int64:
+        """One image of zeros, where only sizes count."""
+        return np.zeros((1, self.geometry.in_channels, *self.plane), np.int64)
+
     def describe(self) -> str:
         return f"{self.geometry.name} ({self.shape})"
 
