@@ -174,7 +174,7 @@ def _elements(words: Words, spec: WordSpec, fault: Callable[[int, str], FileFaul
 # --- hex, bin, dec, mem: one word a line, as Verilog reads them -------------------------------------------------------
 
 _COMMENTS = rb"(?:[ \t]*(?://[^\n]*|/\*.*?\*/))+[ \t]*"  # with the blanks around them
-_TAKEN_OUT = re.compile(rb"(?s)" + _COMMENTS + rb"|(?<=\w)_")
+_TAKEN_OUT = re.compile(rb"(?s)(?P<kept>@[^\s/]*)|" + _COMMENTS + rb"|(?<=\w)_")  # no `_` in an address: Icarus
 _ADDRESS_LINE = re.compile(rb"(?m)^@(.*)\n")
 
 
@@ -207,6 +207,8 @@ class _WordLines:
         keep[:start] = False
         for match in _TAKEN_OUT.finditer(data, start):
             begin, end = match.span()
+            if match["kept"]:
+                continue
             keep[begin:end] = False
             if data[begin] == ord("_"):
                 continue
@@ -217,6 +219,8 @@ class _WordLines:
                 keep[begin], characters[begin] = True, NEWLINE if b"\n" in match.group() else ord(" ")
         self._places = np.flatnonzero(keep)
         self.text = characters[keep].tobytes()
+        if b"/*" in self.text:
+            raise self._fault(self.text.index(b"/*"), "comment is not closed")
         if b"@" in self.text:
             self._take_addresses()
 
@@ -247,8 +251,11 @@ class _WordLines:
         return np.concatenate((np.zeros(1, np.int64), ends[:-1] + 1))[: len(ends)]
 
     def _fault(self, at: int, message: str, word: int | None = None) -> FileFault:
-        place = self.start + at if self._places is None else int(self._places[at])
-        return _fault(self.data, place, message, word)
+        if self._places is None:
+            return _fault(self.data, self.start + at, message, word)
+        if at and self.text[at] == NEWLINE != self.text[at - 1]:  # the end of a word, not of the comment after it
+            return _fault(self.data, int(self._places[at - 1]) + 1, message, word)
+        return _fault(self.data, int(self._places[at]), message, word)
 
     def fault(self, at: int, message: str, number: int) -> FileFault:
         """A fault at an offset of `text`, in the line of this number."""
@@ -488,7 +495,7 @@ def _write_coe(elements: Int64, spec: WordSpec) -> bytes:
 _COE = _Listing(
     comments=re.compile(rb"(?m)^[ \t]*;[^\n]*"),
     opening=lambda spec: rb"(?i)\s*memory_initialization_radix\s*=\s*16\s*;\s*memory_initialization_vector\s*=",
-    item=re.compile(rb"\s*,?\s*(?P<word>[^\s,;]+)"),
+    item=re.compile(rb"\s*(?P<word>[^\s,;]+)\s*,?"),
     end=re.compile(rb"\s*;\s*\Z"),
     needs=lambda spec: "memory_initialization_radix=16; memory_initialization_vector=",
 )
@@ -509,8 +516,8 @@ _MIF = _Listing(
         rb"(?is)(?=.*?\bWIDTH\s*=\s*%d\s*;)(?=.*?\bDEPTH\s*=\s*(?P<words>\d+)\s*;)" % spec.word_bits
         + rb"(?=.*?\bADDRESS_RADIX\s*=\s*HEX\s*;)(?=.*?\bDATA_RADIX\s*=\s*HEX\s*;)[\w\s=;]*?\bCONTENT\s+BEGIN\b"
     ),
-    item=re.compile(rb"\s*(?:;?\s*(?P<address>[^\s:;]+)\s*:)?\s*(?P<word>[^\s:;]+)"),
-    end=re.compile(rb"(?i)\s*;\s*END\s*;\s*\Z"),
+    item=re.compile(rb"\s*(?:(?P<address>[^\s:;]+)\s*:)?\s*(?P<word>[^\s:;]+)\s*;?"),
+    end=re.compile(rb"(?i)\s*END\s*;\s*\Z"),
     needs=lambda spec: f"WIDTH={spec.word_bits}; DEPTH=...; ADDRESS_RADIX=HEX; DATA_RADIX=HEX; CONTENT BEGIN",
 )
 
@@ -538,8 +545,8 @@ _C = _Listing(
         rb"[^{]*?\bstatic\s+const\s+%s\s+%s\[(?P<words>\d+)\]\s*=\s*\{"
         % tuple(re.escape(part).encode() for part in _c_array(spec))
     ),
-    item=re.compile(rb"\s*,?\s*0x(?P<word>[^\s,}]+)"),
-    end=re.compile(rb"\s*,?\s*\}\s*;\s*#endif\s*\Z"),
+    item=re.compile(rb"\s*0x(?P<word>[^\s,}]+)\s*,?"),
+    end=re.compile(rb"\s*\}\s*;\s*#endif\s*\Z"),
     needs=lambda spec: "static const {} {}[...] = {{".format(*_c_array(spec)),
 )
 
@@ -647,7 +654,7 @@ def _npz_arrays(elements: Int64, spec: WordSpec) -> dict[str, NDArray[Any]]:
     octets = next(octets for octets in (1, 2, 4, 8) if 8 * octets >= spec.element.bits)
     kind = f"<{'i' if spec.element.signed else 'u'}{octets}"
     return {
-        "elements": elements.astype(kind),
+        "elements": elements.astype(kind, order="C"),
         "bits": np.array(spec.element.bits, "<i8"),
         "signed": np.array(spec.element.signed),
     }

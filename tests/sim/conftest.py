@@ -2,13 +2,15 @@
 
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
 
 from qexport.layer import LayerCapture
 from tests.conftest import checked_dump, make_capture
+
+Tool = Callable[[str, str], str]
 
 
 def ragged_capture() -> LayerCapture:
@@ -65,3 +67,16 @@ def ragged_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def tiny_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checked_dump(tiny_capture(), "default", tmp_path_factory.mktemp("tiny"))
+
+
+@pytest.fixture
+def tool() -> Tool:
+    """Finds a program by its name and Debian package; skipped where it is missing, except in CI, where that fails."""
+
+    def find(name: str, package: str) -> str:
+        found = shutil.which(name)
+        if found is None:
+            (pytest.fail if os.environ.get("CI") else pytest.skip)(f"{name} is missing; apt-get install {package}")
+        return found
+
+    return find
