@@ -109,8 +109,8 @@ class Order:
     def streams_images(self) -> bool:
         """Whether the tiles of several images are those of each image, one after the other.
 
-        So it is when `n` is never split, joined or reversed and is the first file axis (files follow files) or, with
-        no part in the files, the first address axis (words follow words within each file).
+        So it is when `n` is never split, joined or reversed and is the first file axis (the files of an image follow
+        those of the one before) or the first address axis (in each file, its words do).
         """
         first = [group[0] for group in (self.files, self.addresses) if group]
         return Item(IMAGE_AXIS, (IMAGE_AXIS,)) in first
@@ -294,9 +294,11 @@ def parse_order(text: str, tensor: str) -> Order:
     return Order(" ".join(text.split()), tensor_axes, tuple(stages), *groups)
 
 
-# One decision for the layout's text, where only [array] is known, and for a layer, where every size is.
 def _too_wide(order: Order, sizes: Mapping[str, int], bits: int) -> tuple[str, str] | None:
-    """The largest lane axis and what to do about it, where a word would be wider than MAX_WORD_BITS."""
+    """The largest lane axis and what to do about it, where a word would be wider than MAX_WORD_BITS.
+
+    Sizes that are not known yet count as 1.
+    """
     lanes = {part: sizes.get(part, 1) for item in order.lanes for part in item.parts}
     width = bits * math.prod(lanes.values())
     if width <= MAX_WORD_BITS:

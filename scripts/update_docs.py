@@ -14,7 +14,7 @@ from qexport.cli import main as program
 from qexport.errors import CheckFailed
 from qexport.export import dump
 from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
-from qexport.layout import parse_layout
+from qexport.layout import load_layout, parse_layout, preset_names, preset_purpose
 from qexport.manifest import read_manifest
 from qexport.simulate import simulate
 
@@ -95,7 +95,7 @@ def commands() -> str:
 
 
 def nibbles() -> str:
-    """The worked example of docs/layouts.md: what four orders make of eight weights."""
+    """The worked example of docs/layouts.md: what some orders make of eight weights."""
     layer = ConvGeometry(name="eight", in_channels=4, out_channels=2, kernel=(1, 1))
     formats = Formats(
         weight=CodeFormat(bits=4, signed=True, scale=1.0), input=CodeFormat(bits=4, signed=False, scale=1.0)
@@ -103,21 +103,47 @@ def nibbles() -> str:
     weight = np.arange(-4, 4).reshape(2, 4, 1, 1)
     capture = LayerCapture(layer, formats, weight, np.ones((1, 4, 1, 1), np.int64))
     rows = ["| order | file | lines |", "|---|---|---|"]
-    for order, file in (
-        ("oc (it row) kh kw -> it | oc kh kw | ~row", "w{it}"),
-        ("oc (it row) kh kw -> | oc it kh kw | row", "w"),
-        ("oc ic kh kw -> | ic | ~oc kh kw", "w"),
-        ("(oc ic)=(k bank) kh kw -> bank | k kh kw |", "bank{bank}"),
+    for order, file, sizes in (
+        ("oc (it row) kh kw -> it | oc kh kw | ~row", "w{it}", "row = 2"),
+        ("oc (it row) kh kw -> | oc it kh kw | row", "w", "row = 2"),
+        ("oc ic kh kw -> | ic | ~oc kh kw", "w", ""),
+        ("(oc ic)=(k bank) kh kw -> bank | k kh kw |", "bank{bank}", "bank = 4"),
+        ("oc ic kh kw -> (ic oc kh kw)=(word lane) -> | word | ~lane", "stream", "lane = 4"),
+        ("oc (it row) kh kw -> (oc it kh kw)=(k bank) row -> bank | k | ~row", "bank{bank}", "row = 2\nbank = 2"),
+        ("oc ic kh kw bit -> bit | oc kh kw | ~ic", "plane{bit}", ""),
+        ("oc ic kh kw (bit)=(half b) -> half | oc kh kw | ~ic b", "half{half}", "b = 2"),
     ):
         text = (
-            f'name = "eight"\n[array]\nrow = 2\nbank = 4\n[[memory]]\nname = "w"\ntensor = "weight"\n'
+            f'name = "eight"\n[array]\n{sizes}\n[[memory]]\nname = "w"\ntensor = "weight"\n'
             f'order = "{order}"\nfile = "{file}"\nradix = "hex"\n'
         )
+        shown = f"`{order.replace('|', chr(92) + '|')}`" + "".join(f", `{size}`" for size in sizes.split("\n") if size)
         with tempfile.TemporaryDirectory() as out:
             made = dump(capture, parse_layout(text, "eight.toml"), Path(out))
             for entry in made.manifest.memories[0].files:
                 lines = ", ".join(f"`{line}`" for line in (made.folder / entry.path).read_text().split())
-                rows.append(f"| `{order.replace('|', chr(92) + '|')}` | `{entry.path}` | {lines} |")
+                rows.append(f"| {shown} | `{entry.path}` | {lines} |")
+    return "\n".join(rows)
+
+
+def presets() -> str:
+    """What each preset serves, and the first words of its first memory."""
+    layer = ConvGeometry(name="eight", in_channels=8, out_channels=8, kernel=(3, 3))
+    formats = Formats(
+        weight=CodeFormat(bits=4, signed=True, scale=1.0), input=CodeFormat(bits=4, signed=False, scale=1.0)
+    )
+    oc, ic = np.ogrid[:8, :8]
+    weight = (ic - oc)[:, :, np.newaxis, np.newaxis] * np.ones((3, 3), np.int64)
+    capture = LayerCapture(layer, formats, weight, np.arange(8).reshape(1, 8, 1, 1) * np.ones((4, 4), np.int64))
+    rows = ["| preset | what it serves | its first file | first words |", "|---|---|---|---|"]
+    for name in preset_names():
+        with tempfile.TemporaryDirectory() as out:
+            made = dump(capture, load_layout(name), Path(out))
+            memory = made.manifest.memories[0]
+            lines = (made.folder / memory.files[0].path).read_text().splitlines()[len(memory.header) :]
+        words = [line if len(line) <= WIDTH else f"...{line[-WIDTH:]}" for line in lines[:2]]
+        shown = ", ".join(f"`{word}`" for word in words)
+        rows.append(f"| `{name}` | {preset_purpose(name)} | `{memory.files[0].path}` | {shown} |")
     return "\n".join(rows)
 
 
@@ -129,7 +155,7 @@ def memory() -> str:
 
 PAGES = {
     "README.md": (verdict, files, show, failure, commands),
-    "docs/layouts.md": (nibbles,),
+    "docs/layouts.md": (nibbles, presets),
     "docs/vectors.md": (memory,),
 }
 

@@ -665,3 +665,9 @@ def test_sizes_that_differ_between_memories_are_told_apart_in_the_constants(tmp_
     assert "localparam WEIGHT_IT = 2;" in text  # tiles of one group's
     assert "localparam IT " not in text
     assert "localparam ROW = 8;" in text
+
+
+def test_names_that_give_one_constant_twice_are_refused(tmp_path: Path) -> None:
+    layout = one_memory_layout("oc (m_words row) kh kw -> | oc m_words kh kw | row")
+    with pytest.raises(QexportError, match="names of axes and memories give the constant M_WORDS twice; rename one"):
+        dump(make_capture(), layout, tmp_path)

@@ -11,7 +11,7 @@ import pytest
 
 from qexport.layer import LayerCapture
 from qexport.layout import PRESETS, load_layout, preset_names, preset_purpose
-from tests.conftest import checked_dump, cli, make_capture
+from tests.conftest import checked_dump, cli, fails, make_capture
 from tests.sim.conftest import ragged_capture
 
 # --- lines worked out by hand ---------------------------------------------------------------------------------------
@@ -165,17 +165,16 @@ LAYERS: dict[str, LayerCapture] = {
     "depthwise": make_capture(in_channels=6, out_channels=6, groups=6, plane=(5, 3), stride=(1, 2)),
     "1-bit": make_capture(weight_bits=1, input_bits=1),
     "8-bit signed": make_capture(weight_bits=8, input_bits=8, input_signed=True, in_channels=1, kernel=(1, 1)),
-    "8-bit unsigned": make_capture(weight_bits=8, input_bits=8, weight_signed=False, in_channels=1, kernel=(1, 1)),
+    "7 and 8 bits unsigned": make_capture(
+        weight_bits=7, input_bits=8, weight_signed=False, in_channels=1, kernel=(1, 1)
+    ),
 }
 
 
 @pytest.mark.parametrize("layer", LAYERS)
 @pytest.mark.parametrize("preset", preset_names())
 def test_preset_serves_every_kind_of_layer(tmp_path: Path, preset: str, layer: str) -> None:
-    capture = LAYERS[layer]
-    if layer == "8-bit unsigned":
-        capture = replace(capture, weight=capture.weight // 2)  # products of at most 16 signed bits
-    checked_dump(capture, preset, tmp_path)
+    checked_dump(LAYERS[layer], preset, tmp_path)
 
 
 # --- how they are found ---------------------------------------------------------------------------------------------
@@ -207,3 +206,7 @@ def test_layout_show_toml_prints_a_text_to_start_from(tmp_path: Path, preset: st
     (tmp_path / "mine.toml").write_text(printed)
     assert cli("layout", "check", tmp_path / "mine.toml").exit_code == 0
     assert cli("layout", "show", tmp_path / "mine.toml", "--toml").stdout == printed
+
+
+def test_layout_show_prints_either_toml_or_json() -> None:
+    fails(cli("layout", "show", "default", "--toml", "--json"), "either --toml or --json")

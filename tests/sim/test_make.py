@@ -1,13 +1,16 @@
 """`make sim` judges a set with Icarus alone."""
 
+import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from qexport.bench import has_bench
+from qexport.layout import load_layout, preset_names
 from tests.conftest import checked_dump
-from tests.sim.conftest import copied, edited, path_of, state, tiny_capture
+from tests.sim.conftest import copied, edited, path_of, ragged_capture, state, tiny_capture
 from tests.sim.test_bench import DUT_FAULTS, without_relu
 
 pytestmark = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
@@ -46,6 +49,15 @@ def test_stub_loads(make: Make, set_of: Callable[[str], Path]) -> None:
     done = make(set_of("ws8x8"))
     assert done.returncode == 0, done.stdout + done.stderr
     assert "LOADED words=968 nonce=" in done.stdout
+
+
+@pytest.mark.parametrize("preset", [name for name in preset_names() if not has_bench(load_layout(name))])
+def test_stub_of_every_preset_loads_a_ragged_layer(make: Make, preset: str, tmp_path: Path) -> None:
+    folder = checked_dump(ragged_capture(), preset, tmp_path / "sets")
+    memories = json.loads((folder / "manifest.json").read_bytes())["memories"]
+    done = make(folder)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert f"LOADED words={sum(file['words'] for m in memories for file in m['files'])} nonce=" in done.stdout
 
 
 def test_set_may_lie_in_a_folder_with_spaces_and_other_letters(make: Make, tmp_path: Path) -> None:
