@@ -1,5 +1,6 @@
 """Capture: what hooks see is what the golden computes; every quantized layer dumps and decodes."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +11,9 @@ from qexport.golden import Golden, check_reference
 from qexport.layer import LayerCapture
 from qexport.layout import parse_layout
 from qexport.nn import checkpoint
-from qexport.nn.capture import capture_layer, choose_layer, layer_facts
+from qexport.nn.capture import capture_layer, choose_layer, input_codes, layer_facts
 from qexport.nn.data import SamplePictures, read
+from qexport.strength import measure, percent
 from tests.conftest import checked_dump, cli, fails
 from tests.nn.conftest import small_network
 
@@ -42,6 +44,32 @@ radix = "hex"
 bits = 20
 """
 GRADUAL = [0, 4, 7, 11, 14, 17, 21, 24, 27, 30, 33, 35, 38, 41, 45, 48, 51]
+
+
+def test_images_auto_takes_pictures_that_reach_the_strength(tmp_path: Path) -> None:
+    layout = tmp_path / "relu.toml"
+    layout.write_text(NARROW.replace('"accumulator"', '"relu"'))
+    dump = ("dump", "--layer", "33", "--checkpoint", "builtin", "--images", "auto", "--layout", layout)
+    for share, reached in ((90, True), (100, False)):
+        folder = tmp_path / str(share)
+        result = cli(*dump, "--strength", share, "--out", folder, "--json")
+        assert result.exit_code == 0, result.stderr
+        assert json.loads(result.stdout)["set"] == str(folder / "features_33")
+        capture = LayerCapture.load(folder / "features_33" / "capture.safetensors")
+        images = capture.source.images
+        assert images is not None
+        shown = measure(capture).info.weight
+        assert (shown.relu >= share / 100 * shown.flips) == reached
+        said = result.stderr.splitlines()[0]
+        assert said.startswith(f"{len(images)} of 32 pictures chosen: {percent(shown.relu, shown.flips)} of single-bit")
+        assert ("all 32 together show no more" in said) != reached
+    network = checkpoint.load(checkpoint.BUILTIN)
+    layer = choose_layer(network.model, "33")
+    pictures = read(SamplePictures())
+    every = input_codes(network, layer, pictures)
+    np.testing.assert_array_equal(capture.input, every[list(images)])
+    most = measure(LayerCapture(capture.layer, capture.formats, capture.weight, every)).info.weight
+    assert most.relu == shown.relu  # no more can be reached than was
 
 
 @pytest.mark.parametrize("index", GRADUAL)
@@ -159,6 +187,15 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path, noise_folder
     fails(cli(*dump, "--layer", "512x512"), "3 layers have shape 512x512", "choose one by its index")
     fails(cli(*dump, "--layer", "33", "--images", "0"), "images: 0 is outside 1..32")
     fails(cli(*dump, "--layer", "33", "--images", "33"), "images: 33 is outside 1..32")
+    fails(cli(*dump, "--layer", "33", "--images", "many"), "'many' is neither a number of pictures nor 'auto'")
+    fails(cli(*dump, "--layer", "33", "--images", "auto", "--indices", "1"), "either --images or --indices")
+    fails(cli(*dump, "--layer", "33", "--strength", "99"), "--strength belongs to --images auto")
+    fails(cli(*dump, "--layer", "33", "--images", "auto", "--strength", "101"), "101.0 is not in the range")
+    (tmp_path / "blind.toml").write_text(NARROW[: NARROW.rindex("[[memory]]")])
+    fails(
+        cli(*dump, "--layer", "33", "--images", "auto", "--layout", tmp_path / "blind.toml"),
+        "layout 'narrow' stores none of psum, accumulator, relu",
+    )
     fails(cli(*dump, "--layer", "33", "--indices", "32"), "image index: 32 is outside 0..31")
     fails(cli(*dump, "--layer", "33", "--data", tmp_path), "holds neither")
     fails(cli(*dump, "--layer", "33", "--weight-bits", "3"), "was trained with 4 weight bits", "contradicts")
