@@ -1,20 +1,22 @@
 """Capture: what hooks see is what the golden computes; every quantized layer dumps and decodes."""
 
 import json
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from qexport.golden import Golden, check_reference
+from qexport.golden import Golden
 from qexport.layer import LayerCapture
 from qexport.layout import parse_layout
 from qexport.nn import checkpoint
-from qexport.nn.capture import capture_layer, choose_layer, input_codes, layer_facts
+from qexport.nn.capture import LayerFacts, capture_layers, choose_layer, input_codes, layer_facts
 from qexport.nn.data import SamplePictures, read
 from qexport.strength import measure, percent
-from tests.conftest import checked_dump, cli, fails
+from tests.conftest import check_reference, checked_dump, cli, fails
 from tests.nn.conftest import small_network
 
 # Without psums, which are large for wide layers.
@@ -72,11 +74,18 @@ def test_images_auto_takes_pictures_that_reach_the_strength(tmp_path: Path) -> N
     assert most.relu == shown.relu  # no more can be reached than was
 
 
+def captured(network: checkpoint.Network, layer: LayerFacts, images: Sequence[int]) -> LayerCapture:
+    """What a layer sees and gives for some of the sample pictures."""
+    with tempfile.TemporaryDirectory() as folder:
+        (taken,) = capture_layers(network, [layer], read(SamplePictures(), images), images, Path(folder))
+        return LayerCapture.load(taken.path)
+
+
 @pytest.mark.parametrize("index", GRADUAL)
 def test_every_layer_of_the_shipped_network_dumps_and_decodes(index: int, tmp_path: Path) -> None:
     network = checkpoint.load(checkpoint.BUILTIN)
     layer = choose_layer(network.model, str(index))
-    capture = capture_layer(network, layer, read(SamplePictures(), [5]), [5]).capture
+    capture = captured(network, layer, [5])
     folder = checked_dump(capture, parse_layout(NARROW, "narrow.toml"), tmp_path)
     assert folder.name == f"features_{index}"
     assert (capture.next_input is not None) == (index == 33)
@@ -86,7 +95,7 @@ def test_every_layer_of_the_shipped_network_dumps_and_decodes(index: int, tmp_pa
 def test_layer_33_meets_pytorch_at_float_noise_and_is_alive() -> None:
     network = checkpoint.load(checkpoint.BUILTIN)
     pictures = read(SamplePictures())
-    capture = capture_layer(network, choose_layer(network.model, "33"), pictures, range(32)).capture
+    capture = captured(network, choose_layer(network.model, "33"), range(32))
     check = check_reference(Golden(capture))
     assert check.max_abs is not None
     assert check.max_abs < 1e-5
@@ -112,11 +121,11 @@ def test_the_first_layers_codes_are_signed_and_as_wide_as_pixels_can_make_them()
 def test_codes_come_from_float64_whatever_the_threads_and_the_batch() -> None:
     network = checkpoint.load(checkpoint.BUILTIN)
     layer = choose_layer(network.model, "33")
-    together = capture_layer(network, layer, read(SamplePictures(), range(6)), range(6)).capture
+    together = captured(network, layer, range(6))
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        alone = [capture_layer(network, layer, read(SamplePictures(), [i]), [i]).capture for i in range(6)]
+        alone = [captured(network, layer, [i]) for i in range(6)]
     finally:
         torch.set_num_threads(threads)
     assert (np.concatenate([c.input for c in alone]) == together.input).all()
