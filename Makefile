@@ -1,11 +1,12 @@
-# make vectors: install and run the main job on what ships with the package; make test: install and run the tests.
+# make vectors: install and run the main job on what ships with the package; make test: install and run the tests;
+# make bench: speed and memory as ratios.
 # Needs Python 3.11 or newer, g++ and make; everything else is installed into .venv.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))))
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: vectors test lint tools clean
+.PHONY: vectors test bench lint tools clean
 vectors: $(VENV)/.for-vectors | tools
 	@$(BIN)/qexport dump --layer 33 --checkpoint builtin --out vectors/ --force
 	@$(BIN)/qexport verify vectors/features_33
@@ -14,6 +15,9 @@ vectors: $(VENV)/.for-vectors | tools
 
 test: $(VENV)/.for-test | tools
 	$(BIN)/python -m pytest
+
+bench: $(VENV)/.for-test
+	$(BIN)/python scripts/bench.py
 
 lint: $(VENV)/.for-lint
 	$(BIN)/ruff check .

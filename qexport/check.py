@@ -5,7 +5,6 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import bitstring
 import numpy as np
 
 from qexport.errors import CheckFailed, QexportError
@@ -350,6 +349,8 @@ def dissect(folder: Path, manifest: Manifest, path: str, line: int) -> Word:
     here = np.flatnonzero(format_.lines(data, spec, len(words)) == line)
     if not len(here):
         return Word(str(file), line, text, entry.name, entry.tensor, True, ())
+    import bitstring  # here, because it takes long to load and only this needs it
+
     word = int(here[0])
     lanes = []
     for lane, stored in enumerate(words[word].tolist()):

@@ -15,7 +15,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, BinaryIO, NoReturn
 
-import bincopy
 import numpy as np
 from numpy.typing import NDArray
 
@@ -559,6 +558,8 @@ SREC_DATA, SREC_COUNT = "123", "56"
 
 
 def _write_records(elements: Int64, spec: WordSpec, radix: str) -> bytes:
+    import bincopy  # here, because it takes long to load and few layouts need it
+
     file = bincopy.BinFile()
     file.add_binary(pack(elements, spec.element).tobytes())
     try:
@@ -571,8 +572,11 @@ def _write_records(elements: Int64, spec: WordSpec, radix: str) -> bytes:
         raise QexportError(f"radix '{radix}': {len(elements)} words: {error}; choose another radix") from None
 
 
-def _read_records(data: bytes, spec: WordSpec, unpack_record: Callable[[str], Any]) -> tuple[Words, Int64]:
+def _read_records(data: bytes, spec: WordSpec, radix: str) -> tuple[Words, Int64]:
     """(words, word_bytes) and the offset of the record of each word."""
+    import bincopy
+
+    unpack_record = {"ihex": bincopy.unpack_ihex, "srec": bincopy.unpack_srec}[radix]
     pieces: list[tuple[int, int, bytes]] = []  # address, offset of the record, its bytes
     base, kind = 0, None
     for line in re.finditer(rb"\S[^\n]*", data):
@@ -587,7 +591,7 @@ def _read_records(data: bytes, spec: WordSpec, unpack_record: Callable[[str], An
             base = int.from_bytes(payload, "big") << IHEX_BASE[kind]
         elif kind in tuple(SREC_COUNT) and address != len(pieces):
             raise _fault(data, at, f"{address} data records are promised; there are {len(pieces)}")
-    if unpack_record is bincopy.unpack_ihex and kind != IHEX_END:
+    if radix == "ihex" and kind != IHEX_END:
         raise _fault(data, len(data), "the last record is no end-of-file record")
     pieces.sort()
     due = 0
@@ -607,18 +611,18 @@ def _read_records(data: bytes, spec: WordSpec, unpack_record: Callable[[str], An
 class _Records:
     """ihex and srec."""
 
-    def __init__(self, radix: str, unpack_record: Callable[[str], Any]):
-        self.radix, self.unpack_record = radix, unpack_record
+    def __init__(self, radix: str):
+        self.radix = radix
 
     def write(self, elements: Int64, spec: WordSpec) -> bytes:
         return _write_records(elements, spec, self.radix)
 
     def read(self, data: bytes, spec: WordSpec) -> Int64:
-        words, places = _read_records(data, spec, self.unpack_record)
+        words, places = _read_records(data, spec, self.radix)
         return _elements(words, spec, lambda n, message: _fault(data, int(places[n]), message, n))
 
     def word_lines(self, data: bytes, spec: WordSpec) -> Int64:
-        return _lines_of(data, _read_records(data, spec, self.unpack_record)[1])
+        return _lines_of(data, _read_records(data, spec, self.radix)[1])
 
 
 # --- without lines: raw bytes and NumPy ------------------------------------------------------------------------------
@@ -694,7 +698,7 @@ def _read_npz(data: bytes, spec: WordSpec) -> Int64:
 
 
 _RAW_BE, _RAW_LE = _Raw(1), _Raw(-1)
-_IHEX, _SREC = _Records("ihex", bincopy.unpack_ihex), _Records("srec", bincopy.unpack_srec)
+_IHEX, _SREC = _Records("ihex"), _Records("srec")
 
 FORMATS: dict[str, Format] = {
     "hex": Format(

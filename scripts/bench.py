@@ -1,0 +1,150 @@
+"""Speed and memory as ratios, measured side by side in one run: `make bench`. Prints a table; nothing is judged."""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import bitstring
+import numpy as np
+
+from qexport.formats import FORMATS, WordSpec
+from qexport.intformat import Int64, IntFormat
+
+ROOT = Path(__file__).parent.parent
+CODE = IntFormat(4, True)
+LANES = 8
+ROUNDS = 5
+PROGRAM = [sys.executable, "-c", "from qexport.cli import main; main()"]
+
+
+def best(work: Callable[[], object], rounds: int = ROUNDS) -> float:
+    """Seconds of the fastest of some runs."""
+    times = []
+    for _ in range(rounds):
+        begin = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - begin)
+    return min(times)
+
+
+def loop(codes: Int64) -> bytes:
+    """What a notebook does: one numpy element after the other."""
+    lines = []
+    for word in codes:
+        text = ""
+        for code in word:
+            text += f"{int(code) & 15:x}"
+        lines.append(text + "\n")
+    return "".join(lines).encode()
+
+
+def with_bitstring(codes: Int64) -> bytes:
+    """The same words by bitstring's arrays, the fastest that it has."""
+    digits = bitstring.Array("int4", codes.ravel().tolist()).data.hex
+    width = codes.shape[1]
+    return "".join(f"{digits[at : at + width]}\n" for at in range(0, len(digits), width)).encode()
+
+
+def packing() -> None:
+    """(a) hex text of features.48's weights."""
+    codes = np.random.default_rng(0).integers(-7, 8, (512 * 512 * 9 // LANES, LANES))
+    spec, hex_format = WordSpec(LANES, CODE, (), "weight"), FORMATS["hex"]
+    text = hex_format.write(codes, spec)
+    assert text == loop(codes) == with_bitstring(codes)
+
+    def to_disk() -> None:
+        with (Path(folder) / "weight.hex").open("wb") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        ours, disk = best(lambda: hex_format.write(codes, spec)), best(to_disk)
+    print(f"packing {codes.size:,} codes to hex text ({len(text):,} bytes): {1000 * ours:.1f} ms")
+    print(f"  loop over elements   {best(lambda: loop(codes), 1) / ours:8.1f} times as long   (goal: at least 50)")
+    print(f"  bitstring            {best(lambda: with_bitstring(codes), 1) / ours:8.1f} times as long")
+    print(f"  ours / write + fsync {ours / disk:8.2f}                  (goal: at most 5)")
+    print(f"  reading back / ours  {best(lambda: hex_format.read(text, spec)) / ours:8.2f}")
+
+
+def run(*arguments: str) -> tuple[float, int]:
+    """Seconds and peak memory in MB of one run of the program."""
+    begin = time.perf_counter()
+    pid = os.posix_spawn(
+        sys.executable, [*PROGRAM, *arguments], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, 1, 0)]
+    )
+    _, status, usage = os.wait4(pid, 0)
+    assert status == 0, arguments
+    return time.perf_counter() - begin, usage.ru_maxrss // 1024
+
+
+def all_layers(pictures: Path) -> None:
+    """(b) dump --all for 16, 64 and 256 images."""
+    print("\ndump --all --layout stream_nhwc64, the shipped network")
+    print("  images  seconds  seconds/image  megabytes written  peak megabytes")
+    for images in (16, 64, 256):
+        with tempfile.TemporaryDirectory(dir=".") as out:
+            seconds, peak = run(
+                "dump", "--all", "--checkpoint", "builtin", "--layout", "stream_nhwc64", "--images", str(images),
+                "--data", str(pictures), "--out", out,
+            )  # fmt: skip
+            size = sum(path.stat().st_size for path in Path(out).rglob("*") if path.is_file()) / 1e6
+        print(f"  {images:6d}  {seconds:7.1f}  {seconds / images:13.3f}  {size:17.1f}  {peak:14d}")
+
+
+def make_pictures(folder: Path, count: int) -> None:
+    """A test split of noise pictures in CIFAR-10's form of an image folder: speed does not look at what they show."""
+    from PIL import Image
+
+    from qexport.nn.data import CLASS_NAMES
+
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        path = folder / "test" / CLASS_NAMES[number % 10] / f"{number:04d}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (32, 32, 3), np.uint8)).save(path)
+
+
+def start_to_end() -> None:
+    """(c) dump --capture against the bare import of numpy."""
+    capture = ROOT / "vectors/features_33/capture.safetensors"
+
+    def dump() -> None:
+        with tempfile.TemporaryDirectory(dir=".") as out:
+            subprocess.run([*PROGRAM, "dump", "--capture", capture, "--out", out], check=True, capture_output=True)
+
+    bare = best(lambda: subprocess.run([sys.executable, "-c", "import numpy"], check=True))
+    ours = best(dump)
+    print(f"\ndump --capture start to end: {ours:.2f} s; python -c 'import numpy': {bare:.2f} s")
+    print(f"  ratio {ours / bare:.1f}, difference {ours - bare:.2f} s (goal: at most 0.5 s)")
+
+
+def strengths() -> None:
+    """qexport strength on layer 33 and on a 512x512 layer."""
+    print("\nqexport strength, start to end")
+    with tempfile.TemporaryDirectory(dir=".") as out:
+        for layer in ("33", "48"):
+            run("dump", "--layer", layer, "--checkpoint", "builtin", "--layout", "stream_nhwc64", "--images", "4",
+                "--out", out)  # fmt: skip
+            seconds, peak = run("strength", f"{out}/features_{layer}")
+            print(
+                f"  layer {layer}, 4 images: {seconds:.2f} s, {peak} MB (goal: {'2 s' if layer == '33' else '2 min'})"
+            )
+
+
+def main() -> None:
+    print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, numpy {np.__version__}\n")
+    packing()
+    start_to_end()
+    strengths()
+    with tempfile.TemporaryDirectory(dir=".") as pictures:
+        make_pictures(Path(pictures), 256)
+        all_layers(Path(pictures))
+
+
+if __name__ == "__main__":
+    main()
