@@ -17,7 +17,7 @@ from qexport.errors import QexportError
 from qexport.golden import Golden, accumulate, pad, patches, psums
 from qexport.intformat import Int64, IntFormat
 from qexport.layer import LayerCapture
-from qexport.layout import Layout, Tiling, load_layout
+from qexport.layout import Layout, Tiling, load_layout, parse_order
 from qexport.strength import (
     STAGES,
     BlindSpot,
@@ -138,6 +138,16 @@ def test_wide_codes_and_linear_layers_count_exactly(facts: dict[str, Any]) -> No
         np.testing.assert_array_equal(expanded(flips.seen(Golden(capture), stage), capture, stage), want)
     for stage, want in brute_force(capture, "input").items():
         np.testing.assert_array_equal(input_flips_seen(Golden(capture))[stage], want)
+
+
+def test_the_taps_of_an_input_code_show_its_bits_together() -> None:
+    facts: dict[str, Any] = {"in_channels": 1, "out_channels": 1, "kernel": (1, 2), "padding": (0, 0, 1, 1)}
+    capture = make_capture(plane=(1, 1), images=1, **facts)
+    capture = replace(
+        capture, weight=np.array([[[[1, 3]]]]), input=np.zeros((1, 1, 1, 1), np.int64), bias=np.array([-5])
+    )
+    # A flip of bit b adds 2^b to one sum of -5 and 3 x 2^b to the other.
+    assert input_flips_seen(Golden(capture))["relu"].ravel().tolist() == [False, True, True, True]
 
 
 @some
@@ -421,6 +431,24 @@ def test_no_blind_spot_where_memories_do_not_agree_on_the_part() -> None:
     assert spots_of("ws8x8", groups=8) == []  # one channel in each group: nothing is summed, nothing can be renamed
     assert spots_of(only("default", "weight", "input")) == []  # nothing is compared
     assert spots_of(only("default", "weight", "input", "relu"), bias=True) == [("row", ("weight",), ("input",))]
+    uneven = replace_order(
+        only("default", "weight", "input", "relu"), "relu", "n (ot half) oy ox -> | n ot oy ox | half"
+    )
+    assert spots_of(uneven) == [("row", ("weight",), ("input",))]
+    # Tiles of three rows in the files, of two in the psums: both give two tiles of four channels, but not the same.
+    by_three = only("default", "weight", "input", "psum")
+    by_three = replace_order(by_three, "weight", "(ot col) (it three) kh kw -> | ot it kh kw col | three")
+    by_three = replace_order(by_three, "input", "n (it three) iy ix -> | n it iy ix | three")
+    by_three = replace(by_three, array={"row": 2, "col": 8, "three": 3})
+    assert spots_of(by_three, in_channels=4) == [("col", ("weight", "psum"), ())]
+
+
+def replace_order(layout: Layout, tensor: str, order: str) -> Layout:
+    memories = [
+        replace(memory, order=parse_order(order, tensor)) if memory.tensor == tensor else memory
+        for memory in layout.memories
+    ]
+    return replace(layout, memories=tuple(memories), array={**layout.array, "half": 4})
 
 
 # --- the command ----------------------------------------------------------------------------------------------------
