@@ -278,6 +278,9 @@ def reversed_in(memory: Stored, codes: Int64, axis: str, step: int, size: int) -
     return tiling.untile(turned.reshape(blocks.shape))
 
 
+WIDE = 2**62  # computed in int64
+
+
 def compute(capture: LayerCapture, source: str, codes: Int64, weight: Int64, bias: Int64 | None, row: int) -> Any:
     """What a design makes of these codes: each compared tensor; psums where an output uses them."""
     layer, plane = capture.layer, (capture.input.shape[2], capture.input.shape[3])
@@ -285,10 +288,10 @@ def compute(capture: LayerCapture, source: str, codes: Int64, weight: Int64, bia
     if source == "input":
         codes = pad(codes, layer)
     im2col = codes if source == "patches" else patches(codes, layer, plane)
-    accumulator = accumulate(weight, im2col, bias, layer)
+    accumulator = accumulate(weight, im2col, bias, layer, WIDE)
     by_tap = np.stack(
         [
-            psums(weight[:, :, [kh]][..., [kw]], im2col[:, :, kh, kw], one_tap, row)[:, :, 0, 0]
+            psums(weight[:, :, [kh]][..., [kw]], im2col[:, :, kh, kw], one_tap, row, WIDE)[:, :, 0, 0]
             for kh, kw in np.ndindex(*layer.kernel)
         ],
         axis=2,
