@@ -130,6 +130,16 @@ def _table(*columns: str, right: int = 0) -> Table:
     return table
 
 
+def _print(table: Table) -> None:
+    """Print a table; where nobody watches, without the blanks that fill its lines."""
+    if out.is_terminal:
+        out.print(table)
+        return
+    with out.capture() as captured:
+        out.print(table)
+    click.echo("\n".join(line.rstrip() for line in captured.get().rstrip("\n").split("\n")))
+
+
 def _pairs(rows: Sequence[tuple[str, str]]) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     for key, value in rows:
@@ -207,7 +217,8 @@ def _load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal's stderr; yields what tells it that more is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(what, total=total)
         yield lambda done: progress.advance(bar, done)
 
@@ -423,7 +434,7 @@ def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: Layout, as_json:
         table = _table("layer", "memory", "files", "words", "bytes", right=3)
         for name, memory, *numbers in [*rows, ("all", "", *totals)]:
             table.add_row(escape(str(name)), escape(str(memory)), *(f"{number:,}" for number in numbers))
-        out.print(table)
+        _print(table)
         out.print("\nNothing was written. Beside these stand the capture, the bench and the manifest.")
 
     names = ("layer", "memory", "files", "words", "bytes")
@@ -453,7 +464,7 @@ def _show_set(done: Dump) -> None:
     for m in manifest.memories:
         words = sum(file.words for file in m.files)
         table.add_row(m.name, m.tensor, str(len(m.files)), str(words), str(m.word_bits), escape(m.files[0].path))
-    out.print(table)
+    _print(table)
     out.print()
     rows = [
         ("layer", _layer_text(manifest.layer)),
@@ -463,7 +474,7 @@ def _show_set(done: Dump) -> None:
         ("strength", _strength_line(manifest)),
         ("set", f"{done.folder} ({manifest.file_count} files{', unchanged' if done.unchanged else ''})"),
     ]
-    out.print(_pairs(rows))
+    _print(_pairs(rows))
 
 
 def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
@@ -480,7 +491,7 @@ def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
             f"{m.golden.tolerance:.2g}",
             _strength_line(m).split(" of ")[0],
         )
-    out.print(table)
+    _print(table)
     out.print(f"\n{len(dumps)} sets, listed in {escape(str(index))}")
 
 
@@ -564,7 +575,7 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
                 ("golden", _golden_text(manifest)),
                 ("simulation", f"PASS, {verdict.checks} values compared by {verdict.simulator} {verdict.version}"),
             ]
-            out.print(_pairs(rows))
+            _print(_pairs(rows))
 
     listed: list[dict[str, Any]] = [
         {"set": str(v.set), "result": "PASS", "checks": v.checks, "simulator": v.simulator, "version": v.version}
@@ -610,7 +621,7 @@ def show_command(folder: Path, place: str, as_json: bool) -> None:
             for lane in word.lanes:
                 stored = [str(lane.stored)] if shifted else []
                 table.add_row(str(lane.lane), describe_index(lane.index), str(lane.code), lane.bits, *stored)
-            out.print(table)
+            _print(table)
 
     _emit(as_json, {"words": [asdict(word) for word in words]}, show)
 
@@ -672,7 +683,7 @@ def _first(places: Sequence[str]) -> str:
 
 
 def _show_strength(result: Mapping[str, Any]) -> None:
-    out.print(_pairs([
+    _print(_pairs([
         ("set", f"{result['set']}, layer {result['layer']}, layout '{result['layout']}', {result['images']} image(s)"),
         ("strength", result["summary"]),
     ]))  # fmt: skip
@@ -682,7 +693,7 @@ def _show_strength(result: Mapping[str, Any]) -> None:
         total = counts["flips"]
         shares = [f"{counts[stage]} ({percent(counts[stage], total)})" for stage in STAGES]
         table.add_row(f"{kind} codes", str(total), *shares)
-    out.print(table)
+    _print(table)
     out.print()
     missed = {
         stage: [describe_index(dict(zip(AXES["weight"], place, strict=True))) for place in places]
@@ -691,7 +702,7 @@ def _show_strength(result: Mapping[str, Any]) -> None:
     rows = [(f"weights unexercised in {stage}", _first(places)) for stage, places in missed.items()]
     rows.append(("input channels always 0", _first([f"ic={ic}" for ic in result["dead_inputs"]])))
     rows.append(("output channels never above 0", _first([f"oc={oc}" for oc in result["dead_outputs"]])))
-    out.print(_pairs(rows))
+    _print(_pairs(rows))
     for spot in result["blind_spots"]:
         out.print(f"blind spot: {escape(spot)}")
 
@@ -780,7 +791,7 @@ def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
             own = None if index is None else {a: i for a, i in index.items() if a not in common}
             cells.append(describe_index(own))
         table.add_row(str(number), describe_index(common), *cells)
-    out.print(table)
+    _print(table)
 
 
 @layout_group.command(name="check")
@@ -822,7 +833,7 @@ def layout_list(as_json: bool) -> None:
         table = _table("preset", "memories", "what it serves")
         for layout in presets:
             table.add_row(layout.name, str(len(layout.memories)), escape(preset_purpose(layout.name)))
-        out.print(table)
+        _print(table)
 
     _emit(as_json, {"presets": [layout.name for layout in presets]}, show)
 
@@ -878,7 +889,7 @@ def layers_command(
                 f"{row['tiles'][0]}x{row['tiles'][1]}",
                 f"{row['bounds'][0]}..{row['bounds'][1]}, {row['accumulator_bits']} bits",
             )
-        out.print(table)
+        _print(table)
 
     _emit(as_json, {"layers": rows}, show)
 

@@ -90,10 +90,17 @@ package features_33_pkg;
   localparam int RELU_BITS = 16;
   localparam int RELU_WORD_BITS = 128;
   localparam RELU_FILE = "relu.hex";
+  // memory output: output, n (ot col) oy ox -> | n ot oy ox | ~col
+  localparam int OUTPUT_FILES = 1;
+  localparam int OUTPUT_WORDS = 64;
+  localparam int OUTPUT_LANES = 8;
+  localparam int OUTPUT_BITS = 4;
+  localparam int OUTPUT_WORD_BITS = 32;
+  localparam OUTPUT_FILE = "output.hex";
   // the bench
   localparam int EXPECTED_CHECKS = 11392;
   localparam int MAX_FAIL_LINES = 10;
   // when the bench gives up
-  localparam longint TIMEOUT_CYCLES = 197320;
+  localparam longint TIMEOUT_CYCLES = 197576;
 endpackage
 /* verilator lint_on UNUSEDPARAM */

@@ -99,9 +99,17 @@ localparam RELU_BITS = 16;
 localparam RELU_WORD_BITS = 128;
 localparam RELU_FILE = "relu.hex";
 
+// memory output: output, n (ot col) oy ox -> | n ot oy ox | ~col
+localparam OUTPUT_FILES = 1;
+localparam OUTPUT_WORDS = 64;
+localparam OUTPUT_LANES = 8;
+localparam OUTPUT_BITS = 4;
+localparam OUTPUT_WORD_BITS = 32;
+localparam OUTPUT_FILE = "output.hex";
+
 // the bench
 localparam EXPECTED_CHECKS = 11392;
 localparam MAX_FAIL_LINES = 10;
 
 // when the bench gives up
-localparam TIMEOUT_CYCLES = 197320;
+localparam TIMEOUT_CYCLES = 197576;
