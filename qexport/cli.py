@@ -25,11 +25,13 @@ from qexport import __version__
 from qexport.check import Fault, dissect, verify, verify_index
 from qexport.errors import CheckFailed, QexportError
 from qexport.export import Dump, dump, plan, write_index
+from qexport.formats import FORMATS
 from qexport.golden import MEAN_BAR, Facts, accumulator_bounds
 from qexport.intformat import IntFormat
 from qexport.layer import AXES, Capture, CaptureFile, ConvGeometry, Formats, LayerCapture
 from qexport.layout import (
     BIT_AXIS,
+    MANIFEST,
     Layout,
     LayoutError,
     Memory,
@@ -658,6 +660,8 @@ def _strength_of(path: Path) -> dict[str, Any]:
     capture = CaptureFile(file)
     strength = measure(capture)
     info, tensors = strength.info, {memory.tensor for memory in manifest.memories}
+    if info != manifest.strength:
+        raise CheckFailed(f"{path / MANIFEST}: strength is not what the capture gives; dump the set again")
     stored = [Stored(m.name, m.tensor, m.tiling(manifest.array)) for m in manifest.memories]
     return {
         "set": str(path),
@@ -770,19 +774,21 @@ def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
     files, words = drawing["files"], drawing["first_words"]
     also = f" and {len(files) - 1} more" if len(files) > 1 else ""
     out.print(f"[bold]{escape(memory.name)}[/bold]: {memory.tensor}, {escape(memory.order.text)}")
-    out.print(f"{escape(files[0])}{also}, {memory.radix}, {drawing['words']} word(s) each")
+    out.print(f"{escape(files[0])}{also}, {memory.radix}, words a file: {drawing['words']}")
     for number, text in enumerate(drawing["header"], start=1):
         out.print(f"line {number}: {escape(text)}")
     lanes = len(words[0])
     shown = list(range(min(lanes, _SHOWN_LANES)))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("line", justify="right")
+    format_ = FORMATS[memory.radix]
+    table.add_column("line" if format_.text else "word", justify="right")
     table.add_column("all lanes")
     for lane in shown:
         table.add_column(f"lane {lane}" + (" (msb)" if lane == 0 and lanes > 1 else ""))
     if lanes > len(shown):
         table.add_column(f"... {lanes} lanes")
-    for number, word in enumerate(words, start=len(drawing["header"]) + 1):
+    first = len(drawing["header"]) + format_.preamble + 1 if format_.text else 1
+    for number, word in enumerate(words, start=first):
         known = [index for index in word if index is not None]
         common = {a: i for a, i in known[0].items() if all(index[a] == i for index in known)} if known else {}
         cells = []

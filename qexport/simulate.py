@@ -172,7 +172,7 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
     checks = expected_checks(manifest)
     if checks is None:
         raise QexportError(
-            f"set: {folder} has layout '{manifest.layout.name}', which comes with a stub and no self-checking bench; "
+            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
             "dump it with --layout default"
         )
     simulator = choose(simulator_name)

@@ -408,7 +408,7 @@ def test_every_set_of_a_folder_is_judged_and_one_failure_gives_exit_code_1(
 
 def test_what_cannot_be_simulated_gives_exit_code_2_and_one_line(simulator: str, set_of: SetOf, tmp_path: Path) -> None:
     simulate_it = ("simulate", "--simulator", simulator)
-    fails(cli(*simulate_it, set_of("ws8x8")), "'ws8x8'", "a stub and no self-checking bench", "--layout default")
+    fails(cli(*simulate_it, set_of("ws8x8")), "'ws8x8'", "without a self-checking bench", "--layout default")
     fails(cli(*simulate_it, tmp_path / "none"), str(tmp_path / "none"), "is no folder")
     fails(cli(*simulate_it, tmp_path), str(tmp_path), "has no manifest.json")
     fails(cli(*simulate_it, set_of("default"), "--dut", tmp_path / "my.sv"), f"{tmp_path / 'my.sv'} does not exist")
