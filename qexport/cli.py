@@ -648,6 +648,9 @@ def strength_command(folder: Path, as_json: bool) -> None:
                 out.print()
             _show_strength(result)
 
+    if as_json:  # lists are long and slow: a wide layer has a million weights
+        for result in results:
+            result["unexercised"] = {stage: places.tolist() for stage, places in result["unexercised"].items()}
     _emit(as_json, {"sets": results}, show)
 
 
@@ -671,19 +674,19 @@ def _strength_of(path: Path) -> dict[str, Any]:
         "compared": compared(tensors),
         "summary": strength_text(info, tensors),
         "flips": msgspec.to_builtins(info),
-        "unexercised": {stage: strength.unexercised(stage).tolist() for stage in STAGES[1:]},
+        "unexercised": {stage: strength.unexercised(stage) for stage in STAGES[1:]},
         "dead_inputs": strength.dead_inputs,
         "dead_outputs": strength.dead_outputs,
         "blind_spots": [str(spot) for spot in blind_spots(capture, stored, manifest.array.get("row"))],
     }
 
 
-def _first(places: Sequence[str]) -> str:
+def _first(places: Sequence[Any], text: Callable[[Any], str]) -> str:
     """'none', or the number and the first few."""
-    if not places:
+    if not len(places):
         return "none"
     more = ", ..." if len(places) > _SHOWN_PLACES else ""
-    return f"{len(places)}: {', '.join(places[:_SHOWN_PLACES])}{more}"
+    return f"{len(places)}: {', '.join(text(place) for place in places[:_SHOWN_PLACES])}{more}"
 
 
 def _show_strength(result: Mapping[str, Any]) -> None:
@@ -699,13 +702,15 @@ def _show_strength(result: Mapping[str, Any]) -> None:
         table.add_row(f"{kind} codes", str(total), *shares)
     _print(table)
     out.print()
-    missed = {
-        stage: [describe_index(dict(zip(AXES["weight"], place, strict=True))) for place in places]
+    rows = [
+        (
+            f"weights unexercised in {stage}",
+            _first(places, lambda place: describe_index(dict(zip(AXES["weight"], place, strict=True)))),
+        )
         for stage, places in result["unexercised"].items()
-    }
-    rows = [(f"weights unexercised in {stage}", _first(places)) for stage, places in missed.items()]
-    rows.append(("input channels always 0", _first([f"ic={ic}" for ic in result["dead_inputs"]])))
-    rows.append(("output channels never above 0", _first([f"oc={oc}" for oc in result["dead_outputs"]])))
+    ]
+    rows.append(("input channels always 0", _first(result["dead_inputs"], "ic={}".format)))
+    rows.append(("output channels never above 0", _first(result["dead_outputs"], "oc={}".format)))
     _print(_pairs(rows))
     for spot in result["blind_spots"]:
         out.print(f"blind spot: {escape(spot)}")
