@@ -76,7 +76,7 @@ endmodule
         top += f"  r{number} u{number}();\n"
     source = folder / "top.sv"
     source.write_text(modules + top + "  initial #1 $finish;\nendmodule\n")
-    built = SIMULATORS[simulator].compile([source], "top", folder)
+    built = SIMULATORS[simulator].compile([source], folder, "top", folder)
     assert built.returncode == 0, built.stderr
     command = SIMULATORS[simulator].command(folder / "sim")
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)
