@@ -94,7 +94,6 @@ def test_every_layer_of_the_shipped_network_dumps_and_decodes(index: int, tmp_pa
 
 def test_layer_33_meets_pytorch_at_float_noise_and_is_alive() -> None:
     network = checkpoint.load(checkpoint.BUILTIN)
-    pictures = read(SamplePictures())
     capture = captured(network, choose_layer(network.model, "33"), range(32))
     check = check_reference(Golden(capture))
     assert check.max_abs is not None
