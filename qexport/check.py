@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from qexport.errors import CheckFailed, QexportError
-from qexport.formats import FORMATS, FileFault, WordSpec
+from qexport.formats import FORMATS, FileFault, Format, WordSpec
 from qexport.golden import Facts, Golden, Scan
 from qexport.intformat import Int64
 from qexport.layer import Capture, CaptureFile
@@ -243,14 +243,14 @@ class _MemoryReader:
             lane = format_.lane_at(text, error.column, spec) if format_.lane_at else None
             yield fault(str(error), error.line, error.word, lane)
             return
-        lines = format_.lines(data, spec, len(got))
         if len(got) != tiling.words:
             shorter = min(len(got), tiling.words)
             differs = np.flatnonzero((got[:shorter] != want[:shorter]).any(axis=1))
             word = int(differs[0]) if len(differs) else shorter
-            line = int(lines[word]) if word < len(lines) else data.count(b"\n") + 1
+            line = _line_of_word(word, format_, data, spec, len(got))
             yield fault(f"{len(got)} words; needs {tiling.words}", line, None, None)
             return
+        lines = format_.lines(data, spec, len(got))
         for word, lane in zip(*np.nonzero(got != want), strict=True):
             yield fault(_difference(got, want, word, lane), int(lines[word]), int(word), int(lane))
 
@@ -262,6 +262,7 @@ class _FileReader:
         self.path, self.format, self.spec = path, stream.format, spec
         self._needed = stream.tiling.words
         self._offset = self._words = 0
+        self._lines = 0  # before the next word and its header; of a file without lines words
         self._broken = not path.is_file()
 
     def differences(self, want: Int64) -> Iterator[tuple[int, int | None, int | None, str]]:
@@ -274,20 +275,30 @@ class _FileReader:
             data = self.format.take(file, len(want), spec)
             self._offset = file.tell()
             more = self._words + len(want) == self._needed and file.read(1)
-        first = self._words + (len(self.spec.header) + self.format.preamble if self.format.word_lines else 0) + 1
+        before = self._lines
+        self._lines += len(spec.header) + len(want)
         self._words += len(want)
         try:
             got = self.format.read(data, spec)
         except FileFault as fault:
             self._broken = True
-            yield first if fault.word is None else first + fault.word, None, None, str(fault)
+            yield before + fault.line, None, None, str(fault)
             return
         if len(got) != len(want) or more:
             self._broken = True
-            yield first + min(len(got), len(want)), None, None, f"other words than the {self._needed} that it needs"
+            line = before + _line_of_word(min(len(got), len(want)), self.format, data, spec, len(got))
+            yield line, None, None, f"other words than the {self._needed} that it needs"
             return
-        for word, lane in zip(*np.nonzero(got != want), strict=True):
-            yield first + int(word), int(word), int(lane), _difference(got, want, word, lane)
+        places = np.argwhere(got != want)
+        lines = self.format.lines(data, spec, len(got)) if len(places) else np.empty(0, np.int64)
+        for word, lane in places.tolist():
+            yield before + int(lines[word]), word, lane, _difference(got, want, word, lane)
+
+
+def _line_of_word(word: int, format_: Format, data: bytes, spec: WordSpec, words: int) -> int:
+    """The line of a word in a file of so many words; of the word behind the last one, where it would stand."""
+    lines = format_.lines(data, spec, words + 1)
+    return int(lines[word]) if word < len(lines) else data.count(b"\n") + 1
 
 
 def _difference(got: Int64, want: Int64, word: int, lane: int) -> str:

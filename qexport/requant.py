@@ -38,15 +38,15 @@ def find_requantizer(step: float, output_scale: float, code: IntFormat, greatest
     """
     ratio = Fraction(step) / Fraction(output_scale)
     firsts: list[int] = []  # the least accumulator of each code from 1 on, as far as there are accumulators
-    ties = []
+    ties: dict[int, None] = {}  # in order, each once
     for value in range(1, code.high + 1):
         edge = (value - Fraction(1, 2)) / ratio
         first = math.ceil(edge)
         if edge == first and value % 2 == 1:  # half to even gives the code below
             first += 1
         for near in (math.floor(edge), math.ceil(edge)):
-            if near <= greatest and abs(near - edge) * ratio < TIE_WIDTH and near not in ties:
-                ties.append(near)
+            if near <= greatest and abs(near - edge) * ratio < TIE_WIDTH:
+                ties[near] = None
         firsts.append(first)
     for shift in range(1, MAX_SHIFT + 1):
         half = 1 << (shift - 1)
@@ -58,6 +58,8 @@ def find_requantizer(step: float, output_scale: float, code: IntFormat, greatest
             last = min(first - 1, greatest)
             if last > 0:
                 high = min(high, (needed - 1) // last)
+            if low > high:
+                break
         if low <= high:
             best = round(ratio * (1 << shift))
             return Requantizer(min(max(best, low), high), shift, code.high, tuple(ties))

@@ -12,7 +12,7 @@ from qexport.intformat import Int64, IntFormat
 from qexport.layer import AXES
 from qexport.layout import IMAGE_AXIS, Memory, Tiling
 
-_SIZED_WORDS = 4096  # from which the size of a file is worked out
+_SIZED_WORDS = 2048  # from which the size of a file is worked out
 PART_ELEMENTS = 1 << 21  # of the largest tensor of a part of the images, at most
 
 
@@ -58,10 +58,11 @@ class MemoryStream:
         """Bytes of all files: exact where every word takes as many, else about (of decimals, at most)."""
         _, _, spec = self.specs[0]
         words = min(self.tiling.words, _SIZED_WORDS)
-        block = np.full((words, self.tiling.lanes), self.element.low, np.int64)
-        few, many = (len(self.format.write(block[:count], spec)) for count in (words // 2, words))
-        rest = (self.tiling.words - words) * (many - few) / (words - words // 2)
-        return self.tiling.files * (many + round(rest))
+        longest = self.element.low if self.element.signed else self.element.high
+        block = np.full((2 * words, self.tiling.lanes), longest, np.int64)
+        once, twice = (len(self.format.write(block[:count], spec)) for count in (words, 2 * words))
+        rest = (self.tiling.words - words) * (twice - once) / words
+        return self.tiling.files * (once + round(rest))
 
     def stored(self, values: Int64, first_image: int) -> tuple[int, Int64]:
         """The number of the first file, and (files, words, lanes) as stored, of the images from `first_image` on.
