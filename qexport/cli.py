@@ -207,7 +207,8 @@ def _load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int
 def _progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     """A bar on a terminal's stderr; yields what tells it that more is done."""
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         bar = progress.add_task(what, total=total)
         yield lambda done: progress.advance(bar, done)
 
