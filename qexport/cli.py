@@ -273,13 +273,13 @@ def _network_captures(
         f"{data or 'the shipped samples'}",
         err=as_json,
     )
+    read = pictures.read(source, indices)
     if dry_run:
         yield [
             (LayerCapture(f.geometry, f.formats, f.conv.weight_codes().numpy(), f.blank_input()), len(indices))
             for f in layers
         ]
         return
-    read = pictures.read(source, indices)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         with _progress("pictures", len(indices)) as advance:
             captured = capturing.capture_layers(network, layers, read, indices, Path(scratch), advance)
@@ -494,7 +494,8 @@ def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
             _strength_line(m).split(" of ")[0],
         )
     _print(table)
-    out.print(f"\n{len(dumps)} sets, listed in {escape(str(index))}")
+    unchanged = sum(done.unchanged for done in dumps)
+    out.print(f"\n{len(dumps)} sets{f', {unchanged} unchanged' * bool(unchanged)}, listed in {escape(str(index))}")
 
 
 @main.command(name="verify")
