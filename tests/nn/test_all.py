@@ -10,9 +10,10 @@ import pytest
 import torch
 
 from qexport.golden import Facts, Golden
+from qexport.layer import LayerCapture
 from qexport.manifest import INDEX
 from qexport.nn import checkpoint
-from qexport.nn.capture import choose_layer, input_codes, layer_facts
+from qexport.nn.capture import capture_layers, choose_layer, layer_facts
 from qexport.nn.data import SamplePictures, read
 from qexport.nn.vgg import build
 from tests import decoder
@@ -123,15 +124,15 @@ def test_every_layer_of_a_random_network_has_its_set(layout: Path, tmp_path: Pat
     assert [one["set"] for one in printed["sets"]] == [str(out / f"features_{at}") for at in indices(model)]
 
 
-def test_output_of_layer_33_is_what_enters_layer_35_for_every_sample() -> None:
+def test_output_of_layer_33_is_what_enters_layer_35_for_every_sample(tmp_path: Path) -> None:
     network = checkpoint.load(checkpoint.BUILTIN)
-    pictures = read(SamplePictures())
-    golden = Golden(captured(network, choose_layer(network.model, "33"), range(32)))
-    entering = captured(network, choose_layer(network.model, "35"), range(32))
+    layers = [choose_layer(network.model, wanted) for wanted in ("33", "35")]
+    files = capture_layers(network, layers, read(SamplePictures()), range(32), tmp_path)
+    before, behind = (LayerCapture.load(file.path) for file in files)
+    golden = Golden(before)
     output = golden.values("output")
-    np.testing.assert_array_equal(output, entering.input)
-    np.testing.assert_array_equal(output, input_codes(network, choose_layer(network.model, "35"), pictures))
-    assert golden.facts.default("output") == entering.formats.input.integer
+    np.testing.assert_array_equal(output, behind.input)
+    assert golden.facts.default("output") == behind.formats.input.integer
     assert len(np.unique(output)) > 8
 
 
