@@ -28,6 +28,7 @@ from qexport.manifest import (
 )
 from qexport.pack import pack, word_bits
 from qexport.stream import MemoryStream, parts
+from qexport.strength import Strength
 
 
 @dataclass(frozen=True)
@@ -145,7 +146,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
             readers.append(_MemoryReader(folder, entry, _stream(entry, manifest, facts, capture.images), changed))
         except QexportError as error:
             yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
-    scan = Scan(facts)
+    scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
     for reader in readers:
         if not reader.stream.per_image:
             yield from reader.faults(Golden(capture, facts=facts), 0)
@@ -156,6 +157,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
             yield Fault(manifest.capture.path, str(error))
             return
         scan.add(part)
+        strength.add(part)
         for reader in readers:
             if reader.stream.streamed:
                 yield from reader.faults(part, start)
@@ -170,6 +172,12 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
         return
     if (figures, manifest_formats(facts, scan.observed)) != (manifest.golden, manifest.formats):
         yield Fault(MANIFEST, "golden or formats differ from what the capture gives")
+    if strength.info != manifest.strength:
+        yield Fault(MANIFEST, "strength differs from what the capture gives")
+    if len(readers) == len(manifest.memories):
+        warnings = tuple(warning for reader in readers for warning in reader.stream.warnings(facts))
+        if warnings != manifest.warnings:
+            yield Fault(MANIFEST, "warnings differ from what layer and layout give")
 
 
 def _stream(entry: MemoryEntry, manifest: Manifest, facts: Facts, images: int) -> MemoryStream:

@@ -389,7 +389,13 @@ def dump_command(
         dumps = []
         with _progress("layers", len(captures)) as advance:
             for one, _ in captures:
-                dumps.append(dump(one, chosen, folder, force))
+                try:
+                    dumps.append(dump(one, chosen, folder, force))
+                except QexportError as error:
+                    if not every:
+                        raise
+                    written = f"{len(dumps)} of {len(captures)} sets were written"
+                    raise type(error)(f"{one.layer.name}: {error}; {written}") from None
                 advance(1)
     index = write_index(folder, dumps) if every else None
     results = [_dump_result(done) for done in dumps]

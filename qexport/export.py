@@ -15,7 +15,6 @@ from qexport.bench import render_bench
 from qexport.check import verify
 from qexport.errors import CheckFailed, QexportError
 from qexport.golden import Facts, Golden, Scan
-from qexport.intformat import IntFormat
 from qexport.layer import Capture, CaptureWriter
 from qexport.layout import CAPTURE, MANIFEST, SUMS, Layout
 from qexport.manifest import (
@@ -112,7 +111,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
             memories=memories,
             capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
             bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
-            warnings=tuple(warning for writer in writers for warning in writer.warnings(facts)),
+            warnings=tuple(warning for writer in writers for warning in writer.stream.warnings(facts)),
         )
         _write(partial / MANIFEST, manifest.to_bytes())
         sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
@@ -161,13 +160,10 @@ class _MemoryWriter:
         self.stream = stream
         self._folder = folder
         self._hashes = [hashlib.sha256() for _ in stream.specs]
-        self._observed: list[tuple[int, int]] = []
 
     def add(self, golden: Golden, first_image: int) -> None:
         """Write what some images, or for a tensor without images the layer, give."""
-        values = golden.values(self.stream.memory.tensor)
-        self._observed.append((int(values.min()), int(values.max())))
-        first_file, blocks = self.stream.stored(values, first_image)
+        first_file, blocks = self.stream.stored(golden.values(self.stream.memory.tensor), first_image)
         for number, block in enumerate(blocks, start=first_file):
             path, _, spec = self.stream.specs[number]
             fresh = not (self._folder / path).exists()
@@ -196,19 +192,6 @@ class _MemoryWriter:
                 for (path, index, _), digest in zip(self.stream.specs, self._hashes, strict=True)
             ),
         )
-
-    def warnings(self, facts: Facts) -> list[str]:
-        """A warning when the memory holds what was observed but not all that other inputs can give."""
-        memory, own = self.stream.memory, self.stream.own
-        fmt, offset = (own, 0) if memory.order.has_bits else (self.stream.element, memory.offset)
-        observed = min(low for low, _ in self._observed), max(high for _, high in self._observed)
-        low, high = (bound + offset for bound in (facts.range_of(memory.tensor) or observed))
-        if fmt.holds(low, high) or not fmt.holds(*(value + offset for value in observed)):
-            return []
-        return [
-            f"memory '{memory.name}': {fmt} hold the values of these inputs, but other inputs can give {low}..{high}, "
-            f"which needs {IntFormat.holding(low, high, fmt.signed or low < 0)}"
-        ]
 
 
 def _refuse_same_paths(paths: Sequence[str]) -> None:

@@ -369,8 +369,8 @@ class _Differences:
 
     @property
     def _worst(self) -> int:
-        """The channel whose largest difference comes nearest to its tolerance."""
-        return int(np.argmax(self._largest / self._tolerances))
+        """The channel whose largest difference comes nearest to its tolerance; of several, that of the least one."""
+        return int(np.lexsort((self._tolerances, -self._largest / self._tolerances))[0])
 
     @property
     def max_abs(self) -> float:

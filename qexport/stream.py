@@ -25,6 +25,7 @@ class MemoryStream:
         self.element = memory.element_format(own)
         self.tiling = Tiling(memory.order, shape, array, self.element.bits)
         self.per_image = AXES[memory.tensor][0] == IMAGE_AXIS
+        self._observed: list[tuple[int, int]] = []
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
 
     @classmethod
@@ -69,11 +70,24 @@ class MemoryStream:
 
         Raises QexportError naming the first code that does not fit.
         """
+        self._observed.append((int(values.min()), int(values.max())))
         codes = self.memory.elements(values, self.own, first_image)
         tiling = self.part(len(codes), first_image) if self.streamed else self.tiling
         blocks = self.memory.stored(tiling.tile(codes), self.element, tiling)
         first_file = self.tiling.files // self.shape[0] * first_image if self._by_files and self.streamed else 0
         return first_file, blocks
+
+    def warnings(self, facts: Facts) -> list[str]:
+        """A warning when the memory holds what was stored but not all that other inputs can give."""
+        fmt, offset = (self.own, 0) if self.memory.order.has_bits else (self.element, self.memory.offset)
+        observed = min(low for low, _ in self._observed), max(high for _, high in self._observed)
+        low, high = (bound + offset for bound in (facts.range_of(self.memory.tensor) or observed))
+        if fmt.holds(low, high) or not fmt.holds(*(value + offset for value in observed)):
+            return []
+        return [
+            f"memory '{self.memory.name}': {fmt} hold the values of these inputs, but other inputs can give "
+            f"{low}..{high}, which needs {IntFormat.holding(low, high, fmt.signed or low < 0)}"
+        ]
 
     def part(self, images: int, first_image: int) -> Tiling:
         """The tiling of some images only."""

@@ -157,7 +157,7 @@ def check(folder: str | Path) -> list[str]:
         scales = [manifest["formats"][codes]["scale"] for codes in ("weight", "input")]
         step = np.multiply(*scales) * np.ones(len(capture["weight"]))  # of each output channel
         true: Json = {"observed": observed, "bounds": bounds, "signed": True, "scale": np.multiply(*scales),
-                      "bits": max(b ^ (b >> 63) for b in bounds).bit_length() + 1, "tolerance": step[0] / 2}
+                      "bits": max(b ^ (b >> 63) for b in bounds).bit_length() + 1, "tolerance": min(step) / 2}
         if "reference" in capture:
             error = abs(tensors["accumulator"] * step[:, None, None] - capture["reference"])
             oc = (error.max(axis=(0, 2, 3)) / step).argmax()  # the channel nearest to its tolerance
