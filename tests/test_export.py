@@ -502,7 +502,7 @@ SUMS = "n (ot col) oy ox -> | n ot oy ox | ~col"
 
 def test_a_memory_too_narrow_for_other_inputs_is_written_with_a_warning(tmp_path: Path, out: Path) -> None:
     capture = make_capture()
-    low, high = Golden(capture).bounds
+    low, high = Golden(capture).facts.bounds
     (tmp_path / "c.safetensors").write_bytes(capture.to_bytes())
     for bits, warned in ((11, True), (12, True), (13, False)):
         layout = tmp_path / f"{bits}.toml"
