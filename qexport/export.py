@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from qexport.bench import render_bench
 from qexport.check import verify
@@ -218,6 +218,11 @@ def _refuse_same_paths(paths: Sequence[str]) -> None:
         if path in seen:
             raise QexportError(f"layout: two files of the set would be named '{path}'; change a memory's file name")
         seen.add(path)
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    if both := sorted(seen & folders):
+        raise QexportError(
+            f"layout: '{both[0]}' of the set would be a file and the folder of another one; change a memory's file name"
+        )
 
 
 @contextmanager

@@ -286,6 +286,17 @@ def test_a_failed_dump_leaves_no_folder_that_was_made_for_it(
     assert names(out) == []
 
 
+@pytest.mark.parametrize("file", ["Makefile", "weight.hex/other", "params.vh/other"])
+def test_files_that_take_each_others_place_are_refused(
+    captures: tuple[Path, Path], out: Path, tmp_path: Path, file: str
+) -> None:
+    path = tmp_path / "taken.toml"
+    other = SMALL[SMALL.index("[[memory]]") :].replace('name = "weight"', 'name = "other"')
+    path.write_text(SMALL + other.replace("weight.hex", file))
+    fails(run(captures[0], out, "--layout", path), f"'{file.split('/')[0]}'", "change a memory's file name")
+    assert not out.exists()
+
+
 def test_a_failed_dump_leaves_the_earlier_set_and_no_staging_folder(
     captures: tuple[Path, Path], out: Path, too_narrow: Path
 ) -> None:
