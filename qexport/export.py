@@ -74,9 +74,10 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
     with _staging(out, capture.layer.slug) as (partial, target):
         writers = [_MemoryWriter(stream, partial) for stream in streams]
         scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+        whole = Golden(capture, facts=facts)
         for writer in writers:
-            if not writer.stream.per_image:
-                writer.add(Golden(capture, facts=facts), 0)
+            if not writer.stream.streamed:
+                writer.add(whole, 0)
         with (partial / CAPTURE).open("wb", buffering=0) as file:
             copy = CaptureWriter.like(capture, file)
             for start, stop in parts(streams, facts, capture.images):
@@ -90,9 +91,6 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
                     if writer.stream.streamed:
                         writer.add(part, start)
         check = scan.check()
-        for writer in writers:
-            if writer.stream.per_image and not writer.stream.streamed:
-                writer.add(Golden(capture.part(0, capture.images), facts=facts), 0)
         memories = tuple(writer.entry() for writer in writers)
         formats = manifest_formats(facts, scan.observed)
         bench = render_bench(capture.layer, memories, layout, formats.accumulator)

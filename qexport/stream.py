@@ -24,7 +24,6 @@ class MemoryStream:
         self.memory, self.own, self.shape, self._array = memory, own, shape, array
         self.element = memory.element_format(own)
         self.tiling = Tiling(memory.order, shape, array, self.element.bits)
-        self.per_image = AXES[memory.tensor][0] == IMAGE_AXIS
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
 
     @classmethod
@@ -43,7 +42,8 @@ class MemoryStream:
     @property
     def streamed(self) -> bool:
         """Whether the files of all images are those of the parts: one after the other, or grown word by word."""
-        return self.per_image and self.memory.order.streams_images and (self._by_files or self.format.streamed)
+        per_image = AXES[self.memory.tensor][0] == IMAGE_AXIS
+        return per_image and self.memory.order.streams_images and (self._by_files or self.format.streamed)
 
     @cached_property
     def specs(self) -> Sequence[tuple[str, dict[str, int], WordSpec]]:
@@ -70,20 +70,22 @@ class MemoryStream:
         Raises QexportError naming the first code that does not fit.
         """
         codes = self.memory.elements(values, self.own, first_image)
-        tiling = self.part(len(codes), first_image) if self.streamed else self.tiling
+        tiling = self.part(len(codes), first_image)
         blocks = self.memory.stored(tiling.tile(codes), self.element, tiling)
-        first_file = self.tiling.files // self.shape[0] * first_image if self._by_files and self.streamed else 0
+        first_file = self.tiling.files // self.shape[0] * first_image if self._by_files else 0
         return first_file, blocks
 
     def part(self, images: int, first_image: int) -> Tiling:
-        """The tiling of some images only."""
+        """The tiling of some images only; that of all where the memory is not streamed."""
+        if not self.streamed:
+            return self.tiling
         shape = (images, *self.shape[1:])
         return Tiling(self.memory.order, shape, self._array, self.element.bits, first_image)
 
 
 def parts(streams: Sequence[MemoryStream], facts: Facts, images: int) -> Iterator[tuple[int, int]]:
     """Spans of images whose tensors are small enough to be held together."""
-    tensors = {"patches", *(stream.memory.tensor for stream in streams if stream.per_image)}
+    tensors = {"patches", *(stream.memory.tensor for stream in streams if stream.streamed)}
     largest = max(math.prod(facts.shape(tensor, 1)) for tensor in tensors)
     step = max(1, PART_ELEMENTS // largest)
     for start in range(0, images, step):
