@@ -17,11 +17,21 @@ PART_ELEMENTS = 1 << 21  # of the largest tensor of a part of the images, at mos
 
 
 class MemoryStream:
-    """One memory of one layer. `own`: the format of the tensor's elements; `shape`: the tensor's, with all images."""
+    """One memory of one layer. `own`: the format of the tensor's elements; `shape`: the tensor's, with all images.
 
-    def __init__(self, memory: Memory, own: IntFormat, shape: tuple[int, ...], array: Mapping[str, int]):
+    `reach`: the least and greatest element that any input can give; None where all that there is can be looked at.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        own: IntFormat,
+        shape: tuple[int, ...],
+        array: Mapping[str, int],
+        reach: tuple[int, int] | None,
+    ):
         """Raises QexportError when order, shape and sizes contradict each other."""
-        self.memory, self.own, self.shape, self._array = memory, own, shape, array
+        self.memory, self.own, self.shape, self._array, self.reach = memory, own, shape, array, reach
         self.element = memory.element_format(own)
         self.tiling = Tiling(memory.order, shape, array, self.element.bits)
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
@@ -32,8 +42,10 @@ class MemoryStream:
         if not facts.has(memory.tensor):
             raise facts.lacks(memory.tensor)
         own = facts.default(memory.tensor)
-        bits = (own.bits,) if memory.order.has_bits else ()
-        return cls(memory, own, (*facts.shape(memory.tensor, images), *bits), array)
+        shape, reach = facts.shape(memory.tensor, images), facts.range_of(memory.tensor)
+        if memory.order.has_bits:
+            shape, reach = (*shape, own.bits), (0, 1)
+        return cls(memory, own, shape, array, reach)
 
     @property
     def format(self) -> Format:
@@ -71,7 +83,7 @@ class MemoryStream:
         """
         codes = self.memory.elements(values, self.own, first_image)
         tiling = self.part(len(codes), first_image)
-        blocks = self.memory.stored(tiling.tile(codes), self.element, tiling)
+        blocks = self.memory.stored(tiling.tile(codes), self.element, tiling, self.reach)
         first_file = self.tiling.files // self.shape[0] * first_image if self._by_files else 0
         return first_file, blocks
 

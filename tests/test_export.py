@@ -534,10 +534,11 @@ def test_a_memory_too_narrow_for_other_inputs_is_written_with_a_warning(tmp_path
             assert (result.stderr, "warnings" in manifest) == ("", False)
 
 
-def test_a_memory_too_narrow_for_these_inputs_is_an_error_that_names_the_bits(out: Path) -> None:
-    with pytest.raises(QexportError, match=r"memory 'm'.*bits = 11"):
+def test_a_memory_too_narrow_for_these_inputs_is_an_error_that_names_the_bits_for_all_inputs(out: Path) -> None:
+    with pytest.raises(QexportError, match=r"memory 'm'.*bits = 13"):
         dump(make_capture(), one_memory_layout(SUMS, "accumulator", bits=10), out)
     assert not out.exists()
+    assert dump(make_capture(), one_memory_layout(SUMS, "accumulator", bits=13), out).manifest.warnings == ()
 
 
 @pytest.mark.parametrize("overflow", ["wrap", "saturate"])
