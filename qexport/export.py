@@ -78,12 +78,11 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
         for writer in writers:
             if not writer.stream.streamed:
                 writer.add(whole, 0)
-        with (partial / CAPTURE).open("wb", buffering=0) as file:
+        with _naming(partial / CAPTURE), (partial / CAPTURE).open("wb") as file:
             copy = CaptureWriter.like(capture, file)
             for start, stop in parts(streams, facts, capture.images):
                 images = capture.part(start, stop)
-                with _naming(partial / CAPTURE):
-                    copy.add(images)
+                copy.add(images)
                 part = Golden(images, facts=facts)
                 scan.add(part)
                 strength.add(part)
@@ -225,11 +224,11 @@ def _refuse_same_paths(paths: Sequence[str]) -> None:
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An error of the system while writing names the file."""
+    """An error of the system while writing names the file, unless it names one already."""
     try:
         yield
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
+        raise type(error)(error.errno, error.strerror, error.filename or str(path)) from None
 
 
 def _write(path: Path, data: bytes) -> None:
