@@ -147,9 +147,6 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
         except QexportError as error:
             yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
     scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
-    for reader in readers:
-        if not reader.stream.per_image:
-            yield from reader.faults(Golden(capture, facts=facts), 0)
     for start, stop in parts([reader.stream for reader in readers], facts, capture.images):
         try:
             part = Golden(capture.part(start, stop), facts=facts)
@@ -161,9 +158,10 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
         for reader in readers:
             if reader.stream.streamed:
                 yield from reader.faults(part, start)
+    whole = Golden(capture, facts=facts)
     for reader in readers:
-        if reader.stream.per_image and not reader.stream.streamed:
-            yield from reader.faults(Golden(capture.part(0, capture.images), facts=facts), 0)
+        if not reader.stream.streamed:
+            yield from reader.faults(whole, 0)
         yield from reader.faults_of_changed()
     try:
         figures = golden_info(scan.check())
@@ -204,8 +202,10 @@ class _MemoryReader:
     def __init__(self, folder: Path, entry: MemoryEntry, stream: MemoryStream, changed: set[str]):
         self.stream = stream
         self._entry = entry
-        specs = [entry.memory().spec(stream.tiling, entry.element, file.index) for file in entry.files]
-        self._files = [_FileReader(folder / f.path, stream, spec) for f, spec in zip(entry.files, specs, strict=True)]
+        self._files = [
+            _FileReader(folder / file.path, stream, spec)
+            for file, (_, _, spec) in zip(entry.files, stream.specs, strict=True)
+        ]
         self._changed: dict[int, list[Int64]] = {
             number: [] for number, file in enumerate(entry.files) if file.path in changed
         }
@@ -218,7 +218,7 @@ class _MemoryReader:
         except QexportError as error:
             yield Fault(MANIFEST, str(error))
             return
-        tiling = stream.part(golden.capture.images, first_image) if stream.streamed else stream.tiling
+        tiling = stream.part(golden.capture.images, first_image)
         for at, block in enumerate(want):
             number = first_file + at
             if number in self._changed:

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from qexport.bench import render_bench
 from qexport.check import verify
@@ -73,15 +73,15 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
     with _staging(out, capture.layer.slug) as (partial, target):
         writers = [_MemoryWriter(stream, partial) for stream in streams]
         scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+        whole = Golden(capture, facts=facts)
         for writer in writers:
-            if not writer.stream.per_image:
-                writer.add(Golden(capture, facts=facts), 0)
-        with (partial / CAPTURE).open("wb", buffering=0) as file:
+            if not writer.stream.streamed:
+                writer.add(whole, 0)
+        with _naming(partial / CAPTURE), (partial / CAPTURE).open("wb") as file:
             copy = CaptureWriter.like(capture, file)
             for start, stop in parts(streams, facts, capture.images):
                 images = capture.part(start, stop)
-                with _naming(partial / CAPTURE):
-                    copy.add(images)
+                copy.add(images)
                 part = Golden(images, facts=facts)
                 scan.add(part)
                 strength.add(part)
@@ -89,9 +89,6 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
                     if writer.stream.streamed:
                         writer.add(part, start)
         check = scan.check()
-        for writer in writers:
-            if writer.stream.per_image and not writer.stream.streamed:
-                writer.add(Golden(capture.part(0, capture.images), facts=facts), 0)
         memories = tuple(writer.entry() for writer in writers)
         formats = manifest_formats(facts, scan.observed)
         bench = render_bench(capture.layer, memories, layout, formats.accumulator)
@@ -201,15 +198,20 @@ def _refuse_same_paths(paths: Sequence[str]) -> None:
         if path in seen:
             raise QexportError(f"layout: two files of the set would be named '{path}'; change a memory's file name")
         seen.add(path)
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    if both := sorted(seen & folders):
+        raise QexportError(
+            f"layout: '{both[0]}' of the set would be a file and the folder of another one; change a memory's file name"
+        )
 
 
 @contextmanager
 def _naming(path: Path) -> Iterator[None]:
-    """An error of the system while writing names the file."""
+    """An error of the system while writing names the file, unless it names one already."""
     try:
         yield
     except OSError as error:
-        raise type(error)(error.errno, error.strerror, str(path)) from None
+        raise type(error)(error.errno, error.strerror, error.filename or str(path)) from None
 
 
 def _write(path: Path, data: bytes) -> None:

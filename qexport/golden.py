@@ -208,8 +208,7 @@ class Facts:
     def _found_requantizer(self) -> Requantizer | None:
         output = self.formats.output
         assert output is not None
-        assert isinstance(output.scale, float)
-        return find_requantizer(self.formats.steps[0], output.scale, output.integer, max(self.bounds[1], 0))
+        return find_requantizer(self.formats.steps[0], output.scales[0], output.integer, max(self.bounds[1], 0))
 
     @cached_property
     def _no_requantizer(self) -> str | None:
@@ -229,10 +228,6 @@ class Golden:
         self.capture = capture
         self.facts = Facts(capture, row) if facts is None else facts
 
-    def part(self, start: int, stop: int) -> "Golden":
-        """The golden of the images start..stop-1."""
-        return Golden(self.capture.part(start, stop), facts=self.facts)
-
     @cached_property
     def input(self) -> Int64:
         """The codes of all images; read from a capture file only here."""
@@ -251,10 +246,6 @@ class Golden:
     def accumulator(self) -> Int64:
         c = self.capture
         return accumulate(c.weight, self.patches, c.bias, c.layer, self.facts.reach)
-
-    @property
-    def bounds(self) -> tuple[int, int]:
-        return self.facts.bounds
 
     def values(self, name: str) -> Int64:
         """The codes of the named tensor; raises QexportError when the layer does not have it."""

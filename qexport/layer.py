@@ -148,8 +148,7 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     @property
     def steps(self) -> tuple[float, ...]:
         """Real value of accumulator 1: one, or one for each output channel."""
-        assert isinstance(self.input.scale, float)
-        return tuple(scale * self.input.scale for scale in self.weight.scales)
+        return tuple(scale * self.input.scales[0] for scale in self.weight.scales)
 
 
 class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -223,10 +222,6 @@ class LayerCapture:
         """(iy, ix)."""
         return self.input.shape[2], self.input.shape[3]
 
-    @property
-    def has_reference(self) -> bool:
-        return self.reference is not None
-
     def part(self, start: int, stop: int) -> "LayerCapture":
         """The same layer with the images start..stop-1."""
         parts = {name: getattr(self, name)[start:stop] for name in PER_IMAGE if getattr(self, name) is not None}
@@ -290,10 +285,6 @@ class CaptureFile:
         first = self._read(dict.fromkeys(names - set(PER_IMAGE)) | dict.fromkeys(self._per_image, (0, 1)))
         checked = LayerCapture(layer=self.layer, formats=self.formats, source=self.source, **first)
         self.weight, self.bias = checked.weight, checked.bias
-
-    @property
-    def has_reference(self) -> bool:
-        return "reference" in self._per_image
 
     def part(self, start: int, stop: int) -> LayerCapture:
         """The layer with the images start..stop-1; raises QexportError when their codes do not suit the formats."""

@@ -505,8 +505,11 @@ class Memory:
             )
         return expand_bits(codes, own)
 
-    def stored(self, blocks: Int64, fmt: IntFormat, tiling: Tiling) -> Int64:
-        """overflow(code + offset) of tiled elements; raises QexportError when overflow = error and one does not fit."""
+    def stored(self, blocks: Int64, fmt: IntFormat, tiling: Tiling, reach: tuple[int, int] | None) -> Int64:
+        """overflow(code + offset) of tiled elements; raises QexportError when overflow = error and one does not fit.
+
+        The error advises bits that hold `reach` too, the least and greatest element that there may be elsewhere.
+        """
         shifted = blocks + self.offset
         if self.overflow == "wrap":
             return fmt.wrap(shifted)
@@ -515,7 +518,9 @@ class Memory:
         bad = (shifted < fmt.low) | (shifted > fmt.high)
         if bad.any():
             at = np.unravel_index(int(np.argmax(bad)), bad.shape)
-            low, high = min(int(shifted.min()), 0), int(shifted.max())
+            least, greatest = reach or (0, 0)
+            low = min(int(blocks.min()), least) + self.offset
+            high = max(int(blocks.max()), greatest) + self.offset
             bits = IntFormat.holding(low, high, fmt.signed or low < 0).bits
             index = describe_index(tiling.origin(*map(int, at)))
             raise QexportError(

@@ -213,11 +213,10 @@ def manifest_formats(facts: Facts, observed: tuple[int, int]) -> ManifestFormats
     output = None
     if requantizer is not None:
         assert formats.output is not None
-        assert isinstance(formats.output.scale, float)
         output = OutputFormat(
             bits=formats.output.bits,
             signed=formats.output.signed,
-            scale=formats.output.scale,
+            scale=formats.output.scales[0],
             mul=requantizer.mul,
             shift=requantizer.shift,
             ties=requantizer.ties,

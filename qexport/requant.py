@@ -54,7 +54,7 @@ def find_requantizer(step: float, output_scale: float, code: IntFormat, greatest
         for value, first in enumerate(firsts, start=1):
             needed = (value << shift) - half  # accumulator * mul must reach it at `first`, and not before
             if first <= greatest:
-                low = max(low, -(-needed // max(first, 1)))
+                low = max(low, -(-needed // first))
             last = min(first - 1, greatest)
             if last > 0:
                 high = min(high, (needed - 1) // last)

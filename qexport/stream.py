@@ -17,14 +17,23 @@ PART_ELEMENTS = 1 << 21  # of the largest tensor of a part of the images, at mos
 
 
 class MemoryStream:
-    """One memory of one layer. `own`: the format of the tensor's elements; `shape`: the tensor's, with all images."""
+    """One memory of one layer. `own`: the format of the tensor's elements; `shape`: the tensor's, with all images.
 
-    def __init__(self, memory: Memory, own: IntFormat, shape: tuple[int, ...], array: Mapping[str, int]):
+    `reach`: the least and greatest element that any input can give; None where all that there is can be looked at.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        own: IntFormat,
+        shape: tuple[int, ...],
+        array: Mapping[str, int],
+        reach: tuple[int, int] | None,
+    ):
         """Raises QexportError when order, shape and sizes contradict each other."""
-        self.memory, self.own, self.shape, self._array = memory, own, shape, array
+        self.memory, self.own, self.shape, self._array, self.reach = memory, own, shape, array, reach
         self.element = memory.element_format(own)
         self.tiling = Tiling(memory.order, shape, array, self.element.bits)
-        self.per_image = AXES[memory.tensor][0] == IMAGE_AXIS
         self._observed: list[tuple[int, int]] = []
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
 
@@ -34,8 +43,10 @@ class MemoryStream:
         if not facts.has(memory.tensor):
             raise facts.lacks(memory.tensor)
         own = facts.default(memory.tensor)
-        bits = (own.bits,) if memory.order.has_bits else ()
-        return cls(memory, own, (*facts.shape(memory.tensor, images), *bits), array)
+        shape, reach = facts.shape(memory.tensor, images), facts.range_of(memory.tensor)
+        if memory.order.has_bits:
+            shape, reach = (*shape, own.bits), (0, 1)
+        return cls(memory, own, shape, array, reach)
 
     @property
     def format(self) -> Format:
@@ -44,7 +55,8 @@ class MemoryStream:
     @property
     def streamed(self) -> bool:
         """Whether the files of all images are those of the parts: one after the other, or grown word by word."""
-        return self.per_image and self.memory.order.streams_images and (self._by_files or self.format.streamed)
+        per_image = AXES[self.memory.tensor][0] == IMAGE_AXIS
+        return per_image and self.memory.order.streams_images and (self._by_files or self.format.streamed)
 
     @cached_property
     def specs(self) -> Sequence[tuple[str, dict[str, int], WordSpec]]:
@@ -72,9 +84,9 @@ class MemoryStream:
         """
         self._observed.append((int(values.min()), int(values.max())))
         codes = self.memory.elements(values, self.own, first_image)
-        tiling = self.part(len(codes), first_image) if self.streamed else self.tiling
-        blocks = self.memory.stored(tiling.tile(codes), self.element, tiling)
-        first_file = self.tiling.files // self.shape[0] * first_image if self._by_files and self.streamed else 0
+        tiling = self.part(len(codes), first_image)
+        blocks = self.memory.stored(tiling.tile(codes), self.element, tiling, self.reach)
+        first_file = self.tiling.files // self.shape[0] * first_image if self._by_files else 0
         return first_file, blocks
 
     def warnings(self, facts: Facts) -> list[str]:
@@ -90,14 +102,16 @@ class MemoryStream:
         ]
 
     def part(self, images: int, first_image: int) -> Tiling:
-        """The tiling of some images only."""
+        """The tiling of some images only; that of all where the memory is not streamed."""
+        if not self.streamed:
+            return self.tiling
         shape = (images, *self.shape[1:])
         return Tiling(self.memory.order, shape, self._array, self.element.bits, first_image)
 
 
 def parts(streams: Sequence[MemoryStream], facts: Facts, images: int) -> Iterator[tuple[int, int]]:
     """Spans of images whose tensors are small enough to be held together."""
-    tensors = {"patches", *(stream.memory.tensor for stream in streams if stream.per_image)}
+    tensors = {"patches", *(stream.memory.tensor for stream in streams if stream.streamed)}
     largest = max(math.prod(facts.shape(tensor, 1)) for tensor in tensors)
     step = max(1, PART_ELEMENTS // largest)
     for start in range(0, images, step):

@@ -373,12 +373,12 @@ class Stored(NamedTuple):
 
     def parts(self, axis: str) -> Iterator[tuple[str, int, int]]:
         """The parts into which the order splits an axis (or the whole one): name, step along the axis, size."""
-        for split in self.tiling.order.splits:
-            if split.joined == (axis,):
-                step = 1
-                for name in reversed(split.names):
-                    yield name, step, self.tiling.sizes[name]
-                    step *= self.tiling.sizes[name]
+        splits = [split for split in self.tiling.order.splits if split.joined == (axis,)]
+        for split in splits[-1:]:  # a stage before may have handed the axis on
+            step = 1
+            for name in reversed(split.names):
+                yield name, step, self.tiling.sizes[name]
+                step *= self.tiling.sizes[name]
 
     def has(self, axis: str, step: int, size: int) -> bool:
         """Whether one of the parts has that step and size."""

@@ -286,6 +286,17 @@ def test_a_failed_dump_leaves_no_folder_that_was_made_for_it(
     assert names(out) == []
 
 
+@pytest.mark.parametrize("file", ["Makefile", "weight.hex/other", "params.vh/other"])
+def test_files_that_take_each_others_place_are_refused(
+    captures: tuple[Path, Path], out: Path, tmp_path: Path, file: str
+) -> None:
+    path = tmp_path / "taken.toml"
+    other = SMALL[SMALL.index("[[memory]]") :].replace('name = "weight"', 'name = "other"')
+    path.write_text(SMALL + other.replace("weight.hex", file))
+    fails(run(captures[0], out, "--layout", path), f"'{file.split('/')[0]}'", "change a memory's file name")
+    assert not out.exists()
+
+
 def test_a_failed_dump_leaves_the_earlier_set_and_no_staging_folder(
     captures: tuple[Path, Path], out: Path, too_narrow: Path
 ) -> None:
@@ -502,7 +513,7 @@ SUMS = "n (ot col) oy ox -> | n ot oy ox | ~col"
 
 def test_a_memory_too_narrow_for_other_inputs_is_written_with_a_warning(tmp_path: Path, out: Path) -> None:
     capture = make_capture()
-    low, high = Golden(capture).bounds
+    low, high = Golden(capture).facts.bounds
     (tmp_path / "c.safetensors").write_bytes(capture.to_bytes())
     for bits, warned in ((11, True), (12, True), (13, False)):
         layout = tmp_path / f"{bits}.toml"
@@ -523,10 +534,11 @@ def test_a_memory_too_narrow_for_other_inputs_is_written_with_a_warning(tmp_path
             assert (result.stderr, "warnings" in manifest) == ("", False)
 
 
-def test_a_memory_too_narrow_for_these_inputs_is_an_error_that_names_the_bits(out: Path) -> None:
-    with pytest.raises(QexportError, match=r"memory 'm'.*bits = 11"):
+def test_a_memory_too_narrow_for_these_inputs_is_an_error_that_names_the_bits_for_all_inputs(out: Path) -> None:
+    with pytest.raises(QexportError, match=r"memory 'm'.*bits = 13"):
         dump(make_capture(), one_memory_layout(SUMS, "accumulator", bits=10), out)
     assert not out.exists()
+    assert dump(make_capture(), one_memory_layout(SUMS, "accumulator", bits=13), out).manifest.warnings == ()
 
 
 @pytest.mark.parametrize("overflow", ["wrap", "saturate"])

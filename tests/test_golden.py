@@ -100,7 +100,7 @@ def test_psum_is_the_tiles_product_at_every_padded_position(capture: LayerCaptur
 @many
 @given(captures())
 def test_accumulator_bounds_are_reached_and_not_exceeded(capture: LayerCapture) -> None:
-    low, high = Golden(capture).bounds
+    low, high = Golden(capture).facts.bounds
     assert convolve(capture, extreme_inputs(capture, largest=False)).min() == low
     assert convolve(capture, extreme_inputs(capture, largest=True)).max() == high
     assert low <= Golden(capture).accumulator.min()

@@ -71,7 +71,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
 def part_sizes(capture: LayerCapture, layout: Layout) -> Iterator[int]:
     """PART_ELEMENTS that part the images one by one and in pairs, the last of which is no whole one."""
     facts = Facts(capture, layout.array.get("row"))
-    tensors = {"patches", *(stream.memory.tensor for stream in plan(facts, layout, IMAGES) if stream.per_image)}
+    tensors = {"patches", *(stream.memory.tensor for stream in plan(facts, layout, IMAGES) if stream.streamed)}
     yield from (1, 2 * max(math.prod(facts.shape(tensor, 1)) for tensor in tensors))
 
 

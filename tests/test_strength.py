@@ -430,6 +430,14 @@ def test_without_psums_tiles_and_stored_taps_may_stand_in_any_order() -> None:
     assert [part for part, *_ in spots_of(only("default", "weight", "input", "relu"))] == ["row", "col"]
 
 
+def test_an_axis_that_a_stage_hands_on_is_one_blind_spot() -> None:
+    in_stages = only("default", "weight", "input", "accumulator")
+    in_stages = replace_order(in_stages, "weight", "oc ic kh kw -> (kh kw)=(tap) oc ic -> | tap oc | ic")
+    in_stages = replace_order(in_stages, "input", "n ic iy ix -> | n iy ix | ic")
+    in_stages = replace_order(in_stages, "accumulator", "n oc oy ox -> | n oy ox | oc")
+    assert spots_of(in_stages) == [("ic", ("weight",), ("input",)), ("oc", ("weight", "accumulator"), ())]
+
+
 def test_no_blind_spot_where_memories_do_not_agree_on_the_part() -> None:
     assert spots_of("ws8x8", groups=8) == []  # one channel in each group: nothing is summed, nothing can be renamed
     assert spots_of(only("default", "weight", "input")) == []  # nothing is compared
