@@ -27,7 +27,7 @@ from qexport.manifest import (
     sums_text,
 )
 from qexport.pack import pack, word_bits
-from qexport.stream import MemoryStream, parts
+from qexport.stream import MemoryStream, parts, warnings
 from qexport.strength import Strength
 
 
@@ -172,10 +172,9 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
         yield Fault(MANIFEST, "golden or formats differ from what the capture gives")
     if strength.info != manifest.strength:
         yield Fault(MANIFEST, "strength differs from what the capture gives")
-    if len(readers) == len(manifest.memories):
-        warnings = tuple(warning for reader in readers for warning in reader.stream.warnings(facts))
-        if warnings != manifest.warnings:
-            yield Fault(MANIFEST, "warnings differ from what layer and layout give")
+    streams = [reader.stream for reader in readers]
+    if len(streams) == len(manifest.memories) and warnings(facts, streams) != manifest.warnings:
+        yield Fault(MANIFEST, "warnings differ from what layer and layout give")
 
 
 def _stream(entry: MemoryEntry, manifest: Manifest, facts: Facts, images: int) -> MemoryStream:
@@ -315,11 +314,12 @@ def _difference(got: Int64, want: Int64, word: int, lane: int) -> str:
 
 @dataclass(frozen=True)
 class Lane:
-    """One element of a word: its tensor index (None for fill), the code, the bits, and what is stored."""
+    """One element of a word: its tensor index (None for fill), the code (None where the memory saturates or wraps), the
+    bits, and what is stored."""
 
     lane: int
     index: dict[str, int] | None
-    code: int
+    code: int | None
     bits: str
     stored: int
 
@@ -374,5 +374,6 @@ def dissect(folder: Path, manifest: Manifest, path: str, line: int) -> Word:
     lanes = []
     for lane, stored in enumerate(words[word].tolist()):
         bits = bitstring.Bits(**{"int" if fmt.signed else "uint": stored, "length": fmt.bits}).bin
-        lanes.append(Lane(lane, tiling.origin(number, word, lane), stored - entry.offset, bits, stored))
+        code = stored - entry.offset if entry.overflow == "error" else None  # else it may be another's, too
+        lanes.append(Lane(lane, tiling.origin(number, word, lane), code, bits, stored))
     return Word(str(file), line, text, entry.name, entry.tensor, False, tuple(lanes))

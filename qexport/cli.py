@@ -1,6 +1,7 @@
 """The command line: parse, call, print."""
 
 import importlib.util
+import io
 import json
 import math
 import os
@@ -78,6 +79,9 @@ class Program(click.Group):
             sys.exit(0)
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):  # a name that the console cannot show is no error
+                stream.reconfigure(errors="backslashreplace")
         try:
             status = super().main(*args, **(kwargs | {"standalone_mode": False}))
             sys.exit(status if isinstance(status, int) else 0)
@@ -414,13 +418,13 @@ def _wanted_pictures(
     if images == "auto":
         if every:
             raise click.UsageError("--images auto belongs to --layer, because each layer needs its own pictures")
-        stages = compared({memory.tensor for memory in layout.memories})
+        stages = compared(layout.memories)
         if not stages:
             raise QexportError(
                 f"images: layout '{layout.name}' stores none of {', '.join(STAGES)}, so that no picture is better "
                 "than another; give a number"
             )
-        return _Auto(stages[0], DEFAULT_SHARE if share is None else share)
+        return _Auto(next(iter(stages)), DEFAULT_SHARE if share is None else share)
     if share is not None:
         raise click.UsageError("--strength belongs to --images auto")
     if indices is not None:
@@ -444,6 +448,7 @@ def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: Layout, as_json:
             table.add_row(escape(str(name)), escape(str(memory)), *(f"{number:,}" for number in numbers))
         _print(table)
         out.print("\nNothing was written. Beside these stand the capture, the bench and the manifest.")
+        out.print("Bytes of decimals are the most that there can be.")
 
     names = ("layer", "memory", "files", "words", "bytes")
     listed = [dict(zip(names, row, strict=True)) for row in rows]
@@ -463,7 +468,7 @@ def _dump_result(done: Dump) -> dict[str, Any]:
 
 
 def _strength_line(manifest: Manifest) -> str:
-    return strength_text(manifest.strength, {memory.tensor for memory in manifest.memories})
+    return strength_text(manifest.strength, manifest.memories)
 
 
 def _show_set(done: Dump) -> None:
@@ -625,11 +630,17 @@ def show_command(folder: Path, place: str, as_json: bool) -> None:
             out.print(f"{escape(word.file)}:{word.line}  {escape(word.text)}{kind}")
             if word.header:
                 continue
-            shifted = any(lane.stored != lane.code for lane in word.lanes)
+            shifted = any(lane.stored != lane.code for lane in word.lanes)  # or what was stored is not the code
             table = _table("lane", f"{word.tensor} index", "code", "bits", *(["stored"] if shifted else []))
             for lane in word.lanes:
                 stored = [str(lane.stored)] if shifted else []
-                table.add_row(str(lane.lane), describe_index(lane.index), str(lane.code), lane.bits, *stored)
+                table.add_row(
+                    str(lane.lane),
+                    describe_index(lane.index),
+                    "?" if lane.code is None else str(lane.code),
+                    lane.bits,
+                    *stored,
+                )
             _print(table)
 
     _emit(as_json, {"words": [asdict(word) for word in words]}, show)
@@ -669,7 +680,7 @@ def _strength_of(path: Path) -> dict[str, Any]:
         raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
     capture = CaptureFile(file)
     strength = measure(capture)
-    info, tensors = strength.info, {memory.tensor for memory in manifest.memories}
+    info = strength.info
     if info != manifest.strength:
         raise CheckFailed(f"{path / MANIFEST}: strength is not what the capture gives; dump the set again")
     stored = [Stored(m.name, m.tensor, m.tiling(manifest.array)) for m in manifest.memories]
@@ -678,8 +689,8 @@ def _strength_of(path: Path) -> dict[str, Any]:
         "layer": manifest.layer.name,
         "layout": manifest.layout.name,
         "images": capture.images,
-        "compared": compared(tensors),
-        "summary": strength_text(info, tensors),
+        "compared": list(compared(manifest.memories)),
+        "summary": strength_text(info, manifest.memories),
         "flips": msgspec.to_builtins(info),
         "unexercised": {stage: strength.unexercised(stage) for stage in STAGES[1:]},
         "dead_inputs": strength.dead_inputs,
@@ -754,7 +765,12 @@ def layout_show(name: str, as_toml: bool, as_json: bool) -> None:
         click.echo(layout_text(name), nl=False)
         return
     layout = load_layout(name)
-    drawings = [_drawing(memory, layout.array) for memory in layout.memories]
+    try:
+        drawings = [_drawing(memory, layout.array) for memory in layout.memories]
+    except QexportError as error:
+        raise QexportError(
+            f"{error} (what is drawn is one image of an 8-to-8 3x3 layer on a 4x4 plane; for yours see dump --dry-run)"
+        ) from None
 
     def show() -> None:
         for memory, drawing in zip(layout.memories, drawings, strict=True):
@@ -897,7 +913,7 @@ def layers_command(
         )
         for row in rows:
             table.add_row(
-                str(row["index"]),
+                "-" if row["index"] is None else str(row["index"]),
                 escape(row["name"]),
                 f"{row['in_channels']}x{row['out_channels']}",
                 f"{row['kernel'][0]}x{row['kernel'][1]}",

@@ -37,7 +37,7 @@ from qexport.manifest import (
     sums_text,
 )
 from qexport.pack import word_bits
-from qexport.stream import MemoryStream, parts
+from qexport.stream import MemoryStream, parts, warnings
 from qexport.strength import Strength
 
 AT_FDCWD = -100
@@ -57,6 +57,10 @@ def plan(facts: Facts, layout: Layout, images: int) -> list[MemoryStream]:
     """The memories that a set of this layer gets; raises QexportError when the layout does not suit the layer."""
     memories = [memory for memory in layout.memories if facts.has(memory.tensor) or not memory.optional]
     streams = [MemoryStream.of(memory, facts, images, layout.array) for memory in memories]
+    if not streams:
+        raise QexportError(
+            f"layout: layer {facts.layer.name} has no tensor of layout '{layout.name}'; choose another layout"
+        )
     _refuse_same_paths([CAPTURE, *(path for stream in streams for path, _, _ in stream.specs)])
     return streams
 
@@ -108,7 +112,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
             memories=memories,
             capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
             bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
-            warnings=tuple(warning for writer in writers for warning in writer.stream.warnings(facts)),
+            warnings=warnings(facts, streams),
         )
         _write(partial / MANIFEST, manifest.to_bytes())
         sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}

@@ -722,7 +722,7 @@ FORMATS: dict[str, Format] = {
     "coe": Format(_write_coe, _COE.read, "Vivado's memory generators", comment=";", word_lines=_COE.word_lines),
     "mif": Format(_write_mif, _MIF.read, "Quartus", comment="--", word_lines=_MIF.word_lines),
     "ihex": Format(
-        _IHEX.write, _IHEX.read, "Quartus and programmers", max_word_bits=8 * 255, word_lines=_IHEX.word_lines,
+        _IHEX.write, _IHEX.read, "programmers and objcopy", max_word_bits=8 * 255, word_lines=_IHEX.word_lines,
     ),
     "srec": Format(
         _SREC.write, _SREC.read, "programmers and boot loaders", max_word_bits=8 * 250, word_lines=_SREC.word_lines,

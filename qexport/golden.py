@@ -136,7 +136,7 @@ class Facts:
 
     def lacks(self, name: str) -> QexportError:
         """The error for a tensor that the layer does not have."""
-        why = f" ({self._no_requantizer})" if name == "output" else ""
+        why = f" ({self.no_output})" if name == "output" else ""
         return QexportError(
             f"tensor '{name}': layer {self.layer.name} does not have it{why}; "
             "mark the memory optional = true or take it out of the layout"
@@ -200,7 +200,7 @@ class Facts:
     @cached_property
     def requantizer(self) -> Requantizer | None:
         """From accumulators to the codes that the next quantized layer receives; None where there is none."""
-        if self._no_requantizer is not None:
+        if self.no_output is not None:
             return None
         return self._found_requantizer
 
@@ -211,7 +211,8 @@ class Facts:
         return find_requantizer(self.formats.steps[0], output.scales[0], output.integer, max(self.bounds[1], 0))
 
     @cached_property
-    def _no_requantizer(self) -> str | None:
+    def no_output(self) -> str | None:
+        """Why the layer has no tensor `output`; None when it has."""
         if self.formats.output is None or not self.layer.relu:
             return "it needs a ReLU right behind the layer and the next quantized layer's format, formats.output"
         if len(set(self.formats.steps)) > 1:
@@ -330,7 +331,7 @@ class Scan:
                     f"{layer}: accumulator x scale differs from {name} by {differences.mean:.3g} in the mean (must be "
                     f"below {MEAN_BAR:g}) and {differences.max_abs:.3g} at most (must be below "
                     f"{differences.tolerance:.3g}); the capture contradicts itself: check scales, padding and the "
-                    "units of the bias"
+                    "units of the bias; next_input is real-valued, before the next quantizer"
                 )
         reference = self._differences["reference"]
         if reference.count == 0:

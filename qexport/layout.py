@@ -24,7 +24,8 @@ from qexport.layer import AXES, MAX_SIZE
 
 PRESETS = Path(__file__).parent / "layouts"
 MANIFEST, SUMS, CAPTURE = "manifest.json", "SHA256SUMS", "capture.safetensors"
-RESERVED = (MANIFEST, SUMS, CAPTURE)  # the set's own files
+RESERVED = (MANIFEST, SUMS, CAPTURE, "Makefile", "params.vh", "files.f", "dut.sv")  # the set's own files
+MAX_FILE_NAME = 200
 OVERFLOWS = ("error", "wrap", "saturate")
 BIT_AXIS = "bit"
 IMAGE_AXIS = "n"
@@ -399,12 +400,13 @@ class Tiling:
                 "leave the size of the outer axis out of [array]"
             )
         sizes = {name: array.get(name, math.ceil(size / given)) for name in split.names}
-        fastest = split.names[-1]
+        fastest, spare = split.names[-1], "slot" if "slot" not in self.sizes else "slot2"
         if math.prod(sizes.values()) != size and any(fastest in item.parts for item in self.order.files):
             raise QexportError(
                 f"layout order '{self.order.text}': the {size} elements of {whole} cannot be dealt evenly to "
                 f"{sizes[fastest]} files '{fastest}'; give '{fastest}' a size that divides {size}, or fill up in a "
-                f"stage before: ({whole})=(k slot) -> k (slot)=({fastest}) with slot = {sizes[fastest]} in [array]"
+                f"stage before: ({whole})=(k {spare}) -> k ({spare})=({fastest}) with {spare} = {sizes[fastest]} in "
+                "[array]"
             )
         return sizes
 
@@ -635,6 +637,8 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
             fail(f"header: a file of radix '{table['radix']}' has no place for one; take the key out", "header")
         if not line.startswith(comment):
             fail(f"header: {line!r} is no comment of radix '{table['radix']}'; begin it with {comment}", "header")
+        if comment == "//" and line.endswith("\\"):
+            fail(f"header: {line!r} ends with a backslash, which draws in the next line; take it out", "header")
     try:
         order = parse_order(table["order"], table["tensor"])
     except OrderFault as fault:
@@ -675,6 +679,10 @@ def _check_file_name(name: str, order: Order) -> None:
     for own in RESERVED:  # where a file system does not tell upper from lower case, they are one
         if path.parts[0].lower() == own.lower():
             raise OrderFault(f"'{name}' takes the place of the set's own {own}; choose another name")
+    if re.fullmatch(r"(\w+_pkg|(tb|stub)_\w+)\.sv", name, flags=re.IGNORECASE):
+        raise OrderFault(f"'{name}' is a name of the set's bench; choose another name")
+    if max(map(len, path.parts)) > MAX_FILE_NAME:
+        raise OrderFault(f"'{name}' is longer than {MAX_FILE_NAME} characters; choose a shorter name")
 
 
 def verilog_name(name: str) -> str:

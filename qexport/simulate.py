@@ -15,7 +15,8 @@ from typing import Protocol
 
 from qexport.bench import expected_checks
 from qexport.errors import CheckFailed, QexportError
-from qexport.manifest import Manifest, read_manifest, sha256
+from qexport.layout import MANIFEST, SUMS
+from qexport.manifest import Manifest, read_manifest, sha256, sums_text
 
 WALL_LIMIT = 600  # seconds; the bench's own time-out counts cycles and so misses a loop that takes no time
 SHOWN_LINES = 20  # of a failed run
@@ -213,7 +214,8 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
                 f"simulate: {folder}: no end after {WALL_LIMIT} s on {simulator.name}; the design hangs, "
                 "or the set is too large for it: dump fewer images"
             ) from None
-    judge(run.stdout, run.returncode, checks, nonce, f"{folder} on {simulator.name}")
+    edited = f" (not as dumped: {', '.join(sorted(changed))})" if changed else ""
+    judge(run.stdout, run.returncode, checks, nonce, f"{folder} on {simulator.name}{edited}")
     if changed:  # a bench may agree with files that were changed together
         named = ", ".join(f"{path} {why}" for path, why in sorted(changed.items()))
         raise CheckFailed(
@@ -225,6 +227,11 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
 def _changed_files(folder: Path, manifest: Manifest) -> dict[str, str]:
     """The files of a set that are not as dumped: path -> what is wrong with it."""
     changed = {}
+    named = manifest.named_files() | {MANIFEST: sha256((folder / MANIFEST).read_bytes())}
+    if not (folder / SUMS).is_file():
+        changed[SUMS] = "is missing"
+    elif (folder / SUMS).read_bytes() != sums_text(named).encode():
+        changed[SUMS] = "was changed since the dump"
     for path, digest in manifest.named_files().items():
         if not (folder / path).is_file():
             changed[path] = "is missing"

@@ -116,3 +116,11 @@ def parts(streams: Sequence[MemoryStream], facts: Facts, images: int) -> Iterato
     step = max(1, PART_ELEMENTS // largest)
     for start in range(0, images, step):
         yield start, min(start + step, images)
+
+
+def warnings(facts: Facts, streams: Sequence[MemoryStream]) -> tuple[str, ...]:
+    """What a user of the set must know: memories too narrow for other inputs, and an `output` that there is not."""
+    found = [warning for stream in streams for warning in stream.warnings(facts)]
+    if facts.formats.output is not None and facts.no_output is not None:
+        found.append(f"the layer has no tensor 'output', although the capture gives its format: {facts.no_output}")
+    return tuple(found)

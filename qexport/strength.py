@@ -6,11 +6,11 @@ shows in `accumulator`, and what shows there shows in `psum`.
 """
 
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from heapq import heapify, heappop, heapreplace
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import msgspec
 import numpy as np
@@ -47,9 +47,30 @@ class StrengthInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     input: FlipCounts
 
 
-def compared(tensors: Collection[str]) -> list[str]:
-    """Those of a layout's tensors with which a design's results are compared; the first one shows most errors."""
-    return [stage for stage in STAGES if stage in tensors]
+class Storing(Protocol):
+    """A memory, of a layout or of a manifest."""
+
+    @property
+    def tensor(self) -> str: ...
+
+    @property
+    def overflow(self) -> str: ...
+
+
+def compared(memories: Iterable[Storing]) -> dict[str, str]:
+    """Those of STAGES with which a design's results are compared, and how to call each; the first shows most errors.
+
+    What is counted is the exact tensor: a memory that saturates or wraps may show less, and its name says so.
+    """
+    overflows: dict[str, set[str]] = {}
+    for memory in memories:
+        overflows.setdefault(memory.tensor, set()).add(memory.overflow)
+    names = {}
+    for stage in STAGES:
+        if stage in overflows:
+            changed = {"saturate": "saturated", "wrap": "wrapped"}.get(min(overflows[stage]))  # "error" comes first
+            names[stage] = f"{stage} before it is {changed}" if changed else stage
+    return names
 
 
 def percent(part: int, whole: int) -> str:
@@ -57,14 +78,15 @@ def percent(part: int, whole: int) -> str:
     return f"{1000 * part // whole / 10:.1f} %"
 
 
-def strength_text(info: StrengthInfo, tensors: Collection[str]) -> str:
-    """One line about a set whose layout stores `tensors`: the share of weight errors that show in what is compared."""
-    stages = compared(tensors)
+def strength_text(info: StrengthInfo, memories: Iterable[Storing]) -> str:
+    """One line about a set of these memories: the share of weight errors that show in what is compared."""
+    stages = compared(memories)
     if not stages:
         return "the layout stores no psum, accumulator or relu, so that no error can show"
-    shares = [percent(getattr(info.weight, stage), info.weight.flips) for stage in stages]
-    others = [f", {share} in {stage}" for share, stage in zip(shares[1:], stages[1:], strict=True)]
-    return f"{shares[0]} of single-bit weight errors show in {stages[0]}{''.join(others)}"
+    counts = [percent(getattr(info.weight, stage), info.weight.flips) for stage in stages]
+    first, *others = [f"in {name}" for name in stages.values()]
+    rest = "".join(f", {share} {where}" for share, where in zip(counts[1:], others, strict=True))
+    return f"{counts[0]} of single-bit weight errors show {first}{rest}"
 
 
 # --- counting -------------------------------------------------------------------------------------------------------

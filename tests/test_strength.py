@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -177,6 +178,18 @@ def test_parts_of_the_images_give_what_all_of_them_give(capture: LayerCapture, s
     np.testing.assert_array_equal(parts.unexercised("relu"), whole.unexercised("relu"))
 
 
+def storing(*tensors: str, overflow: str = "error") -> list[Any]:
+    return [SimpleNamespace(tensor=tensor, overflow=overflow) for tensor in tensors]
+
+
+def test_the_line_says_where_a_memory_saturates_or_wraps() -> None:
+    info = measure(make_capture()).info
+    for overflow, said in (("saturate", "saturated"), ("wrap", "wrapped")):
+        changed = storing("accumulator", overflow=overflow)
+        assert strength_text(info, changed).endswith(f"show in accumulator before it is {said}")
+        assert strength_text(info, [*changed, *storing("accumulator")]).endswith("show in accumulator")
+
+
 def test_the_line_names_what_the_layout_compares_and_never_rounds_up_to_all() -> None:
     assert [percent(*pair) for pair in ((1, 3), (9999, 10000), (10000, 10000), (0, 5))] == [
         "33.3 %", "99.9 %", "100.0 %", "0.0 %",
@@ -185,9 +198,9 @@ def test_the_line_names_what_the_layout_compares_and_never_rounds_up_to_all() ->
     shares = {stage: percent(getattr(info.weight, stage), info.weight.flips) for stage in STAGES}
     assert len(set(shares.values())) == 3
     line = f"{shares['psum']} of single-bit weight errors show in psum, {shares['relu']} in relu"
-    assert strength_text(info, {"weight", "relu", "psum"}) == line
-    assert strength_text(info, {"relu"}) == f"{shares['relu']} of single-bit weight errors show in relu"
-    assert "no error can show" in strength_text(info, {"weight"})
+    assert strength_text(info, storing("weight", "relu", "psum")) == line
+    assert strength_text(info, storing("relu")) == f"{shares['relu']} of single-bit weight errors show in relu"
+    assert "no error can show" in strength_text(info, storing("weight"))
 
 
 # --- choosing pictures ----------------------------------------------------------------------------------------------
@@ -469,12 +482,12 @@ def test_strength_prints_the_counts_of_each_set(tmp_path: Path) -> None:
     capture = sparse(make_capture(seed=1), 1, 0.9)
     folder = checked_dump(capture, "ws8x8", tmp_path)
     found = measure(capture)
-    info, tensors = found.info, {"weight", "psum", "relu"}
+    info = found.info
     result = cli("strength", tmp_path)
     assert result.exit_code == 0, result.stderr
     lines = [line.rstrip() for line in result.stdout.splitlines()]
     assert lines[0].startswith(f"set       {folder}, layer features.33, layout 'ws8x8', 2 image(s)")
-    assert lines[1] == f"strength  {strength_text(info, tensors)}"
+    assert lines[1] == f"strength  {strength_text(info, storing('weight', 'psum', 'relu'))}"
     for name, counts in (("weight", info.weight), ("input", info.input)):
         cells = [f"{n} ({percent(n, counts.flips)})" for n in (counts.psum, counts.accumulator, counts.relu)]
         (line,) = [line for line in lines if line.startswith(f"{name} codes")]

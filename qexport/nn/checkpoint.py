@@ -170,8 +170,11 @@ def _unpickle(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip, tar and pickle readers meet
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise QexportError(f"checkpoint: {path} cannot be loaded as weights: {reason}") from None
+        # the first line, less PyTorch's advice to load without weights_only
+        reason = re.split(r"\. |\n", str(error).strip())[0] or type(error).__name__
+        raise QexportError(
+            f"checkpoint: {path} cannot be loaded as weights: {reason}; give what `qexport train` wrote, or 'builtin'"
+        ) from None
 
 
 def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> QuantVGG:
