@@ -8,10 +8,12 @@ import subprocess
 import sys
 import tomllib
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -19,7 +21,9 @@ from hypothesis import strategies as st
 
 from qexport import __version__
 from qexport.cli import main
+from qexport.errors import QexportError
 from qexport.export import dump
+from qexport.layer import CodeFormat
 from qexport.layout import PRESETS, preset_names
 from qexport.simulate import SIMULATORS
 from tests import decoder
@@ -277,3 +281,46 @@ def test_a_reader_that_goes_away_is_no_failed_check(set_of: Callable[[str], Path
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True, check=False)
     os.close(write)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# --- what users stumbled over ---------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("overflow", ["saturate", "wrap"])
+def test_show_claims_no_code_where_the_memory_changes_what_it_stores(overflow: str, tmp_path: Path) -> None:
+    layout = one_memory_layout("n oc oy ox -> | n oc oy ox |", "accumulator", bits=3, overflow=overflow)
+    folder = checked_dump(make_capture(), layout, tmp_path)
+    (lane,) = shown(folder, "m.txt:1")["lanes"]
+    assert lane["code"] is None
+    assert -4 <= lane["stored"] <= 3
+    assert cli("show", folder, "m.txt:1").stdout.splitlines()[2].split()[-3] == "?"
+
+
+def test_a_console_that_is_not_utf8_is_no_error(tmp_path: Path) -> None:
+    folder = checked_dump(make_capture(), "ws8x8", tmp_path / "Größe ß")
+    code = "from qexport.cli import main; main()"
+    done = subprocess.run(
+        [sys.executable, "-c", code, "verify", str(folder)],
+        env={**os.environ, "PYTHONIOENCODING": "ascii"}, capture_output=True, check=False,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert b"Gr\\xf6\\xdfe" in done.stdout
+
+
+def test_a_set_without_any_memory_is_refused(tmp_path: Path) -> None:
+    layout = one_memory_layout("oc -> | oc |", "bias", array={}, optional=True)
+    with pytest.raises(QexportError, match="'test' stores no tensor that layer features.33 has"):
+        dump(make_capture(), layout, tmp_path / "o")
+    assert not (tmp_path / "o").exists()
+
+
+def test_an_output_that_cannot_be_had_is_said_with_the_reason(tmp_path: Path) -> None:
+    formats = msgspec.structs.replace(
+        make_capture().formats, output=CodeFormat(bits=4, signed=False, scale=1.0)
+    )  # 0.125 an accumulator: every eighth one lies on an edge, and half to even has no mul and shift
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(replace(make_capture(), formats=formats).to_bytes())
+    result = cli("dump", "--capture", path, "--out", tmp_path / "o")
+    assert result.exit_code == 0
+    assert "no tensor 'output', although the capture gives its format: no integers mul and shift" in result.stderr
+    assert decoder.check(tmp_path / "o" / "features_33") == []

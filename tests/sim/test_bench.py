@@ -362,6 +362,18 @@ def test_files_that_were_changed_to_agree_with_a_wrong_design_never_pass(
 
 
 @on_icarus
+def test_a_set_without_its_sums_never_passes_and_a_failure_names_what_was_edited(
+    simulator: str, tiny_set: Path, tmp_path: Path
+) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    complement(folder / "relu.hex", 1, 0, 16)
+    assert "(not as dumped: relu.hex): FAIL" in failure(folder, simulator)[0]
+    folder = copied(tiny_set, tmp_path / "other")
+    (folder / "SHA256SUMS").unlink()
+    assert "SHA256SUMS is missing" in failure(folder, simulator)[0]
+
+
+@on_icarus
 def test_a_design_edited_within_the_set_is_refused_with_the_way_out(
     simulator: str, tiny_set: Path, tmp_path: Path
 ) -> None:
