@@ -536,7 +536,7 @@ class Memory:
         Raises QexportError when the radix holds no words of this width.
         """
         name = "_".join([self.name, *(f"{item.name}{index[item.name]}" for item in self.order.files)])
-        spec = WordSpec(tiling.lanes, element, self.header, re.sub(r"\W", "_", name, flags=re.ASCII))
+        spec = WordSpec(tiling.lanes, element, self.header, verilog_name(name))
         limit = FORMATS[self.radix].max_word_bits
         if limit is not None and spec.word_bits > limit:
             raise QexportError(

@@ -61,7 +61,7 @@ def strength_text(info: StrengthInfo, tensors: Collection[str]) -> str:
     """One line about a set whose layout stores `tensors`: the share of weight errors that show in what is compared."""
     stages = compared(tensors)
     if not stages:
-        return "the layout stores no psum, accumulator or relu, so that no error can show"
+        return "the layout stores no psum, accumulator or relu, in which errors are counted"
     shares = [percent(getattr(info.weight, stage), info.weight.flips) for stage in stages]
     others = [f", {share} in {stage}" for share, stage in zip(shares[1:], stages[1:], strict=True)]
     return f"{shares[0]} of single-bit weight errors show in {stages[0]}{''.join(others)}"
