@@ -33,6 +33,7 @@ from qexport.layer import AXES, Capture, CaptureFile, ConvGeometry, Formats, Lay
 from qexport.layout import (
     BIT_AXIS,
     MANIFEST,
+    TILE_AXIS,
     Layout,
     LayoutError,
     Memory,
@@ -421,8 +422,8 @@ def _wanted_pictures(
         stages = compared(layout.memories)
         if not stages:
             raise QexportError(
-                f"images: layout '{layout.name}' stores none of {', '.join(STAGES)}, so that no picture is better "
-                "than another; give a number"
+                f"images: layout '{layout.name}' stores none of {', '.join(STAGES)}, in which errors are counted; "
+                "give a number"
             )
         return _Auto(next(iter(stages)), DEFAULT_SHARE if share is None else share)
     if share is not None:
@@ -438,7 +439,7 @@ def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: Layout, as_json:
         (capture.layer.name, stream.memory.name, stream.tiling.files, stream.tiling.files * stream.tiling.words,
          stream.size)
         for capture, images in captures
-        for stream in plan(Facts(capture, layout.array.get("row")), layout, images)
+        for stream in plan(Facts(capture, layout.array.get(TILE_AXIS)), layout, images)
     ]  # fmt: skip
     totals = [sum(row[at] for row in rows) for at in (2, 3, 4)]  # type: ignore[misc]
 
@@ -695,7 +696,7 @@ def _strength_of(path: Path) -> dict[str, Any]:
         "unexercised": {stage: strength.unexercised(stage) for stage in STAGES[1:]},
         "dead_inputs": strength.dead_inputs,
         "dead_outputs": strength.dead_outputs,
-        "blind_spots": [str(spot) for spot in blind_spots(capture, stored, manifest.array.get("row"))],
+        "blind_spots": [str(spot) for spot in blind_spots(capture, stored, manifest.array.get(TILE_AXIS))],
     }
 
 

@@ -16,7 +16,7 @@ from qexport.check import verify
 from qexport.errors import CheckFailed, QexportError
 from qexport.golden import Facts, Golden, Scan
 from qexport.layer import Capture, CaptureWriter
-from qexport.layout import CAPTURE, MANIFEST, SUMS, Layout
+from qexport.layout import CAPTURE, MANIFEST, SUMS, TILE_AXIS, Layout
 from qexport.manifest import (
     INDEX,
     SCHEMA,
@@ -72,7 +72,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
     order mixes images). Raises CheckFailed when the golden contradicts the capture's reference; QexportError when the
     layout does not suit the layer, or when something else is in the way.
     """
-    facts = Facts(capture, layout.array.get("row"))
+    facts = Facts(capture, layout.array.get(TILE_AXIS))
     streams = plan(facts, layout, capture.images)
     with _staging(out, capture.layer.slug) as (partial, target):
         writers = [_MemoryWriter(stream, partial) for stream in streams]

@@ -199,6 +199,11 @@ class LayerCapture:
                 _check_array(name, array.shape, array.dtype, shapes[name], self.layer)
                 object.__setattr__(self, name, _clean(name, array))
         _check_formats(self.layer, self.formats)
+        if self.layer.kind == "linear" and self.plane != (1, 1):
+            raise QexportError(
+                f"capture: linear layer {self.layer.name} has an input plane of {_shape(self.plane)}; needs 1 x 1, "
+                "with positions as further images"
+            )
         for name, fmt in (("weight", self.formats.weight.integer), ("input", self.formats.input.integer)):
             codes: Int64 = getattr(self, name)
             low, high = int(codes.min()), int(codes.max())

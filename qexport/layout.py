@@ -24,7 +24,7 @@ from qexport.layer import AXES, MAX_SIZE
 
 PRESETS = Path(__file__).parent / "layouts"
 MANIFEST, SUMS, CAPTURE = "manifest.json", "SHA256SUMS", "capture.safetensors"
-RESERVED = (MANIFEST, SUMS, CAPTURE, "Makefile", "params.vh", "files.f", "dut.sv")  # the set's own files
+RESERVED = (MANIFEST, SUMS, CAPTURE, "Makefile", "params.vh", "files.f", "dut.sv", "index.json")  # the set's own files
 MAX_FILE_NAME = 200
 OVERFLOWS = ("error", "wrap", "saturate")
 BIT_AXIS = "bit"
@@ -538,7 +538,7 @@ class Memory:
         Raises QexportError when the radix holds no words of this width.
         """
         name = "_".join([self.name, *(f"{item.name}{index[item.name]}" for item in self.order.files)])
-        spec = WordSpec(tiling.lanes, element, self.header, re.sub(r"\W", "_", name, flags=re.ASCII))
+        spec = WordSpec(tiling.lanes, element, self.header, verilog_name(name))
         limit = FORMATS[self.radix].max_word_bits
         if limit is not None and spec.word_bits > limit:
             raise QexportError(

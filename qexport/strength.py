@@ -82,7 +82,7 @@ def strength_text(info: StrengthInfo, memories: Iterable[Storing]) -> str:
     """One line about a set of these memories: the share of weight errors that show in what is compared."""
     stages = compared(memories)
     if not stages:
-        return "the layout stores no psum, accumulator or relu, so that no error can show"
+        return "the layout stores no psum, accumulator or relu, in which errors are counted"
     counts = [percent(getattr(info.weight, stage), info.weight.flips) for stage in stages]
     first, *others = [f"in {name}" for name in stages.values()]
     rest = "".join(f", {share} {where}" for share, where in zip(counts[1:], others, strict=True))

@@ -392,7 +392,9 @@ def test_tensor_that_the_layer_lacks_is_refused_unless_optional(tmp_path: Path, 
     capture = make_capture(relu=False)
     with pytest.raises(QexportError, match=f"tensor '{tensor}': layer features.33 does not have it.*optional = true"):
         dump(capture, one_memory_layout(order, tensor), tmp_path)
-    folder = checked_dump(capture, one_memory_layout(order, tensor, optional=True), tmp_path)
+    optional = one_memory_layout(order, tensor, optional=True)
+    weights = one_memory_layout("oc ic kh kw -> | oc ic kh kw |", file="weight.txt").memories
+    folder = checked_dump(capture, replace(optional, memories=optional.memories + weights), tmp_path)
     assert not (folder / "m.txt").exists()
 
 
@@ -522,6 +524,9 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "file is the capture": ('"input.txt"', '"^capture.safetensors"', "'capture.safetensors'"),
     "file is the manifest in other letters": ('"input.txt"', '"^Manifest.json"', "own manifest.json"),
     "file is the sums in other letters": ('"input.txt"', '"^sha256sums"', "own SHA256SUMS"),
+    "file is of the bench": ('"input.txt"', '"^Makefile"', "own Makefile"),
+    "file is a bench": ('"input.txt"', '"^tb_mine.sv"', "'tb_mine.sv' is a name of the set's bench"),
+    "file is too long": ('"input.txt"', '"^' + "x" * 201 + '"', "is longer than 200 characters"),
     "file lies under the manifest": ('"input.txt"', '"^manifest.json/x"', "manifest.json"),
     "file leaves the folder": ('"input.txt"', '"^../x"', "'../x'"),
     "file leaves the folder from within": ('"input.txt"', '"^a/../../x"', "'a/../../x'"),

@@ -200,7 +200,7 @@ def test_the_line_names_what_the_layout_compares_and_never_rounds_up_to_all() ->
     line = f"{shares['psum']} of single-bit weight errors show in psum, {shares['relu']} in relu"
     assert strength_text(info, storing("weight", "relu", "psum")) == line
     assert strength_text(info, storing("relu")) == f"{shares['relu']} of single-bit weight errors show in relu"
-    assert "no error can show" in strength_text(info, storing("weight"))
+    assert "stores no psum, accumulator or relu" in strength_text(info, storing("weight", "output"))
 
 
 # --- choosing pictures ----------------------------------------------------------------------------------------------
