@@ -1,0 +1,180 @@
+"""The reference RTL gives the golden bit for bit, in any rhythm, in the documented number of cycles, and synthesizes."""
+
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from qexport.errors import QexportError
+from qexport.layer import CodeFormat, LayerCapture
+from qexport.layout import Layout, layout_text, parse_layout
+from qexport.manifest import Manifest, read_manifest
+from qexport.rtl import compute_cycles, load_cycles, mm_cycles, render_rtl, stream_cycles
+from qexport.simulate import Verilator
+from tests.conftest import checked_dump, make_capture
+from tests.sim.conftest import Tool, edited, ragged_capture
+
+ROOT = Path(__file__).parent.parent.parent
+BENCHES = Path(__file__).parent / "rtl"
+STYLES = ("ws", "os")
+TOPS = {"dut": {"dut_mm.sv"}, "dut_mm": {"dut.sv", "stream_in.sv"}}  # each with the files that it does not need
+on_verilator = pytest.mark.parametrize("simulator", ["verilator"], indirect=True)
+
+
+def layer_33() -> LayerCapture:
+    """The committed example's first two pictures."""
+    return LayerCapture.load(ROOT / "vectors" / "features_33" / "capture.safetensors").part(0, 2)
+
+
+def with_output(capture: LayerCapture, bits: int = 4) -> LayerCapture:
+    """The capture with a next quantized layer, whose codes are clipped now and then."""
+    output = CodeFormat(bits=bits, signed=False, scale=4.7)
+    return replace(capture, formats=msgspec.structs.replace(capture.formats, output=output))
+
+
+def sized(row: int, col: int, psum: str = "") -> Layout:
+    """The layout 'default' for an array of another size; `psum`: further keys of that memory."""
+    text = layout_text("default").replace("row = 8", f"row = {row}").replace("col = 8", f"col = {col}")
+    return parse_layout(text.replace('file   = "psum.hex"', f'file   = "psum.hex"\n{psum}'), "sized.toml")
+
+
+CASES: Mapping[str, Callable[[], tuple[LayerCapture, Layout]]] = {
+    "features.33": lambda: (layer_33(), sized(8, 8)),
+    "ragged": lambda: (ragged_capture(), sized(8, 8)),
+    "multi-tile": lambda: (with_output(make_capture(in_channels=24, out_channels=20)), sized(8, 8)),
+    "linear": lambda: (
+        make_capture(
+            kind="linear", plane=(1, 1), images=3, kernel=(1, 1), padding=(0, 0, 0, 0), in_channels=19,
+            out_channels=11, bias=True,
+        ),
+        sized(8, 8),
+    ),
+    "signed inputs": lambda: (with_output(make_capture(input_signed=True, out_channels=9, weight_bits=3)), sized(8, 8)),
+    "unsigned single bits": lambda: (
+        make_capture(weight_bits=1, weight_signed=False, input_bits=1, out_channels=1, in_channels=3), sized(8, 8),
+    ),
+    "depthwise": lambda: (
+        make_capture(in_channels=10, out_channels=10, groups=10, plane=(3, 5), stride=(2, 3), bias=True), sized(4, 4),
+    ),
+    "groups across tiles": lambda: (
+        make_capture(in_channels=15, out_channels=21, groups=3, input_signed=True, kernel=(2, 3)), sized(3, 5),
+    ),
+    "tall array": lambda: (make_capture(in_channels=12, out_channels=5), sized(5, 2)),
+    "wide array": lambda: (make_capture(in_channels=4, out_channels=12, stride=(3, 1)), sized(2, 7)),
+    "one element": lambda: (
+        make_capture(in_channels=2, out_channels=2, plane=(2, 3), kernel=(1, 2), padding=(0, 0, 1, 0)), sized(1, 1),
+    ),
+    "psums that wrap": lambda: (make_capture(), sized(8, 8, 'bits = 6\noverflow = "wrap"')),
+}  # fmt: skip
+SHORT = ("features.33", "ragged", "multi-tile", "wide array")
+
+SetOf = Callable[[str], Path]
+
+
+@pytest.fixture(scope="session")
+def set_of_case(tmp_path_factory: pytest.TempPathFactory) -> SetOf:
+    """The sets above, dumped once and checked by the independent decoder."""
+    made: dict[str, Path] = {}
+
+    def get(name: str) -> Path:
+        if name not in made:
+            capture, layout = CASES[name]()
+            made[name] = checked_dump(capture, layout, tmp_path_factory.mktemp("rtl"))
+        return made[name]
+
+    return get
+
+
+def rendered(folder: Path, style: str, to: Path, top: str = "dut") -> list[Path]:
+    """The RTL of a set, written to `to`; returns the files that `top` needs."""
+    manifest = read_manifest(folder)
+    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    to.mkdir(exist_ok=True)
+    for name, text in files.items():
+        (to / name).write_text(text)
+    return [to / name for name in files if name not in TOPS[top]]
+
+
+def sizes(manifest: Manifest) -> dict[str, int]:
+    """What the test benches need to know of a set."""
+    memories = {memory.name: memory for memory in manifest.memories}
+    driven = [memories[name] for name in ("weight", "bias", "input") if name in memories]
+    results = [memories[name] for name in ("accumulator", "relu", "output") if name in memories]
+    numbers = {"ROW": manifest.array["row"], "COL": manifest.array["col"], "N": memories["input"].shape[0]}
+    numbers |= {f"{m.name.upper()}_BITS": m.bits for m in (*driven, *results, memories["psum"])}
+    numbers |= {f"{m.name.upper()}_WORDS": m.files[0].words for m in (*driven, memories["psum"])}
+    return numbers | {
+        "RESULT_WORDS": results[0].files[0].words,
+        "WR_BITS": max(m.word_bits for m in driven),
+        "RD_BITS": max(m.word_bits for m in results),
+    }
+
+
+def built(folder: Path, style: str, bench: str, to: Path) -> Path:
+    """The bench around the set's RTL, compiled by Icarus."""
+    manifest = read_manifest(folder)
+    sources = rendered(folder, style, to, "dut_mm" if bench == "tb_mm" else "dut")
+    return compiled(manifest, style, bench, sources, to)
+
+
+def compiled(manifest: Manifest, style: str, bench: str, sources: list[Path], to: Path) -> Path:
+    numbers = {name: value for name, value in sizes(manifest).items() if bench == "tb_mm" or name[2:] != "_BITS"}
+    if bench == "tb_stream":
+        numbers = {name: value for name, value in numbers.items() if name not in ("WR_BITS", "RD_BITS")}
+    names = {memory.name.upper() for memory in manifest.memories} & {"BIAS", "OUTPUT"}
+    names |= {"PSUM"} if style == "ws" else set()
+    benches = [BENCHES / f"{name}.sv" for name in ((bench,) if bench == "tb_mm" else (bench, "source", "sink"))]
+    options = [f"-P{bench}.{name}={value}" for name, value in numbers.items()] + [f"-D{name}" for name in names]
+    command = ["iverilog", "-g2012", *options, "-s", bench, "-o", str(to / bench), *map(str, [*benches, *sources])]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return to / bench
+
+
+def run(program: Path, folder: Path, **plusargs: int) -> dict[str, int]:
+    """What the bench printed: errors, words and cycles."""
+    command = ["vvp", "-N", str(program), f"+dir={folder}", *(f"+{name}={value}" for name, value in plusargs.items())]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    said = re.search(r"^DONE errors=(\d+) words=(\d+) cycles=(-?\d+)$", done.stdout, re.MULTILINE)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert said is not None, done.stdout + done.stderr
+    errors, words, cycles = map(int, said.groups())
+    assert errors == 0, done.stdout
+    return {"errors": errors, "words": words, "cycles": cycles}
+
+
+def compared_words(manifest: Manifest, *names: str) -> int:
+    return sum(memory.files[0].words for memory in manifest.memories if memory.name in names)
+
+
+# --- data and cycles ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", CASES)
+def test_streams_give_the_golden_in_any_rhythm_and_take_the_documented_cycles(
+    simulator: str, name: str, style: str, set_of_case: SetOf, tmp_path: Path
+) -> None:
+    folder = set_of_case(name)
+    manifest = read_manifest(folder)
+    program = built(folder, style, "tb_stream", tmp_path)
+    streams = ("accumulator", "relu", "output", *(["psum"] if style == "ws" else []))
+    words = compared_words(manifest, *streams)
+
+    free = run(program, folder)
+    (entry,) = (memory for memory in manifest.memories if memory.name == "input")
+    images, plane = entry.shape[0], entry.shape[2:]
+    assert free["words"] == words
+    assert free["cycles"] == stream_cycles(style, manifest.layer, plane, manifest.array, images)
+    for seed, pause in ((1, 50), (2, 10), (3, 80)):
+        assert run(program, folder, seed=seed, pause=pause)["words"] == words
