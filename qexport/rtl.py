@@ -42,7 +42,9 @@ def render_rtl(
         if entry is None and not preset[name].optional:
             raise QexportError(f"rtl: the set has no memory '{name}'; dump it with --layout default")
         if entry is not None and (entry.order, entry.offset) != (preset[name].order.text, 0):
-            raise QexportError(f"rtl: memory '{name}' does not stand as in the layout default; dump it with that layout")
+            raise QexportError(
+                f"rtl: memory '{name}' does not stand as in the layout default; dump it with that layout"
+            )
         if entry is not None and entry.overflow == "saturate":
             raise QexportError(f"rtl: memory '{name}' saturates, the RTL wraps; take overflow out of the layout")
     has_bias, has_output = "bias" in by_name, "output" in by_name
@@ -163,10 +165,12 @@ def compute_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], arra
     return cycles
 
 
-def stream_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int], images: int) -> int:
-    """Cycles of `dut` from the first word of input to the last word of results, both counted, when weights and bias are
-    in and nobody waits: each image is loaded, computed, and its last result goes out while the next one begins."""
-    return images * (load_cycles(layer, plane, array)[1] + compute_cycles(style, layer, plane, array) + 1) + 1
+def stream_cycles(
+    style: str, layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int], images: int
+) -> int:
+    """Cycles of `dut` from the first word of input until it can take the one behind the last image, when weights and bias
+    are in and nobody waits. The last result is out by then."""
+    return images * (load_cycles(layer, plane, array)[1] + compute_cycles(style, layer, plane, array) + 1)
 
 
 def mm_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int]) -> int:

