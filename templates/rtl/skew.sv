@@ -17,6 +17,7 @@ module skew #(
     for (i = 0; i < LANES; i = i + 1) begin : lane
       localparam int DELAY = REVERSE != 0 ? LANES - 1 - i : i;
       if (DELAY == 0) begin : through
+        wire unused = &{1'b0, clk, advance};  // of an array of one line
         assign to[i*BITS +: BITS] = from[i*BITS +: BITS];
       end else begin : late
         reg [DELAY*BITS-1:0] line;
