@@ -114,7 +114,7 @@ module ws_array #(
   wire weighting = advance && state == WEIGHTS;
   wire streaming = advance && state == STREAM;
   wire row_done = streaming && g_last && px_last;
-  reg [LATENCY:0] in_flight;  // bit i: a word of activations was asked for i+1 cycles ago
+  reg [LATENCY-1:0] in_flight;  // bit i: a word of activations was asked for i+1 cycles ago
 
   axis #(.SIZE(COL)) col_axis (.clk(clk), .rst(rst), .step(weighting), .at(col), .last(col_last));
   group_scan #(.COL(COL), .GROUPS(GROUPS), .OCG(OCG)) g_scan (
@@ -124,7 +124,7 @@ module ws_array #(
   axis #(.SIZE(PY)) py_axis (.clk(clk), .rst(rst), .step(row_done), .at(py), .last(py_last));
 
   assign busy = state != IDLE;
-  assign pass_done = advance && state == DRAIN && in_flight[LATENCY-1:0] == 0;
+  assign pass_done = advance && state == DRAIN && in_flight == 0;  // its last sum is being added
   assign finished = pass_done && last_pass && ot_last;
 
   always @(posedge clk)
@@ -132,7 +132,7 @@ module ws_array #(
       state <= IDLE;
       in_flight <= 0;
     end else if (advance) begin
-      in_flight <= {in_flight[LATENCY-1:0], streaming};
+      in_flight <= {in_flight[LATENCY-2:0], streaming};
       case (state)
         IDLE:    if (start) state <= WEIGHTS;
         WEIGHTS: if (col_last) state <= STREAM;
