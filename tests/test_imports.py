@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "intformat"},
     {"layer"},
     {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "manifest", "bench"},
-    {"export", "check", "simulate", "diagnose"},
+    {"export", "check", "simulate", "diagnose", "rtl"},
     {"cli"},
     {"__main__"},
 )
