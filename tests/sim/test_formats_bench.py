@@ -69,4 +69,4 @@ def test_set_that_verilog_cannot_load_has_no_stub(tmp_path: Path) -> None:
         assert "localparam NPZ_WORDS = 72;" in constants.replace("localparam int", "localparam")
         assert "None" not in constants
     assert cli("verify", dumped.folder).exit_code == 0
-    fails(cli("simulate", dumped.folder), "no self-checking bench")
+    fails(cli("simulate", dumped.folder), "without a self-checking bench")
