@@ -99,13 +99,13 @@ class BenchMemory:
 
 @dataclass(frozen=True)
 class Port:
-    """A port of the design under test."""
+    """A port of the design under test; `bits` 0: no vector."""
 
     direction: str
     bits: int
 
     def __str__(self) -> str:
-        return f"{self.direction} of {self.bits} bit{'' if self.bits == 1 else 's'}"
+        return f"{self.direction}{f' of {self.bits} bit' if self.bits else ''}{'s' if self.bits > 1 else ''}"
 
 
 @dataclass(frozen=True)

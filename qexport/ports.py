@@ -57,6 +57,7 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
     from pyslang import ast, syntax
 
     manager = pyslang.SourceManager()
+    manager.setDisableProximatePaths(True)  # name files as they were given
     for folder in folders:
         manager.addUserDirectories(str(folder))
     options = ast.CompilationOptions()
@@ -78,6 +79,6 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
     ports = {}
     for port in tops[0].body.portList:
         plain = isinstance(port, ast.PortSymbol) and port.type.isIntegral
-        direction = _DIRECTIONS.get(port.direction.name, "no plain input or output") if plain else "no vector"
+        direction = _DIRECTIONS.get(port.direction.name, port.direction.name.lower()) if plain else "no vector"
         ports[port.name] = place(port), Port(direction, port.type.bitWidth if plain else 0)
     return Module(name, place(tops[0].definition), ports)
