@@ -16,12 +16,12 @@ from tests.sim.test_bench import DUT_FAULTS, on_icarus
 RESULTS = ("psum", "accumulator", "relu")
 
 
-@pytest.mark.parametrize("waves", [None, "vcd"])
+@pytest.mark.parametrize(
+    ("simulator", "waves"), [("icarus", None), ("icarus", "vcd"), ("verilator", "vcd")], indirect=["simulator"]
+)
 def test_kept_are_logs_words_and_waves_and_nothing_else(
     simulator: str, waves: str | None, tiny_set: Path, tmp_path: Path
 ) -> None:
-    if waves is None and simulator == "verilator":
-        pytest.skip("one build is enough: the run with waves shows the same")
     before, keep = state(tiny_set), tmp_path / "Läufe und Wellen" / "1"
     arguments = ["--simulator", simulator, "--keep", keep, *(["--waves", waves] if waves else [])]
     result = cli("simulate", tiny_set, *arguments)

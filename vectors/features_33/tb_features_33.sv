@@ -559,28 +559,28 @@ module tb_features_33;
       if (psum_got < PSUM_WORDS)
         wrong($sformatf("memory=psum %0d of %0d words were delivered", psum_got, PSUM_WORDS));
       if (psum_wrong != 0)
-        $display("FAIL memory=psum %0d of %0d values are wrong", psum_wrong, PSUM_WORDS * PSUM_LANES);
+        $display("FAIL memory=psum %0d of %0d values are wrong", psum_wrong, 64'd10368);
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
       if (accumulator_out != 0) $fclose(accumulator_out);
       if (accumulator_got < ACCUMULATOR_WORDS)
         wrong($sformatf("memory=accumulator %0d of %0d words were delivered", accumulator_got, ACCUMULATOR_WORDS));
       if (accumulator_wrong != 0)
-        $display("FAIL memory=accumulator %0d of %0d values are wrong", accumulator_wrong, ACCUMULATOR_WORDS * ACCUMULATOR_LANES);
+        $display("FAIL memory=accumulator %0d of %0d values are wrong", accumulator_wrong, 64'd512);
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
       if (relu_out != 0) $fclose(relu_out);
       if (relu_got < RELU_WORDS)
         wrong($sformatf("memory=relu %0d of %0d words were delivered", relu_got, RELU_WORDS));
       if (relu_wrong != 0)
-        $display("FAIL memory=relu %0d of %0d values are wrong", relu_wrong, RELU_WORDS * RELU_LANES);
+        $display("FAIL memory=relu %0d of %0d values are wrong", relu_wrong, 64'd512);
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
       if (output_out != 0) $fclose(output_out);
       if (output_got < OUTPUT_WORDS)
         wrong($sformatf("memory=output %0d of %0d words were delivered", output_got, OUTPUT_WORDS));
       if (output_wrong != 0)
-        $display("FAIL memory=output %0d of %0d values are wrong", output_wrong, OUTPUT_WORDS * OUTPUT_LANES);
+        $display("FAIL memory=output %0d of %0d values are wrong", output_wrong, 64'd512);
 `endif
       if (errors == 0 && checks == expected && expected != 0) begin
         $display("DONE cycles=%0d macs=%0d macs_per_cycle=%0.3f utilisation=%0.1f%% seed=%0d", done_at, MACS,
@@ -603,19 +603,19 @@ module tb_features_33;
     s_input_tvalid = 0;
 `ifndef QEXPORT_WITHOUT_PSUM
     m_psum_tready = 0;
-    expected = expected + PSUM_WORDS * PSUM_LANES;
+    expected = expected + 64'd10368;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
     m_accumulator_tready = 0;
-    expected = expected + ACCUMULATOR_WORDS * ACCUMULATOR_LANES;
+    expected = expected + 64'd512;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
     m_relu_tready = 0;
-    expected = expected + RELU_WORDS * RELU_LANES;
+    expected = expected + 64'd512;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
     m_output_tready = 0;
-    expected = expected + OUTPUT_WORDS * OUTPUT_LANES;
+    expected = expected + 64'd512;
 `endif
     if ($value$plusargs("dir=%s", dir) == 0) begin
       $display("FAIL no +dir=<folder of the set>");
