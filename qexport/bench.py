@@ -1,6 +1,7 @@
 """The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,13 @@ from qexport.errors import QexportError
 from qexport.formats import FORMATS
 from qexport.layer import ConvGeometry
 from qexport.layout import Layout, Memory, load_layout, verilog_name
-from qexport.manifest import AccumulatorFormat, Manifest, MemoryEntry
+from qexport.manifest import Manifest, ManifestFormats, MemoryEntry
 
-DRIVEN = ("weight", "input", "bias")  # memories that the design under test reads
-COMPARED = ("psum", "accumulator", "relu")  # memories that it is compared with
-MAX_FAIL_LINES = 10  # for each compared memory; the total is always printed
+DRIVEN = ("weight", "bias", "input")  # memories whose words go into the design under test
+COMPARED = ("psum", "accumulator", "relu", "output")  # memories whose words come out of it; a layout may lack some
+CHECKS = "checks.txt"  # number of words and CRC-32 of each of these memories, for the bench
 CYCLES_SPARE = 1000
+_SHOWN_AXES = {"n": "image", "ot": "oc", "py": "y", "px": "x", "oy": "y", "ox": "x"}  # in the bench's FAIL lines
 
 _HERE = Path(__file__).parent
 TEMPLATES = next(folder for folder in (_HERE / "templates", _HERE.parent / "templates") if folder.is_dir())
@@ -68,7 +70,7 @@ class BenchMemory:
         name = verilog_name(entry.name)
         order = tiling.order
         axes = tuple(Axis(part, tiling.sizes[part]) for item in order.addresses for part in item.parts)
-        index = ["oc" if axis == "ot" else axis for axis in (a.name for a in axes)]
+        index = [_SHOWN_AXES.get(a.name, a.name) for a in axes]
         values = [f"ot * COL + {tiling.lanes - 1} - lane" if a.name == "ot" else a.name for a in axes]
         return cls(
             name=name,
@@ -96,6 +98,44 @@ class BenchMemory:
 
 
 @dataclass(frozen=True)
+class Port:
+    """A port of the design under test; `bits` 0: no vector."""
+
+    direction: str
+    bits: int
+
+    def __str__(self) -> str:
+        return f"{self.direction}{f' of {self.bits} bit' if self.bits else ''}{'s' if self.bits > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One AXI4-Stream of the interface of the design under test; `driven`: its words go into the design."""
+
+    memory: str
+    width: int
+    words: int
+    lanes: int
+    driven: bool
+
+    @classmethod
+    def of(cls, entry: MemoryEntry) -> "Stream":
+        words = sum(file.words for file in entry.files)
+        return cls(entry.name, entry.word_bits, words, entry.word_bits // entry.bits, entry.name in DRIVEN)
+
+    @property
+    def ports(self) -> dict[str, Port]:
+        """The stream's ports by name."""
+        prefix, there, back = ("s", "input", "output") if self.driven else ("m", "output", "input")
+        return {
+            f"{prefix}_{self.memory}_tvalid": Port(there, 1),
+            f"{prefix}_{self.memory}_tready": Port(back, 1),
+            f"{prefix}_{self.memory}_tdata": Port(there, self.width),
+            f"{prefix}_{self.memory}_tlast": Port(there, 1),
+        }
+
+
+@dataclass(frozen=True)
 class Constants:
     """A group of constants of the package and of params.vh."""
 
@@ -106,53 +146,62 @@ class Constants:
 
 
 def has_bench(layout: Layout) -> bool:
-    """Whether the self-checking bench reads this layout: its memories stand as in the preset 'default'."""
+    """Whether the self-checking bench serves this layout: its words are those of the preset 'default'.
+
+    It has all memories that go into the design, and at least one of those that come out.
+    """
     ours = {memory.name: _shape(memory) for memory in layout.memories}
     preset = load_layout("default")
-    needed = [memory for memory in preset.memories if memory.name in (*DRIVEN, *COMPARED)]
-    return set(preset.array) <= set(layout.array) and all(ours.get(m.name) == _shape(m) for m in needed)
+    theirs = {memory.name: _shape(memory) for memory in preset.memories}
+    return (
+        set(preset.array) <= set(layout.array)
+        and all(ours.get(name) == theirs[name] for name in DRIVEN)
+        and all(ours[name] == theirs[name] for name in COMPARED if name in ours)
+        and any(name in ours for name in COMPARED)
+    )
 
 
 def _shape(memory: Memory) -> Memory:
-    """What the bench relies on: everything but the width of an element and the file's name."""
-    return replace(memory, bits=None, file="")
+    """What the bench relies on: everything but the width of an element, the file's name and whether it may lack."""
+    return replace(memory, bits=None, file="", optional=False)
 
 
-def expected_checks(manifest: Manifest) -> int | None:
-    """How many values the bench of a set compares; None where the set has a stub only."""
+def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
+    """The interface of the design under test, as the set's bench drives it; None where the set has a stub only."""
     if not any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench):
         return None
-    return sum(m.files[0].words * m.word_bits // m.bits for m in manifest.memories if m.name in COMPARED)
+    entries = {entry.name: entry for entry in manifest.memories}
+    return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
 
 
 def render_bench(
-    layer: ConvGeometry, memories: tuple[MemoryEntry, ...], layout: Layout, accumulator: AccumulatorFormat
+    layer: ConvGeometry,
+    memories: tuple[MemoryEntry, ...],
+    layout: Layout,
+    formats: ManifestFormats,
+    checksums: Mapping[str, int],
 ) -> dict[str, str]:
-    """The bench files of a set, by name; raises QexportError when axes and memories give one constant twice."""
+    """The bench files of a set, by name; `checksums`: CRC-32 of each memory file.
+
+    Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
+    """
     array = dict(layout.array)
     entries = [BenchMemory.of(entry, array) for entry in memories]
-    benched = has_bench(layout)
-    top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     by_name = {m.name: m for m in entries}
+    benched = has_bench(layout) and any(name in by_name for name in COMPARED)
+    top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
-    compared = [by_name[name] for name in COMPARED] if benched else []
-    checks = sum(m.words * m.lanes for m in compared)
+    compared = [by_name[name] for name in COMPARED if name in by_name] if benched else []
     loaded = [m for m in entries if m.text]
     words = sum(m.words * len(m.files) for m in loaded)
-    constants = _constants(layer, memories, entries, array, accumulator)
-    if benched:
-        # one multiplication and one delivery a cycle at most, twice over
-        work = by_name["psum"].words * by_name["psum"].lanes * (array["row"] + 1) + 2 * words
-        constants.append(Constants("the bench", (("EXPECTED_CHECKS", checks), ("MAX_FAIL_LINES", MAX_FAIL_LINES))))
-        limit = 2 * work + CYCLES_SPARE
-        constants.append(Constants("when the bench gives up", (("TIMEOUT_CYCLES", limit),), kind="longint"))
-    elif loaded:
+    constants = _constants(layer, memories, entries, array, formats)
+    if not benched and loaded:
         constants.append(Constants("the stub", (("WORDS_EXPECTED", words),)))
     names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
         raise QexportError(f"layout: names of axes and memories give the constant {twice[0]} twice; rename one of them")
-    formats = {entry.name: entry for entry in memories}
+    signed = {entry.name: entry.signed for entry in memories}
     package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
     context: dict[str, Any] = {
         "slug": layer.slug,
@@ -167,17 +216,22 @@ def render_bench(
         "constants": constants,
         "has_bias": "bias" in [m.name for m in driven],
         "benched": benched,
-        "weight_signed": benched and formats["weight"].signed,
-        "input_signed": benched and formats["input"].signed,
+        "weight_signed": benched and signed["weight"],
+        "input_signed": benched and signed["input"],
         "fixed_sources": [package, source],
-        "verdict": f"PASS checks={checks}" if benched else f"LOADED words={words}",
+        "verdict": f"PASS checks={sum(m.words * m.lanes for m in compared)}" if benched else f"LOADED words={words}",
+        "checks_file": CHECKS,
+        "checksums": checksums,
+        "cycles_spare": CYCLES_SPARE,
     }
+    if benched:
+        context |= _work(layer, driven, compared, array)
     rendered = {package: "package.sv.j2", "params.vh": "params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
         rendered |= {"files.f": "files.f.j2", "Makefile": "Makefile.j2"}
         rendered[source] = "tb_default.sv.j2" if benched else "stub.sv.j2"
     if benched:
-        rendered["dut.sv"] = "dut_behavioural.sv.j2"
+        rendered |= {"dut.sv": "dut_behavioural.sv.j2", CHECKS: "checks.txt.j2"}
     environment = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
@@ -189,12 +243,26 @@ def render_bench(
     return {path: environment.get_template(template).render(context) for path, template in rendered.items()}
 
 
+def _work(
+    layer: ConvGeometry, driven: list[BenchMemory], compared: list[BenchMemory], array: dict[str, int]
+) -> dict[str, int]:
+    """The layer's multiplications (those with padding among them), and cycles after which the bench gives up."""
+    sizes = {axis.name: axis.size for m in driven for axis in m.axes}
+    images, plane, taps = sizes["n"], (sizes["iy"], sizes["ix"]), math.prod(layer.kernel)
+    padded = math.prod(layer.padded_plane(plane))
+    # one multiplication a cycle for every lane, tap and padded position, and one word a cycle; twice over
+    slowest = images * padded * taps * sizes["ot"] * sizes["it"] * array["row"] * array["col"]
+    words = sum(m.words for m in (*driven, *compared))
+    outputs = images * math.prod(layer.output_plane(plane)) * layer.out_channels
+    return {"macs": outputs * layer.group_inputs * taps, "timeout": 2 * (slowest + words) + CYCLES_SPARE}
+
+
 def _constants(
     layer: ConvGeometry,
     memories: tuple[MemoryEntry, ...],
     entries: list[BenchMemory],
     array: dict[str, int],
-    accumulator: AccumulatorFormat,
+    formats: ManifestFormats,
 ) -> list[Constants]:
     """The sizes of layer, planes, tiles and memories."""
     shapes = {entry.tensor: entry.shape for entry in memories if "bit" not in entry.order}
@@ -209,13 +277,26 @@ def _constants(
                 ("DILATION_Y", layer.dilation[0]), ("DILATION_X", layer.dilation[1]),
             ),
         ),
-        Constants("bits that hold every accumulator these weights can give", (("ACC_WIDTH", accumulator.bits),)),
+        Constants(
+            "bits that hold every accumulator these weights can give", (("ACC_WIDTH", formats.accumulator.bits),)
+        ),
     ]  # fmt: skip
+    if (output := formats.output) is not None:
+        limit = (1 << output.bits) - 1
+        groups.append(
+            Constants(
+                "output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)",
+                (("OUTPUT_MUL", output.mul), ("OUTPUT_SHIFT", output.shift), ("OUTPUT_MAX", limit)),
+                kind="longint",
+            )
+        )
     planes: dict[str, int] = {}
     for tensor, names in (("input", ("N", None, "IY", "IX")), ("input_padded", ("N", None, "PY", "PX")),
                           ("psum", ("N", None, None, None, None, "PY", "PX")),
                           ("relu", ("N", None, "OY", "OX")), ("accumulator", ("N", None, "OY", "OX"))):  # fmt: skip
         planes |= {name: size for name, size in zip(names, shapes.get(tensor, ()), strict=False) if name}
+    if "input" in shapes:
+        planes["OY"], planes["OX"] = layer.output_plane((planes["IY"], planes["IX"]))
     groups.append(Constants("images and planes", tuple(sorted(planes.items()))))
     tiles: dict[str, dict[str, int]] = {}  # axis -> memory -> size
     for entry, m in zip(memories, entries, strict=True):

@@ -46,7 +46,7 @@ from qexport.layout import (
     preset_purpose,
 )
 from qexport.manifest import INDEX, Manifest, file_sha256, find_sets, read_manifest
-from qexport.simulate import SIMULATORS, Verdict, simulate
+from qexport.simulate import SIMULATORS, WAVES, Verdict, simulate
 from qexport.strength import (
     DEFAULT_SHARE,
     STAGES,
@@ -562,40 +562,84 @@ def verify_command(folder: Path, as_json: bool) -> None:
     "--simulator", type=click.Choice(["auto", *SIMULATORS]), default="auto", show_default=True,
     help="auto takes Verilator, else Icarus.",
 )  # fmt: skip
-@click.option("--dut", type=_path(), help="Your module 'dut', with the ports of the set's dut.sv.")
+@click.option(
+    "--dut", type=_path(), multiple=True,
+    help="Your module instead of the set's dut.sv; give it again for further files.",
+)  # fmt: skip
+@click.option("--top", help="Your module's name, where it is not 'dut'.")
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
+    help="Other than 0: all streams stall at random, the same way for the same seed.",
+)  # fmt: skip
+@click.option("--keep", type=_path(), help="Folder for logs, the words that came back, and waves.")
+@click.option("--waves", type=click.Choice(WAVES), help="Record all signals in --keep.")
 @json_option
-def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bool) -> None:
+def simulate_command(
+    folder: Path,
+    simulator: str,
+    dut: tuple[Path, ...],
+    top: str | None,
+    seed: int,
+    keep: Path | None,
+    waves: str | None,
+    as_json: bool,
+) -> None:
     """Run the self-checking bench of a set, or of every set in a folder, and judge.
 
     A run that has not ended after 600 s counts as failed.
 
     \b
     qexport simulate vectors/features_33
-    qexport simulate vectors/features_33 --simulator icarus --dut my_dut.sv
+    qexport simulate vectors/features_33 --dut my_core.sv --top my_core --seed 1
+    qexport simulate vectors/features_33 --dut my_core.sv --keep run/ --waves vcd
     """
+    if waves is not None and keep is None:
+        raise click.UsageError("--waves needs --keep, the folder for them")
+    if top is not None and not dut:
+        raise click.UsageError("--top belongs to --dut")
     verdicts: list[Verdict] = []
     failures: dict[Path, QexportError] = {}
     for path in find_sets(folder):
         try:
-            verdicts.append(simulate(path, simulator, dut))
+            verdicts.append(
+                simulate(
+                    path, simulator, dut, top=top or "dut", seed=seed, waves=waves,
+                    keep=keep if keep is None or path == folder else keep / path.name,
+                    progress=lambda line, path=path: click.echo(f"{path}: {line}", err=True),  # type: ignore[misc]
+                )
+            )  # fmt: skip
         except QexportError as error:
             failures[path] = error
 
     def show() -> None:
         for verdict in verdicts:
             manifest = verdict.manifest
+            what = f"PASS, {verdict.checks} values compared by {verdict.simulator} {verdict.version}"
             rows = [
                 ("set", f"{verdict.set}, layer {_layer_text(manifest.layer)}"),
                 ("files", f"{manifest.file_count} as dumped, layout '{manifest.layout.name}'"),
                 ("golden", _golden_text(manifest)),
-                ("simulation", f"PASS, {verdict.checks} values compared by {verdict.simulator} {verdict.version}"),
+                ("simulation", what + (f", streams stalled with seed {verdict.seed}" if verdict.seed else "")),
+                ("compared", _counts_text(verdict.compared)),
             ]
+            if verdict.not_compared:
+                rows.append(("not compared", f"{_counts_text(verdict.not_compared)}: the module has no such ports"))
+            rows.append((
+                "speed",
+                f"{verdict.cycles} cycles, {verdict.macs_per_cycle:.3g} multiplications a cycle, "
+                f"{verdict.utilisation:.1%} of {verdict.multipliers} multipliers",
+            ))  # fmt: skip
             _print(_pairs(rows))
 
     listed: list[dict[str, Any]] = [
-        {"set": str(v.set), "result": "PASS", "checks": v.checks, "simulator": v.simulator, "version": v.version}
+        {
+            "set": str(v.set), "result": "PASS", "checks": v.checks, "compared": v.compared,
+            "not_compared": v.not_compared, "seed": v.seed, "cycles": v.cycles, "macs": v.macs,
+            "macs_per_cycle": v.macs_per_cycle, "multipliers": v.multipliers, "utilisation": v.utilisation,
+            "simulator": v.simulator, "version": v.version,
+        }
         for v in verdicts
-    ]
+    ]  # fmt: skip
     listed += [
         {"set": str(path), "result": "FAIL" if isinstance(error, CheckFailed) else "NOT RUN", "why": str(error)}
         for path, error in failures.items()
@@ -604,6 +648,10 @@ def simulate_command(folder: Path, simulator: str, dut: Path | None, as_json: bo
     if failures:
         kind = CheckFailed if any(isinstance(error, CheckFailed) for error in failures.values()) else QexportError
         raise kind("\n".join(map(str, failures.values())))
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{memory} ({count})" for memory, count in counts.items())
 
 
 @main.command(name="show")

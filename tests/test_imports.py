@@ -17,7 +17,7 @@ ROOT = Path(qexport.__file__).parent
 LAYERS = (
     {"errors", "intformat"},
     {"layer"},
-    {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "manifest", "bench"},
+    {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "manifest", "bench", "ports"},
     {"export", "check", "simulate", "diagnose", "rtl"},
     {"cli"},
     {"__main__"},

@@ -1,5 +1,7 @@
 """What counts as a PASS, and which simulator is taken."""
 
+from pathlib import Path
+
 import pytest
 
 from qexport.errors import CheckFailed, QexportError
@@ -80,3 +82,41 @@ def test_verilator_without_a_compiler_names_what_it_lacks(monkeypatch: pytest.Mo
     monkeypatch.delenv("QEXPORT_VERILATOR", raising=False)
     with pytest.raises(QexportError, match=r"g\+\+ is not on the PATH.*apt-get install"):
         choose("verilator")
+
+
+@pytest.mark.parametrize(
+    ("name", "variable", "said", "needle"),
+    [
+        (
+            "icarus",
+            "QEXPORT_IVERILOG",
+            "Icarus Verilog version 10.3 (stable) (v10_3)",
+            "Icarus Verilog 10.3 is too old",
+        ),
+        ("verilator", "QEXPORT_VERILATOR", "Verilator 4.038 2020-07-11 rev v4.036", "Verilator 4.038 is too old"),
+        ("verilator", "QEXPORT_VERILATOR", "Verilator 5.004 2022-12-14", "install 5.006 or newer"),
+    ],
+)
+def test_simulator_that_is_too_old_is_said(
+    name: str, variable: str, said: str, needle: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    old = tmp_path / "old"
+    old.write_text(f"#!/bin/sh\necho '{said}'\n")
+    old.chmod(0o755)
+    for tool in ("vvp", "g++", "make"):
+        (tmp_path / tool).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv(variable, str(old))
+    with pytest.raises(QexportError, match=needle):
+        choose(name)
+
+
+def test_newer_simulators_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    new = tmp_path / "new"
+    new.write_text("#!/bin/sh\necho 'Verilator 5.006 2023-01-22 rev (Debian 5.006-3)'\n")
+    new.chmod(0o755)
+    for tool in ("g++", "make"):
+        (tmp_path / tool).symlink_to("/bin/true")
+    monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
+    monkeypatch.setenv("QEXPORT_VERILATOR", str(new))
+    assert choose("verilator").version() == "5.006"

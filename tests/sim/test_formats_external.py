@@ -8,7 +8,7 @@ import pytest
 
 from qexport.formats import FORMATS, WordSpec
 from qexport.intformat import Int64, IntFormat
-from qexport.simulate import SIMULATORS
+from qexport.simulate import SIMULATORS, Job
 from tests.sim.conftest import Tool
 
 # bits of an element, lanes: words of a part of a digit, of 20 lanes, of whole bytes, and of 64 bits
@@ -76,7 +76,7 @@ endmodule
         top += f"  r{number} u{number}();\n"
     source = folder / "top.sv"
     source.write_text(modules + top + "  initial #1 $finish;\nendmodule\n")
-    built = SIMULATORS[simulator].compile([source], folder, "top", folder)
+    built = SIMULATORS[simulator].compile(Job((source,), folder, "top"), folder)
     assert built.returncode == 0, built.stderr
     command = SIMULATORS[simulator].command(folder / "sim")
     run = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=True)

@@ -10,11 +10,11 @@ import pytest
 from qexport.bench import has_bench
 from qexport.layout import load_layout, preset_names
 from tests.conftest import checked_dump
-from tests.sim.conftest import copied, edited, path_of, ragged_capture, state, tiny_capture
+from tests.sim.conftest import copied, edited, path_of, ragged_capture, resealed, state, tiny_capture
 from tests.sim.test_bench import DUT_FAULTS, without_relu
 
 pytestmark = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
-TOOLS = ("sh", "make", "iverilog", "vvp", "mktemp", "od", "tr", "cat", "grep", "rm", "ln", "sha256sum")
+TOOLS = ("sh", "make", "iverilog", "vvp", "mktemp", "od", "tr", "cat", "grep", "rm", "ln", "cmp", "sha256sum")
 Make = Callable[..., subprocess.CompletedProcess[str]]
 
 
@@ -76,7 +76,10 @@ def test_changed_word_fails(make: Make, file: str, said: str, tiny_set: Path, tm
     (folder / file).write_text(("1" if text[0] == "0" else "0") + text[1:])
     done = make(folder)
     assert done.returncode != 0
-    assert f"file={said} n=0 " in done.stdout
+    assert f"FAIL file={file} line=0 has the checksum" in done.stdout
+    done = make(resealed(folder))
+    assert done.returncode != 0
+    assert f"file={said} image=0 " in done.stdout
 
 
 def test_files_that_were_changed_to_agree_with_a_wrong_design_never_pass(

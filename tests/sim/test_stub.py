@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from qexport.layout import parse_layout
-from qexport.simulate import SIMULATORS
+from qexport.simulate import SIMULATORS, Job
 from tests.conftest import checked_dump, make_capture
 from tests.sim.conftest import copied, edited
 
@@ -85,7 +85,7 @@ def stubs(stub_sets: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) 
             package, source = (folder / line for line in (folder / "files.f").read_text().splitlines())
             if layout == "mixed":
                 source = edited(source, build.parent / source.name, PRINT_ALL)
-            built = SIMULATORS[simulator].compile([package, source], package.parent, source.stem, build)
+            built = SIMULATORS[simulator].compile(Job((package, source), package.parent, source.stem), build)
             made[layout, simulator] = Stub(folder, SIMULATORS[simulator].command(build / "sim"), built)
         stub = made[layout, simulator]
         assert stub.built.returncode == 0, stub.built.stdout + stub.built.stderr

@@ -20,6 +20,10 @@ package features_33_pkg;
   localparam int DILATION_X = 1;
   // bits that hold every accumulator these weights can give
   localparam int ACC_WIDTH = 12;
+  // output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)
+  localparam longint OUTPUT_MUL = 64'd1341;
+  localparam longint OUTPUT_SHIFT = 64'd14;
+  localparam longint OUTPUT_MAX = 64'd15;
   // images and planes
   localparam int IX = 4;
   localparam int IY = 4;
@@ -97,10 +101,5 @@ package features_33_pkg;
   localparam int OUTPUT_BITS = 4;
   localparam int OUTPUT_WORD_BITS = 32;
   localparam OUTPUT_FILE = "output.hex";
-  // the bench
-  localparam int EXPECTED_CHECKS = 11392;
-  localparam int MAX_FAIL_LINES = 10;
-  // when the bench gives up
-  localparam longint TIMEOUT_CYCLES = 197576;
 endpackage
 /* verilator lint_on UNUSEDPARAM */

@@ -19,6 +19,11 @@ localparam DILATION_X = 1;
 // bits that hold every accumulator these weights can give
 localparam ACC_WIDTH = 12;
 
+// output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)
+localparam OUTPUT_MUL = 64'd1341;
+localparam OUTPUT_SHIFT = 64'd14;
+localparam OUTPUT_MAX = 64'd15;
+
 // images and planes
 localparam IX = 4;
 localparam IY = 4;
@@ -106,10 +111,3 @@ localparam OUTPUT_LANES = 8;
 localparam OUTPUT_BITS = 4;
 localparam OUTPUT_WORD_BITS = 32;
 localparam OUTPUT_FILE = "output.hex";
-
-// the bench
-localparam EXPECTED_CHECKS = 11392;
-localparam MAX_FAIL_LINES = 10;
-
-// when the bench gives up
-localparam TIMEOUT_CYCLES = 197576;

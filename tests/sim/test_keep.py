@@ -1,0 +1,110 @@
+"""What a run leaves behind: logs, the words that came back, waves; and what it does not build again."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qexport.errors import CheckFailed
+from qexport.golden import Golden
+from qexport.simulate import _run, simulate
+from tests.conftest import checked_dump, cli, fails
+from tests.sim.conftest import edited, state, tiny_capture
+from tests.sim.test_bench import DUT_FAULTS, on_icarus
+
+RESULTS = ("psum", "accumulator", "relu")
+
+
+@pytest.mark.parametrize(
+    ("simulator", "waves"), [("icarus", None), ("icarus", "vcd"), ("verilator", "vcd")], indirect=["simulator"]
+)
+def test_kept_are_logs_words_and_waves_and_nothing_else(
+    simulator: str, waves: str | None, tiny_set: Path, tmp_path: Path
+) -> None:
+    before, keep = state(tiny_set), tmp_path / "Läufe und Wellen" / "1"
+    arguments = ["--simulator", simulator, "--keep", keep, *(["--waves", waves] if waves else [])]
+    result = cli("simulate", tiny_set, *arguments)
+    assert result.exit_code == 0, result.output
+    files = {f"{memory}.hex" for memory in RESULTS} | {"run.log"} | ({f"waves.{waves}"} if waves else set())
+    assert {path.name for path in keep.iterdir()} - {"build.log"} == files
+    for memory in RESULTS:
+        assert (keep / f"{memory}.hex").read_bytes() == (tiny_set / f"{memory}.hex").read_bytes()
+    assert "\nPASS checks=96 nonce=" in (keep / "run.log").read_text()
+    if waves:
+        recorded = (keep / "waves.vcd").read_text()
+        assert "$scope module tb_tiny" in recorded
+        assert "$scope module dut" in recorded
+        assert " s_weight_tvalid " in recorded
+    assert state(tiny_set) == before
+
+
+@on_icarus
+def test_fst_waves(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    simulate(tiny_set, simulator, keep=tmp_path, waves="fst")
+    assert (tmp_path / "waves.fst").read_bytes()[:1] == b"\x00"  # the header block of an FST file
+    assert (tmp_path / "waves.fst").stat().st_size > 300
+
+
+@on_icarus
+def test_wrong_words_and_x_digits_are_kept_of_a_run_that_fails(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    def kept(fault: str, memory: str) -> list[str]:
+        dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", DUT_FAULTS[fault][0])
+        with pytest.raises(CheckFailed):
+            simulate(tiny_set, simulator, [dut], keep=tmp_path / "keep")
+        return (tmp_path / "keep" / f"{memory}.hex").read_text().splitlines()
+
+    relu = Golden(tiny_capture(), 8).values("relu")[0].reshape(8, 4)  # oc, position
+    wrong = ["".join(f"{~int(code) & 0xFFFF:04x}" for code in column[::-1]) for column in relu.T]
+    assert kept("wrong results", "relu") == wrong
+    assert kept("X in results", "accumulator") == ["x" * 32] * 4
+    assert [line[-1] for line in kept("X in one bit of psum", "psum")] == ["X"] * 4
+    assert len(kept("too many results", "relu")) > 4
+    assert len(kept("result omitted", "relu")) == 3
+    assert "FAIL memory=relu 3 of 4 words were delivered" in (tmp_path / "keep" / "run.log").read_text()
+
+
+@on_icarus
+def test_every_set_of_a_folder_keeps_its_own(simulator: str, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        checked_dump(tiny_capture(name), "default", tmp_path / "sets")
+    result = cli("simulate", tmp_path / "sets", "--simulator", simulator, "--keep", tmp_path / "keep")
+    assert result.exit_code == 0, result.output
+    assert sorted(path.name for path in (tmp_path / "keep").iterdir()) == ["one", "two"]
+    assert (tmp_path / "keep" / "two" / "run.log").is_file()
+
+
+@on_icarus
+def test_nothing_is_kept_in_a_set(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    run = ("simulate", tiny_set, "--simulator", simulator)
+    fails(cli(*run, "--keep", tiny_set / "run"), f"{tiny_set / 'run'} lies in the set", "outside it")
+    fails(cli(*run, "--waves", "vcd"), "--waves needs --keep")
+    (tmp_path / "file").write_text("")
+    fails(cli(*run, "--keep", tmp_path / "file"), str(tmp_path / "file"), "exists")
+
+
+@on_icarus
+def test_new_pictures_and_weights_of_the_same_sizes_need_no_new_build(
+    simulator: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
+    capture = tiny_capture()
+    captures = [capture, replace(capture, input=15 - capture.input), replace(capture, weight=capture.weight[::-1])]
+    for number, one in enumerate(captures):
+        folder = checked_dump(one, "default", tmp_path / str(number))
+        assert simulate(folder, simulator).checks == 96
+    assert len(list((tmp_path / "cache").iterdir())) == 1
+    assert not np.array_equal(captures[0].weight, captures[2].weight)
+
+
+def test_signs_of_life_are_passed_on_and_all_that_is_printed_is_logged(tmp_path: Path) -> None:
+    seen: list[str] = []
+    script = "echo start; echo PROGRESS cycles=9; echo complaint >&2; pwd; exit 3"
+    assert _run(["sh", "-c", script], tmp_path, tmp_path / "log", seen.append) == 3
+    assert seen == ["PROGRESS cycles=9"]
+    assert (tmp_path / "log").read_text() == f"start\nPROGRESS cycles=9\n{tmp_path}\ncomplaint\n"
+
+
+def test_a_run_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("qexport.simulate.WALL_LIMIT", 0.2)
+    assert _run(["sleep", "60"], tmp_path, tmp_path / "log", print) is None
