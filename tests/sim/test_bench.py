@@ -430,6 +430,7 @@ def without_relu(folder: Path, tmp_path: Path) -> Path:
     return edited(folder / "dut.sv", tmp_path / "mine.sv", [("relu_of(col)", "accumulator_of(col)")])
 
 
+@on_icarus
 def test_files_that_were_changed_to_agree_with_a_wrong_design_never_pass(
     simulator: str, tiny_set: Path, tmp_path: Path
 ) -> None:
