@@ -46,6 +46,7 @@ from qexport.layout import (
     preset_purpose,
 )
 from qexport.manifest import INDEX, Manifest, file_sha256, find_sets, read_manifest
+from qexport.rtl import PARTS, render_rtl
 from qexport.simulate import SIMULATORS, WAVES, Verdict, simulate
 from qexport.strength import (
     DEFAULT_SHARE,
@@ -652,6 +653,33 @@ def simulate_command(
 
 def _counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{memory} ({count})" for memory, count in counts.items())
+
+
+@main.command(name="rtl")
+@click.argument("folder", type=_path())
+@click.option(
+    "--style", type=click.Choice(list(PARTS)), default="ws", show_default=True,
+    help="ws: weight-stationary systolic array, os: output-stationary.",
+)  # fmt: skip
+@click.option("--out", "target", type=_path(), required=True, help="New folder for the files.")
+@json_option
+def rtl_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
+    """Write the reference RTL of a set's layer: a synthesizable systolic array behind AXI4-Streams and memories.
+
+    \b
+    qexport rtl vectors/features_33 --style ws --out rtl/
+    qexport simulate vectors/features_33 $(sed 's|^|--dut rtl/|' rtl/files.f)
+    """
+    manifest = read_manifest(folder)
+    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise QexportError(f"out: {target} is there already and not empty; give a new folder")
+    target.mkdir(parents=True, exist_ok=True)
+    files["files.f"] = "".join(f"{name}\n" for name in files if name != "dut_mm.sv")
+    for name, text in files.items():
+        (target / name).write_text(text, encoding="utf-8")
+    result = {"folder": str(target), "files": list(files)}
+    _emit(as_json, result, lambda: click.echo(f"{target}: {len(files)} files, top modules dut and dut_mm"))
 
 
 @main.command(name="show")

@@ -17,8 +17,8 @@ from qexport.layer import CodeFormat, LayerCapture
 from qexport.layout import Layout, layout_text, parse_layout
 from qexport.manifest import Manifest, read_manifest
 from qexport.rtl import compute_cycles, load_cycles, mm_cycles, render_rtl, stream_cycles
-from qexport.simulate import Verilator
-from tests.conftest import checked_dump, make_capture
+from qexport.simulate import Verilator, simulate
+from tests.conftest import checked_dump, cli, fails, make_capture
 from tests.sim.conftest import edited, ragged_capture
 
 ROOT = Path(__file__).parent.parent.parent
@@ -342,3 +342,26 @@ def test_gates_that_yosys_makes_of_a_small_array_give_the_golden(
     synthesized(yosys, sources, "synth -flatten -noabc -top dut", "check -assert", "write_verilog -noattr gates.v")
     said = run(compiled(manifest, style, "tb_stream", [tmp_path / "gates.v"], tmp_path), folder, seed=1, pause=50)
     assert said["words"] > 0
+
+
+# --- the command ----------------------------------------------------------------------------------------------------
+
+
+@on_icarus
+@pytest.mark.parametrize("style", STYLES)
+@pytest.mark.parametrize("seed", [0, 5])
+def test_rtl_that_the_command_writes_passes_the_bench_of_the_set(
+    simulator: str, style: str, seed: int, tmp_path: Path
+) -> None:
+    folder = checked_dump(with_output(ragged_capture()), "default", tmp_path)
+    assert cli("rtl", folder, "--style", style, "--out", tmp_path / "rtl").exit_code == 0
+    files = [tmp_path / "rtl" / name for name in (tmp_path / "rtl" / "files.f").read_text().split()]
+    verdict = simulate(folder, simulator, files, seed=seed)
+    assert set(verdict.compared) == {"accumulator", "relu", "output"} | ({"psum"} if style == "ws" else set())
+
+
+def test_rtl_writes_nothing_over_files_and_nothing_for_other_layouts(tmp_path: Path) -> None:
+    folder = checked_dump(make_capture(), "ws8x8", tmp_path / "sets")
+    fails(cli("rtl", folder, "--out", tmp_path / "rtl"), "memory", "layout default")
+    assert not (tmp_path / "rtl").exists()
+    fails(cli("rtl", ROOT / "vectors" / "features_33", "--out", tmp_path), f"{tmp_path} is there already and not empty")
