@@ -668,7 +668,7 @@ def rtl_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
 
     \b
     qexport rtl vectors/features_33 --style ws --out rtl/
-    qexport simulate vectors/features_33 $(sed 's|^|--dut rtl/|' rtl/files.f)
+    qexport rtl vectors/features_33 --style os --out rtl_os/
     """
     manifest = read_manifest(folder)
     files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
