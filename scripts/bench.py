@@ -13,6 +13,9 @@ import numpy as np
 
 from qexport.formats import FORMATS, WordSpec
 from qexport.intformat import Int64, IntFormat
+from qexport.manifest import Index
+from qexport.rtl import PARTS
+from qexport.simulate import SIMULATORS, simulate
 
 ROOT = Path(__file__).parent.parent
 CODE = IntFormat(4, True)
@@ -75,7 +78,10 @@ def run(*arguments: str) -> tuple[float, int]:
     """Seconds and peak memory in MB of one run of the program."""
     begin = time.perf_counter()
     pid = os.posix_spawn(
-        sys.executable, [*PROGRAM, *arguments], os.environ, file_actions=[(os.POSIX_SPAWN_OPEN, 1, os.devnull, 1, 0)]
+        sys.executable,
+        [*PROGRAM, *arguments],
+        os.environ,
+        file_actions=[(os.POSIX_SPAWN_OPEN, to, os.devnull, 1, 0) for to in (1, 2)],
     )
     _, status, usage = os.wait4(pid, 0)
     assert status == 0, arguments
@@ -136,14 +142,53 @@ def strengths() -> None:
             )
 
 
+def simulation() -> None:
+    """Icarus against Verilator on the sets' own designs; the first run builds, the second finds the build."""
+    print("\nqexport simulate, one image, layout default")
+    print("  layer  simulator  first run, s  second run, s  cycles/s  multiplications/s")
+    with tempfile.TemporaryDirectory(dir=".") as out, tempfile.TemporaryDirectory() as cache:
+        os.environ["QEXPORT_CACHE"] = cache
+        for layer in ("33", "38"):
+            run("dump", "--layer", layer, "--checkpoint", "builtin", "--images", "1", "--out", out)
+            for name in SIMULATORS:
+                begin = time.perf_counter()
+                simulate(Path(out) / f"features_{layer}", name)
+                middle = time.perf_counter()
+                verdict = simulate(Path(out) / f"features_{layer}", name)
+                second = time.perf_counter() - middle
+                print(
+                    f"  {layer:5}  {name:9}  {middle - begin:12.1f}  {second:13.2f}  {verdict.cycles / second:8,.0f}"
+                    f"  {verdict.macs / second:17,.0f}"
+                )
+
+
+def reference_rtl() -> None:
+    """Every quantized layer of the shipped network on the reference arrays, one image, by Verilator."""
+    print("\nreference RTL on Verilator, one image")
+    print("  set          style  cycles     values compared")
+    with tempfile.TemporaryDirectory(dir=".") as out:
+        run("dump", "--all", "--checkpoint", "builtin", "--images", "1", "--out", out)
+        index = Index.read(Path(out))
+        assert index is not None
+        for entry in index.sets:
+            for style in PARTS:
+                files = Path(out) / f"{entry.path}_{style}"
+                run("rtl", f"{out}/{entry.path}", "--style", style, "--out", str(files))
+                names = (files / "files.f").read_text().split()
+                verdict = simulate(Path(out) / entry.path, "verilator", [files / name for name in names])
+                print(f"  {entry.path:11}  {style:5}  {verdict.cycles:9,}  {sum(verdict.compared.values()):15,}")
+
+
 def main() -> None:
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, numpy {np.__version__}\n")
     packing()
     start_to_end()
     strengths()
+    simulation()
     with tempfile.TemporaryDirectory(dir=".") as pictures:
         make_pictures(Path(pictures), 256)
         all_layers(Path(pictures))
+    reference_rtl()
 
 
 if __name__ == "__main__":
