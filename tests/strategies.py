@@ -12,7 +12,7 @@ Widths = st.sampled_from([(4, True), (4, False), (1, False), (1, True), (7, True
 
 
 @st.composite
-def captures(draw: st.DrawFn) -> LayerCapture:
+def captures(draw: st.DrawFn, widths: st.SearchStrategy[tuple[int, bool]] = Widths) -> LayerCapture:
     """A small capture: groups, stride, dilation, asymmetric padding, any signedness, with and without bias."""
 
     def pair(low: int, high: int) -> tuple[int, int]:
@@ -23,7 +23,7 @@ def captures(draw: st.DrawFn) -> LayerCapture:
     reach = [dilation[i] * (kernel[i] - 1) + 1 for i in range(2)]
     smallest = np.maximum(1, [reach[0] - sum(vertical), reach[1] - sum(horizontal)])
     extra = pair(0, 2)
-    (weight_bits, weight_signed), (input_bits, input_signed) = draw(Widths), draw(Widths)
+    (weight_bits, weight_signed), (input_bits, input_signed) = draw(widths), draw(widths)
     facts: dict[str, Any] = {
         "in_channels": groups * draw(st.integers(1, 3)),
         "out_channels": groups * draw(st.integers(1, 3)),

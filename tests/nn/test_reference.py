@@ -3,6 +3,7 @@
 import numpy as np
 import torch
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch.nn import functional as F
 
 from qexport.golden import Golden
@@ -11,7 +12,7 @@ from tests.strategies import captures
 
 
 @settings(max_examples=200, deadline=None)
-@given(captures())
+@given(captures(st.tuples(st.integers(1, 8), st.booleans())))
 def test_accumulator_is_torchs_convolution_of_the_codes(capture: LayerCapture) -> None:
     layer = capture.layer
     top, bottom, left, right = layer.padding
