@@ -25,7 +25,7 @@ from rich.table import Table
 from qexport import __version__
 from qexport.check import Fault, dissect, verify, verify_index
 from qexport.errors import CheckFailed, QexportError
-from qexport.export import Dump, dump, plan, write_index
+from qexport.export import Dump, dump, plan, write_index, write_new_folder
 from qexport.formats import FORMATS
 from qexport.golden import MEAN_BAR, Facts, accumulator_bounds
 from qexport.intformat import IntFormat
@@ -473,6 +473,12 @@ def _strength_line(manifest: Manifest) -> str:
     return strength_text(manifest.strength, manifest.memories)
 
 
+def _share(manifest: Manifest) -> str:
+    """The share of weight errors that show in the first tensor that the set compares."""
+    weight = manifest.strength.weight
+    return next((percent(getattr(weight, stage), weight.flips) for stage in compared(manifest.memories)), "-")
+
+
 def _show_set(done: Dump) -> None:
     manifest = done.manifest
     table = _table("memory", "tensor", "files", "words", "word bits", "first file")
@@ -504,7 +510,7 @@ def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
             str(m.formats.accumulator.bits),
             difference,
             f"{m.golden.tolerance:.2g}",
-            _strength_line(m).split(" of ")[0],
+            _share(m),
         )
     _print(table)
     unchanged = sum(done.unchanged for done in dumps)
@@ -666,20 +672,26 @@ def _counts_text(counts: Mapping[str, int]) -> str:
 def rtl_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     """Write the reference RTL of a set's layer: a synthesizable systolic array behind AXI4-Streams and memories.
 
+    In a folder of sets, of every one, into folders of their names.
+
     \b
     qexport rtl vectors/features_33 --style ws --out rtl/
     qexport rtl vectors/features_33 --style os --out rtl_os/
     """
-    manifest = read_manifest(folder)
-    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
-    if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise QexportError(f"out: {target} is there already and not empty; give a new folder")
-    target.mkdir(parents=True, exist_ok=True)
-    files["files.f"] = "".join(f"{name}\n" for name in files if name != "dut_mm.sv")
-    for name, text in files.items():
-        (target / name).write_text(text, encoding="utf-8")
-    result = {"folder": str(target), "files": list(files)}
-    _emit(as_json, result, lambda: click.echo(f"{target}: {len(files)} files, top modules dut and dut_mm"))
+    written: dict[str, list[str]] = {}
+    for path in find_sets(folder):
+        manifest = read_manifest(path)
+        files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+        files["files.f"] = "".join(f"{name}\n" for name in files if name != "dut_mm.sv")
+        to = target if path == folder else target / path.name
+        write_new_folder(to, files)
+        written[str(to)] = list(files)
+
+    def show() -> None:
+        for to, names in written.items():
+            click.echo(f"{to}: {len(names)} files, top modules dut and dut_mm")
+
+    _emit(as_json, {"folders": written}, show)
 
 
 @main.command(name="show")

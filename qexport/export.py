@@ -7,7 +7,7 @@ import hashlib
 import os
 import shutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
@@ -150,10 +150,29 @@ def write_index(out: Path, dumps: Sequence[Dump]) -> Path:
     index = Index(layout=dumps[0].manifest.layout, source=dumps[0].manifest.source, sets=tuple(entries))
     partial, path = out / f".{INDEX}.partial", out / INDEX
     partial.unlink(missing_ok=True)
-    _write(partial, index.to_bytes())
-    _sync(partial)
-    partial.replace(path)
+    try:
+        _write(partial, index.to_bytes())
+        _sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
     return path
+
+
+def write_new_folder(target: Path, files: Mapping[str, str]) -> None:
+    """Write text files into a folder that appears whole or not at all; raises QexportError when it is not empty."""
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise QexportError(f"out: {target} is there already and not empty; give a new folder")
+    whole = target.resolve()
+    partial = whole.with_name(f".{whole.name}.partial")
+    _clear(partial)
+    try:
+        for name, text in files.items():
+            _write(partial / name, text.encode())
+            _sync(partial / name)
+        partial.replace(whole)
+    finally:
+        _clear(partial)
 
 
 class _MemoryWriter:

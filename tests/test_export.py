@@ -387,6 +387,13 @@ def test_a_full_disk_is_reported_with_the_place(captures: tuple[Path, Path], sma
     fails(run(captures[0], small_disk), "No space left on device", str(small_disk))
 
 
+def test_rtl_on_a_full_disk_leaves_nothing(captures: tuple[Path, Path], out: Path, small_disk: Path) -> None:
+    run(captures[0], out)
+    result = cli("rtl", out / "features_33", "--out", small_disk / "rtl")
+    fails(result, "No space left on device")
+    assert not any(path.name.startswith((".rtl", "rtl")) for path in small_disk.iterdir())
+
+
 def test_a_disk_that_was_full_takes_the_set_once_there_is_room(
     captures: tuple[Path, Path], small_disk: Path, small_layout: Path
 ) -> None:

@@ -360,6 +360,17 @@ def test_rtl_that_the_command_writes_passes_the_bench_of_the_set(
     assert set(verdict.compared) == {"accumulator", "relu", "output"} | ({"psum"} if style == "ws" else set())
 
 
+def test_rtl_serves_every_set_of_a_folder_and_leaves_nothing_else(tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        checked_dump(make_capture(name=name), "default", tmp_path / "sets")
+    (tmp_path / "rtl").mkdir()
+    assert cli("rtl", tmp_path / "sets", "--out", tmp_path / "rtl").exit_code == 0
+    assert sorted(path.name for path in (tmp_path / "rtl").iterdir()) == ["one", "two"]
+    for name in ("one", "two"):
+        listed = (tmp_path / "rtl" / name / "files.f").read_text().split()
+        assert {path.name for path in (tmp_path / "rtl" / name).iterdir()} == {*listed, "files.f", "dut_mm.sv"}
+
+
 def test_rtl_writes_nothing_over_files_and_nothing_for_other_layouts(tmp_path: Path) -> None:
     folder = checked_dump(make_capture(), "ws8x8", tmp_path / "sets")
     fails(cli("rtl", folder, "--out", tmp_path / "rtl"), "memory", "layout default")
