@@ -11,7 +11,7 @@ from qexport.ports import check_files, connected, read_module
 
 
 def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str = "dut") -> dict[str, str]:
-    """The cocotb bench of a set, by file name, to be written into the folder `target`, from where it finds set and design.
+    """The cocotb bench of a set, by file name, for the folder `target`, from where it finds the set and the design.
 
     The module `top` of `dut` replaces the set's own design. Raises QexportError when the set has no bench or the
     module's ports do not fit.
@@ -46,7 +46,7 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
         "lasts": {m.name: m.words // sizes[m.name].get("n", 1) for m in (*driven, *compared)},
         **work(manifest.layer, driven, compared, array),
     }
-    return {f"test_{slug}.py": environment().get_template("test_cocotb.py.j2").render(context)}
+    return {f"test_{slug}.py": environment().get_template("cocotb.py.j2").render(context)}
 
 
 def _place(memory: BenchMemory) -> str:

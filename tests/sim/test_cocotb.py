@@ -111,7 +111,7 @@ def test_the_reference_rtl_passes(simulator: str, set_of: SetOf, tmp_path: Path)
 
 @on_verilator
 def test_verilator_passes_in_as_many_cycles(simulator: str, set_of: SetOf, tmp_path: Path) -> None:
-    verdict = simulate(set_of("default"), seed=1)
+    verdict = simulate(set_of("default"), "icarus", seed=1)
     bench = render(set_of("default"), tmp_path / "bench")
     passed(run(bench, tmp_path, simulator, seed=1), verdict.checks, verdict.cycles)
 
@@ -132,8 +132,8 @@ def test_results_that_the_design_lacks_are_not_compared_which_is_said(
 # --- designs that are wrong -------------------------------------------------------------------------------------------
 
 AS_THE_VERILOG_BENCH = (
-    "activations signed", "X in results", "X in one bit of psum", "X on tready", "undriven results", "no tlast",
-    "too many psums", "result omitted", "hangs", "hangs after some results", "never ready for weights",
+    "activations signed", "X in one bit of psum", "X on tready", "undriven results", "no tlast", "too many psums",
+    "result omitted", "hangs after some results",
 )  # fmt: skip
 
 
@@ -170,10 +170,10 @@ def test_place_in_a_ragged_layer_is_that_of_the_verilog_bench(simulator: str, ra
 
 
 @on_icarus
-def test_pytest_runs_it_and_a_design_that_drops_an_offer_fails_with_stalls_only(
+def test_pytest_runs_it_and_what_a_smooth_run_does_not_show_fails_with_stalls(
     simulator: str, tiny_set: Path, tmp_path: Path
 ) -> None:
-    edits, line = STALL_FAULTS["drops an offer"]
+    edits, line = STALL_FAULTS["reads what is not valid"]
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", edits)
     bench = render(tiny_set, tmp_path / "bench", "--dut", dut)
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(bench)]
@@ -188,12 +188,10 @@ ENDS: dict[str, tuple[Edits, int, str]] = {
     "silent $finish": (at_end("initial $finish;"), 1, ""),
     "$finish on the way": (at_end("initial #200 $finish;"), 1, ""),
     "loop that takes no time": (at_end("initial #200 while (1) begin end"), 1, "FAIL icarus gave no results"),
-    "does not compile": (at_end("assign nowhere = clk;"), 2, "ERROR: icarus does not compile the sources"),
+    "does not compile": ([("ot <= 0;", "ot <= <= 0;")], 2, "ERROR: icarus does not compile the sources"),
     "port of another size": (
-        [("output reg  m_relu_tlast", "output reg [1:0] m_relu_tlast")], 1, "port m_relu_tlast has 2 bits, needs 1",
+        [("output reg  m_relu_tlast", "output reg [1:0] m_relu_tlast")], 1, "FAIL port m_relu_tlast has 2 bits, needs 1",
     ),
-    "port missing": ([("output reg  m_relu_tlast", "output reg  relu_last"), ("m_relu_tlast <=", "relu_last <=")], 1,
-                     "the design has no port m_relu_tlast"),
 }  # fmt: skip
 
 
@@ -206,7 +204,8 @@ def test_run_that_does_not_come_to_its_end_never_passes(
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [])
     bench = render(tiny_set, tmp_path / "bench", "--dut", dut)
     edited(dut, dut, edits)  # ports are read anew by the bench, which may be edited too
-    edited(bench, bench, [("WALL_SECONDS = 600", "WALL_SECONDS = 4")])
+    if end.startswith("loop"):
+        edited(bench, bench, [("WALL_SECONDS = 600", "WALL_SECONDS = 2")])
     done = run(bench, tmp_path)
     assert done.returncode == status, done.stdout + done.stderr
     assert line in done.stdout + done.stderr
@@ -268,12 +267,12 @@ def test_changed_manifest_bench_and_design_of_the_set_are_named(tiny_set: Path, 
     assert fault.startswith("FAIL file=SHA256SUMS line=0 cannot be opened")
 
 
-def test_bench_of_another_geometry_is_named(tiny_set: Path, ragged_set: Path, tmp_path: Path) -> None:
+def test_bench_of_another_geometry_is_named(
+    tiny_set: Path, ragged_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     bench = render(tiny_set, tmp_path / "bench")
-    text = bench.read_text()
-    edited(bench, bench, [(line, line.replace("tiny_set", "x")) for line in text.splitlines() if line == "no"])
     module = load(bench)
-    module.SET = ragged_set  # type: ignore[attr-defined]
+    monkeypatch.setattr(module, "SET", ragged_set)
     assert any("describes another memory psum; render this bench for it again" in one for one in module.load()[1])
 
 
