@@ -705,7 +705,7 @@ def rtl_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
 @click.option("--top", help="Your module's name, where it is not 'dut'.")
 @json_option
 def cocotb_command(folder: Path, target: Path, dut: tuple[Path, ...], top: str | None, as_json: bool) -> None:
-    """Write a bench in Python for a set and a design: cocotb 2 runs it, you edit it, qexport is not needed any more.
+    """Write the bench of a set in Python, for cocotb 2: one file that you run and edit without this program.
 
     In a folder of sets, of every one, into folders of their names.
 
