@@ -243,7 +243,7 @@ def test_an_edited_file_fails_before_anything_is_built(simulator: str, tiny_set:
     assert done.returncode == 1, done.stdout
     assert done.stderr.splitlines() == [
         "FAIL file=relu.hex line=0 has not the SHA-256 that manifest.json gives",
-        "FAIL the set cannot be used; nothing was built",
+        "FAIL the set is not as this bench needs it, nothing was built; dump it again",
     ]
     assert list(bench.parent.iterdir()) == [bench]
 
