@@ -174,6 +174,29 @@ def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
 
 
+def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
+    """As `streams`; raises QexportError for a set that has a stub only."""
+    found = streams(manifest)
+    if found is None:
+        raise QexportError(
+            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
+            "dump it with --layout default"
+        )
+    return found
+
+
+def environment(folder: Path = TEMPLATES) -> Environment:
+    """How every template is rendered: a name that the context lacks is an error."""
+    return Environment(
+        loader=FileSystemLoader(folder),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
 def render_bench(
     layer: ConvGeometry,
     memories: tuple[MemoryEntry, ...],
@@ -225,25 +248,18 @@ def render_bench(
         "cycles_spare": CYCLES_SPARE,
     }
     if benched:
-        context |= _work(layer, driven, compared, array)
+        context |= work(layer, driven, compared, array)
     rendered = {package: "package.sv.j2", "params.vh": "params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
         rendered |= {"files.f": "files.f.j2", "Makefile": "Makefile.j2"}
         rendered[source] = "tb_default.sv.j2" if benched else "stub.sv.j2"
     if benched:
         rendered |= {"dut.sv": "dut_behavioural.sv.j2", CHECKS: "checks.txt.j2"}
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
-    return {path: environment.get_template(template).render(context) for path, template in rendered.items()}
+    templates = environment()
+    return {path: templates.get_template(template).render(context) for path, template in rendered.items()}
 
 
-def _work(
+def work(
     layer: ConvGeometry, driven: list[BenchMemory], compared: list[BenchMemory], array: dict[str, int]
 ) -> dict[str, int]:
     """The layer's multiplications (those with padding among them), and cycles after which the bench gives up."""

@@ -24,6 +24,7 @@ from rich.table import Table
 
 from qexport import __version__
 from qexport.check import Fault, dissect, verify, verify_index
+from qexport.cocotb import render_cocotb
 from qexport.errors import CheckFailed, QexportError
 from qexport.export import Dump, dump, plan, write_index, write_new_folder
 from qexport.formats import FORMATS
@@ -692,6 +693,41 @@ def rtl_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
             click.echo(f"{to}: {len(names)} files, top modules dut and dut_mm")
 
     _emit(as_json, {"folders": written}, show)
+
+
+@main.command(name="cocotb")
+@click.argument("folder", type=_path())
+@click.option("--out", "target", type=_path(), required=True, help="New folder for the bench.")
+@click.option(
+    "--dut", type=_path(), multiple=True,
+    help="Your module instead of the set's dut.sv; give it again for further files.",
+)  # fmt: skip
+@click.option("--top", help="Your module's name, where it is not 'dut'.")
+@json_option
+def cocotb_command(folder: Path, target: Path, dut: tuple[Path, ...], top: str | None, as_json: bool) -> None:
+    """Write the bench of a set in Python, for cocotb 2: one file that you run and edit without this program.
+
+    In a folder of sets, of every one, into folders of their names.
+
+    \b
+    qexport cocotb vectors/features_33 --out bench/
+    qexport cocotb vectors/features_33 --dut my_core.sv --top my_core --out bench/
+    pytest bench/test_features_33.py
+    python bench/test_features_33.py --simulator verilator --seed 1
+    """
+    if top is not None and not dut:
+        raise click.UsageError("--top belongs to --dut")
+    targets = {path: target if path == folder else target / path.name for path in find_sets(folder)}
+    benches = {to: render_cocotb(path, to, dut, top or "dut") for path, to in targets.items()}
+    for to, files in benches.items():
+        write_new_folder(to, files)
+
+    def show() -> None:
+        for to, files in benches.items():
+            for name in files:
+                click.echo(f"{to / name}: run it with pytest, or with python and --simulator, --seed; needs cocotb 2")
+
+    _emit(as_json, {"folders": {str(to): list(files) for to, files in benches.items()}}, show)
 
 
 @main.command(name="show")

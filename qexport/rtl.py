@@ -5,9 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-
-from qexport.bench import COMPARED, DRIVEN, TEMPLATES
+from qexport.bench import COMPARED, DRIVEN, TEMPLATES, environment
 from qexport.errors import QexportError
 from qexport.layer import ConvGeometry
 from qexport.layout import load_layout
@@ -87,16 +85,9 @@ def render_rtl(
         "wr_bits": max(by_name[name].word_bits for name, _ in driven),
         "rd_bits": max(by_name[name].word_bits for name in kept),
     }
-    environment = Environment(
-        loader=FileSystemLoader(FOLDER),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        autoescape=False,
-    )
+    templates = environment(FOLDER)
     plain = {f"{part}.sv": (FOLDER / f"{part}.sv").read_text() for part in (*SHARED, *PARTS[style])}
-    tops = {top: environment.get_template(f"{top}.j2").render(context) for top in ("dut.sv", "dut_mm.sv")}
+    tops = {top: templates.get_template(f"{top}.j2").render(context) for top in ("dut.sv", "dut_mm.sv")}
     return plain | tops
 
 

@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from qexport.bench import streams
+from qexport.bench import interface
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout import MANIFEST, SUMS
 from qexport.manifest import Manifest, read_manifest, sha256, sums_text
-from qexport.ports import connected, read_module
+from qexport.ports import check_files, connected, read_module
 
 WALL_LIMIT = 600  # seconds; the bench's own time-out counts cycles and so misses a loop that takes no time
 SHOWN_LINES = 20  # of a failed run
@@ -242,16 +242,9 @@ def simulate(
     simulator is found.
     """
     manifest = read_manifest(folder)
-    interface = streams(manifest)
-    if interface is None:
-        raise QexportError(
-            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
-            "dump it with --layout default"
-        )
+    offered = interface(folder, manifest)
     simulator = choose(simulator_name)
-    for file in dut:
-        if not file.is_file():
-            raise QexportError(f"dut: {file} does not exist or is no file; give the file of your module '{top}'")
+    check_files(dut, top)
     if keep is not None and keep.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
     slug = manifest.layer.slug
@@ -279,11 +272,11 @@ def simulate(
         job = Job((package, bench, *(dut or [folder / "dut.sv"])), include, f"tb_{slug}", waves=waves)
         if dut:
             module = read_module(dut, package, (include, dut[-1].parent), top)
-            found = connected(module, interface)
-            lacking = [f"QEXPORT_WITHOUT_{stream.memory.upper()}" for stream in interface if stream not in found]
+            found = connected(module, offered)
+            lacking = [f"QEXPORT_WITHOUT_{stream.memory.upper()}" for stream in offered if stream not in found]
             job = replace(job, macros=(f"QEXPORT_DUT={top}", *lacking))
         else:
-            found = interface
+            found = offered
         results = [stream for stream in found if not stream.driven]
         # relative names, because Icarus opens no path with letters beyond ASCII
         (scratch / "set").symlink_to(folder.resolve())
@@ -325,7 +318,7 @@ def simulate(
         version=simulator.version(),
         seed=seed,
         compared=compared,
-        not_compared={s.memory: s.words * s.lanes for s in interface if not s.driven and s not in results},
+        not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in results},
         cycles=int(measured[0][0]),
         macs=int(measured[0][1]),
         multipliers=manifest.array["row"] * manifest.array["col"],
