@@ -248,7 +248,7 @@ def _read_file(path: Path, entry: MemoryEntry, spec: WordSpec) -> _Read:
 
 
 _COMMENT = re.compile(rb"(?s)//[^\n]*|#[^\n]*|/\*.*?\*/")
-_PREFIX = re.compile(rb"0x|\d*'s?[hbd]")
+_PREFIX = re.compile(rb"\d*'s?[hbd]")
 _WORD_LIKE = re.compile(rb"[0-9a-fxz?]+|[+-]\d+|@[0-9a-f]+")
 _TEXT_BYTES = bytes([9, 10, 12, 13, *range(32, 127), *range(128, 256)])
 _UNKNOWN, _NO_DIGIT = 16, 255
@@ -328,7 +328,7 @@ class _Text:
         if not lines:
             raise QexportError(f"actual: {self.path} holds no words; did the run write any?")
         addressed: list[tuple[int, int]] = []  # number of the lines before, address
-        kept = []
+        kept: list[tuple[int, list[bytes]]] = []
         for number, tokens in lines:
             marks = [token for token in tokens if token.startswith(b"@")]
             if marks and len(tokens) > 1:
@@ -378,8 +378,9 @@ class _Text:
                 raise self._fault(lines[0][0], f"{lanes} numbers, not of {count // lanes} {name} digits each")
             lines = [(number, [b"".join(tokens)]) for number, tokens in lines]
         words = [(number, token) for number, tokens in lines for token in tokens]
-        if bits == 1:
-            words = [(number, token.removeprefix(b"0b") if len(token) > count else token) for number, token in words]
+        prefix = b"0x" if bits == 4 else b"0b"  # or digits: an X may be the second one
+        if all(t.startswith(prefix) for _, t in words) and not all(len(t) == count for _, t in words):
+            words = [(number, token[2:]) for number, token in words]
         for number, token in words:
             if token.translate(None, delete=alphabet):
                 raise self._fault(number, f"'{_shown(token)}' is no {name} word")
