@@ -23,6 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from qexport import __version__
+from qexport.actual import read_actual
 from qexport.check import Fault, capture_of, dissect, verify, verify_index
 from qexport.errors import CheckFailed, QexportError
 from qexport.explain import Explanation, explain, steps_csv
@@ -48,6 +49,7 @@ from qexport.layout import (
 )
 from qexport.manifest import INDEX, Manifest, find_sets, read_manifest
 from qexport.rtl import PARTS, render_rtl
+from qexport.shrink import BUDGET, shrink_actual, shrink_dut
 from qexport.simulate import SIMULATORS, WAVES, Verdict, simulate
 from qexport.strength import (
     DEFAULT_SHARE,
@@ -805,6 +807,86 @@ def _places(places: Sequence[str]) -> str:
     """The first, and how many more there are."""
     more = f" and {len(places) - 1} more bits" if len(places) > 1 else ""
     return escape(places[0]) + more if places else "-"
+
+
+@main.command(name="shrink")
+@click.argument("folder", type=_path())
+@click.option("--out", "target", type=_path(), required=True, help="New folder, which becomes the small set.")
+@click.option(
+    "--dut", type=_path(), multiple=True, help="The failing module; give it again for further files. Each step is "
+    "simulated.",
+)  # fmt: skip
+@click.option("--top", help="Your module's name, where it is not 'dut'.")
+@click.option(
+    "--simulator", type=click.Choice(["auto", *SIMULATORS]), default="auto", show_default=True,
+    help="With --dut: auto takes Icarus, which builds fastest, else Verilator.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="With --dut: that of the failing run.  [default: 0]")
+@click.option(
+    "--budget", type=click.FloatRange(0, min_open=True),
+    help=f"With --dut: seconds after which the best set so far is taken.  [default: {BUDGET}]",
+)  # fmt: skip
+@click.option(
+    "--actual", type=_path(), multiple=True,
+    help="Instead of --dut: what the design gave, a file, its files or the folder of simulate --keep.",
+)  # fmt: skip
+@click.option("--memory", help="With --actual: the memory that was given, where its name does not tell.")
+@json_option
+def shrink_command(
+    folder: Path,
+    target: Path,
+    dut: tuple[Path, ...],
+    top: str | None,
+    simulator: str,
+    seed: int | None,
+    budget: float | None,
+    actual: tuple[Path, ...],
+    memory: str | None,
+    as_json: bool,
+) -> None:
+    """Write the smallest set that still shows a failure, and beside it, in OUT.actual, what the design gives for it.
+
+    With --dut images are dropped, codes set to 0 and sizes cut, as long as the simulation fails in the same way. With
+    --actual one differing value is kept: its image, output channel and position.
+
+    \b
+    qexport shrink vectors/features_33 --out small --dut my_core.sv --top my_core
+    qexport shrink vectors/features_33 --out small --actual run/relu.hex
+    """
+    if bool(dut) == bool(actual):
+        raise click.UsageError("give either --dut or --actual")
+    of_dut = {
+        "--top": top,
+        "--seed": seed,
+        "--budget": budget,
+        "--simulator": None if simulator == "auto" else simulator,
+    }
+    foreign = {"--memory": memory} if dut else of_dut
+    if given := [name for name, value in foreign.items() if value is not None]:
+        raise click.UsageError(f"{', '.join(given)} belongs to {'--actual' if dut else '--dut'}")
+    if dut:
+        done = shrink_dut(
+            folder, target, dut, top=top or "dut", simulator=simulator, seed=seed or 0, budget=budget or BUDGET,
+            progress=lambda line: click.echo(line, err=True),
+        )  # fmt: skip
+    else:
+        done = shrink_actual(folder, target, read_actual(folder, actual, memory))
+
+    def show() -> None:
+        table = _table("", "before", "after", right=2)
+        for name, count in done.before.items():
+            table.add_row(name, str(count), str(done.after[name]))
+        _print(table)
+        out.print()
+        rows = [("set", str(done.set)), ("design gives", str(done.actual)), ("differ", ", ".join(done.failures))]
+        if done.runs:
+            ended = "nothing more can go" if done.complete else "ended by the budget; more may go with --budget"
+            rows.append(("simulations", f"{done.runs}, {ended}"))
+        if done.kept:
+            rows.append(("not reduced", done.kept))
+        _print(_pairs(rows))
+
+    _emit(as_json, asdict(done) | {"set": str(done.set), "actual": str(done.actual)}, show)
 
 
 @main.command(name="strength")
