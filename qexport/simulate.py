@@ -230,12 +230,14 @@ def simulate(
     seed: int = 0,
     keep: Path | None = None,
     waves: str | None = None,
+    builds: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
     """Build the bench of a set outside it, run it and judge; the module `top` of `dut` replaces the set's own.
 
     With a `seed` other than 0 all streams stall at random. `keep` gets run.log, build.log, the words that came back
-    (<memory>.hex) and waves.vcd or waves.fst; `progress` is given lines of a long run.
+    (<memory>.hex) and waves.vcd or waves.fst; `progress` is given lines of a long run. `builds` keeps the builds of
+    `dut` for further calls, for a caller in whose time the files that these may include do not change.
 
     Raises CheckFailed unless the run prints one PASS with its nonce and the expected count, exits 0, and gives the
     words of the set; QexportError when the set has no bench, the ports do not fit, the sources do not compile or no
@@ -286,7 +288,7 @@ def simulate(
             keep.mkdir(parents=True, exist_ok=True)
             (scratch / "out").symlink_to(keep.resolve())
         kept = scratch / "out"
-        executable = _build(simulator, job, scratch, kept / "build.log", cached=not dut)
+        executable = _build(simulator, job, scratch, kept / "build.log", builds if dut else _cache())
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         status = _run([*simulator.command(executable, waves), *arguments], scratch, kept / "run.log", progress)
@@ -414,15 +416,15 @@ def _cache() -> Path:
     return cache
 
 
-def _build(simulator: Simulator, job: Job, scratch: Path, log: Path, cached: bool) -> Path:
-    """The executable of these sources; when `cached` one for each content and simulator version.
+def _build(simulator: Simulator, job: Job, scratch: Path, log: Path, cache: Path | None) -> Path:
+    """The executable of these sources; from `cache`, where there is one, for the same content and simulator version.
 
-    A user's own module is built anew each time: it may draw in other files, which may have changed.
+    A user's own module is else built anew each time: it may draw in other files, which may have changed.
     """
     job = replace(job, sources=tuple(source.resolve() for source in job.sources))
-    key = [simulator.name, simulator.version(), job.top, str(job.waves)]
-    key += [sha256(source.read_bytes()) for source in job.sources]
-    kept = _cache() / sha256("\n".join(key).encode()) if cached else None
+    key = [simulator.name, simulator.version(), job.top, str(job.waves), *job.macros]
+    key += [sha256(source.read_bytes()) for source in (*job.sources, job.include / "params.vh")]
+    kept = None if cache is None else cache / sha256("\n".join(key).encode())
     if kept is not None and kept.is_file():
         return kept
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces
