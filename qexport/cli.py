@@ -93,7 +93,8 @@ class Program(click.Group):
             sys.exit(2)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "qexport"
-            _fail(f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code)
+            message = re.sub(r"\s*\n\s*", " ", error.format_message())  # choices are listed line by line
+            _fail(f"{message.rstrip('.')}; see {command} --help", error.exit_code)
         except click.Abort:
             _fail("interrupted", 130)
         except QexportError as error:

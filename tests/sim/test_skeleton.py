@@ -211,8 +211,12 @@ def test_faulty_streams_never_pass(simulator: str, tiny_set: Path, sim: Sim, tmp
 @pytest.mark.parametrize(
     ("layout", "memory", "at", "place"),
     [
-        ("ws8x8", "psum", 76, "file=psum_itile0_otile0_kij1.txt line=8 lane=7"),  # word 4 of the second file
-        ("ws8x8", "weight", 9, "file=weight_itile0_otile0_kij1.txt line=5 lane=7"),  # behind three header lines
+        (
+            "ws8x8",
+            "psum",
+            76,
+            "file=psum_itile0_otile0_kij1.txt line=8 lane=7",
+        ),  # word 4 of the second file, behind three header lines
         ("decimals", "accumulator", 2, "file=accumulator.txt line=3 lane=0"),
     ],
 )
@@ -345,7 +349,10 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(set_of: SetOf, tiny_s
     dumped = dump(make_capture(), raw, tmp_path / "raw").folder
     result = cli("stub", dumped, "--style", "blank", "--out", tmp_path / "new")
     fails(result, "layout 'test'", "no memory file that Verilog can load")
-    fails(cli("stub", tiny_set, "--out", tmp_path / "new"), "Missing option '--style'")
+    fails(
+        cli("stub", tiny_set, "--out", tmp_path / "new"),
+        "Missing option '--style'. Choose from: memory, stream, blank; see",
+    )
     assert not (tmp_path / "new").exists()
     before = state(tiny_set)
     for command in (("stub", "--style", "blank"), ("rtl",)):
