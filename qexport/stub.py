@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qexport.bench import COMPARED, DRIVEN, base_context, environment, streams, work
+from qexport.bench import COMPARED, DRIVEN, BenchMemory, base_context, environment, streams, work
 from qexport.errors import QexportError
 from qexport.manifest import Manifest
 from qexport.rtl import KEPT, SELECTS, mm_widths
@@ -68,7 +68,9 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     return {name: templates.get_template(template).render(context) for name, template in files.items()}
 
 
-def _interface(manifest: Manifest, style: str, driven: list[Any], compared: list[Any]) -> dict[str, Any]:
+def _interface(
+    manifest: Manifest, style: str, driven: list[BenchMemory], compared: list[BenchMemory]
+) -> dict[str, Any]:
     """What the benches around a module need beyond `base_context`: they load only what they drive and compare."""
     loaded = sorted([*driven, *compared], key=lambda m: m.sums_at)
     context: dict[str, Any] = {
