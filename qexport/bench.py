@@ -1,7 +1,7 @@
 """The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from qexport.manifest import Manifest, ManifestFormats, MemoryEntry
 
 DRIVEN = ("weight", "bias", "input")  # memories whose words go into the design under test
 COMPARED = ("psum", "accumulator", "relu", "output")  # memories whose words come out of it; a layout may lack some
-CHECKS = "checks.txt"  # number of words and CRC-32 of each of these memories, for the bench
+CHECKS = "checks.txt"  # number of words and CRC-32 of each file that Verilog can load
 CYCLES_SPARE = 1000
 _SHOWN_AXES = {"n": "image", "ot": "oc", "py": "y", "px": "x", "oy": "y", "ox": "x"}  # in the bench's FAIL lines
 
@@ -37,6 +37,7 @@ class BenchMemory:
     """What the templates need of one memory; `const` is the prefix of its constants.
 
     `skip` lines stand before the first word of its text; when it is no text, a tool that is not Verilog loads it.
+    `sums_at` is the line of its first file in checks.txt.
     """
 
     name: str
@@ -60,9 +61,10 @@ class BenchMemory:
     axes: tuple[Axis, ...]
     index_format: str
     index_values: str
+    sums_at: int
 
     @classmethod
-    def of(cls, entry: MemoryEntry, array: dict[str, int]) -> "BenchMemory":
+    def of(cls, entry: MemoryEntry, array: dict[str, int], sums_at: int) -> "BenchMemory":
         tiling = entry.tiling(array)
         format_ = FORMATS[entry.radix]
         digit_bits = format_.digit_bits or 0
@@ -94,6 +96,7 @@ class BenchMemory:
             axes=axes,
             index_format=" ".join(f"{name}=%0d" for name in index),
             index_values=", ".join(values),
+            sums_at=sums_at,
         )
 
 
@@ -185,16 +188,57 @@ def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
     return found
 
 
-def environment(folder: Path = TEMPLATES) -> Environment:
-    """How every template is rendered: a name that the context lacks is an error."""
+def environment() -> Environment:
+    """Jinja over the templates, strict about names."""
     return Environment(
-        loader=FileSystemLoader(folder),
+        loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
         autoescape=False,
     )
+
+
+def bench_memories(memories: Iterable[MemoryEntry], array: dict[str, int]) -> list[BenchMemory]:
+    """All memories of a set as the templates need them."""
+    entries: list[BenchMemory] = []
+    for entry in memories:
+        sums_at = 1 + sum(len(m.files) for m in entries if m.text)
+        entries.append(BenchMemory.of(entry, array, sums_at))
+    return entries
+
+
+def base_context(
+    layer: ConvGeometry,
+    memories: tuple[MemoryEntry, ...],
+    layout: str,
+    array: dict[str, int],
+    formats: ManifestFormats,
+) -> dict[str, Any]:
+    """What all templates get: the names, the memories that Verilog can load and those it cannot, the constants.
+
+    Raises QexportError when axes and memories give one constant twice.
+    """
+    entries = bench_memories(memories, array)
+    constants = _constants(layer, memories, entries, array, formats)
+    names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise QexportError(f"layout: names of axes and memories give the constant {twice[0]} twice; rename one of them")
+    loaded = [m for m in entries if m.text]
+    return {
+        "slug": layer.slug,
+        "layer_name": " ".join(layer.name.split()),
+        "layout": " ".join(layout.split()),
+        "entries": entries,
+        "memories": loaded,
+        "not_loaded": [m for m in entries if not m.text],
+        "words": sum(m.words * len(m.files) for m in loaded),
+        "constants": constants,
+        "checks_file": CHECKS,
+        "cycles_spare": CYCLES_SPARE,
+    }
 
 
 def render_bench(
@@ -209,52 +253,38 @@ def render_bench(
     Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
     """
     array = dict(layout.array)
-    entries = [BenchMemory.of(entry, array) for entry in memories]
-    by_name = {m.name: m for m in entries}
+    context = base_context(layer, memories, layout.name, array, formats)
+    loaded = context["memories"]
+    by_name = {m.name: m for m in context["entries"]}
     benched = has_bench(layout) and any(name in by_name for name in COMPARED)
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
     compared = [by_name[name] for name in COMPARED if name in by_name] if benched else []
-    loaded = [m for m in entries if m.text]
-    words = sum(m.words * len(m.files) for m in loaded)
-    constants = _constants(layer, memories, entries, array, formats)
-    if not benched and loaded:
-        constants.append(Constants("the stub", (("WORDS_EXPECTED", words),)))
-    names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
-    twice = sorted({name for name in names if names.count(name) > 1})
-    if twice:
-        raise QexportError(f"layout: names of axes and memories give the constant {twice[0]} twice; rename one of them")
     signed = {entry.name: entry.signed for entry in memories}
     package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
-    context: dict[str, Any] = {
-        "slug": layer.slug,
-        "layer_name": " ".join(layer.name.split()),
-        "layout": " ".join(layout.name.split()),
+    passed = f"PASS checks={sum(m.words * m.lanes for m in compared)}"
+    context |= {
         "bench": source if benched or loaded else None,
         "top": top,
-        "memories": [m for m in entries if m in driven or m in compared] if benched else loaded,
-        "not_loaded": [m for m in entries if not m.text],
         "driven": driven,
         "compared": compared,
-        "constants": constants,
+        "audited": [m for m in loaded if m in driven or m in compared],
         "has_bias": "bias" in [m.name for m in driven],
         "benched": benched,
         "weight_signed": benched and signed["weight"],
         "input_signed": benched and signed["input"],
         "fixed_sources": [package, source],
-        "verdict": f"PASS checks={sum(m.words * m.lanes for m in compared)}" if benched else f"LOADED words={words}",
-        "checks_file": CHECKS,
+        "verdict": passed if benched else f"LOADED words={context['words']}",
         "checksums": checksums,
-        "cycles_spare": CYCLES_SPARE,
     }
     if benched:
         context |= work(layer, driven, compared, array)
     rendered = {package: "package.sv.j2", "params.vh": "params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
-        rendered |= {"files.f": "files.f.j2", "Makefile": "Makefile.j2"}
+        rendered |= {"files.f": "files.f.j2", "Makefile": "Makefile.j2", CHECKS: "checks.txt.j2"}
         rendered[source] = "tb_default.sv.j2" if benched else "stub.sv.j2"
     if benched:
-        rendered |= {"dut.sv": "dut_behavioural.sv.j2", CHECKS: "checks.txt.j2"}
+        rendered["dut.sv"] = "dut_behavioural.sv.j2"
     templates = environment()
     return {path: templates.get_template(template).render(context) for path, template in rendered.items()}
 

@@ -63,6 +63,7 @@ from qexport.strength import (
     percent,
     strength_text,
 )
+from qexport.stub import STYLES, render_stub
 
 
 class _Console(Console):
@@ -96,7 +97,8 @@ class Program(click.Group):
             sys.exit(2)
         except click.UsageError as error:
             command = error.ctx.command_path if error.ctx else "qexport"
-            _fail(f"{error.format_message().rstrip('.')}; see {command} --help", error.exit_code)
+            message = re.sub(r"\s*\n\s*", " ", error.format_message())  # choices are listed line by line
+            _fail(f"{message.rstrip('.')}; see {command} --help", error.exit_code)
         except click.Abort:
             _fail("interrupted", 130)
         except QexportError as error:
@@ -694,6 +696,38 @@ def rtl_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     def show() -> None:
         for to, names in written.items():
             click.echo(f"{to}: {len(names)} files, top modules dut and dut_mm")
+
+    _emit(as_json, {"folders": written}, show)
+
+
+@main.command(name="stub")
+@click.argument("folder", type=_path())
+@click.option(
+    "--style", type=click.Choice(STYLES), required=True,
+    help="stream, memory: around a module with AXI4-Streams or a memory-mapped one; blank: any layout, loads only.",
+)  # fmt: skip
+@click.option("--out", "target", type=_path(), required=True, help="New folder for the files.")
+@json_option
+def stub_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
+    """Write the skeleton of a bench to edit by hand: sizes, loading and comparing filled in, plain Verilog and make.
+
+    In a folder of sets, of every one, into folders of their names.
+
+    \b
+    qexport stub vectors/features_33 --style stream --out bench/   # then: make -C bench sim DUT=/path/to/core.sv
+    qexport stub vectors/features_33 --style memory --out bench_mm/
+    qexport stub vectors/features_33 --style blank --out bench_own/
+    """
+    written: dict[str, list[str]] = {}
+    for path in find_sets(folder):
+        to = target if path == folder else target / path.name
+        files = render_stub(read_manifest(path), style, path, to)
+        write_new_folder(to, files)
+        written[str(to)] = list(files)
+
+    def show() -> None:
+        for to, names in written.items():
+            click.echo(f"{to}: {len(names)} files; edit {names[0]}, then make -C {to} sim")
 
     _emit(as_json, {"folders": written}, show)
 

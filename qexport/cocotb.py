@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qexport.bench import COMPARED, CYCLES_SPARE, DRIVEN, BenchMemory, environment, interface, work
+from qexport.bench import COMPARED, CYCLES_SPARE, DRIVEN, BenchMemory, bench_memories, environment, interface, work
 from qexport.manifest import read_manifest
 from qexport.ports import check_files, connected, read_module
 
@@ -23,7 +23,7 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
         check_files(dut, top)
         connected(read_module(dut, folder / f"{slug}_pkg.sv", (folder, dut[-1].parent), top), offered)
     array = dict(manifest.array)
-    memories = {entry.name: BenchMemory.of(entry, array) for entry in manifest.memories}
+    memories = {memory.name: memory for memory in bench_memories(manifest.memories, array)}
     driven = [memories[name] for name in DRIVEN if name in memories]
     compared = [memories[name] for name in COMPARED if name in memories]
     sizes = {m.name: {axis.name: axis.size for axis in m.axes} for m in (*driven, *compared)}

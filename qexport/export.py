@@ -160,10 +160,15 @@ def write_index(out: Path, dumps: Sequence[Dump]) -> Path:
 
 
 def write_new_folder(target: Path, files: Mapping[str, str]) -> None:
-    """Write text files into a folder that appears whole or not at all; raises QexportError when it is not empty."""
+    """Write text files into a folder that appears whole or not at all.
+
+    Raises QexportError when it is not empty or lies in a set.
+    """
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise QexportError(f"out: {target} is there already and not empty; give a new folder")
     whole = target.resolve()
+    if sets := [folder for folder in whole.parents if claims_to_be_set(folder)]:
+        raise QexportError(f"out: {target} lies in the set {sets[0]}; give a folder outside it")
     partial = whole.with_name(f".{whole.name}.partial")
     _clear(partial)
     try:

@@ -17,6 +17,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {  # style -> its own modules, beside the
     "os": ("feeder", "os_pe", "os_grid", "os_array"),
 }
 SELECTS = {"weight": 0, "bias": 1, "input": 2, "accumulator": 1, "relu": 2, "output": 3}  # of the ports of dut_mm
+KEPT = ("accumulator", "relu", "output")  # the results that dut_mm keeps
 FOLDER = TEMPLATES / "rtl"
 
 
@@ -62,7 +63,7 @@ def render_rtl(
     }
     driven = [(name, widths[name]) for name in DRIVEN if name in by_name]
     core = [*(["psum"] if style == "ws" else []), "accumulator", "relu", "output"]
-    kept = [name for name in ("accumulator", "relu", "output") if name in by_name]
+    kept = [name for name in KEPT if name in by_name]
     words = {
         "weight": "(OC + COL - 1) / COL * ((IC / GROUPS + ROW - 1) / ROW) * KH * KW * COL",
         "bias": "(OC + COL - 1) / COL",
@@ -82,16 +83,23 @@ def render_rtl(
         "has_bias": has_bias,
         "has_output": has_output,
         "selects": SELECTS,
-        "wr_bits": max(by_name[name].word_bits for name, _ in driven),
-        "rd_bits": max(by_name[name].word_bits for name in kept),
+        **mm_widths(by_name),
     }
-    templates = environment(FOLDER)
+    templates = environment()
     plain = {f"{part}.sv": (FOLDER / f"{part}.sv").read_text() for part in (*SHARED, *PARTS[style])}
-    tops = {top: templates.get_template(f"{top}.j2").render(context) for top in ("dut.sv", "dut_mm.sv")}
+    tops = {top: templates.get_template(f"rtl/{top}.j2").render(context) for top in ("dut.sv", "dut_mm.sv")}
     return plain | tops
 
 
 _TITLES = {"ws": "weight-stationary", "os": "output-stationary"}
+
+
+def mm_widths(memories: Mapping[str, MemoryEntry]) -> dict[str, int]:
+    """Bits of the data ports of `dut_mm`, those of the widest words that are written and read."""
+    return {
+        "wr_bits": max(memories[name].word_bits for name in DRIVEN if name in memories),
+        "rd_bits": max(memories[name].word_bits for name in KEPT if name in memories),
+    }
 
 
 def _numbers(

@@ -147,6 +147,95 @@ def presets() -> str:
     return "\n".join(rows)
 
 
+EXAMPLES = ROOT / "docs" / "examples"
+CORE, WRAPPER = "mac_loop.v", "mac_loop_axis.sv"
+SHOWN_FAILS = 4
+
+
+def lines_of(file: str, first: str, last: str) -> str:
+    """The lines of an example from the one that begins with `first` to the one that begins with `last`."""
+    text = (EXAMPLES / file).read_text()
+    start = text.index(f"\n{first}") + 1
+    return f"```systemverilog\n{text[start : text.index(chr(10), text.index(last, start))]}\n```"
+
+
+Edit = tuple[str, str, str]  # file, right text, wrong text
+
+
+def run_core(*options: str, fails: bool, edits: tuple[Edit, ...] = (), top: str = "mac_loop_axis") -> str:
+    """The bench of the example on the core with a wrong text instead of a right one: that text, and what is printed."""
+    shown = []
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "vectors").symlink_to(ROOT / "vectors")
+        texts = {file: (EXAMPLES / file).read_text() for file in (CORE, WRAPPER)}
+        for file, right, wrong in edits:
+            assert texts[file].count(right) == 1, right
+            texts[file] = texts[file].replace(right, wrong)
+            shown += [f"```systemverilog\n// {file}\n{wrong}\n```\n"] if wrong else []
+        for file, text in texts.items():
+            (Path(scratch) / file).write_text(text)
+        files = [CORE] if top == "mac_loop" else [CORE, WRAPPER]
+        arguments = ["simulate", str(SET), *(part for file in files for part in ("--dut", file)), "--top", top]
+        arguments += ["--simulator", "icarus", *options]
+        program = [sys.executable, "-c", "from qexport.cli import main; main()"]
+        done = subprocess.run([*program, *arguments], cwd=scratch, capture_output=True, text=True, check=False)
+    assert (done.returncode != 0) == fails, done.stdout + done.stderr
+    lines = [line.rstrip() for line in (done.stderr if fails else done.stdout).splitlines()]
+    values = [number for number, line in enumerate(lines) if line.startswith("FAIL memory=") and " got=" in line]
+    if len(values) > SHOWN_FAILS:
+        lines[values[SHOWN_FAILS] : values[-1] + 1] = ["..."]
+    faults = lines[0].split("; ")
+    if len(faults) > 2 * SHOWN_FAILS:
+        lines[0] = "; ".join([*faults[:2], "...", *faults[-SHOWN_FAILS:]])
+    said = re.sub(r"(icarus) [0-9.]+", r"\1", "\n".join(lines))
+    return "\n".join([*shown, f"```\n$ qexport {' '.join(arguments)}\n{said}\n```"])
+
+
+def core() -> str:
+    return lines_of(CORE, "module mac_loop", ");")
+
+
+def core_ports() -> str:
+    return run_core(fails=True, top="mac_loop")
+
+
+def core_word() -> str:
+    return f"```\n$ qexport show {SET} weight.hex:5\n{output('show', str(SET), 'weight.hex:5')}\n```"
+
+
+def core_order() -> str:
+    return lines_of(WRAPPER, "  // weight.hex:", "  wire integer weight_addr")
+
+
+def core_first() -> str:
+    wide = "output reg  [{} m_accumulator_tdata,"
+    lanes = (WRAPPER, wide.format("ACCUMULATOR_WORD_BITS-1:0]"), wide.format("COL*32-1:0]"))
+    return run_core(fails=True, edits=((WRAPPER, "  input  wire s_input_tlast,\n", ""), lanes))
+
+
+def core_lanes() -> str:
+    word = "        m_accumulator_tdata[{} * ACCUMULATOR_BITS +: ACCUMULATOR_BITS] <= result;"
+    return run_core(fails=True, edits=((WRAPPER, word.format("channel"), word.format("(COL - 1 - channel)")),))
+
+
+def core_edge() -> str:
+    sides = "  wire in_image = py >= 0 && py < H && px >= 0"
+    said = run_core(fails=True, edits=((CORE, f"{sides} && px < W;", f"{sides};"),))
+    assert set(re.findall(r" x=(\d+)", said)) == {"3"}
+    return said
+
+
+def core_stall() -> str:
+    waits = "      if (m_accumulator_tvalid{}) begin"
+    edits = ((WRAPPER, waits.format(" && m_accumulator_tready"), waits.format("")),)
+    run_core(fails=False, edits=edits)
+    return run_core("--seed", "1", fails=True, edits=edits)
+
+
+def core_pass() -> str:
+    return run_core("--seed", "1", fails=False)
+
+
 def memory() -> str:
     document = json.loads((ROOT / SET / "manifest.json").read_bytes())
     weight = next(m for m in document["memories"] if m["name"] == "weight")
@@ -156,9 +245,12 @@ def memory() -> str:
 PAGES = {
     "README.md": (verdict, files, show, failure, commands),
     "docs/bench.md": (failure,),
+    "docs/your-core.md": (
+        core, core_ports, core_word, core_order, core_first, core_lanes, core_edge, core_stall, core_pass,
+    ),
     "docs/layouts.md": (nibbles, presets),
     "docs/vectors.md": (memory,),
-}
+}  # fmt: skip
 
 
 def main() -> None:

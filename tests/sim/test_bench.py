@@ -245,7 +245,7 @@ def test_unusable_file_is_named_and_nothing_is_driven(
         (lambda text: "", "line=1 has no number of words and checksum"),
         (lambda text: "x" + text, "line=1 "),
         (lambda text: text.replace(" ", " g", 1), "line=1 has no number of words and checksum"),
-        (lambda text: text[: text.rindex("\n", 0, -1)], "line=5 has no number of words and checksum"),
+        (lambda text: text[: text.rindex("\n", 0, -1)], "line=8 has no number of words and checksum"),
         (lambda text: text.replace("32 ", "33 ", 1), "line=2 is for 33 words, this bench for 32"),
     ],
     ids=["missing", "empty", "X words", "junk", "one line short", "of another geometry"],

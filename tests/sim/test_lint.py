@@ -18,6 +18,7 @@ from tests.conftest import checked_dump, make_capture, one_memory_layout
 from tests.sim.conftest import ragged_capture
 from tests.sim.test_stub import MIXED
 
+ROOT = Path(__file__).parent.parent.parent
 WEIGHT_ORDER = "(ot col) (it row) kh kw -> it | ot kh kw col | ~row"
 on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 on_verilator = pytest.mark.parametrize("simulator", ["verilator"], indirect=True)
@@ -102,6 +103,14 @@ def test_stub_of_many_files_gives_little_code(simulator: str, tmp_path: Path) ->
     )
     assert done.returncode == 0, done.stderr
     assert sum(path.stat().st_size for path in (tmp_path / "build").glob("*.cpp")) < 2_000_000
+
+
+@on_icarus
+def test_icarus_has_nothing_to_say_of_the_core_of_the_docs(simulator: str, tmp_path: Path) -> None:
+    sources = [ROOT / "vectors/features_33/features_33_pkg.sv", *sorted((ROOT / "docs/examples").iterdir())]
+    command = ["iverilog", "-g2012", "-Wall", "-s", "mac_loop_axis", "-o", tmp_path / "sim", *sources]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
 @on_icarus

@@ -11,7 +11,7 @@ import pytest
 from qexport.layout import parse_layout
 from qexport.simulate import SIMULATORS, Job
 from tests.conftest import checked_dump, make_capture
-from tests.sim.conftest import copied, edited
+from tests.sim.conftest import copied, edited, resealed
 
 # Decimals in two files, hexadecimal in two files under a header, words of 9 x 9 = 81 bits whose first digit is 0 or 1.
 MIXED = """
@@ -168,7 +168,27 @@ def test_stub_fails_by_name_on_an_unusable_file(simulator: str, fault: str, stub
         (folder / file).unlink()
     else:
         (folder / file).write_text(change((folder / file).read_text()))
+        assert stub.run(folder)[0] != 0
+        resealed(folder)  # what is said then is of the content
     status, lines = stub.run(folder)
     assert status != 0
     assert lines[0].startswith(f"FAIL file={file} {message}"), lines
     assert all(line.startswith("FAIL") for line in lines)
+
+
+def test_stub_names_a_file_of_other_words_and_a_file_of_checksums_that_lacks_it(
+    simulator: str, stubs: StubOf, tmp_path: Path
+) -> None:
+    stub = stubs("mixed", simulator)
+    folder = copied(stub.folder, tmp_path / "set")
+    last = edited(folder / "weight tile 1.txt", folder / "weight tile 1.txt", [("7", "6")]).name
+    lines = stub.run(folder)[1]
+    assert lines[0].startswith(f"FAIL file={last} line=0 has the checksum ")
+    sums = (folder / "checks.txt").read_text().splitlines(keepends=True)
+    assert [line.split(" ", 2)[2].strip() for line in sums][1] == last
+    (folder / "checks.txt").write_text("".join([sums[0], *sums[2:]]))
+    status, lines = stub.run(folder)
+    assert status != 0
+    assert any(line.startswith("FAIL file=checks.txt line=5 has no number of words and checksum") for line in lines)
+    (folder / "checks.txt").unlink()
+    assert stub.run(folder)[1][0] == "FAIL file=checks.txt line=0 cannot be opened"

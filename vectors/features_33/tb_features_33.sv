@@ -26,6 +26,7 @@ module tb_features_33;
   // zeros. So every character is looked at before a file is loaded: `digits` digits a word, one word a line.
   string dir, nonce;
   integer faults = 0;
+  integer sums, sums_line = 0;        // the file of checksums, and how many of its lines were read
   reg [31:0] crc, crc_table [0:255];  // CRC-32 as in zip and PNG files, of the file that is scanned
 
   task automatic fault(input string file, input integer line, input string what);
@@ -85,6 +86,50 @@ module tb_features_33;
           default: fault(file, line, "has a word that is too wide");
         endcase
       end
+    end
+  endtask
+
+  // The set's folder and the nonce from the command line, and its file of checksums.
+  task automatic open_set;
+    integer i, k;
+    begin
+      if ($value$plusargs("dir=%s", dir) == 0) begin
+        $display("FAIL no +dir=<folder of the set>");
+        $fatal(1, "no folder");
+      end
+      if ($value$plusargs("nonce=%s", nonce) == 0) nonce = "none";
+      for (i = 0; i < 256; i = i + 1) begin
+        crc_table[i] = i;
+        for (k = 0; k < 8; k = k + 1)
+          crc_table[i] = crc_table[i][0] ? (crc_table[i] >> 1) ^ 32'hedb88320 : crc_table[i] >> 1;
+      end
+      sums = $fopen({dir, "/checks.txt"}, "r");
+      if (sums == 0) fault("checks.txt", 0, "cannot be opened");
+    end
+  endtask
+
+  // A memory file, and what line `sums_at` of the file of checksums says of it; to be called in the order of its lines.
+  task automatic audit(input integer sums_at, input string file, input integer skip, input integer words,
+                       input integer digits, input integer base, input integer first_limit);
+    integer earlier, found, want_words, c;
+    reg [31:0] want;
+    begin
+      earlier = faults;
+      if (sums != 0) begin
+        found = 2;
+        while (found == 2 && sums_line < sums_at) begin
+          sums_line = sums_line + 1;
+          found = $fscanf(sums, "%d %h", want_words, want);
+          c = $fgetc(sums);
+          while (c != 10 && c != -1) c = $fgetc(sums);  // the file's name, for people
+        end
+        if (found != 2) fault("checks.txt", sums_line, "has no number of words and checksum");
+        else if (want_words !== words)
+          fault("checks.txt", sums_line, $sformatf("is for %0d words, this bench for %0d", want_words, words));
+      end
+      scan(file, skip, words, digits, base, first_limit);
+      if (earlier == faults && ~crc !== want)
+        fault(file, 0, $sformatf("has the checksum %08h, needs %08h", ~crc, want));
     end
   endtask
 
@@ -183,30 +228,6 @@ module tb_features_33;
     begin
       errors = errors + 1;
       $display("FAIL %0s", what);
-    end
-  endtask
-
-  // The next line of the file of checksums, then the memory file itself.
-  integer sums, sums_line = 0;
-  task automatic audit(input string file, input integer words, input integer digits, input integer base,
-                       input integer first_limit);
-    integer earlier, found, want_words, c;
-    reg [31:0] want;
-    begin
-      earlier = faults;
-      sums_line = sums_line + 1;
-      found = 0;
-      if (sums != 0) begin
-        found = $fscanf(sums, "%d %h", want_words, want);
-        c = $fgetc(sums);
-        while (c != 10 && c != -1) c = $fgetc(sums);  // the file's name, for people
-        if (found != 2) fault("checks.txt", sums_line, "has no number of words and checksum");
-        else if (want_words !== words)
-          fault("checks.txt", sums_line, $sformatf("is for %0d words, this bench for %0d", want_words, words));
-      end
-      scan(file, 0, words, digits, base, first_limit);
-      if (earlier == faults && ~crc !== want)
-        fault(file, 0, $sformatf("has the checksum %08h, needs %08h", ~crc, want));
     end
   endtask
 
@@ -595,7 +616,7 @@ module tb_features_33;
   endtask
 
   string folder;
-  integer i, k, drained = 0;
+  integer i, drained = 0;
   initial begin
     clk = 0;
     rst = 1;
@@ -617,26 +638,15 @@ module tb_features_33;
     m_output_tready = 0;
     expected = expected + 64'd512;
 `endif
-    if ($value$plusargs("dir=%s", dir) == 0) begin
-      $display("FAIL no +dir=<folder of the set>");
-      $fatal(1, "no folder");
-    end
-    if ($value$plusargs("nonce=%s", nonce) == 0) nonce = "none";
     if ($value$plusargs("seed=%d", seed) == 0) seed = 0;
     random = seed * 32'd2654435761;  // odd, so that no other seed than 0 gives 0
-    for (i = 0; i < 256; i = i + 1) begin
-      crc_table[i] = i;
-      for (k = 0; k < 8; k = k + 1)
-        crc_table[i] = crc_table[i][0] ? (crc_table[i] >> 1) ^ 32'hedb88320 : crc_table[i] >> 1;
-    end
-    sums = $fopen({dir, "/checks.txt"}, "r");
-    if (sums == 0) fault("checks.txt", 0, "cannot be opened");
-    audit(WEIGHT_FILE, WEIGHT_WORDS, 8, 16, 16);
-    audit(INPUT_FILE, INPUT_WORDS, 8, 16, 16);
-    audit(PSUM_FILE, PSUM_WORDS, 32, 16, 16);
-    audit(ACCUMULATOR_FILE, ACCUMULATOR_WORDS, 32, 16, 16);
-    audit(RELU_FILE, RELU_WORDS, 32, 16, 16);
-    audit(OUTPUT_FILE, OUTPUT_WORDS, 8, 16, 16);
+    open_set;
+    audit(1, WEIGHT_FILE, 0, WEIGHT_WORDS, 8, 16, 16);
+    audit(2, INPUT_FILE, 0, INPUT_WORDS, 8, 16, 16);
+    audit(5, PSUM_FILE, 0, PSUM_WORDS, 32, 16, 16);
+    audit(7, ACCUMULATOR_FILE, 0, ACCUMULATOR_WORDS, 32, 16, 16);
+    audit(8, RELU_FILE, 0, RELU_WORDS, 32, 16, 16);
+    audit(9, OUTPUT_FILE, 0, OUTPUT_WORDS, 8, 16, 16);
     if (faults != 0) begin
       $display("FAIL %0d of the files cannot be used; nothing was driven", faults);
       $fatal(1, "unusable files");
