@@ -231,18 +231,21 @@ def _differences(stream: MemoryStream, golden: Int64, got: Int64, known: Known, 
 
 
 def _words(stream: MemoryStream, values: Int64, sure: Int64) -> str:
-    """Stored values of a tensor as the bench writes words; those that are not `sure` in X digits."""
+    """Stored values of a tensor as the bench writes words, of decimals as the set does; X for those not `sure`."""
     element, tiling = stream.element, stream.tiling
     lanes = tiling.lanes
     elements = tiling.tile(values, int(element.wrap(np.array(stream.memory.offset)))).reshape(-1, lanes)
-    plain = IntFormat(element.bits, False)
-    unknown = np.where(tiling.tile(sure, 1).reshape(-1, lanes) == 1, 0, plain.high)
-    digits = math.ceil(lanes * element.bits / 4)
-    rows = zip(pack(elements, element), pack(unknown, plain), strict=True)
-    return "".join(
-        "".join("x" if mark != "0" else digit for digit, mark in zip(word, marks, strict=True)) + "\n"
-        for word, marks in ((w.tobytes().hex()[-digits:], m.tobytes().hex()[-digits:]) for w, m in rows)
-    )
+    unknown = tiling.tile(sure, 1).reshape(-1, lanes) != 1
+    if stream.memory.radix == "dec":
+        rows = np.where(unknown, "x", elements.astype(str)).tolist()
+        return "".join(f"{' '.join(row)}\n" for row in rows)
+    plain, digits = IntFormat(element.bits, False), math.ceil(lanes * element.bits / 4)
+    marked = pack(np.where(unknown, plain.high, 0), plain)
+    text = ""
+    for word, marks in zip(pack(elements, element), marked, strict=True):
+        pairs = zip(word.tobytes().hex()[-digits:], marks.tobytes().hex()[-digits:], strict=True)
+        text += "".join(digit if mark == "0" else "x" for digit, mark in pairs) + "\n"
+    return text
 
 
 def _sizes(capture: LayerCapture) -> dict[str, int]:

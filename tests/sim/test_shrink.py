@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
 from qexport.actual import read_actual
@@ -46,8 +46,8 @@ BUGS: dict[str, tuple[tuple[str, str], dict[str, int]]] = {
 
 
 def capture() -> LayerCapture:
-    """Three images of a 3-to-3 2x2 layer on a 3x3 plane."""
-    return make_capture(plane=(3, 3), images=3, in_channels=3, out_channels=3, kernel=(2, 2), padding=(0, 0, 0, 0))
+    """Three images of a 3-to-3 2x2 layer on a 3x2 plane."""
+    return make_capture(plane=(3, 2), images=3, in_channels=3, out_channels=3, kernel=(2, 2), padding=(0, 0, 0, 0))
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +63,7 @@ def test_a_design_fails_on_the_smallest_set(bug: str, simulator: str, whole: Pat
     lines: list[str] = []
     done = shrink_dut(whole, out, [dut], simulator=simulator, progress=lines.append)
     assert done.complete
-    assert done.runs < 80
+    assert done.runs < 60
     assert lines[0].startswith("simulating ")
     assert len(lines) > 3
     assert {name: done.after[name] for name in left} == left
@@ -119,7 +119,7 @@ def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: P
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.sv"]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(capture=captures(NARROW), layout=st.sampled_from(["default", "ws8x8", "decimals"]), data=st.data())
 def test_what_a_design_gave_for_the_small_set_stays_valid(
     capture: LayerCapture, layout: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
@@ -151,20 +151,21 @@ def test_what_a_design_gave_for_the_small_set_stays_valid(
     assert x or again.values[where] == values[at]
     if Golden(capture).accumulator[index[0]].all():  # else more than one position may be needed
         assert done.after["output channels"] == 1
-        assert entry.tensor == "psum" or np.prod(read_manifest(out).memories[-1].shape[2:]) == 1
+        small_entry = next(m for m in read_manifest(out).memories if m.name == entry.name)
+        if entry.tensor != "psum" and not any(capture.layer.padding):  # else the position may see nothing but padding
+            assert small_entry.shape == (1, 1, 1, 1)
 
 
 @pytest.mark.parametrize("layout", preset_names())
 def test_the_layout_of_a_set_is_found_again(layout: str, tmp_path: Path) -> None:
     """A set dumped once more with what its manifest says of the layout is the same to the byte."""
-    for bias in (False, True):
-        one = make_capture(bias=bias, in_channels=12, out_channels=10)
-        try:
-            folder = dump(one, load_layout(layout), tmp_path / str(bias)).folder
-        except QexportError:
-            continue  # a layout for the tensor `output`, or a memory that a bias would make too narrow
-        manifest = read_manifest(folder)
-        assert dump(one, _layout(manifest, one), tmp_path / str(bias)).unchanged
+    one = make_capture(plane=(2, 2), images=1, in_channels=12, out_channels=10, kernel=(2, 1), bias=layout == "banks")
+    try:
+        folder = dump(one, load_layout(layout), tmp_path).folder
+    except QexportError:
+        pytest.skip("a layout for other layers")
+    manifest = read_manifest(folder)
+    assert dump(one, _layout(manifest, one), tmp_path).unchanged
 
 
 def test_faults_are_told_apart_by_their_kind() -> None:
