@@ -320,8 +320,9 @@ def _window(capture: LayerCapture, axis: int, at: int) -> tuple[int, int]:
     layer, size = capture.layer, capture.plane[axis]
     before, step = layer.padding[2 * axis], layer.stride[axis]
     reach = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
-    start = min(at, layer.padded_plane(capture.plane)[axis] - reach, before + size - 1) // step * step
-    return start, max(start + reach, at + 1, before + 1)
+    total = layer.padded_plane(capture.plane)[axis]
+    start = min(at, total - reach, before + size - 1) // step * step
+    return start, max(start + reach, min(at + reach, total), before + 1)
 
 
 def _cut(capture: LayerCapture, n: int, oc: int | None, rows: tuple[int, int], cols: tuple[int, int]) -> _Cut:
