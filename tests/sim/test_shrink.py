@@ -1,5 +1,6 @@
 """A failure is shown by the smallest set: of a design, confirmed by simulation, or of what it gave, by selection."""
 
+import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -88,6 +89,14 @@ def test_the_budget_ends_the_search_with_a_set_that_fails(simulator: str, whole:
     assert result.exit_code == 0, result.output
     assert "1, ended by the budget" in result.stdout
     assert (tmp_path / "small" / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+    given = ("--actual", tmp_path / "small.actual", "--memory", "accumulator")
+    result = cli("shrink", whole, "--out", tmp_path / "one", *given, "--json")
+    document = json.loads(result.stdout)
+    assert document["set"] == str(tmp_path / "one")
+    assert document["actual"] == str(tmp_path / "one.actual")
+    assert document["after"]["images"] == document["after"]["output channels"] == 1
+    assert document["failures"] == ["values of accumulator"]
+    assert decoder.check(tmp_path / "one") == []
 
 
 @on_icarus
