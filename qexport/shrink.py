@@ -77,7 +77,7 @@ def shrink_dut(
     memories that were wrong before.
 
     `simulator` auto: Icarus, else Verilator. Raises QexportError when the design passes or cannot be run, CheckFailed
-    when a run does not end.
+    when a run ends without a verdict, or not at all.
     """
     _refuse_existing(folder, out)
     if simulator == "auto" and SIMULATORS["icarus"].missing() is None:
@@ -132,20 +132,26 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
     if not indices:
         raise QexportError(f"shrink: nothing to shrink: every value of '{entry.name}' is that of the set")
     values, sure = tiling.untile(got), tiling.untile(known.astype(np.int64))
+    why = "all accumulators would be 0"
     for cut in _cuts(capture, indices):
         if not Golden(cut.capture).accumulator.any():
             continue  # it would prove nothing, and no set is written
         span = cut.span(entry.tensor)
-        words = _words(_stream(layout, entry.name, cut.capture), values[span], sure[span])
+        try:
+            words = _words(_stream(layout, entry.name, cut.capture), values[span], sure[span])
+            written = _write(out, cut.capture, layout, {f"{entry.name}.hex": words})
+        except QexportError as error:  # fewer channels may not go evenly into a layout's files
+            why = str(error)
+            continue
         return Shrunk(
             set=out,
-            actual=_write(out, cut.capture, layout, {f"{entry.name}.hex": words}),
+            actual=written,
             before=_sizes(capture),
             after=_sizes(cut.capture),
             failures=(f"values of {entry.name}",),
             kept="input channels and taps stay, because only the design tells what it gives without them; give --dut",
         )
-    raise QexportError("shrink: in every smaller set all accumulators would be 0; use this set as it is")
+    raise QexportError(f"shrink: no smaller set of {folder} can be written ({why}); use this set as it is")
 
 
 # --- what both ways share ---------------------------------------------------------------------------------------------
@@ -273,7 +279,7 @@ def _changed(capture: LayerCapture, **changes: Any) -> LayerCapture:
 def _with_images(capture: LayerCapture, images: Sequence[int]) -> LayerCapture:
     kept = {name: getattr(capture, name)[list(images)] for name in PER_IMAGE if getattr(capture, name) is not None}
     source = capture.source
-    if source.images is not None:
+    if source.images is not None and len(source.images) == capture.images:
         source = msgspec.structs.replace(source, images=tuple(source.images[image] for image in images))
     return replace(capture, **kept, source=source)
 
