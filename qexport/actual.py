@@ -419,7 +419,8 @@ class _Text:
                 )
             for token in tokens:
                 unknown = not token.strip(b"xz?")
-                if not unknown and not token.lstrip(b"+-").isdigit():
+                digits = token.lstrip(b"+-")
+                if not unknown and not ((digits.isdigit() and digits[:1] != b"0") or digits == b"0"):  # as 007 is not
                     raise self._fault(number, f"'{_shown(token)}' is no decimal number")
                 value = 0 if unknown else int(token[:24])
                 if not (-(1 << (element.bits - 1)) <= value < 1 << element.bits):

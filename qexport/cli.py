@@ -950,7 +950,7 @@ def shrink_command(
         out.print()
         rows = [("set", str(done.set)), ("design gives", str(done.actual)), ("differ", ", ".join(done.failures))]
         if done.runs:
-            ended = "nothing more can go" if done.complete else "ended by the budget; more may go with --budget"
+            ended = "search complete" if done.complete else "ended by the budget; a larger --budget may find less"
             rows.append(("simulations", f"{done.runs}, {ended}"))
         if done.kept:
             rows.append(("not reduced", done.kept))

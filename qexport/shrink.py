@@ -77,7 +77,7 @@ def shrink_dut(
     memories that were wrong before.
 
     `simulator` auto: Icarus, else Verilator. Raises QexportError when the design passes or cannot be run, CheckFailed
-    when a run does not end.
+    when a run ends without a verdict, or not at all.
     """
     _refuse_existing(folder, out)
     if simulator == "auto" and SIMULATORS["icarus"].missing() is None:
@@ -132,20 +132,26 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
     if not indices:
         raise QexportError(f"shrink: nothing to shrink: every value of '{entry.name}' is that of the set")
     values, sure = tiling.untile(got), tiling.untile(known.astype(np.int64))
+    why = "all accumulators would be 0"
     for cut in _cuts(capture, indices):
         if not Golden(cut.capture).accumulator.any():
             continue  # it would prove nothing, and no set is written
         span = cut.span(entry.tensor)
-        words = _words(_stream(layout, entry.name, cut.capture), values[span], sure[span])
+        try:
+            words = _words(_stream(layout, entry.name, cut.capture), values[span], sure[span])
+            written = _write(out, cut.capture, layout, {f"{entry.name}.hex": words})
+        except QexportError as error:  # fewer channels may not go evenly into a layout's files
+            why = str(error)
+            continue
         return Shrunk(
             set=out,
-            actual=_write(out, cut.capture, layout, {f"{entry.name}.hex": words}),
+            actual=written,
             before=_sizes(capture),
             after=_sizes(cut.capture),
             failures=(f"values of {entry.name}",),
             kept="input channels and taps stay, because only the design tells what it gives without them; give --dut",
         )
-    raise QexportError("shrink: in every smaller set all accumulators would be 0; use this set as it is")
+    raise QexportError(f"shrink: no smaller set of {folder} can be written ({why}); use this set as it is")
 
 
 # --- what both ways share ---------------------------------------------------------------------------------------------
@@ -231,18 +237,21 @@ def _differences(stream: MemoryStream, golden: Int64, got: Int64, known: Known, 
 
 
 def _words(stream: MemoryStream, values: Int64, sure: Int64) -> str:
-    """Stored values of a tensor as the bench writes words; those that are not `sure` in X digits."""
+    """Stored values of a tensor as the bench writes words, of decimals as the set does; X for those not `sure`."""
     element, tiling = stream.element, stream.tiling
     lanes = tiling.lanes
     elements = tiling.tile(values, int(element.wrap(np.array(stream.memory.offset)))).reshape(-1, lanes)
-    plain = IntFormat(element.bits, False)
-    unknown = np.where(tiling.tile(sure, 1).reshape(-1, lanes) == 1, 0, plain.high)
-    digits = math.ceil(lanes * element.bits / 4)
-    rows = zip(pack(elements, element), pack(unknown, plain), strict=True)
-    return "".join(
-        "".join("x" if mark != "0" else digit for digit, mark in zip(word, marks, strict=True)) + "\n"
-        for word, marks in ((w.tobytes().hex()[-digits:], m.tobytes().hex()[-digits:]) for w, m in rows)
-    )
+    unknown = tiling.tile(sure, 1).reshape(-1, lanes) != 1
+    if stream.memory.radix == "dec":
+        rows = np.where(unknown, "x", elements.astype(str)).tolist()
+        return "".join(f"{' '.join(row)}\n" for row in rows)
+    plain, digits = IntFormat(element.bits, False), math.ceil(lanes * element.bits / 4)
+    marked = pack(np.where(unknown, plain.high, 0), plain)
+    text = ""
+    for word, marks in zip(pack(elements, element), marked, strict=True):
+        pairs = zip(word.tobytes().hex()[-digits:], marks.tobytes().hex()[-digits:], strict=True)
+        text += "".join(digit if mark == "0" else "x" for digit, mark in pairs) + "\n"
+    return text
 
 
 def _sizes(capture: LayerCapture) -> dict[str, int]:
@@ -270,7 +279,7 @@ def _changed(capture: LayerCapture, **changes: Any) -> LayerCapture:
 def _with_images(capture: LayerCapture, images: Sequence[int]) -> LayerCapture:
     kept = {name: getattr(capture, name)[list(images)] for name in PER_IMAGE if getattr(capture, name) is not None}
     source = capture.source
-    if source.images is not None:
+    if source.images is not None and len(source.images) == capture.images:
         source = msgspec.structs.replace(source, images=tuple(source.images[image] for image in images))
     return replace(capture, **kept, source=source)
 
@@ -317,8 +326,9 @@ def _window(capture: LayerCapture, axis: int, at: int) -> tuple[int, int]:
     layer, size = capture.layer, capture.plane[axis]
     before, step = layer.padding[2 * axis], layer.stride[axis]
     reach = layer.dilation[axis] * (layer.kernel[axis] - 1) + 1
-    start = min(at, layer.padded_plane(capture.plane)[axis] - reach, before + size - 1) // step * step
-    return start, max(start + reach, at + 1, before + 1)
+    total = layer.padded_plane(capture.plane)[axis]
+    start = min(at, total - reach, before + size - 1) // step * step
+    return start, max(start + reach, min(at + reach, total), before + 1)
 
 
 def _cut(capture: LayerCapture, n: int, oc: int | None, rows: tuple[int, int], cols: tuple[int, int]) -> _Cut:

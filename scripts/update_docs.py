@@ -242,12 +242,35 @@ def memory() -> str:
     return f"```json\n{json.dumps(weight, indent=2, sort_keys=True)}\n```"
 
 
+def explanation() -> str:
+    at = ("--at", "0,5,2,3")
+    lines = output("explain", str(SET), *at).splitlines()
+    end = lines.index("")
+    shown = [*lines[:20], "...", *lines[end - 1 :]]
+    return "\n".join(["```", f"$ qexport explain {SET} {' '.join(at)}", *shown, "```"])
+
+
+def shrunk() -> str:
+    """The smallest set for a design with a fault at one input channel, one tap and negative weights."""
+    line = "          sum_of = sum_of + "
+    fault = "if (channel == 3 && kh == 1 && kw == 2 && $signed(w) < 0) w = -w;"
+    text = (ROOT / SET / "dut.sv").read_text()
+    assert line in text
+    with tempfile.TemporaryDirectory() as folder:
+        dut = Path(folder) / "my_core.sv"
+        dut.write_text(text.replace(line, f"          {fault}\n{line}"))
+        options = ("--dut", str(dut), "--simulator", "icarus", "--budget", "3600")  # the same on a slow machine
+        said = output("shrink", str(SET), "--out", f"{folder}/small", *options)
+    return f"```\n$ qexport shrink {SET} --out small --dut my_core.sv\n{said.replace(f'{folder}/', '')}\n```"
+
+
 PAGES = {
     "README.md": (verdict, files, show, failure, commands),
     "docs/bench.md": (failure,),
     "docs/your-core.md": (
         core, core_ports, core_word, core_order, core_first, core_lanes, core_edge, core_stall, core_pass,
     ),
+    "docs/explain.md": (explanation, shrunk),
     "docs/layouts.md": (nibbles, presets),
     "docs/vectors.md": (memory,),
 }  # fmt: skip

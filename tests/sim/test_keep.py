@@ -101,6 +101,20 @@ def test_new_pictures_and_weights_of_the_same_sizes_need_no_new_build(
     assert not np.array_equal(captures[0].weight, captures[2].weight)
 
 
+@on_icarus
+def test_a_caller_may_keep_the_builds_of_a_design(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    builds = tmp_path / "builds"
+    builds.mkdir()
+    dut = edited(tiny_set / "dut.sv", tmp_path / "my.sv", [])
+    for text, kept in (("", 1), ("", 1), ("// changed\n", 2)):
+        dut.write_text(dut.read_text() + text)
+        assert simulate(tiny_set, simulator, [dut], builds=builds).checks == 96
+        assert len(list(builds.iterdir())) == kept
+    half = edited(dut, tmp_path / "half.sv", [("\nmodule dut ", "\nmodule my_dut ")])
+    assert simulate(tiny_set, simulator, [half], top="my_dut", builds=builds).checks == 96
+    assert len(list(builds.iterdir())) == 3
+
+
 def test_signs_of_life_are_passed_on_and_all_that_is_printed_is_logged(tmp_path: Path) -> None:
     seen: list[str] = []
     script = "echo start; echo PROGRESS cycles=9; echo complaint >&2; pwd; exit 3"
