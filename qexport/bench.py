@@ -177,6 +177,17 @@ def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
 
 
+def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
+    """As `streams`; raises QexportError for a set that has a stub only."""
+    found = streams(manifest)
+    if found is None:
+        raise QexportError(
+            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
+            "dump it with --layout default"
+        )
+    return found
+
+
 def environment() -> Environment:
     """Jinja over the templates, strict about names."""
     return Environment(

@@ -23,8 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from qexport import __version__
-from qexport.check import Fault, dissect, verify, verify_index
+from qexport.actual import read_actual
+from qexport.check import Fault, capture_of, dissect, verify, verify_index
+from qexport.cocotb import render_cocotb
 from qexport.errors import CheckFailed, QexportError
+from qexport.explain import Explanation, explain, steps_csv
 from qexport.export import Dump, dump, plan, write_index, write_new_folder
 from qexport.formats import FORMATS
 from qexport.golden import MEAN_BAR, Facts, accumulator_bounds
@@ -45,8 +48,9 @@ from qexport.layout import (
     preset_names,
     preset_purpose,
 )
-from qexport.manifest import INDEX, Manifest, file_sha256, find_sets, read_manifest
+from qexport.manifest import INDEX, Manifest, find_sets, read_manifest
 from qexport.rtl import PARTS, render_rtl
+from qexport.shrink import BUDGET, shrink_actual, shrink_dut
 from qexport.simulate import SIMULATORS, WAVES, Verdict, simulate
 from qexport.strength import (
     DEFAULT_SHARE,
@@ -728,6 +732,41 @@ def stub_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     _emit(as_json, {"folders": written}, show)
 
 
+@main.command(name="cocotb")
+@click.argument("folder", type=_path())
+@click.option("--out", "target", type=_path(), required=True, help="New folder for the bench.")
+@click.option(
+    "--dut", type=_path(), multiple=True,
+    help="Your module instead of the set's dut.sv; give it again for further files.",
+)  # fmt: skip
+@click.option("--top", help="Your module's name, where it is not 'dut'.")
+@json_option
+def cocotb_command(folder: Path, target: Path, dut: tuple[Path, ...], top: str | None, as_json: bool) -> None:
+    """Write the bench of a set in Python, for cocotb 2: one file that you run and edit without this program.
+
+    In a folder of sets, of every one, into folders of their names.
+
+    \b
+    qexport cocotb vectors/features_33 --out bench/
+    qexport cocotb vectors/features_33 --dut my_core.sv --top my_core --out bench/
+    pytest bench/test_features_33.py
+    python bench/test_features_33.py --simulator verilator --seed 1
+    """
+    if top is not None and not dut:
+        raise click.UsageError("--top belongs to --dut")
+    targets = {path: target if path == folder else target / path.name for path in find_sets(folder)}
+    benches = {to: render_cocotb(path, to, dut, top or "dut") for path, to in targets.items()}
+    for to, files in benches.items():
+        write_new_folder(to, files)
+
+    def show() -> None:
+        for to, files in benches.items():
+            for name in files:
+                click.echo(f"{to / name}: run it with pytest, or with python and --simulator, --seed; needs cocotb 2")
+
+    _emit(as_json, {"folders": {str(to): list(files) for to, files in benches.items()}}, show)
+
+
 @main.command(name="show")
 @click.argument("folder", type=_path())
 @click.argument("place", metavar="FILE:LINE")
@@ -772,6 +811,154 @@ def show_command(folder: Path, place: str, as_json: bool) -> None:
 _SHOWN_PLACES = 4
 
 
+def _read_output_index(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = value.split(",")
+    if len(parts) != 4 or not all(re.fullmatch(r" *[0-9]{1,9} *", part) for part in parts):
+        raise click.BadParameter(f"'{value}' is not IMAGE,OC,Y,X, such as 0,5,2,3", ctx, param)
+    return tuple(int(part) for part in parts)
+
+
+@main.command(name="explain")
+@click.argument("folder", type=_path())
+@click.option(
+    "--at", required=True, metavar="IMAGE,OC,Y,X", callback=_read_output_index, help="Image, output channel, position."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print the terms as CSV.")
+@json_option
+def explain_command(folder: Path, at: tuple[int, int, int, int], as_csv: bool, as_json: bool) -> None:
+    """Say how one output value comes about, term by term in the order of the array, with each operand's place.
+
+    Places are FILE:LINE:LANE. In a folder of sets, for every set.
+
+    \b
+    qexport explain vectors/features_33 --at 0,5,2,3
+    qexport explain vectors/features_33 --at 0,5,2,3 --csv
+    """
+    if as_csv and as_json:
+        raise click.UsageError("give either --csv or --json")
+    found = [explain(path, *at) for path in find_sets(folder)]
+    if as_csv:
+        click.echo(steps_csv(found), nl=False)
+        return
+
+    def show() -> None:
+        for one in found:
+            _show_explanation(one)
+
+    _emit(as_json, {"values": [asdict(one) for one in found]}, show)
+
+
+def _show_explanation(one: Explanation) -> None:
+    column = "" if one.column is None else f", {describe_index(one.column)} of the array"
+    out.print(f"[bold]{escape(one.set)}[/bold]: layer {escape(one.layer)}, {describe_index(one.at)}{column}")
+    numbers = ("it", "kh", "kw", "row", "ic", "input", "weight", "product", "sum")
+    table = _table(*numbers, "input at", "weight at", "")
+    ending = _table("value", "computed", "stored", "at")
+    for step in one.steps:
+        if step.kind == "term":
+            terms = (step.it, step.kh, step.kw, step.row, step.ic, step.input, step.weight, step.value, step.sum)
+            padding = "padding" if step.padding else ""
+            table.add_row(*map(str, terms), _places(step.input_at), _places(step.weight_at), padding)
+        elif step.kind == "psum":
+            tap, sums = map(str, (step.it, step.kh, step.kw)), map(str, (step.value, step.sum))
+            table.add_row(*tap, "", "", "", "psum", *sums, _places(step.at), style="bold")
+        else:
+            held = [(str(stored.value), stored.at) for stored in one.stored if stored.tensor == step.kind]
+            for value, at in held or [("-", _places(step.at))]:
+                ending.add_row(step.kind, str(step.value), value, escape(at))
+    for column_ in (*table.columns[: len(numbers)], *ending.columns[1:3]):
+        column_.justify = "right"
+    _print(table)
+    out.print()
+    _print(ending)
+
+
+def _places(places: Sequence[str]) -> str:
+    """The first, and how many more there are."""
+    more = f" and {len(places) - 1} more bits" if len(places) > 1 else ""
+    return escape(places[0]) + more if places else "-"
+
+
+@main.command(name="shrink")
+@click.argument("folder", type=_path())
+@click.option("--out", "target", type=_path(), required=True, help="New folder, which becomes the small set.")
+@click.option(
+    "--dut", type=_path(), multiple=True, help="The failing module; give it again for further files. Each step is "
+    "simulated.",
+)  # fmt: skip
+@click.option("--top", help="Your module's name, where it is not 'dut'.")
+@click.option(
+    "--simulator", type=click.Choice(["auto", *SIMULATORS]), default="auto", show_default=True,
+    help="With --dut: auto takes Icarus, which builds fastest, else Verilator.",
+)  # fmt: skip
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), help="With --dut: that of the failing run.  [default: 0]")
+@click.option(
+    "--budget", type=click.FloatRange(0, min_open=True),
+    help=f"With --dut: seconds after which the best set so far is taken.  [default: {BUDGET}]",
+)  # fmt: skip
+@click.option(
+    "--actual", type=_path(), multiple=True,
+    help="Instead of --dut: what the design gave, a file, its files or the folder of simulate --keep.",
+)  # fmt: skip
+@click.option("--memory", help="With --actual: the memory that was given, where its name does not tell.")
+@json_option
+def shrink_command(
+    folder: Path,
+    target: Path,
+    dut: tuple[Path, ...],
+    top: str | None,
+    simulator: str,
+    seed: int | None,
+    budget: float | None,
+    actual: tuple[Path, ...],
+    memory: str | None,
+    as_json: bool,
+) -> None:
+    """Write the smallest set that still shows a failure, and beside it, in OUT.actual, what the design gives for it.
+
+    With --dut images are dropped, codes set to 0 and sizes cut, as long as the simulation fails in the same way. With
+    --actual one differing value is kept: its image, output channel and position.
+
+    \b
+    qexport shrink vectors/features_33 --out small --dut my_core.sv --top my_core
+    qexport shrink vectors/features_33 --out small --actual run/relu.hex
+    """
+    if bool(dut) == bool(actual):
+        raise click.UsageError("give either --dut or --actual")
+    of_dut = {
+        "--top": top,
+        "--seed": seed,
+        "--budget": budget,
+        "--simulator": None if simulator == "auto" else simulator,
+    }
+    foreign = {"--memory": memory} if dut else of_dut
+    if given := [name for name, value in foreign.items() if value is not None]:
+        raise click.UsageError(f"{', '.join(given)} belongs to {'--actual' if dut else '--dut'}")
+    if dut:
+        done = shrink_dut(
+            folder, target, dut, top=top or "dut", simulator=simulator, seed=seed or 0, budget=budget or BUDGET,
+            progress=lambda line: click.echo(line, err=True),
+        )  # fmt: skip
+    else:
+        done = shrink_actual(folder, target, read_actual(folder, actual, memory))
+
+    def show() -> None:
+        table = _table("", "before", "after", right=2)
+        for name, count in done.before.items():
+            table.add_row(name, str(count), str(done.after[name]))
+        _print(table)
+        out.print()
+        rows = [("set", str(done.set)), ("design gives", str(done.actual)), ("differ", ", ".join(done.failures))]
+        if done.runs:
+            ended = "nothing more can go" if done.complete else "ended by the budget; more may go with --budget"
+            rows.append(("simulations", f"{done.runs}, {ended}"))
+        if done.kept:
+            rows.append(("not reduced", done.kept))
+        _print(_pairs(rows))
+
+    _emit(as_json, asdict(done) | {"set": str(done.set), "actual": str(done.actual)}, show)
+
+
 @main.command(name="strength")
 @click.argument("folder", type=_path())
 @json_option
@@ -798,10 +985,7 @@ def strength_command(folder: Path, as_json: bool) -> None:
 def _strength_of(path: Path) -> dict[str, Any]:
     """The strength of a set from its capture; raises CheckFailed when the capture was changed."""
     manifest = read_manifest(path)
-    file = path / manifest.capture.path
-    if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
-        raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
-    capture = CaptureFile(file)
+    capture = capture_of(path, manifest)
     strength = measure(capture)
     info = strength.info
     if info != manifest.strength:

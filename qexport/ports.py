@@ -48,6 +48,13 @@ def connected(module: Module, streams: Sequence[Stream]) -> tuple[Stream, ...]:
     return found
 
 
+def check_files(sources: Sequence[Path], name: str) -> None:
+    """Raises QexportError when a file of the user's module `name` is not there."""
+    for file in sources:
+        if not file.is_file():
+            raise QexportError(f"dut: {file} does not exist or is no file; give the file of your module '{name}'")
+
+
 def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path], name: str) -> Module:
     """The module `name` of the sources, which may import the set's package and include files of the folders.
 

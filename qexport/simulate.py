@@ -20,11 +20,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from qexport.bench import streams
+from qexport.bench import interface
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout import MANIFEST, SUMS
 from qexport.manifest import Manifest, read_manifest, sha256, sums_text
-from qexport.ports import connected, read_module
+from qexport.ports import check_files, connected, read_module
 
 WALL_LIMIT = 600  # seconds; the bench's own time-out counts cycles and so misses a loop that takes no time
 SHOWN_LINES = 20  # of a failed run
@@ -230,28 +230,23 @@ def simulate(
     seed: int = 0,
     keep: Path | None = None,
     waves: str | None = None,
+    builds: Path | None = None,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Verdict:
     """Build the bench of a set outside it, run it and judge; the module `top` of `dut` replaces the set's own.
 
     With a `seed` other than 0 all streams stall at random. `keep` gets run.log, build.log, the words that came back
-    (<memory>.hex) and waves.vcd or waves.fst; `progress` is given lines of a long run.
+    (<memory>.hex) and waves.vcd or waves.fst; `progress` is given lines of a long run. `builds` keeps the builds of
+    `dut` for further calls, for a caller in whose time the files that these may include do not change.
 
     Raises CheckFailed unless the run prints one PASS with its nonce and the expected count, exits 0, and gives the
     words of the set; QexportError when the set has no bench, the ports do not fit, the sources do not compile or no
     simulator is found.
     """
     manifest = read_manifest(folder)
-    interface = streams(manifest)
-    if interface is None:
-        raise QexportError(
-            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
-            "dump it with --layout default"
-        )
+    offered = interface(folder, manifest)
     simulator = choose(simulator_name)
-    for file in dut:
-        if not file.is_file():
-            raise QexportError(f"dut: {file} does not exist or is no file; give the file of your module '{top}'")
+    check_files(dut, top)
     if keep is not None and keep.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
     slug = manifest.layer.slug
@@ -279,11 +274,11 @@ def simulate(
         job = Job((package, bench, *(dut or [folder / "dut.sv"])), include, f"tb_{slug}", waves=waves)
         if dut:
             module = read_module(dut, package, (include, dut[-1].parent), top)
-            found = connected(module, interface)
-            lacking = [f"QEXPORT_WITHOUT_{stream.memory.upper()}" for stream in interface if stream not in found]
+            found = connected(module, offered)
+            lacking = [f"QEXPORT_WITHOUT_{stream.memory.upper()}" for stream in offered if stream not in found]
             job = replace(job, macros=(f"QEXPORT_DUT={top}", *lacking))
         else:
-            found = interface
+            found = offered
         results = [stream for stream in found if not stream.driven]
         # relative names, because Icarus opens no path with letters beyond ASCII
         (scratch / "set").symlink_to(folder.resolve())
@@ -293,7 +288,7 @@ def simulate(
             keep.mkdir(parents=True, exist_ok=True)
             (scratch / "out").symlink_to(keep.resolve())
         kept = scratch / "out"
-        executable = _build(simulator, job, scratch, kept / "build.log", cached=not dut)
+        executable = _build(simulator, job, scratch, kept / "build.log", builds if dut else _cache())
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         status = _run([*simulator.command(executable, waves), *arguments], scratch, kept / "run.log", progress)
@@ -325,7 +320,7 @@ def simulate(
         version=simulator.version(),
         seed=seed,
         compared=compared,
-        not_compared={s.memory: s.words * s.lanes for s in interface if not s.driven and s not in results},
+        not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in results},
         cycles=int(measured[0][0]),
         macs=int(measured[0][1]),
         multipliers=manifest.array["row"] * manifest.array["col"],
@@ -421,15 +416,15 @@ def _cache() -> Path:
     return cache
 
 
-def _build(simulator: Simulator, job: Job, scratch: Path, log: Path, cached: bool) -> Path:
-    """The executable of these sources; when `cached` one for each content and simulator version.
+def _build(simulator: Simulator, job: Job, scratch: Path, log: Path, cache: Path | None) -> Path:
+    """The executable of these sources; from `cache`, where there is one, for the same content and simulator version.
 
-    A user's own module is built anew each time: it may draw in other files, which may have changed.
+    A user's own module is else built anew each time: it may draw in other files, which may have changed.
     """
     job = replace(job, sources=tuple(source.resolve() for source in job.sources))
-    key = [simulator.name, simulator.version(), job.top, str(job.waves)]
-    key += [sha256(source.read_bytes()) for source in job.sources]
-    kept = _cache() / sha256("\n".join(key).encode()) if cached else None
+    key = [simulator.name, simulator.version(), job.top, str(job.waves), *job.macros]
+    key += [sha256(source.read_bytes()) for source in (*job.sources, job.include / "params.vh")]
+    kept = None if cache is None else cache / sha256("\n".join(key).encode())
     if kept is not None and kept.is_file():
         return kept
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces

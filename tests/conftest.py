@@ -90,8 +90,11 @@ def fails(result: Result, *needles: str, code: int = 2) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def simulator_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
-    """Simulator builds of a test run are shared by its tests and by nobody else."""
-    os.environ.setdefault("QEXPORT_CACHE", str(tmp_path_factory.mktemp("builds")))
+    """Simulator builds of a test run are shared by its tests, in whatever process they run, and by nobody else."""
+    folder = tmp_path_factory.getbasetemp()
+    builds = (folder.parent if "PYTEST_XDIST_WORKER" in os.environ else folder) / "builds"
+    builds.mkdir(exist_ok=True)
+    os.environ.setdefault("QEXPORT_CACHE", str(builds))
 
 
 @pytest.fixture(params=list(SIMULATORS))

@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "intformat"},
     {"layer"},
     {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "manifest", "bench", "ports"},
-    {"export", "check", "simulate", "diagnose", "rtl", "stub"},
+    {"export", "check", "simulate", "diagnose", "rtl", "cocotb", "actual", "explain", "shrink", "stub"},
     {"cli"},
     {"__main__"},
 )

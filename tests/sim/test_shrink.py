@@ -1,0 +1,176 @@
+"""A failure is shown by the smallest set: of a design, confirmed by simulation, or of what it gave, by selection."""
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
+
+from qexport.actual import read_actual
+from qexport.errors import CheckFailed, QexportError
+from qexport.export import dump
+from qexport.golden import Golden
+from qexport.layer import LayerCapture
+from qexport.layout import load_layout, preset_names
+from qexport.manifest import read_manifest
+from qexport.shrink import _kinds, _layout, shrink_actual, shrink_dut
+from qexport.simulate import simulate
+from tests import decoder
+from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.sim.conftest import edited, state
+from tests.sim.test_bench import on_icarus
+from tests.strategies import captures
+
+NARROW = st.sampled_from([(4, True), (4, False), (1, False), (2, True)])  # whose sums fit 16 bits
+SUM = "          sum_of = sum_of + "
+FIRST = "if (it == 0 && kh == 0 && kw == 0)\n        before_of"
+
+# Faults of a design, and what of the layer must be left to show them.
+BUGS: dict[str, tuple[tuple[str, str], dict[str, int]]] = {
+    "one channel, tap and sign": (
+        (SUM, f"if (channel == 2 && kh == 1 && kw == 0 && $signed(w) < 0) w = w + 1;\n{SUM}"),
+        {"images": 1, "input channels": 3, "output channels": 3, "inputs that are not 0": 1},
+    ),
+    "weights unsigned": (
+        ("$signed(w)", "$signed({1'b0, w})"),
+        {"images": 1, "input channels": 1, "output channels": 1, "weights that are not 0": 1,
+         "inputs that are not 0": 1},
+    ),
+    "accumulators of the image before": (
+        (FIRST, FIRST.replace("if (", "if (n == 0 && ")), {"images": 2, "input channels": 1, "output channels": 1},
+    ),
+}  # fmt: skip
+
+
+def capture() -> LayerCapture:
+    """Three images of a 3-to-3 2x2 layer on a 3x3 plane."""
+    return make_capture(plane=(3, 3), images=3, in_channels=3, out_channels=3, kernel=(2, 2), padding=(0, 0, 0, 0))
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checked_dump(capture(), "default", tmp_path_factory.mktemp("whole"))
+
+
+@on_icarus
+@pytest.mark.parametrize("bug", BUGS)
+def test_a_design_fails_on_the_smallest_set(bug: str, simulator: str, whole: Path, tmp_path: Path) -> None:
+    edit, left = BUGS[bug]
+    dut, before, out = edited(whole / "dut.sv", tmp_path / "my.sv", [edit]), state(whole), tmp_path / "a b" / "small"
+    lines: list[str] = []
+    done = shrink_dut(whole, out, [dut], simulator=simulator, progress=lines.append)
+    assert done.complete
+    assert done.runs < 80
+    assert lines[0].startswith("simulating ")
+    assert len(lines) > 3
+    assert {name: done.after[name] for name in left} == left
+    assert done.after["weights that are not 0"] <= 4
+    assert done.before["images"] == 3
+    assert decoder.check(out) == []
+    assert cli("verify", out).exit_code == 0
+    with pytest.raises(CheckFailed, match="FAIL memory="):
+        simulate(out, simulator, [dut], keep=tmp_path / "again")
+    simulate(out, simulator)  # the set's own design passes
+    for memory in ("psum", "accumulator", "relu"):
+        assert (done.actual / f"{memory}.hex").read_bytes() == (tmp_path / "again" / f"{memory}.hex").read_bytes()
+    assert state(whole) == before
+
+
+@on_icarus
+def test_the_budget_ends_the_search_with_a_set_that_fails(simulator: str, whole: Path, tmp_path: Path) -> None:
+    edit, _ = BUGS["weights unsigned"]
+    dut = edited(whole / "dut.sv", tmp_path / "my.sv", [edit])
+    run = ("--dut", dut, "--simulator", simulator)
+    result = cli("shrink", whole, "--out", tmp_path / "small", *run, "--budget", "0.001")
+    assert result.exit_code == 0, result.output
+    assert "1, ended by the budget" in result.stdout
+    assert (tmp_path / "small" / "manifest.json").read_bytes() == (whole / "manifest.json").read_bytes()
+
+
+@on_icarus
+def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: Path) -> None:
+    run = ("shrink", whole, "--simulator", simulator, "--dut", whole / "dut.sv")
+    result = cli(*run, "--out", tmp_path / "small")
+    assert result.exit_code == 2
+    assert result.stderr.splitlines()[-1].endswith(
+        "nothing to shrink: the design passes; give the set on which it fails"
+    )
+    fails(cli(*run, "--out", whole / "small"), "lies in the set")
+    fails(cli("shrink", whole, "--out", tmp_path / "small"), "give either --dut or --actual")
+    fails(cli(*run, "--out", tmp_path / "small", "--memory", "relu"), "--memory belongs to --actual")
+    for name in ("small", "small.actual"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "mine").write_text("")
+        fails(cli(*run, "--out", tmp_path / "small"), f"{tmp_path / name} is there already and not empty")
+        shutil.rmtree(tmp_path / name)
+    fails(cli("shrink", whole, "--out", tmp_path / "small", "--actual", whole / "relu.hex"), "every value of 'relu'")
+    given = ("--actual", whole / "relu.hex", "--budget", "3", "--top", "x")
+    fails(cli("shrink", whole, "--out", tmp_path / "small", *given), "--top, --budget belongs to --dut")
+    fails(
+        cli("shrink", whole, "--out", tmp_path / "small", "--actual", whole / "weight.hex"), "'weight' is no memory of"
+    )
+    (tmp_path / "other.sv").write_text("module dut(input wire clk); endmodule\n")
+    result = cli("shrink", whole, "--out", tmp_path / "small", "--dut", tmp_path / "other.sv")
+    assert result.exit_code == 2
+    assert "module dut has no port" in result.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["other.sv"]
+
+
+@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(capture=captures(NARROW), layout=st.sampled_from(["default", "ws8x8", "decimals"]), data=st.data())
+def test_what_a_design_gave_for_the_small_set_stays_valid(
+    capture: LayerCapture, layout: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """A value of a result is changed: in the small set it is the only one that differs, and it is the same value."""
+    assume(Golden(capture).accumulator.any())
+    scratch = tmp_path_factory.mktemp("set")
+    folder = dump(capture, load_layout(layout), scratch).folder
+    manifest = read_manifest(folder)
+    entry = data.draw(st.sampled_from([m for m in manifest.memories if m.tensor in ("psum", "accumulator", "relu")]))
+    good = read_actual(folder, folder, entry.name)
+    stored = entry.tiling(manifest.array)
+    index = tuple(data.draw(st.integers(0, size - 1)) for size in entry.shape)
+    file, word, lane = stored.place(*index)
+    values, known = good.values.copy(), good.known.copy()
+    at = file * stored.words + word, lane
+    x = data.draw(st.booleans())
+    values[at], known[at] = (0, False) if x else (values[at] ^ 1, True)
+    out = scratch / "small"
+    done = shrink_actual(folder, out, replace(good, values=values, known=known))
+    assert decoder.check(out) == []
+    assert done.after["images"] == 1
+    again, small = read_actual(out, done.actual / f"{entry.name}.hex", entry.name), read_actual(out, out, entry.name)
+    assert (again.missing, again.extra) == (0, 0)
+    differs = np.argwhere((again.values != small.values) | ~again.known)
+    assert len(differs) == 1
+    where = tuple(differs[0])
+    assert again.known[where] != x
+    assert x or again.values[where] == values[at]
+    if Golden(capture).accumulator[index[0]].all():  # else more than one position may be needed
+        assert done.after["output channels"] == 1
+        assert entry.tensor == "psum" or np.prod(read_manifest(out).memories[-1].shape[2:]) == 1
+
+
+@pytest.mark.parametrize("layout", preset_names())
+def test_the_layout_of_a_set_is_found_again(layout: str, tmp_path: Path) -> None:
+    """A set dumped once more with what its manifest says of the layout is the same to the byte."""
+    for bias in (False, True):
+        one = make_capture(bias=bias, in_channels=12, out_channels=10)
+        try:
+            folder = dump(one, load_layout(layout), tmp_path / str(bias)).folder
+        except QexportError:
+            continue  # a layout for the tensor `output`, or a memory that a bias would make too narrow
+        manifest = read_manifest(folder)
+        assert dump(one, _layout(manifest, one), tmp_path / str(bias)).unchanged
+
+
+def test_faults_are_told_apart_by_their_kind() -> None:
+    log = (
+        "FAIL memory=psum file=psum.hex line=8 lane=0 image=0 oc=7 it=0 kh=0 kw=0 y=1 x=1 got=146 want=-14\n"
+        "FAIL memory=relu 3 of 512 values are wrong\nFAIL memory=relu 3 of 4 words were delivered\n"
+        "FAIL errors=5645 checks=11904 of 11904 seed=0\nPASS checks=1 nonce=2\n"
+    )
+    assert _kinds(log) == {"values of psum", "values of relu", "memory=relu # of # words were delivered"}
