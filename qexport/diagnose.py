@@ -1,11 +1,10 @@
 """Where and why what a design gave differs from a set: the golden is run again under each hypothesis and compared."""
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +15,7 @@ from qexport.formats import FORMATS, FileFault
 from qexport.hypotheses import REMEDIES, hypotheses
 from qexport.intformat import Int64
 from qexport.layer import LayerCapture
-from qexport.layout import MANIFEST, Tiling, describe_index
+from qexport.layout import MANIFEST, describe_index
 from qexport.manifest import Manifest, MemoryEntry, file_sha256, read_manifest
 from qexport.rerun import RESULTS, STAGES, UNKNOWN, Change, Model, Sample, array_sides
 

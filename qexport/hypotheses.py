@@ -625,7 +625,7 @@ def _padding_missing(m: Model) -> Iterator[Change]:
 
         def file_packed(blocks: Int64) -> Int64:
             """The words of the smaller planes one after the other; nothing behind them."""
-            from qexport.layout import Tiling  # noqa: PLC0415
+            from qexport.layout import Tiling
 
             values = m.tiling.untile(blocks)[:, :, ys[:, np.newaxis], xs]
             small = Tiling(m.memory.order, values.shape, m.manifest.array, m.entry.bits).tile(values)

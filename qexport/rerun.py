@@ -4,21 +4,17 @@ The arithmetic is exact: products are summed in float64, which is fast, only whe
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from fractions import Fraction
 from functools import cached_property
-from itertools import permutations, product
 from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
-from qexport.errors import QexportError
 from qexport.golden import Facts, pad, patches
 from qexport.intformat import Int64, IntFormat
 from qexport.layer import LayerCapture
-from qexport.layout import IMAGE_AXIS, TILE_AXIS, Tiling, expand_bits, parse_order
+from qexport.layout import TILE_AXIS, Tiling, expand_bits, parse_order
 from qexport.manifest import Manifest, MemoryEntry
 
 UNKNOWN = int(np.iinfo(np.int64).min)  # what a hypothesis does not say
@@ -246,7 +242,7 @@ class Model:
         if self.tensor == "psum":
             values = self._psums(by, sample)
         else:
-            if computed or "accumulator" not in self.__dict__ and sample is not None:
+            if computed or ("accumulator" not in self.__dict__ and sample is not None):
                 values = self._accumulated(by, sample)
             else:
                 values = self.accumulator if sample is None else self.accumulator[np.ix_(sample.images, sample.outputs)]
