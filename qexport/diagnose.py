@@ -2,9 +2,10 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -47,6 +48,12 @@ class First:
     difference: int | None
     xor: str | None
 
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line} lane {self.lane} ({describe_index(self.index)})"
+        if self.got is None:
+            return f"{place}: got X or Z, or nothing, want {self.want}"
+        return f"{place}: got {self.got}, want {self.want}, difference {self.difference:+d}, XOR {self.xor}"
+
 
 @dataclass(frozen=True)
 class Separation:
@@ -77,13 +84,17 @@ class Cause:
     remedy: str
     alike: tuple[str, ...] = ()
 
+    def __str__(self) -> str:
+        return f"{self.name} ({self.detail})" if self.detail else self.name
+
 
 @dataclass(frozen=True)
 class Diagnosis:
-    """What differs and why. `causes`: the best first, none when nothing differs; when not `explained` the closest ones.
+    """What differs and why.
 
-    `shares`: output channel -> (y, x) the share of wrong values. `separations`: vectors that tell the class of the first
-    cause apart; `inseparable`: its members for which none was found.
+    `causes`: the best first, none when nothing differs; when not `explained` the closest ones. `shares`: output channel
+    -> (y, x) the share of wrong values. `separations`: vectors that tell the class of the first cause apart;
+    `inseparable`: its members for which none was found.
     """
 
     differing: int
@@ -95,6 +106,28 @@ class Diagnosis:
     explained: bool
     separations: tuple[Separation, ...] = ()
     inseparable: tuple[str, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        """One line: how much differs, and the cause."""
+        why = f"{self.causes[0]}" if self.explained else "unexplained"
+        return f"{self.differing} of {self.total} values differ: {why}"
+
+    def share_text(self, cause: Cause) -> str:
+        """How much a cause explains."""
+        if cause.share == 1:
+            return f"explains all {self.differing}" if self.differing else "explains it"
+        return f"explains {math.floor(1000 * cause.share) / 10:.1f} %"
+
+    @property
+    def map(self) -> list[str]:
+        """Lines with a small picture of each channel: a mark for the share of wrong values at each position."""
+        return _map(self.shares)
+
+    def as_json(self) -> dict[str, Any]:
+        plain = asdict(self)
+        shares = {str(channel): shares.tolist() for channel, shares in self.shares.items()}
+        return plain | {"summary": self.summary if self.causes else "nothing differs", "shares": shares}
 
 
 def read_capture(folder: Path, manifest: Manifest) -> LayerCapture:
@@ -119,7 +152,8 @@ def diagnose(folder: Path, actual: Actual, progress: Callable[[str], None] = lam
     model = Model(manifest, capture, entry, array_sides(manifest)[0])
     tiling = model.tiling
     shape = (tiling.files, tiling.words, tiling.lanes)
-    got, known = tiling.untile(actual.values.reshape(shape)), tiling.untile(actual.known.reshape(shape)) != 0
+    got = tiling.untile(actual.values.reshape(shape))
+    known = tiling.untile(actual.known.reshape(shape).astype(np.int64)) != 0
     wrong = ~known | (got != model.golden)
     differing = int(wrong.sum())
     findings = [] if not actual.extra else [f"{actual.extra} words too many at the end"]
@@ -192,7 +226,8 @@ def _findings(model: Model, got: Int64, known: Bools, wrong: Bools, missing: int
         axes.index("py" if model.tensor == "psum" else "oy"),
         axes.index("px" if model.tensor == "psum" else "ox"),
     )
-    plane = np.moveaxis(wrong, (high, wide), (0, 1)).reshape(wrong.shape[high], wrong.shape[wide], -1).any(axis=2)
+    places = np.moveaxis(wrong, (high, wide), (0, 1)).reshape(wrong.shape[high], wrong.shape[wide], -1)
+    plane = np.asarray(places.any(axis=2))
     if min(plane.shape) > 2:
         if not plane[1:-1, 1:-1].any():
             said.append("only the border of the plane")
@@ -236,6 +271,31 @@ def _shares(model: Model, wrong: Bools) -> dict[int, NDArray[np.float64]]:
     others = tuple(at for at, axis in enumerate(axes) if axis not in ("oc", *plane))
     shares = wrong.mean(axis=others)  # oc stands before the plane in every tensor of RESULTS
     return {channel: shares[channel] for channel in range(len(shares)) if shares[channel].any()}
+
+
+_MARKS = ".:+*#"  # no value is wrong, up to a third, up to two thirds, nearly all, all
+_SHOWN_CHANNELS, _MAP_SIDE, _MAP_WIDTH = 16, 32, 100
+
+
+def _map(shares: Mapping[int, NDArray[np.float64]]) -> list[str]:
+    if not shares:
+        return []
+    pictures = []
+    for channel, share in list(shares.items())[:_SHOWN_CHANNELS]:
+        step = math.ceil(max(share.shape) / _MAP_SIDE)  # cells of a large plane stand for several positions
+        cells = np.array([[share[y : y + step, x : x + step].mean() for x in range(0, share.shape[1], step)]
+                          for y in range(0, share.shape[0], step)])  # fmt: skip
+        lines = ["".join(_MARKS[0 if c == 0 else 4 if c == 1 else 1 + int(3 * c)] for c in row) for row in cells]
+        pictures.append([f"oc={channel}", *lines])
+    wide = max(len(line) for picture in pictures for line in picture) + 2
+    a_row = max(1, _MAP_WIDTH // wide)
+    text = []
+    for start in range(0, len(pictures), a_row):
+        for line in zip(*pictures[start : start + a_row], strict=True):
+            text.append("".join(part.ljust(wide) for part in line).rstrip())
+    if len(shares) > _SHOWN_CHANNELS:
+        text.append(f"and {len(shares) - _SHOWN_CHANNELS} more channels with wrong values")
+    return [*text, "y downwards, x to the right; . right, : + * some wrong, # all wrong"]
 
 
 # --- why ------------------------------------------------------------------------------------------------------------
@@ -497,7 +557,7 @@ def _separate(model: Model, one: _Scored, other: _Scored) -> Separation | None:
     if found is None:
         return None
     pieces = 2
-    while budget and pieces <= max(2, np.count_nonzero(codes)):  # leave out parts while the difference stays
+    while budget and pieces <= max(2, int(np.count_nonzero(codes))):  # leave out parts while the difference stays
         used = np.argwhere(codes)
         for part in np.array_split(np.arange(len(used)), pieces):
             smaller = codes.copy()

@@ -312,20 +312,16 @@ def _taps(kernel: tuple[int, int]) -> Iterator[Change]:
     for tap in range(count):
         yield Change("tap_twice", f"tap {place[tap]}", "weight taps", _factors(count, tap, 2), True)
     for tap, other in [(t, t + 1) for t in range(count - 1)] + [(t + 1, t) for t in range(count - 1)]:
-        order = list(range(count))
-        order[other] = tap
+        taken = list(range(count))
+        taken[other] = tap
         detail = f"weights of tap {place[tap]} also in place of {place[other]}"
-        yield Change("tap_twice", detail, "weight taps", _by_taps(_taken(2, order)))
+        yield Change("tap_twice", detail, "weight taps", _by_taps(_taken(2, taken)))
     for tap, other in [(t, t + 1) for t in range(count - 1)] + [(t + 1, t) for t in range(count - 1)]:
         yield Change("tap_twice", f"tap {place[tap]} in place of {place[other]}", "sum", _tap_instead(tap, other))
 
 
 def _tap_instead(tap: int, other: int) -> Callable[[Sums], Int64]:
-    def change(sums: Sums) -> Int64:
-        taps = sums.steps.sum(axis=0)
-        return sums.total + sums.offset + taps[tap] - taps[other]
-
-    return change
+    return lambda sums: sums.total + sums.offset + sums.part(slice(None), tap) - sums.part(slice(None), other)
 
 
 def _transposition(count: int, a: int, b: int) -> Int64:
@@ -414,7 +410,7 @@ def _skews(m: Model) -> Iterator[Change]:
 
     def planes(by: Int64, edge: str) -> Callable[[Int64], Int64]:
         def change(values: Int64) -> Int64:
-            n, channels, *plane = values.shape
+            n, channels = values.shape[:2]
             streams = values.reshape(n, channels, -1).swapaxes(0, 1)
             return _delayed(streams, by, edge).swapaxes(0, 1).reshape(values.shape)
 
@@ -489,7 +485,7 @@ def _planes(m: Model) -> Iterator[Change]:
     padded = layer.padded_plane(plane)
 
     def padded_by(mode: str, **keys: int) -> Callable[[Int64], Int64]:
-        return lambda codes: np.pad(codes, around, mode, **keys)  # type: ignore[call-overload, no-any-return]
+        return lambda codes: np.pad(codes, around, mode, **keys)  # type: ignore[call-overload]
 
     def placed(above: int, before: int) -> Callable[[Int64], Int64]:
         """The plane at another place of the padded one; what stands over its edges is lost."""
@@ -653,17 +649,10 @@ def _accumulation(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
     everything = slice(None)
 
     def only(it: slice | int, tap: slice | int) -> Callable[[Sums], Int64]:
-        def change(sums: Sums) -> Int64:
-            kept = sums.steps[it, tap]
-            return kept.reshape(-1, *sums.total.shape).sum(axis=0) + sums.offset
-
-        return change
+        return lambda sums: sums.part(it, tap) + sums.offset
 
     def without(it: slice | int, tap: slice | int) -> Callable[[Sums], Int64]:
-        def change(sums: Sums) -> Int64:
-            return sums.total + sums.offset - sums.steps[it, tap].reshape(-1, *sums.total.shape).sum(axis=0)
-
-        return change
+        return lambda sums: sums.total + sums.offset - sums.part(it, tap)
 
     if its > 1:
         yield Change("tile_overwritten", "by each input tile", "sum", only(-1, everything), True)
@@ -673,8 +662,9 @@ def _accumulation(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
             yield Change("tile_overwritten", "by each tap of each input tile", "sum", only(-1, -1))
     if m.capture.bias is not None and steps > 1:
         for it, tap, what in ((-1, everything, "input tile"), (everything, -1, "tap"), (-1, -1, "step")):
+            change = only(it, tap)
 
-            def bare(sums: Sums, change: Callable[[Sums], Int64] = only(it, tap)) -> Int64:  # type: ignore[arg-type]
+            def bare(sums: Sums, change: Callable[[Sums], Int64] = change) -> Int64:
                 return change(sums) - sums.offset
 
             yield Change("tile_overwritten", f"by each {what}, the bias too", "sum", bare)
@@ -705,7 +695,8 @@ def _accumulation(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
         change = getattr(fmt, how)
 
         def cut(sums: Sums, change: Callable[[Int64], Int64] = change) -> Int64:
-            return change(sums.steps).sum(axis=(0, 1)) + sums.offset
+            total: Int64 = change(sums.steps).sum(axis=(0, 1))
+            return total + sums.offset
 
         yield Change("psum_cut", f"to {weight.bits} bits{' ' + detail if detail else ''}", "sum", cut, not detail)
 
@@ -715,8 +706,9 @@ def _accumulation(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
 
 def _relu_before(split: tuple[int | slice, int | slice]) -> Callable[[Sums], Int64]:
     def change(sums: Sums) -> Int64:
-        last = sums.steps[split].reshape(-1, *sums.total.shape).sum(axis=0)
-        return np.maximum(sums.total - last + sums.offset, 0) + last
+        last = sums.part(*split)
+        before: Int64 = np.maximum(sums.total - last + sums.offset, 0)
+        return before + last
 
     return change
 
@@ -777,7 +769,7 @@ def _stale_accumulators(m: Model) -> Iterator[Change]:
     bias = 0 if m.capture.bias is None else m.capture.bias[:, np.newaxis, np.newaxis]
 
     def arranged(order: str) -> tuple[Callable[[Int64], Int64], Callable[[Int64], Int64]]:
-        """(n, oc, oy, ox) to (time, everything else) and back: which results one accumulator gives one after another."""
+        """(n, oc, oy, ox) to (time, everything else) and back: the results that an accumulator gives one by one."""
         ots = math.ceil(outputs / col)
 
         def there(values: Int64) -> Int64:
@@ -848,7 +840,7 @@ def _psum_results(m: Model) -> Iterator[Change]:
     if its > 1 and taps > 1:
 
         def exchanged(values: Int64) -> Int64:
-            n, _, kh, kw, *rest = values.shape
+            n, rest = len(values), values.shape[4:]
             flat = values.reshape(n, its, taps, *rest).swapaxes(1, 2)
             return flat.reshape(values.shape)
 
@@ -856,7 +848,6 @@ def _psum_results(m: Model) -> Iterator[Change]:
 
 
 def _post(m: Model) -> Iterator[Change]:
-    layer = m.layer
     facts = m.facts
     if m.tensor in ("accumulator", "relu"):
         for by in (1, -1, 2, -2, 3, -3, 4, -4):
@@ -874,7 +865,7 @@ def _post(m: Model) -> Iterator[Change]:
 
                 def cut(acc: Int64, by: int = by) -> Int64:
                     values = m.post(acc)
-                    return np.sign(values) * (np.abs(values) >> -by)
+                    return np.where(values < 0, -(-values >> -by), values >> -by)
 
                 yield Change("scale_power_of_two", f"by {factor}, rounded", "post", rounded)
                 yield Change("scale_power_of_two", f"by {factor}, toward zero", "post", cut)
@@ -897,7 +888,8 @@ def _post(m: Model) -> Iterator[Change]:
 
 def _requantizations(m: Model) -> Iterator[Change]:
     requantizer, formats = m.facts.requantizer, m.facts.formats
-    assert requantizer is not None and formats.output is not None
+    assert requantizer is not None
+    assert formats.output is not None
     mul, shift, high = requantizer.mul, requantizer.shift, requantizer.qmax
     ratio = Fraction(formats.steps[0]) / Fraction(formats.output.scales[0])
 
@@ -1060,8 +1052,9 @@ def _shifts(m: Model, golden: Int64, blocks: Int64, known: Bools) -> Iterator[Ch
     limit = min(MAX_SHIFT, words // 2)
     each = np.random.default_rng(0).integers(1, 1 << 62, lanes, dtype=np.int64)  # a hash of a word
     window = slice(0, min(words, 1 << 14))
-    want, got = (golden * each).sum(axis=2), (blocks * each).sum(axis=2)
-    sure = known.all(axis=2)
+    want: Int64 = (golden * each).sum(axis=2)
+    got: Int64 = (blocks * each).sum(axis=2)
+    sure = np.asarray(known.all(axis=2))
 
     def fit(by: int, flat: bool) -> float:
         a, b, c = (v.reshape(1, -1) if flat else v for v in (want, got, sure))

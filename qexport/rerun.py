@@ -10,6 +10,7 @@ from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qexport.golden import Facts, pad, patches
 from qexport.intformat import Int64, IntFormat
@@ -156,7 +157,7 @@ class Sums:
     def __init__(self, weight: Int64, seen: Int64, bias: Int64 | None, groups: int, row: int):
         self.weight, self.seen, self.bias, self.groups, self.row = weight, seen, bias, groups, row
         reach = weight[0].size * int(np.abs(weight).max()) * max(int(np.abs(seen).max()), 1)
-        self._dtype: type = np.float64 if reach < 2**53 else np.int64
+        self._dtype: type[Any] = np.float64 if reach < 2**53 else np.int64
 
     @property
     def offset(self) -> Int64:
@@ -168,9 +169,9 @@ class Sums:
     def total(self) -> Int64:
         """The convolution without bias, (n, oc, oy, ox)."""
         n, _, _, _, rows, cols = self.seen.shape
-        taps = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1).astype(self._dtype)
-        seen = self.seen.reshape(n, self.groups, -1, rows * cols).astype(self._dtype)
-        sums = np.matmul(taps, seen)  # (n, g, oc of g, oy * ox)
+        taps: NDArray[Any] = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1).astype(self._dtype)
+        seen: NDArray[Any] = self.seen.reshape(n, self.groups, -1, rows * cols).astype(self._dtype)
+        sums: NDArray[Any] = np.matmul(taps, seen)  # (n, g, oc of g, oy * ox)
         return sums.reshape(n, len(self.weight), rows, cols).astype(np.int64)
 
     @cached_property
@@ -178,20 +179,25 @@ class Sums:
         """What each input-channel tile and tap adds, (it, kh * kw, n, oc, oy, ox)."""
         return self.products(self.row)
 
+    def part(self, it: slice | int, tap: slice | int) -> Int64:
+        """What some of the steps add together, (n, oc, oy, ox)."""
+        added: Int64 = self.steps[it, tap].reshape(-1, *self.total.shape).sum(axis=0)
+        return added
+
     def products(self, row: int) -> Int64:
         """What each `row` input channels and each tap add, (channels / row, kh * kw, n, oc, oy, ox)."""
         n, channels, kh, kw, rows, cols = self.seen.shape
         groups, outputs, inputs = self.groups, len(self.weight) // self.groups, channels // self.groups
         tiles = math.ceil(inputs / row)
         ragged = tiles * row - inputs
-        taps = self.weight.reshape(groups, outputs, inputs, kh * kw).astype(self._dtype)
+        taps: NDArray[Any] = self.weight.reshape(groups, outputs, inputs, kh * kw).astype(self._dtype)
         taps = np.pad(taps, ((0, 0), (0, 0), (0, ragged), (0, 0))).reshape(groups, outputs, tiles, row, kh * kw)
-        seen = self.seen.reshape(n, groups, inputs, kh * kw, rows * cols).astype(self._dtype)
+        seen: NDArray[Any] = self.seen.reshape(n, groups, inputs, kh * kw, rows * cols).astype(self._dtype)
         seen = np.pad(seen, ((0, 0), (0, 0), (0, ragged), (0, 0), (0, 0)))
         seen = seen.reshape(n, groups, tiles, row, kh * kw, rows * cols)
         left = np.ascontiguousarray(taps.transpose(2, 4, 0, 1, 3))[:, :, np.newaxis]  # (it, k, 1, g, oc, row)
         right = np.ascontiguousarray(seen.transpose(2, 4, 0, 1, 3, 5))  # (it, k, n, g, row, oy * ox)
-        out = np.matmul(left, right)
+        out: NDArray[Any] = np.matmul(left, right)
         return out.reshape(tiles, kh * kw, n, groups * outputs, rows, cols).astype(np.int64)
 
 
