@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from qexport.golden import pad, patches
 from qexport.intformat import Int64, IntFormat
+from qexport.layout import Tiling
 from qexport.rerun import UNKNOWN, Change, Model, Sums, Wiring, bit_orders, cross
 
 Bools = NDArray[np.bool_]
