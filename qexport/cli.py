@@ -23,9 +23,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from qexport import __version__
-from qexport.actual import read_actual
+from qexport.actual import Actual, read_actual, read_wave
 from qexport.check import Fault, capture_of, dissect, verify, verify_index
 from qexport.cocotb import render_cocotb
+from qexport.diagnose import Diagnosis, diagnose
 from qexport.errors import CheckFailed, QexportError
 from qexport.explain import Explanation, explain, steps_csv
 from qexport.export import Dump, dump, plan, write_index, write_new_folder
@@ -665,6 +666,69 @@ def simulate_command(
 
 def _counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{memory} ({count})" for memory, count in counts.items())
+
+
+@main.command(name="diagnose")
+@click.argument("folder", type=_path())
+@click.option("--actual", "file", type=_path(), required=True, help="What your design gave: text, or VCD or FST.")
+@click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
+@click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
+@click.option("--clock", help="Of a VCD or FST: the clock at whose rising edges they are taken.")
+@json_option
+def diagnose_command(
+    folder: Path, file: Path, memory: str | None, signal: str | None, clock: str | None, as_json: bool
+) -> None:
+    """Say where what a design gave differs from a set, and which mistake explains it.
+
+    \b
+    qexport simulate vectors/features_33 --dut my_core.sv --keep run/
+    qexport diagnose vectors/features_33 --actual run/accumulator.hex
+    qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
+    qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
+    """
+    if (signal is None) != (clock is None):
+        raise click.UsageError("--signal and --clock belong together; a text file needs neither")
+    if signal is None or clock is None:
+        actual = read_actual(folder, file, memory)
+    else:
+        actual = read_wave(folder, file, signal, clock, memory)
+    watched = sys.stderr.isatty()
+    found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
+    result = {"set": str(folder), "actual": str(file), "memory": actual.memory.name, **found.as_json()}
+    _emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
+    if found.causes:
+        raise CheckFailed(f"diagnose: {file}: {found.summary}")
+
+
+def _show_diagnosis(folder: Path, file: Path, actual: Actual, found: Diagnosis) -> None:
+    rows = [
+        ("set", str(folder)),
+        ("compared", f"{file} with memory {actual.memory.name}"),
+        ("differ", f"{found.differing} of {found.total} values ({percent(found.differing, found.total)})"),
+        *(("note", note) for note in actual.notes),
+    ]
+    if found.first is not None:
+        rows.append(("first", str(found.first)))
+    rows += [("note", finding) for finding in found.findings]
+    _print(_pairs(rows))
+    if found.shares:
+        out.print()
+        click.echo("\n".join(found.map))
+    if not found.causes:
+        return
+    out.print()
+    rows = []
+    if not found.explained:
+        rows.append(("cause", "unexplained; the closest hypotheses are"))
+    for cause in found.causes:
+        rows.append(("cause" if found.explained else "", f"{cause}, {found.share_text(cause)}"))
+        rows.append(("remedy" if found.explained else "", cause.remedy))
+        if cause.alike:
+            rows.append(("alike", f"no vector of this set tells it from {', '.join(cause.alike)}"))
+    rows += [("separate", str(separation)) for separation in found.separations]
+    if found.inseparable:
+        rows.append(("", f"no vector was found that tells it from {', '.join(found.inseparable)}"))
+    _print(_pairs(rows))
 
 
 @main.command(name="rtl")
