@@ -64,7 +64,7 @@ def read_training(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise QexportError(f"resume: {path} does not exist; start without --resume")
     state = _unpickle(path)
-    if not isinstance(state, dict) or not {"state_dict", "optimizer", "epoch", "best_prec", "recipe"} <= set(state):
+    if not isinstance(state, dict) or not {"state_dict", "model", "optimizer", "epoch", "recipe", "log"} <= set(state):
         raise QexportError(f"resume: {path} is no checkpoint of qexport train; start without --resume")
     return state
 
