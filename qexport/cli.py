@@ -1054,6 +1054,11 @@ data_option = click.option(
 download_option = click.option("--download", is_flag=True, help="Fetch CIFAR-10 into --data first.")
 
 
+def _epochs_on(device: str) -> int:
+    """What one has the patience for: minutes on a GPU, hours on a CPU."""
+    return 100 if device == "cuda" else 14
+
+
 @main.command(name="train")
 @data_option
 @download_option
@@ -1107,7 +1112,7 @@ def train_command(
         check_plot(plot)
     with parallel.group(pick_device(device)) as where:
         first = parallel.place()[0] == 0
-        settings = Recipe(epochs=epochs or (100 if where.type == "cuda" else 14), **recipe)
+        settings = Recipe(epochs=epochs or _epochs_on(where.type), **recipe)
         target = Path("result") / settings.model if folder is None else folder
         start = starting_state(settings, target, resume)
         with parallel.first_one_first():
@@ -1139,6 +1144,53 @@ def _show_squeeze(squeeze: Mapping[str, Any]) -> None:
         table.add_row(f"dead {side}", ", ".join(map(str, dead)) or "none")
     table.add_row("effective rank", f"{squeeze['effective_rank']:.2f} of the input channels")
     _print(table)
+
+
+@main.command(name="compare")
+@click.argument("models", nargs=-1, required=True)
+@data_option
+@download_option
+@click.option("--epochs", type=click.IntRange(3), help="Of each run. Default: 100 on a GPU, 14 on the CPU.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@device_option
+@click.option("--work", type=_path(), default="result/compare", show_default=True, help="The runs; gone on with.")
+@click.option("--out", "page", type=_path(), default="docs/squeeze.md", show_default=True)
+@json_option
+def compare_command(
+    models: tuple[str, ...],
+    data: Path,
+    download: bool,
+    epochs: int | None,
+    seeds: int,
+    device: str,
+    work: Path,
+    page: Path,
+    as_json: bool,
+) -> None:
+    """Train several networks, quantized and in float, with one recipe and several seeds; write a page of the results.
+
+    \b
+    qexport compare vgg16_quant vgg16_quant_gradual --data cifar10/
+    """
+    _needs_torch()
+    _needs_matplotlib()
+    from qexport.nn.compare import run_all, write_page
+    from qexport.nn.data import open_split, read
+    from qexport.nn.train import Recipe, pick_device
+
+    where = pick_device(device)
+    recipe = Recipe(epochs=epochs or _epochs_on(where.type))
+    if not page.parent.is_dir():
+        raise QexportError(f"out: {page.parent} is no folder; make it first, or choose another --out")
+    training, validation = (read(open_split(data, split, download)) for split in ("train", "test"))
+    logs = run_all(models, recipe, seeds, training, validation, work, where)
+    command = f"qexport compare {' '.join(models)} --epochs {recipe.epochs} --seeds {seeds} --data DATA"
+    write_page(logs, recipe, command, page)
+    result = {
+        model: {"quantized": [r[-1]["top1"] for r in runs[True]], "float": [r[-1]["top1"] for r in runs[False]]}
+        for model, runs in logs.items()
+    }
+    _emit(as_json, {"top1": result, "page": str(page)}, lambda: click.echo(f"written: {page}"))
 
 
 @main.command(name="eval")

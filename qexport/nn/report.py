@@ -34,23 +34,27 @@ def effective_rank(activations: Tensor) -> float:
 def squeeze_report(model: QuantVGG, pictures: Pictures) -> dict[str, Any]:
     """What the first 1000 pictures show of the narrowest layer.
 
-    Shares of input codes 0 and largest and of each weight code; channels (numbered from 0) that are 0 everywhere, at
-    its input and behind its ReLU; effective rank of its input.
+    Channels (numbered from 0) that are 0 everywhere, at its input and behind its ReLU; effective rank of its input;
+    where the quantizers are on also the shares of input codes 0 and largest and of each weight code.
     """
     model.eval()
     index, conv = squeeze(model)
     inputs = model.features[:index](normalise(pictures.pixels[:PICTURES]))
-    outputs = conv(inputs).relu()
-    codes, weights, largest = conv.input_codes(inputs), conv.weight_codes(), weight_qmax(conv.weight_bits)
-    return {
+    activations = conv.input_codes(inputs) if conv.active else inputs
+    report: dict[str, Any] = {
         "layer": index,
-        "input_zero": float((codes == 0).double().mean()),
-        "input_saturated": float((codes == act_qmax(conv.act_bits)).double().mean()),
-        "weight_codes": {code: float((weights == code).double().mean()) for code in range(-largest, largest + 1)},
-        "dead_inputs": _dead(codes),
-        "dead_outputs": _dead(outputs),
-        "effective_rank": effective_rank(codes.double() if conv.active else inputs),
+        "dead_inputs": _dead(activations),
+        "dead_outputs": _dead(conv(inputs).relu()),
+        "effective_rank": effective_rank(activations),
     }
+    if conv.active:
+        weights, largest = conv.weight_codes(), weight_qmax(conv.weight_bits)
+        report |= {
+            "input_zero": float((activations == 0).double().mean()),
+            "input_saturated": float((activations == act_qmax(conv.act_bits)).double().mean()),
+            "weight_codes": {c: float((weights == c).double().mean()) for c in range(-largest, largest + 1)},
+        }
+    return report
 
 
 def _dead(activations: Tensor) -> list[int]:

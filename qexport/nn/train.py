@@ -244,7 +244,7 @@ def train(
         nesterov=True,
         fused=True,
     )
-    first_epoch, records = 0, []
+    first_epoch, records, entered = 0, [], time.perf_counter()
     if start is not None:
         averaged.load_state_dict(start["state_dict"])
         model.load_state_dict(start["model"])
@@ -328,6 +328,7 @@ def train(
                     "quantized": quantized,
                     "lr": lr,
                     "images_per_second": rate,
+                    "seconds": time.perf_counter() - entered,
                     "squeeze_gradient": {"mean": norms.mean().item(), "std": norms.std(correction=0).item()},
                     "squeeze": squeeze_report(averaged, validation),
                 }
