@@ -1076,6 +1076,7 @@ def _epochs_on(device: str) -> int:
     help="Of the convolutions; float32 is faster on a CPU without bf16 instructions.",
 )  # fmt: skip
 @device_option
+@click.option("--init", type=_path(), help="Start from this checkpoint's weights, with the quantizers on.")
 @click.option("--out", "folder", type=_path(), help="Default: result/<model>.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, bit for bit on the CPU.")
 @click.option("--plot", type=_path(), help="Write curves of loss and accuracy: a .png, .svg or .pdf file.")
@@ -1084,6 +1085,7 @@ def train_command(
     data: Path,
     download: bool,
     device: str,
+    init: Path | None,
     folder: Path | None,
     resume: bool,
     plot: Path | None,
@@ -1102,9 +1104,11 @@ def train_command(
     """
     _needs_torch()
     from qexport.nn import parallel
+    from qexport.nn.checkpoint import load_trainable
     from qexport.nn.data import open_split, read
     from qexport.nn.train import Recipe, pick_device, starting_state, train
 
+    source = None if init is None else load_trainable(init)
     if plot is not None:
         _needs_matplotlib()
         from qexport.nn.plot import check_plot, plot_training
@@ -1112,14 +1116,15 @@ def train_command(
         check_plot(plot)
     with parallel.group(pick_device(device)) as where:
         first = parallel.place()[0] == 0
-        settings = Recipe(epochs=epochs or _epochs_on(where.type), **recipe)
+        recipe |= {"epochs": epochs or _epochs_on(where.type), "init_sha256": source.sha256 if source else ""}
+        settings = Recipe(**recipe)
         target = Path("result") / settings.model if folder is None else folder
         start = starting_state(settings, target, resume)
         with parallel.first_one_first():
             training, validation = (open_split(data, split, download) for split in ("train", "test"))
         if first:
             click.echo(f"reading {len(training)} and {len(validation)} pictures of {data}", err=True)
-        records = train(settings, read(training), read(validation), target, where, start)
+        records = train(settings, read(training), read(validation), target, where, start, source)
     if not first:
         return
     best = max((record for record in records if record["quantized"]), key=lambda record: record["top1"])

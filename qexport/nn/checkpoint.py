@@ -92,6 +92,13 @@ def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None
     return Network(model, path, hashlib.sha256(data).hexdigest())
 
 
+def load_trainable(path: Path) -> Network:
+    """Load a network whose real-valued weights can be trained further; a packed one holds codes only and is refused."""
+    if path.suffix == ".safetensors":
+        raise QexportError(f"init: {path} holds weight codes only; give a model_best.pth.tar of `qexport train`")
+    return load(path)
+
+
 def pack(network: Network, path: Path) -> None:
     """Write the packed form: weight codes two to a byte (up to 4 bits), scales, BatchNorm and classifier."""
     model = network.model

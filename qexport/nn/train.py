@@ -53,6 +53,7 @@ class Recipe:
     seed: int = 0
     precision: str = "bf16"
     quantized: bool = True  # False: the float network that `compare` measures the quantized one against
+    init_sha256: str = ""  # of the checkpoint whose weights it starts from; such a run needs no float epochs
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -63,7 +64,9 @@ class Recipe:
     @property
     def float_epochs(self) -> int:
         """Epochs before the quantizers are switched on."""
-        return round(FLOAT_SHARE * self.epochs) if self.quantized else self.epochs
+        if not self.quantized:
+            return self.epochs
+        return 0 if self.init_sha256 else round(FLOAT_SHARE * self.epochs)
 
 
 def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
@@ -208,13 +211,14 @@ def train(
     out: Path,
     device: torch.device,
     start: dict[str, Any] | None = None,
+    init: checkpoint.Network | None = None,
 ) -> list[dict[str, Any]]:
     """Train; write checkpoint.pth, model_best.pth.tar and log.jsonl under `out`; return the log, a record an epoch.
 
     bf16 autocast covers the convolutions; the quantizers, the loss and the validation are computed in float32.
-    `start` is what starting_state gave. Under torchrun each process trains on its part of every batch, the first
-    writes. Raises CheckFailed on a NaN loss (the checkpoint of the epoch before stays), QexportError when memory runs
-    out or the batch cannot be shared out.
+    `start` is what starting_state gave, `init` the network of init_sha256 to start from. Under torchrun each process
+    trains on its part of every batch, the first writes. Raises CheckFailed on a NaN loss (the checkpoint of the epoch
+    before stays), QexportError when memory runs out or the batch cannot be shared out.
     """
     rank, world = parallel.place()
     batch_size = min(recipe.batch_size, len(training.labels))
@@ -225,6 +229,10 @@ def train(
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, recipe.weight_bits, recipe.act_bits)
+    if init is not None:
+        if init.model.specs != model.specs:
+            raise QexportError(f"init: {init.path} is no {recipe.model}; choose another --model or --init")
+        model.load_state_dict(init.model.state_dict())
     if world > 1:
         parallel.synchronise(model)
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
