@@ -1,5 +1,6 @@
 """CIFAR-10 as uint8 tensors: torchvision's batches or an image folder; normalisation and augmentation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ class Pictures:
 
     def to(self, device: torch.device) -> "Pictures":
         return Pictures(self.pixels.to(device), self.labels.to(device))
+
+    def spread(self, count: int) -> Tensor:
+        """The pixels of up to `count` pictures at equal distances: image folders are sorted by class."""
+        return self.pixels[:: math.ceil(len(self.labels) / count)]
 
 
 SAMPLES = Path(__file__).parent / "samples"

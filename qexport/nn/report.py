@@ -32,14 +32,14 @@ def effective_rank(activations: Tensor) -> float:
 
 @torch.no_grad()
 def squeeze_report(model: QuantVGG, pictures: Pictures) -> dict[str, Any]:
-    """What the first 1000 pictures show of the narrowest layer.
+    """What about 1000 pictures show of the narrowest layer.
 
     Channels (numbered from 0) that are 0 everywhere, at its input and behind its ReLU; effective rank of its input;
     where the quantizers are on also the shares of input codes 0 and largest and of each weight code.
     """
     model.eval()
     index, conv = squeeze(model)
-    inputs = model.features[:index](normalise(pictures.pixels[:PICTURES]))
+    inputs = model.features[:index](normalise(pictures.spread(PICTURES)))
     activations = conv.input_codes(inputs) if conv.active else inputs
     report: dict[str, Any] = {
         "layer": index,

@@ -38,6 +38,9 @@ CALIBRATION_PICTURES = 256
 EVAL_BATCH = 500
 GPU_LOOK = 50  # steps between two looks at the loss: each waits for the GPU
 LOG = "log.jsonl"
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator|not enough memory|could not create a memory"  # as CPUs say it, in plain RuntimeErrors
+)
 
 
 @dataclass(frozen=True)
@@ -190,7 +193,7 @@ def _naming_the_batch_size(batch_size: int) -> Iterator[None]:
     try:
         yield
     except RuntimeError as error:
-        if not (isinstance(error, torch.OutOfMemoryError) or re.search("not enough memory|out of memory", str(error))):
+        if not (isinstance(error, torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error))):
             raise
         raise QexportError(
             f"training: out of memory with --batch-size {batch_size}; try --batch-size {max(1, batch_size // 2)}"
@@ -278,11 +281,11 @@ def train(
                 for alpha in alphas:
                     alpha.requires_grad_(quantized)
                 if epoch == recipe.float_epochs:
-                    calibrate(model, normalise(training.pixels[:CALIBRATION_PICTURES]))
+                    calibrate(model, normalise(training.spread(CALIBRATION_PICTURES)))
                     averaged.load_state_dict(model.state_dict())
                 forward: nn.Module = model
                 if world > 1:
-                    forward = DistributedDataParallel(model, broadcast_buffers=False)
+                    forward = DistributedDataParallel(model)
                 elif device.type == "cuda":
                     forward = torch.compile(model, dynamic=False)  # type: ignore[assignment]
             model.train()

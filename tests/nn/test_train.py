@@ -124,16 +124,16 @@ import torch
 from qexport.errors import QexportError
 from qexport.nn.data import Pictures
 from qexport.nn.train import Recipe, train
-pictures = Pictures(torch.zeros(4096, 3, 32, 32, dtype=torch.uint8), torch.zeros(4096, dtype=torch.int64))
+pictures = Pictures(torch.zeros(2048, 3, 32, 32, dtype=torch.uint8), torch.zeros(2048, dtype=torch.int64))
 used = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
-resource.setrlimit(resource.RLIMIT_AS, (used + 2**30, used + 2**30))
+resource.setrlimit(resource.RLIMIT_AS, (used + 2**29, used + 2**29))
 try:
-    train(Recipe(epochs=1, batch_size=4096), pictures, pictures, Path(sys.argv[1]), torch.device("cpu"))
+    train(Recipe(epochs=1, batch_size=2048), pictures, pictures, Path(sys.argv[1]), torch.device("cpu"))
 except QexportError as error:
     print(error)
 """
     done = subprocess.run([sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True)
-    assert "out of memory with --batch-size 4096; try --batch-size 2048" in done.stdout
+    assert "out of memory with --batch-size 2048; try --batch-size 1024" in done.stdout
 
 
 def test_a_kill_while_checkpoints_are_written_leaves_a_whole_one(tmp_path: Path) -> None:
