@@ -14,6 +14,7 @@ import torch
 
 from qexport.intformat import IntFormat
 from qexport.nn.capture import layer_facts
+from qexport.nn.checkpoint import BUILTIN
 from qexport.nn.data import Pictures, normalise, open_split, read
 from qexport.nn.train import Recipe, alphas_of, batches, calibrate, learning_rate
 from qexport.nn.vgg import build
@@ -236,27 +237,81 @@ def test_the_first_layers_codes_fit_one_bit_more_than_the_others() -> None:
     assert layer_facts(model)[0].formats.input.integer == IntFormat(5, True)
 
 
-def test_two_processes_train_as_one(noise_folder: Path, tmp_path: Path) -> None:
-    more = ("--precision", "float32", "--epochs", "3")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node"]
-    for count in (1, 2):
-        arguments = command(noise_folder, tmp_path / str(count), *more)
-        subprocess.run([*torchrun, str(count), *arguments[1:]], check=True, capture_output=True)
-    one, two = (records(tmp_path / str(count)) for count in (1, 2))
-    assert [a["top1"] for a in one] == [b["top1"] for b in two]
-    for a, b in zip(one, two, strict=True):
-        assert a["loss"] == pytest.approx(b["loss"], rel=1e-3)
-    # and one process goes on where two stopped
-    part = state(tmp_path / "2" / "checkpoint.pth")
-    assert part["state_dict"].keys() == state(tmp_path / "1" / "checkpoint.pth")["state_dict"].keys()
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+def test_two_processes_have_the_gradients_of_one(tmp_path: Path) -> None:
+    """In float64, so that nothing but rounding in the sixteenth digit can differ."""
+    program = tmp_path / "program.py"
+    program.write_text("""
+import sys
+import torch
+from torch.nn.parallel import DistributedDataParallel
+from qexport.nn import parallel
+from tests.nn.conftest import small_network
+with parallel.group(torch.device("cpu")):
+    rank, world = parallel.place()
+    x, y = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double(), torch.arange(12) % 10
+    found = []
+    for shared in (False, True):
+        model = small_network()
+        if shared:
+            start = model.state_dict()
+            parallel.synchronise(model)
+            model.load_state_dict(start)
+        model = model.double().train()
+        part = slice(rank * 6, rank * 6 + 6) if shared else slice(None)
+        forward = DistributedDataParallel(model) if shared else model
+        torch.nn.functional.cross_entropy(forward(x[part]), y[part]).backward()
+        found.append([p.grad for p in model.parameters()] + [t for t in model.buffers() if t.is_floating_point()])
+    for one, two in zip(*found, strict=True):
+        torch.testing.assert_close(two, one)
+    print("compared", world)
+""")
+    done = subprocess.run([*TORCHRUN, str(program)], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["compared 2"] * 2
+
+
+def test_two_processes_train_as_one_and_one_goes_on_where_they_stopped(noise_folder: Path, tmp_path: Path) -> None:
+    more = ("--precision", "float32", "--lr", "0.001")
+    one, two = tmp_path / "one", tmp_path / "two"
+    assert cli(*command(noise_folder, one, *more)[3:]).exit_code == 0
+    run = subprocess.Popen([*TORCHRUN, *command(noise_folder, two, *more)[1:]], stderr=subprocess.DEVNULL)
+    while len(records(two)) < 2:
+        assert run.poll() is None, "the run ended before it could be stopped"
+        time.sleep(0.02)
+    run.terminate()  # torchrun ends its processes
+    run.wait()
+    assert state(two / "checkpoint.pth")["epoch"] < EPOCHS
+    assert cli(*command(noise_folder, two, *more, "--resume")[3:]).exit_code == 0
+    assert len(records(two)) == EPOCHS
+    for a, b in zip(records(one), records(two), strict=True):
+        assert a["loss"] == pytest.approx(b["loss"], rel=1e-2)
+        assert a["top1"] == pytest.approx(b["top1"], abs=5)  # one picture of 20
+    assert records(one)[0]["loss"] == pytest.approx(records(two)[0]["loss"], rel=1e-4)  # in float nothing jumps
 
 
 def test_a_batch_that_cannot_be_shared_out_is_refused(noise_folder: Path, tmp_path: Path) -> None:
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = command(noise_folder, tmp_path, "--batch-size", "15")
-    done = subprocess.run([*torchrun, *arguments[1:]], check=False, capture_output=True, text=True)
+    done = subprocess.run([*TORCHRUN, *arguments[1:]], check=False, capture_output=True, text=True)
     assert done.returncode != 0
     assert "batch_size: 15 is no multiple of 2 processes" in done.stderr
+
+
+def test_init_starts_from_a_checkpoints_weights_with_the_quantizers_on(
+    noise_folder: Path, whole: Path, tmp_path: Path
+) -> None:
+    best = whole / "model_best.pth.tar"
+    more = ("--init", str(best), "--lr", "1e-9", "--epochs", "1")
+    assert cli(*command(noise_folder, tmp_path, *more)[3:]).exit_code == 0
+    assert [record["quantized"] for record in records(tmp_path)] == [True]
+    before, after = (state(folder / "model_best.pth.tar")["state_dict"] for folder in (whole, tmp_path))
+    torch.testing.assert_close(after["features.48.weight"], before["features.48.weight"])
+    fails(cli(*command(noise_folder, tmp_path / "a", "--init", str(BUILTIN))[3:]), "holds weight codes only")
+    other = cli(*command(noise_folder, tmp_path / "b", "--init", str(best), "--model", "vgg16_quant")[3:])
+    assert other.exit_code == 2
+    assert f"init: {best} is no vgg16_quant" in other.stderr
 
 
 def test_the_network_compiles_without_a_break() -> None:
