@@ -204,6 +204,11 @@ def _needs_torch() -> None:
             raise QexportError(f"{package} is not installed; pip install 'qexport[torch]', or start from --capture")
 
 
+def _needs_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise QexportError("matplotlib is not installed; pip install 'qexport[plot]'")
+
+
 def _bits_options(command: Callable[..., Any]) -> Callable[..., Any]:
     for what in ("act", "weight"):
         bits = click.IntRange(2, 8)
@@ -1331,24 +1336,44 @@ data_option = click.option(
 download_option = click.option("--download", is_flag=True, help="Fetch CIFAR-10 into --data first.")
 
 
+def _epochs_on(device: str) -> int:
+    """What one has the patience for: minutes on a GPU, hours on a CPU."""
+    return 100 if device == "cuda" else 14
+
+
 @main.command(name="train")
 @data_option
 @download_option
 @click.option("--model", default="vgg16_quant_gradual", show_default=True, help="Or vgg16_quant, the sudden squeeze.")
 @click.option("--weight-bits", type=click.IntRange(2, 8), default=4, show_default=True)
 @click.option("--act-bits", type=click.IntRange(2, 8), default=4, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), default=14, show_default=True)
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True)
+@click.option("--epochs", type=click.IntRange(1), help="Default: 100 on a GPU, 14 on the CPU.")
+@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Over all processes.")
 @click.option(
     "--lr", type=click.FloatRange(0, min_open=True), default=0.1, show_default=True, help="Peak of the cycle."
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True,
+    help="Of the convolutions; float32 is faster on a CPU without bf16 instructions.",
+)  # fmt: skip
 @device_option
+@click.option("--init", type=_path(), help="Start from this checkpoint's weights, with the quantizers on.")
 @click.option("--out", "folder", type=_path(), help="Default: result/<model>.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, bit for bit on the CPU.")
+@click.option("--plot", type=_path(), help="Write curves of loss and accuracy: a .png, .svg or .pdf file.")
 @json_option
 def train_command(
-    data: Path, download: bool, device: str, folder: Path | None, resume: bool, as_json: bool, **recipe: Any
+    data: Path,
+    download: bool,
+    device: str,
+    init: Path | None,
+    folder: Path | None,
+    resume: bool,
+    plot: Path | None,
+    as_json: bool,
+    epochs: int | None,
+    **recipe: Any,
 ) -> None:
     """Train a quantization-aware network on CIFAR-10.
 
@@ -1357,20 +1382,102 @@ def train_command(
     \b
     qexport train --data data/ --download
     qexport train --data cifar10/ --epochs 30 --resume
+    torchrun --nproc-per-node 4 -m qexport train --data cifar10/ --batch-size 512
     """
     _needs_torch()
+    from qexport.nn import parallel
+    from qexport.nn.checkpoint import load_trainable
     from qexport.nn.data import open_split, read
     from qexport.nn.train import Recipe, pick_device, starting_state, train
 
-    settings = Recipe(**recipe)
-    where = pick_device(device)
-    target = Path("result") / settings.model if folder is None else folder
-    start = starting_state(settings, target, resume)
-    training, validation = (open_split(data, split, download) for split in ("train", "test"))
-    click.echo(f"reading {len(training)} and {len(validation)} pictures of {data}", err=True)
-    best = train(settings, read(training), read(validation), target, where, start)
+    source = None if init is None else load_trainable(init)
+    if plot is not None:
+        _needs_matplotlib()
+        from qexport.nn.plot import check_plot, plot_training
+
+        check_plot(plot)
+    with parallel.group(pick_device(device)) as where:
+        first = parallel.place()[0] == 0
+        recipe |= {"epochs": epochs or _epochs_on(where.type), "init_sha256": source.sha256 if source else ""}
+        settings = Recipe(**recipe)
+        target = Path("result") / settings.model if folder is None else folder
+        start = starting_state(settings, target, resume)
+        with parallel.first_one_first():
+            training, validation = (open_split(data, split, download) for split in ("train", "test"))
+        if first:
+            click.echo(f"reading {len(training)} and {len(validation)} pictures of {data}", err=True)
+        records = train(settings, read(training), read(validation), target, where, start, source)
+    if not first:
+        return
+    best = max((record for record in records if record["quantized"]), key=lambda record: record["top1"])
     kept = target / "model_best.pth.tar"
-    _emit(as_json, {"top1": best, "checkpoint": str(kept)}, lambda: click.echo(f"best top-1 {best:.2f} %, {kept}"))
+    if plot is not None:
+        plot_training(records, plot)
+
+    def show() -> None:
+        _show_squeeze(best["squeeze"])
+        click.echo(f"best top-1 {best['top1']:.2f} %, {kept}")
+
+    _emit(as_json, {"top1": best["top1"], "checkpoint": str(kept), "squeeze": best["squeeze"]}, show)
+
+
+def _show_squeeze(squeeze: Mapping[str, Any]) -> None:
+    """What squeeze_report says of the narrowest layer."""
+    table = _table("narrowest layer", f"features.{squeeze['layer']}")
+    table.add_row("input codes", f"{squeeze['input_zero']:.1%} are 0, {squeeze['input_saturated']:.1%} the largest")
+    table.add_row("weight codes", "  ".join(f"{code}: {share:.1%}" for code, share in squeeze["weight_codes"].items()))
+    for side in ("inputs", "outputs"):
+        dead = squeeze[f"dead_{side}"]
+        table.add_row(f"dead {side}", ", ".join(map(str, dead)) or "none")
+    table.add_row("effective rank", f"{squeeze['effective_rank']:.2f} of the input channels")
+    _print(table)
+
+
+@main.command(name="compare")
+@click.argument("models", nargs=-1, required=True)
+@data_option
+@download_option
+@click.option("--epochs", type=click.IntRange(3), help="Of each run. Default: 100 on a GPU, 14 on the CPU.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@device_option
+@click.option("--work", type=_path(), default="result/compare", show_default=True, help="The runs; gone on with.")
+@click.option("--out", "page", type=_path(), default="docs/squeeze.md", show_default=True)
+@json_option
+def compare_command(
+    models: tuple[str, ...],
+    data: Path,
+    download: bool,
+    epochs: int | None,
+    seeds: int,
+    device: str,
+    work: Path,
+    page: Path,
+    as_json: bool,
+) -> None:
+    """Train several networks, quantized and in float, with one recipe and several seeds; write a page of the results.
+
+    \b
+    qexport compare vgg16_quant vgg16_quant_gradual --data cifar10/
+    """
+    _needs_torch()
+    _needs_matplotlib()
+    from qexport.nn.compare import run_all, write_page
+    from qexport.nn.data import open_split, read
+    from qexport.nn.train import Recipe, pick_device
+
+    where = pick_device(device)
+    recipe = Recipe(epochs=epochs or _epochs_on(where.type))
+    if not page.parent.is_dir():
+        raise QexportError(f"out: {page.parent} is no folder; make it first, or choose another --out")
+    training, validation = (read(open_split(data, split, download)) for split in ("train", "test"))
+    logs = run_all(models, recipe, seeds, training, validation, work, where)
+    command = f"qexport compare {' '.join(models)} --epochs {recipe.epochs} --seeds {seeds} --data DATA"
+    write_page(logs, recipe, command, page)
+    result = {
+        model: {"quantized": [r[-1]["top1"] for r in runs[True]], "float": [r[-1]["top1"] for r in runs[False]]}
+        for model, runs in logs.items()
+    }
+    _emit(as_json, {"top1": result, "page": str(page)}, lambda: click.echo(f"written: {page}"))
 
 
 @main.command(name="eval")

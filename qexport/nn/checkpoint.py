@@ -64,7 +64,7 @@ def read_training(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise QexportError(f"resume: {path} does not exist; start without --resume")
     state = _unpickle(path)
-    if not isinstance(state, dict) or not {"state_dict", "optimizer", "epoch", "best_prec", "recipe"} <= set(state):
+    if not isinstance(state, dict) or not {"state_dict", "model", "optimizer", "epoch", "recipe", "log"} <= set(state):
         raise QexportError(f"resume: {path} is no checkpoint of qexport train; start without --resume")
     return state
 
@@ -90,6 +90,13 @@ def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None
     else:
         model = _load_trained(path, weight_bits, act_bits)
     return Network(model, path, hashlib.sha256(data).hexdigest())
+
+
+def load_trainable(path: Path) -> Network:
+    """Load a network whose real-valued weights can be trained further; a packed one holds codes only and is refused."""
+    if path.suffix == ".safetensors":
+        raise QexportError(f"init: {path} holds weight codes only; give a model_best.pth.tar of `qexport train`")
+    return load(path)
 
 
 def pack(network: Network, path: Path) -> None:

@@ -1,5 +1,6 @@
 """CIFAR-10 as uint8 tensors: torchvision's batches or an image folder; normalisation and augmentation."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,10 @@ class Pictures:
 
     def to(self, device: torch.device) -> "Pictures":
         return Pictures(self.pixels.to(device), self.labels.to(device))
+
+    def spread(self, count: int) -> Tensor:
+        """The pixels of up to `count` pictures at equal distances: image folders are sorted by class."""
+        return self.pixels[:: math.ceil(len(self.labels) / count)]
 
 
 SAMPLES = Path(__file__).parent / "samples"
@@ -99,20 +104,24 @@ def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
     return (pixels.to(dtype) / 255 - mean) / std
 
 
-def augment(pixels: Tensor, rng: torch.Generator) -> Tensor:
-    """Random horizontal flip and random crop out of the picture zero-padded by 4; uint8 (n, 3, 32, 32) both ways.
+def augment(pixels: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tensor:
+    """Crop out of the pictures zero-padded by 4, then mirror some; uint8 (n, 3, 32, 32) both ways.
 
-    The random numbers are drawn on the CPU, so that a seed means the same on every device.
+    `top` and `left` are the crops' corners, int64 (n,), 0..8; `mirrored` is bool (n,).
     """
     n, device = len(pixels), pixels.device
-    span = 2 * CROP_PADDING + 1
-    top = torch.randint(span, (n, 1), generator=rng).to(device)
-    left = torch.randint(span, (n, 1), generator=rng).to(device)
-    flip = torch.randint(2, (n, 1), generator=rng).to(device)
     steps = torch.arange(SIDE, device=device)
-    rows = top + steps
-    cols = left + torch.where(flip == 1, SIDE - 1 - steps, steps)
+    rows = top.view(n, 1) + steps
+    cols = left.view(n, 1) + torch.where(mirrored.view(n, 1), SIDE - 1 - steps, steps)
     padded = torch.nn.functional.pad(pixels, (CROP_PADDING,) * 4)
     image = torch.arange(n, device=device).view(n, 1, 1, 1)
     channel = torch.arange(3, device=device).view(1, 3, 1, 1)
     return padded[image, channel, rows.view(n, 1, SIDE, 1), cols.view(n, 1, 1, SIDE)]
+
+
+def cut_out(x: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """Zero a square of each picture (DeVries, Taylor 2017); float (n, 3, 32, 32) both ways, corners int64 (n,)."""
+    steps = torch.arange(SIDE, device=x.device)
+    rows = (steps >= top.view(-1, 1)) & (steps < top.view(-1, 1) + side)
+    cols = (steps >= left.view(-1, 1)) & (steps < left.view(-1, 1) + side)
+    return x.masked_fill(rows.view(-1, 1, SIDE, 1) & cols.view(-1, 1, 1, SIDE), 0.0)

@@ -1,7 +1,9 @@
-"""Quantization-aware training in one flat loop: one-cycle Nesterov SGD, crop and flip, validation each epoch."""
+"""Quantization-aware training in one flat loop: a float warm start, one-cycle Nesterov SGD, averaged weights."""
 
+import copy
 import json
 import math
+import re
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,22 +15,32 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from qexport.errors import CheckFailed, QexportError
-from qexport.nn import checkpoint
-from qexport.nn.data import Pictures, augment, normalise
-from qexport.nn.quant import QuantConv2d
+from qexport.nn import checkpoint, parallel
+from qexport.nn.data import CROP_PADDING, SIDE, Pictures, augment, cut_out, normalise
+from qexport.nn.quant import QuantConv2d, act_qmax, best_alpha, weight_qmax
+from qexport.nn.report import squeeze, squeeze_report
 from qexport.nn.vgg import MODELS, QuantVGG, build
 
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.1
 WARM_UP = 0.25  # share of the steps until the learning rate peaks
-ALPHA_LR = 0.1  # the alphas' learning rate as a share of the weights': their gradients are sums over whole tensors
+FLOAT_SHARE = 0.2  # share of the epochs before the quantizers are switched on
 ALPHA_MIN = 1e-3
-CALIBRATION_QUANTILE = 0.999
+CUTOUT_SIDE = 8
+CUTOUT_EPOCHS = 40  # shorter runs do not overfit, and lose by it
+AVERAGE_SHARE = 0.02  # the weights' average reaches back over this share of the steps
+AVERAGE_EVERY = 4
+CALIBRATION_PICTURES = 256
 EVAL_BATCH = 500
+GPU_LOOK = 50  # steps between two looks at the loss: each waits for the GPU
 LOG = "log.jsonl"
+OUT_OF_MEMORY = (
+    "DefaultCPUAllocator|not enough memory|could not create a memory"  # as CPUs say it, in plain RuntimeErrors
+)
 
 
 @dataclass(frozen=True)
@@ -42,12 +54,22 @@ class Recipe:
     batch_size: int = 128
     lr: float = 0.1
     seed: int = 0
+    precision: str = "bf16"
+    quantized: bool = True  # False: the float network that `compare` measures the quantized one against
+    init_sha256: str = ""  # of the checkpoint whose weights it starts from; such a run needs no float epochs
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
             raise QexportError(f"model: '{self.model}' is not known; choose one of {', '.join(MODELS)}")
         if not (math.isfinite(self.lr) and self.lr > 0):
             raise QexportError(f"lr: {self.lr} must be finite and above 0")
+
+    @property
+    def float_epochs(self) -> int:
+        """Epochs before the quantizers are switched on."""
+        if not self.quantized:
+            return self.epochs
+        return 0 if self.init_sha256 else round(FLOAT_SHARE * self.epochs)
 
 
 def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
@@ -88,16 +110,13 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
 
 @torch.no_grad()
 def calibrate(model: QuantVGG, x: Tensor) -> None:
-    """Start every act_alpha from its layer's own inputs, layer after layer, so that early steps do not waste levels.
+    """Give every alpha the value of least squared error for its own weights or inputs, layer after layer."""
 
-    A layer with signed inputs (the first) takes the largest value: it clips from above only.
-    """
-
-    def start(module: nn.Module, args: tuple[Tensor, ...]) -> None:
-        assert isinstance(module, QuantConv2d)
-        values = args[0].float().flatten()
-        rank = len(values) if values.min() < 0 else math.ceil(CALIBRATION_QUANTILE * len(values))
-        module.act_alpha.copy_(values.kthvalue(rank).values.clamp(min=ALPHA_MIN))
+    def start(conv: nn.Module, args: tuple[Tensor, ...]) -> None:
+        assert isinstance(conv, QuantConv2d)
+        quant = conv.weight_quant
+        quant.wgt_alpha.copy_(best_alpha(quant.normalise(conv.weight), weight_qmax(conv.weight_bits), -1.0))
+        conv.act_alpha.copy_(best_alpha(args[0], act_qmax(conv.act_bits), None))
 
     hooks = [conv.register_forward_pre_hook(start) for conv in model.quantized().values()]
     model.train()
@@ -106,30 +125,79 @@ def calibrate(model: QuantVGG, x: Tensor) -> None:
         hook.remove()
 
 
+def alphas_of(model: QuantVGG, batch_size: int) -> tuple[list[Tensor], list[float], list[float]]:
+    """Every alpha, the factor of its gradient, and its least value.
+
+    The factor is that of LSQ (Esser et al., ICLR 2020), 1 / sqrt(n * qmax) for the step alpha / qmax and n quantized
+    values, said for alpha; without it the sum over a whole tensor drowns what the weights say. The first layer's codes
+    are signed: its alpha keeps the darkest pixel at a code that one more bit holds.
+    """
+    alphas: list[Tensor] = []
+    factors: list[float] = []
+    least: list[float] = []
+    side = SIDE
+    for index, module in enumerate(model.features):
+        if isinstance(module, nn.MaxPool2d):
+            side //= 2
+        if isinstance(module, QuantConv2d):
+            largest, values = act_qmax(module.act_bits), batch_size * module.in_channels * side**2
+            darkest = -float(normalise(torch.zeros(1, 3, 1, 1, dtype=torch.uint8)).min())
+            alphas += [module.act_alpha, module.weight_quant.wgt_alpha]
+            factors += [
+                qmax**1.5 / math.sqrt(n)
+                for qmax, n in ((largest, values), (weight_qmax(module.weight_bits), module.weight.numel()))
+            ]
+            least += [darkest * largest / (largest + 1) if index == 0 else ALPHA_MIN, ALPHA_MIN]
+    return alphas, factors, least
+
+
 @torch.no_grad()
 def count_correct(model: QuantVGG, pictures: Pictures) -> int:
-    """How many pictures the network classifies correctly, in float32."""
+    """How many pictures the network classifies correctly, in float32; torchrun's processes share the work."""
     model.eval()
-    correct = 0
-    for start in range(0, len(pictures.labels), EVAL_BATCH):
-        logits = model(normalise(pictures.pixels[start : start + EVAL_BATCH]))
-        correct += int((logits.argmax(1) == pictures.labels[start : start + EVAL_BATCH]).sum())
-    return correct
+    rank, world = parallel.place()
+    correct = torch.zeros((), dtype=torch.int64, device=pictures.labels.device)
+    with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would round inputs to 10 bits
+        for start in range(rank * EVAL_BATCH, len(pictures.labels), world * EVAL_BATCH):
+            logits = model(normalise(pictures.pixels[start : start + EVAL_BATCH]))
+            correct += (logits.argmax(1) == pictures.labels[start : start + EVAL_BATCH]).sum()
+    return int(parallel.total(correct))
 
 
 def batches(pictures: Pictures, recipe: Recipe, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch's shuffled, augmented batches; they depend on seed and epoch alone, so that a resumed run repeats."""
+    """One epoch's shuffled, augmented batches, all full: up to a batch less one of the pictures sit an epoch out.
+
+    They depend on seed and epoch alone, so that a resumed run repeats them; each of torchrun's processes gets its part
+    of every batch. Random numbers are drawn on the CPU, so that a seed means the same on every device. A picture is
+    mirrored in every other epoch, starting at random: all are seen both ways equally often.
+    """
+    rank, world = parallel.place()
+    count, device = len(pictures.labels), pictures.labels.device
     rng = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
-    order = torch.randperm(len(pictures.labels), generator=rng).to(pictures.labels.device)
-    for chosen in torch.split(order, recipe.batch_size):
-        yield normalise(augment(pictures.pixels[chosen], rng)), pictures.labels[chosen]
+    order = torch.randperm(count, generator=rng).to(device)
+    top, left = torch.randint(2 * CROP_PADDING + 1, (2, count), generator=rng).to(device)
+    hole_top, hole_left = torch.randint(SIDE - CUTOUT_SIDE + 1, (2, count), generator=rng).to(device)
+    first_way = torch.randint(2, (count,), generator=torch.Generator().manual_seed(recipe.seed)).to(device)
+    mirrored = (first_way + epoch) % 2 == 1
+    batch = min(recipe.batch_size, count)
+    for start in range(rank * batch // world, count - count % batch, batch):
+        chosen = order[start : start + batch // world]
+        x = normalise(augment(pictures.pixels[chosen], top[chosen], left[chosen], mirrored[chosen]))
+        if recipe.epochs >= CUTOUT_EPOCHS:
+            x = cut_out(x, hole_top[chosen], hole_left[chosen], CUTOUT_SIDE)
+        yield x.contiguous(memory_format=torch.channels_last), pictures.labels[chosen]
 
 
-def _keep_log(path: Path, epochs: int) -> None:
-    """Drop what the log says of epochs that will be repeated."""
-    if path.exists():
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        path.write_text("".join(lines[:epochs]), encoding="utf-8")
+@contextmanager
+def _naming_the_batch_size(batch_size: int) -> Iterator[None]:
+    try:
+        yield
+    except RuntimeError as error:
+        if not (isinstance(error, torch.OutOfMemoryError) or re.search(OUT_OF_MEMORY, str(error))):
+            raise
+        raise QexportError(
+            f"training: out of memory with --batch-size {batch_size}; try --batch-size {max(1, batch_size // 2)}"
+        ) from None
 
 
 @contextmanager
@@ -146,94 +214,152 @@ def train(
     out: Path,
     device: torch.device,
     start: dict[str, Any] | None = None,
-) -> float:
-    """Train, write checkpoint.pth, model_best.pth.tar and log.jsonl under `out`, return the best top-1 in percent.
+    init: checkpoint.Network | None = None,
+) -> list[dict[str, Any]]:
+    """Train; write checkpoint.pth, model_best.pth.tar and log.jsonl under `out`; return the log, a record an epoch.
 
-    bf16 autocast covers the convolutions; the quantizers and the loss are computed in float32.
-    `start` is what starting_state gave. Raises CheckFailed on a NaN loss (the checkpoint of the epoch before stays).
+    bf16 autocast covers the convolutions; the quantizers, the loss and the validation are computed in float32.
+    `start` is what starting_state gave, `init` the network of init_sha256 to start from. Under torchrun each process
+    trains on its part of every batch, the first writes. Raises CheckFailed on a NaN loss (the checkpoint of the epoch
+    before stays), QexportError when memory runs out or the batch cannot be shared out.
     """
-    console = Console(stderr=True)
+    rank, world = parallel.place()
+    batch_size = min(recipe.batch_size, len(training.labels))
+    if batch_size % world:
+        raise QexportError(f"batch_size: {batch_size} is no multiple of {world} processes; choose one")
+    console = Console(stderr=True, quiet=rank > 0)
     training, validation = training.to(device), validation.to(device)
+    torch.backends.cudnn.benchmark = True
     torch.manual_seed(recipe.seed)
-    model = build(recipe.model, recipe.weight_bits, recipe.act_bits).to(device)
-    model = model.to(memory_format=torch.channels_last)
-    if start is None:
-        calibrate(model, next(batches(training, recipe, 0))[0])
-    alphas = [p for name, p in model.named_parameters() if name.endswith("alpha")]
-    decayed = [p for p in model.parameters() if p.ndim > 1]
-    plain = [p for name, p in model.named_parameters() if p.ndim == 1 and not name.endswith("alpha")]
+    model = build(recipe.model, recipe.weight_bits, recipe.act_bits)
+    if init is not None:
+        if init.model.specs != model.specs:
+            raise QexportError(f"init: {init.path} is no {recipe.model}; choose another --model or --init")
+        model.load_state_dict(init.model.state_dict())
+    if world > 1:
+        parallel.synchronise(model)
+    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    averaged = copy.deepcopy(model)
+    alphas, factors, least = alphas_of(model, batch_size)
+    matrices = [p for p in model.parameters() if p.ndim > 1]
+    vectors = [p for p in model.parameters() if p.ndim == 1]
+    groups: list[dict[str, Any]] = [
+        {"params": matrices, "weight_decay": WEIGHT_DECAY},
+        {"params": vectors},
+        {"params": alphas},  # of their own: without gradients while the network is in float
+    ]
     optimizer = torch.optim.SGD(
-        [
-            {"params": decayed, "weight_decay": WEIGHT_DECAY, "share": 1.0},
-            {"params": plain, "share": 1.0},
-            {"params": alphas, "share": ALPHA_LR},
-        ],
+        groups,
         lr=recipe.lr,
         momentum=MOMENTUM,
         nesterov=True,
+        fused=True,
     )
-    first_epoch, best = 0, 0.0
+    first_epoch, records, entered = 0, [], time.perf_counter()
     if start is not None:
-        model.load_state_dict(start["state_dict"])
+        averaged.load_state_dict(start["state_dict"])
+        model.load_state_dict(start["model"])
         optimizer.load_state_dict(start["optimizer"])
-        first_epoch, best = start["epoch"], start["best_prec"]
+        first_epoch, records = start["epoch"], start["log"]
+    mine, theirs = ([t for t in m.state_dict().values() if t.is_floating_point()] for m in (model, averaged))
     criterion = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
-    per_epoch = math.ceil(len(training.labels) / recipe.batch_size)
+    narrowest = squeeze(model)[1]
+    per_epoch = len(training.labels) // batch_size
     steps = recipe.epochs * per_epoch
-    out.mkdir(parents=True, exist_ok=True)
-    _keep_log(out / LOG, first_epoch)
+    share = 1 - math.exp(-AVERAGE_EVERY / (AVERAGE_SHARE * steps))
+    look = 1 if device.type == "cpu" and world == 1 else GPU_LOOK
+    if rank == 0:
+        out.mkdir(parents=True, exist_ok=True)
 
-    with _progress(console) as progress:
+    with _naming_the_batch_size(recipe.batch_size), _progress(console) as progress:
         bar = progress.add_task("training", total=steps, completed=first_epoch * per_epoch, rate="")
         for epoch in range(first_epoch, recipe.epochs):
+            quantized = epoch >= recipe.float_epochs
+            if epoch in (first_epoch, recipe.float_epochs):
+                for conv in (*model.quantized().values(), *averaged.quantized().values()):
+                    conv.active = quantized
+                for alpha in alphas:
+                    alpha.requires_grad_(quantized)
+                if epoch == recipe.float_epochs:
+                    calibrate(model, normalise(training.spread(CALIBRATION_PICTURES)))
+                    averaged.load_state_dict(model.state_dict())
+                forward: nn.Module = model
+                if world > 1:
+                    forward = DistributedDataParallel(model)
+                elif device.type == "cuda":
+                    forward = torch.compile(model, dynamic=False)  # type: ignore[assignment]
             model.train()
-            began, seen, loss_sum = time.perf_counter(), 0, 0.0
+            began, seen, loss_sum = time.perf_counter(), 0, torch.zeros((), device=device)
+            gradients: list[Tensor] = []
             for at, (x, y) in enumerate(batches(training, recipe, epoch)):
-                lr = learning_rate(recipe, epoch * per_epoch + at, steps)
+                step = epoch * per_epoch + at
+                lr = learning_rate(recipe, step, steps)
                 for group in optimizer.param_groups:
-                    group["lr"] = lr * group["share"]
-                with torch.autocast(device.type, torch.bfloat16):
-                    logits = model(x.contiguous(memory_format=torch.channels_last))
+                    group["lr"] = lr
+                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
+                    logits = forward(x)
                 loss = criterion(logits.float(), y)
-                if not math.isfinite(loss.item()):
-                    raise CheckFailed(f"training: loss is {loss.item()} in epoch {epoch}; lower --lr (now {recipe.lr})")
-                optimizer.zero_grad(set_to_none=True)
                 loss.backward()
-                optimizer.step()
                 with torch.no_grad():
-                    for alpha in alphas:
-                        alpha.clamp_(min=ALPHA_MIN)
-                seen += len(y)
-                loss_sum += loss.item() * len(y)
-                rate = seen / (time.perf_counter() - began)
-                progress.update(
-                    bar, advance=1, description=f"epoch {epoch + 1}/{recipe.epochs}", rate=f"{rate:.0f} img/s"
-                )
-            top1 = 100 * count_correct(model, validation) / len(validation.labels)
+                    assert narrowest.weight.grad is not None
+                    gradients.append(narrowest.weight.grad.norm())
+                    if quantized:
+                        torch._foreach_mul_([alpha.grad for alpha in alphas if alpha.grad is not None], factors)
+                    optimizer.step()
+                    optimizer.zero_grad(set_to_none=True)
+                    torch._foreach_clamp_min_(alphas, least)
+                    if step % AVERAGE_EVERY == 0:
+                        torch._foreach_lerp_(theirs, mine, share)
+                    loss_sum += loss
+                seen += batch_size
+                if (at + 1) % look == 0 or at + 1 == per_epoch:
+                    mean_loss = parallel.total(loss_sum).item() / (world * (at + 1))
+                    if at + 1 == per_epoch and not all(t.isfinite().all() for t in mine):
+                        mean_loss = math.nan  # the last step broke the weights: no checkpoint of them
+                    if not math.isfinite(mean_loss):
+                        kept = f"; {out / checkpoint.LAST} holds epoch {epoch}" if epoch else ""
+                        raise CheckFailed(
+                            f"training: loss is {mean_loss} in epoch {epoch + 1}; lower --lr (now {recipe.lr}){kept}"
+                        )
+                    rate = seen / (time.perf_counter() - began)
+                    progress.update(
+                        bar,
+                        completed=step + 1,
+                        description=f"epoch {epoch + 1}/{recipe.epochs}",
+                        rate=f"{rate:.0f} img/s",
+                    )
+            top1 = 100 * count_correct(averaged, validation) / len(validation.labels)
+            norms = torch.stack(gradients)
+            best = max([r["top1"] for r in records if r["quantized"] == recipe.quantized], default=-1.0)
+            records.append(
+                {
+                    "epoch": epoch + 1,
+                    "loss": mean_loss,
+                    "top1": top1,
+                    "quantized": quantized,
+                    "lr": lr,
+                    "images_per_second": rate,
+                    "seconds": time.perf_counter() - entered,
+                    "squeeze_gradient": {"mean": norms.mean().item(), "std": norms.std(correction=0).item()},
+                    "squeeze": squeeze_report(averaged, validation),
+                }
+            )
             state = {
-                "state_dict": model.state_dict(),
+                "state_dict": averaged.state_dict(),
                 "epoch": epoch + 1,
                 "best_prec": max(best, top1),
-                "optimizer": optimizer.state_dict(),
                 "recipe": asdict(recipe),
             }
-            # checkpoint.pth comes last: a run that is cut off before it repeats the whole epoch
-            if top1 > best:
-                best = top1
-                checkpoint.write_training(state, out / checkpoint.BEST)
-            record: dict[str, Any] = {
-                "epoch": epoch + 1,
-                "loss": loss_sum / seen,
-                "top1": top1,
-                "best": best,
-                "lr": lr,
-                "images_per_second": rate,
-            }
-            with (out / LOG).open("a", encoding="utf-8") as log:
-                log.write(json.dumps(record) + "\n")
-            checkpoint.write_training(state, out / checkpoint.LAST)
+            if rank == 0:
+                # checkpoint.pth comes last: a run that is cut off before it repeats the whole epoch
+                if quantized == recipe.quantized and top1 > best:
+                    checkpoint.write_training(state, out / checkpoint.BEST)
+                lines = "".join(json.dumps(record) + "\n" for record in records)
+                checkpoint.write_atomically(out / LOG, lines.encode())
+                state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": records}
+                checkpoint.write_training(state, out / checkpoint.LAST)
             console.print(
-                f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {record['loss']:.4f}  top-1 {top1:.2f} %"
-                f"  best {best:.2f} %  {rate:.0f} img/s"
+                f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {mean_loss:.4f}  top-1 {top1:.2f} %"
+                f"{'' if quantized else ' in float'}  {rate:.0f} img/s"
             )
-    return best
+    return records

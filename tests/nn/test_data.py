@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 
 from qexport.errors import QexportError
-from qexport.nn.data import CLASS_NAMES, SamplePictures, augment, normalise, open_split, read
+from qexport.nn.data import CLASS_NAMES, SamplePictures, augment, cut_out, normalise, open_split, read
 
 
 def test_an_image_folder_is_read_in_torchvisions_order(noise_folder: Path) -> None:
@@ -43,19 +43,22 @@ def test_normalise_is_the_stated_formula() -> None:
     torch.testing.assert_close(normalise(pixels, torch.float64).flatten(), torch.tensor(want, dtype=torch.float64))
 
 
-def test_augment_only_flips_and_crops_out_of_zero_padding() -> None:
+def test_augment_crops_out_of_zero_padding_and_mirrors_as_told() -> None:
     pixels = torch.randint(1, 256, (40, 3, 32, 32), dtype=torch.uint8)
-    out = augment(pixels, torch.Generator().manual_seed(0))
+    top, left = torch.randint(9, (2, 40))
+    mirrored = torch.arange(40) % 3 == 0
+    out = augment(pixels, top, left, mirrored)
     padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4))
-    flipped = 0
-    for before, after in zip(padded, out, strict=True):
-        crops = [before[:, top : top + 32, left : left + 32] for top in range(9) for left in range(9)]
-        straight = any(torch.equal(after, crop) for crop in crops)
-        mirrored = any(torch.equal(after, crop.flip(2)) for crop in crops)
-        assert straight or mirrored
-        flipped += mirrored
-    assert 5 < flipped < 35
-    assert torch.equal(out, augment(pixels, torch.Generator().manual_seed(0)))
+    for at in range(40):
+        crop = padded[at, :, top[at] : top[at] + 32, left[at] : left[at] + 32]
+        assert torch.equal(out[at], crop.flip(2) if mirrored[at] else crop)
+
+
+def test_cut_out_zeroes_one_square_a_picture() -> None:
+    out = cut_out(torch.ones(3, 3, 32, 32), torch.tensor([0, 5, 24]), torch.tensor([0, 17, 24]), 8)
+    for picture, (top, left) in zip(out, ((0, 0), (5, 17), (24, 24)), strict=True):
+        assert not picture[:, top : top + 8, left : left + 8].any()
+        assert picture.sum() == 3 * (32 * 32 - 64)
 
 
 def test_thirty_two_sample_pictures_ship() -> None:

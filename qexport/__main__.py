@@ -1,0 +1,5 @@
+"""python -m qexport, the form that torchrun starts."""
+
+from qexport.cli import main
+
+main()
