@@ -57,7 +57,7 @@ def test_all_codes_come_and_every_weight_error_shows_behind_the_relu(facts: dict
     assert weights.relu == weights.flips
 
 
-@pytest.mark.parametrize(("bits", "scale", "ties"), [(1, 8.0, (32,)), (4, 8.3, ())])
+@pytest.mark.parametrize(("bits", "scale", "ties"), [(1, 8.0, (32,)), (4, 8.3, (166, 498, 830))])
 def test_it_reaches_ties_and_both_sides_of_every_edge_of_the_output(bits: int, scale: float, ties: Any) -> None:
     like, output = make_capture(), CodeFormat(bits=bits, signed=False, scale=scale)
     made = stress_capture(replace(like, formats=msgspec.structs.replace(like.formats, output=output)))
