@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
@@ -74,6 +75,12 @@ def _call(
     )
 
 
+@cache
+def _icarus_version(program: str) -> str:
+    first = _call([program, "-V"]).stdout.split("\n")[0]
+    return first.removeprefix("Icarus Verilog version ").split(" (")[0]
+
+
 class Icarus:
     """Icarus Verilog, where `iverilog` is on the PATH (QEXPORT_IVERILOG names another)."""
 
@@ -90,8 +97,7 @@ class Icarus:
         return _too_old("Icarus Verilog", self.version(), (11, 0))
 
     def version(self) -> str:
-        first = _call([self._iverilog, "-V"]).stdout.split("\n")[0]
-        return first.removeprefix("Icarus Verilog version ").split(" (")[0]
+        return _icarus_version(self._iverilog)
 
     def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
         options = [f"-I{folder}" for folder in (job.include, job.sources[-1].parent)]
