@@ -23,7 +23,7 @@ from qexport.edits import EDITS, Edit
 from qexport.errors import CheckFailed, QexportError
 from qexport.manifest import Manifest, read_manifest
 from qexport.ports import connected, read_module
-from qexport.rtl import render_rtl, rtl_numbers
+from qexport.rtl import PARTS, render_rtl, rtl_numbers
 from qexport.simulate import Job, Simulator, _build, _run, _same_words, choose, judge
 
 GENERAL = 120  # mutants of a netlist
@@ -117,18 +117,22 @@ class _Bench:
         self.results = [stream for stream in found if not stream.driven]
         self.executable = _build(simulator, job, scratch, scratch / "build.log", cached=True)
 
-    def failure(self, mutant: int, seeds: Iterable[int] = SEEDS) -> str | None:
-        """The first FAIL line of the first seed with which the mutant fails; None when it passes with all."""
-        for seed in seeds:
+    def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
+        """Why the mutant fails, with the first seed with which it does: the FAIL line, or where the `cycles` of a passing
+        run by seed are given, that it took others. None when it passes with all seeds.
+        """
+        for seed in SEEDS:
             try:
-                self._pass(mutant, seed)
+                took = self._cycles(mutant, seed)
             except CheckFailed as failed:
                 lines = [line for line in str(failed).splitlines() if line.startswith("FAIL")]
                 return f"seed {seed}: {lines[0] if lines else failed}"
+            if cycles is not None and took != cycles.setdefault(seed, took):
+                return f"seed {seed}: PASS, but in {took} cycles, not {cycles[seed]}"
         return None
 
-    def _pass(self, mutant: int, seed: int) -> None:
-        """Raises CheckFailed unless the run passes, as `simulate` judges it."""
+    def _cycles(self, mutant: int, seed: int) -> int:
+        """The cycles of a run; raises CheckFailed unless it passes, as `simulate` judges it."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as place:
             run = Path(place)
             (run / "set").symlink_to(self.folder.resolve())
@@ -138,20 +142,28 @@ class _Bench:
             status = _run(command, run, run / "run.log", lambda line: None)
             if status is None:
                 raise CheckFailed("no end")
+            output = (run / "run.log").read_text(errors="replace")
             checks = sum(stream.words * stream.lanes for stream in self.results)
-            judge((run / "run.log").read_text(errors="replace"), status, checks, "mutant", str(self.folder))
+            judge(output, status, checks, "mutant", str(self.folder))
             files = {memory.name: memory.files[0].path for memory in self.manifest.memories}
             for stream in self.results:
                 _same_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
+        return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
 
-    def failures(self, names: Sequence[str], progress: Progress) -> list[str | None]:
-        """The failure of each mutant from 1 on; raises CheckFailed when the unchanged design fails."""
-        own = self.failure(0)
+    def failures(self, names: Sequence[str], timed: bool, progress: Progress) -> list[str | None]:
+        """The failure of each mutant from 1 on; `timed`: other cycles than those of the design are one, too.
+
+        Raises CheckFailed when the unchanged design fails.
+        """
+        cycles: dict[int, int] = {}
+        own = self.failure(0, cycles)
         if own is not None:
             raise CheckFailed(f"mutants: {self.folder}: the unchanged design fails, no mutant was run: {own}")
         found = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for failure in pool.map(self.failure, range(1, len(names) + 1)):
+            for failure in pool.map(
+                lambda number: self.failure(number, cycles if timed else None), range(1, len(names) + 1)
+            ):
                 found.append(failure)
                 progress(len(found), len(names), names[len(found) - 1])
         return found
@@ -196,7 +208,7 @@ def hand_mutants(
         design = Path(place) / "dut.sv"
         design.write_text("\n".join(selectable(files, edits).values()))
         bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, Path(place))
-        failures = bench.failures([edit.name for edit in edits], progress)
+        failures = bench.failures([edit.name for edit in edits], True, progress)
     made = []
     for edit, failure in zip(edits, failures, strict=True):
         line = files[edit.file][: _span(edit, files[edit.file])[0]].count("\n") + 1
@@ -316,7 +328,7 @@ def general_mutants(
     names = [made.name(change) for change in made.changes]
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         bench = _Bench(folder, choose(simulator), found, made.folder / "netlist.v", Path(place))
-        failures = bench.failures(names, progress)
+        failures = bench.failures(names, style in PARTS, progress)
     results = []
     for name, change, failure in zip(names, made.changes, failures, strict=True):
         fate, how = "killed", failure or ""
