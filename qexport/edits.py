@@ -342,7 +342,7 @@ OS = (
     Edit("feeder-last-lane", "feeder.sv", "codes[i*BITS +: BITS] = «left[BITS-1:0]»;", "left[(LANES-1)*BITS +: BITS]",
          "lines send the last lane", when=lambda f: f.ROW > 1),
     # --- controller ---
-    Edit("settle-short", "os_array.sv", "SETTLE:  if («settled») state", "unused_wait == SETTLING - 3",
+    Edit("settle-short", "os_array.sv", "SETTLE:  if («settled») state", "unused_wait == SETTLING - 2 - COL / 2",
          "sums move out before the last products"),
     Edit("settle-none", "os_array.sv", "SETTLE:  if («settled») state", "1'b1",
          "sums move out without waiting for the last products"),

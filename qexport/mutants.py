@@ -23,9 +23,10 @@ from qexport.edits import EDITS, Edit
 from qexport.errors import CheckFailed, QexportError
 from qexport.manifest import Manifest, read_manifest
 from qexport.ports import connected, read_module
-from qexport.rtl import render_rtl, rtl_numbers
+from qexport.rtl import PARTS, render_rtl, rtl_numbers
 from qexport.simulate import Job, Simulator, _build, _run, _same_words, choose, judge
 
+SAT_LIMIT = 60  # seconds of one proof
 GENERAL = 120  # mutants of a netlist
 SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
 
@@ -117,18 +118,23 @@ class _Bench:
         self.results = [stream for stream in found if not stream.driven]
         self.executable = _build(simulator, job, scratch, scratch / "build.log", cached=True)
 
-    def failure(self, mutant: int, seeds: Iterable[int] = SEEDS) -> str | None:
-        """The first FAIL line of the first seed with which the mutant fails; None when it passes with all."""
-        for seed in seeds:
+    def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
+        """Why the mutant fails with the first seed with which it does; None when it passes with all.
+
+        That is the FAIL line or, where `cycles` has those of the design by seed, that the mutant took others.
+        """
+        for seed in SEEDS:
             try:
-                self._pass(mutant, seed)
+                took = self._cycles(mutant, seed)
             except CheckFailed as failed:
                 lines = [line for line in str(failed).splitlines() if line.startswith("FAIL")]
                 return f"seed {seed}: {lines[0] if lines else failed}"
+            if cycles is not None and took != cycles.setdefault(seed, took):
+                return f"seed {seed}: PASS, but in {took} cycles, not {cycles[seed]}"
         return None
 
-    def _pass(self, mutant: int, seed: int) -> None:
-        """Raises CheckFailed unless the run passes, as `simulate` judges it."""
+    def _cycles(self, mutant: int, seed: int) -> int:
+        """The cycles of a run; raises CheckFailed unless it passes, as `simulate` judges it."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as place:
             run = Path(place)
             (run / "set").symlink_to(self.folder.resolve())
@@ -138,20 +144,28 @@ class _Bench:
             status = _run(command, run, run / "run.log", lambda line: None)
             if status is None:
                 raise CheckFailed("no end")
+            output = (run / "run.log").read_text(errors="replace")
             checks = sum(stream.words * stream.lanes for stream in self.results)
-            judge((run / "run.log").read_text(errors="replace"), status, checks, "mutant", str(self.folder))
+            judge(output, status, checks, "mutant", str(self.folder))
             files = {memory.name: memory.files[0].path for memory in self.manifest.memories}
             for stream in self.results:
                 _same_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
+        return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
 
-    def failures(self, names: Sequence[str], progress: Progress) -> list[str | None]:
-        """The failure of each mutant from 1 on; raises CheckFailed when the unchanged design fails."""
-        own = self.failure(0)
+    def failures(self, names: Sequence[str], timed: bool, progress: Progress) -> list[str | None]:
+        """The failure of each mutant from 1 on; `timed`: other cycles than those of the design are one, too.
+
+        Raises CheckFailed when the unchanged design fails.
+        """
+        cycles: dict[int, int] = {}
+        own = self.failure(0, cycles)
         if own is not None:
             raise CheckFailed(f"mutants: {self.folder}: the unchanged design fails, no mutant was run: {own}")
         found = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
-            for failure in pool.map(self.failure, range(1, len(names) + 1)):
+            for failure in pool.map(
+                lambda number: self.failure(number, cycles if timed else None), range(1, len(names) + 1)
+            ):
                 found.append(failure)
                 progress(len(found), len(names), names[len(found) - 1])
         return found
@@ -196,7 +210,7 @@ def hand_mutants(
         design = Path(place) / "dut.sv"
         design.write_text("\n".join(selectable(files, edits).values()))
         bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, Path(place))
-        failures = bench.failures([edit.name for edit in edits], progress)
+        failures = bench.failures([edit.name for edit in edits], True, progress)
     made = []
     for edit, failure in zip(edits, failures, strict=True):
         line = files[edit.file][: _span(edit, files[edit.file])[0]].count("\n") + 1
@@ -225,21 +239,25 @@ class Netlist:
         return f"{place} ({change['src']})" if "src" in change else place
 
     def equivalent(self, change: dict[str, str]) -> bool:
-        """Whether Yosys proves that the change makes no difference, by SAT and induction over one cycle.
+        """Whether Yosys proves by SAT that the change makes no difference.
 
         Both netlists have the same registers. Where these agree, as they do after the reset, all outputs and the next
         values of all registers must agree, whatever the inputs.
         """
         options = " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
-        said = yosys(
-            self.folder,
-            "read_rtlil unchanged.il; delete t:$scopeinfo; copy qexport_core gold",
-            f"mutate {options}",
-            "rename qexport_core gate; memory_map; dffunmap",
-            "equiv_make gold gate equiv; hierarchy -top equiv",
-            "equiv_struct -fwd -icells; equiv_simple; equiv_induct -seq 1; equiv_status",
-        )
-        return "Equivalence successfully proven!" in said
+        try:
+            said = yosys(
+                self.folder,
+                "read_rtlil unchanged.il; delete t:$scopeinfo; copy qexport_core gold",
+                f"mutate {options}",
+                "rename qexport_core gate; memory_map; opt_clean; dffunmap",
+                "expose -evert-dff -shared; miter -equiv -flatten gold gate miter; hierarchy -top miter",
+                "opt_merge -share_all; opt -full; opt_merge -share_all; opt_clean -purge",  # leaves what differs
+                f"sat -prove trigger 0 -timeout {SAT_LIMIT} miter",
+            )
+        except QexportError:  # the change is at a register, which then has no equal
+            return False
+        return "SAT proof finished - no model found: SUCCESS!" in said
 
 
 def netlist(
@@ -258,6 +276,9 @@ def netlist(
             f'read_verilog -sv -I"{first}" ' + " ".join(f'"{path}"' for path in others),
             f"prep -flatten -top {top}",
             "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
+            # no registers that never leave their reset value, such as the counter of an axis of one place
+            "select -set small t:$sdff* r:WIDTH=1 %i; zinit -all @small; dffunmap; opt_dff -sat -nosdff -nodffe",
+            "setattr -unset init w:*; opt -full; opt_clean",
             f"rename {top} qexport_core",
             "write_rtlil unchanged.il",
             f"mutate -list {count} -seed {seed} -ctrl qexport_mutant 16 1 -o changes.txt",
@@ -316,7 +337,7 @@ def general_mutants(
     names = [made.name(change) for change in made.changes]
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         bench = _Bench(folder, choose(simulator), found, made.folder / "netlist.v", Path(place))
-        failures = bench.failures(names, progress)
+        failures = bench.failures(names, style in PARTS, progress)
     results = []
     for name, change, failure in zip(names, made.changes, failures, strict=True):
         fate, how = "killed", failure or ""
@@ -385,4 +406,4 @@ def user_mutants(
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         count = GENERAL if sample is None else min(sample, GENERAL)
         made = netlist([package, *dut], folder, top, _ports(found), count, seed, Path(place))
-        return general_mutants(folder, made, found, top, simulator, progress)
+        return general_mutants(folder, made, found, "user", simulator, progress)
