@@ -95,7 +95,7 @@ def selectable(files: dict[str, str], edits: Sequence[Edit]) -> dict[str, str]:
                 old = parts.get(span, f"({text[slice(*span)]})")
                 parts[span] = f"(qexport_mutant::number == {number} ? ({edit.new}) : {old})"
         made[name] = _replaced(text, parts)
-    select = 'initial if ($value$plusargs("mutant=%d", qexport_mutant::number) == 0) qexport_mutant::number = 0;'
+    select = 'initial if ($value$plusargs("mutant=%d", qexport_mutant::number)) ;'
     made["dut.sv"] = made["dut.sv"].replace("endmodule", f"  {select}\nendmodule")
     return {"qexport_mutant.sv": "package qexport_mutant;\n  int number = 0;\nendpackage\n"} | made
 
