@@ -833,7 +833,7 @@ def _show_strength(result: Mapping[str, Any]) -> None:
     help="Change your module instead of the reference arrays; give it again for further files.",
 )  # fmt: skip
 @click.option("--top", help="Your module's name, where it is not 'dut'.")
-@click.option("--style", type=click.Choice(STYLES), help="Change this reference array only.  [default: all]")
+@click.option("--style", type=click.Choice(STYLES), help="Change this reference array.  [default: ws; with --all both]")
 @click.option(
     "--simulator", type=click.Choice(["auto", *SIMULATORS]), default="auto", show_default=True,
     help="auto takes Verilator, else Icarus.",
@@ -845,7 +845,7 @@ def _show_strength(result: Mapping[str, Any]) -> None:
 @click.option(
     "--sample", type=click.IntRange(1), default=SAMPLE, show_default=True, help="Mutants of each kind of an array."
 )
-@click.option("--all", "every", is_flag=True, help="All mutants, instead of a sample.")
+@click.option("--all", "every", is_flag=True, help="All mutants, of both arrays, instead of a sample.")
 @json_option
 def selftest_command(
     folder: Path,
@@ -867,19 +867,21 @@ def selftest_command(
 
     \b
     qexport selftest vectors/features_33
-    qexport selftest vectors/features_33 --style ws --all
+    qexport selftest vectors/features_33 --style os --sample 5
+    qexport selftest vectors/features_33 --all
     qexport selftest vectors/features_33 --dut my_core.sv --top my_core
     """
     if top is not None and not dut:
         raise click.UsageError("--top belongs to --dut")
     if style is not None and dut:
         raise click.UsageError("--style names a reference array, --dut your own module; give one of them")
+    styles = (style,) if style is not None else STYLES if every else STYLES[:1]
     results: list[Selftest] = []
     for path in find_sets(folder):
         with _steps() as progress:
             results.append(
                 selftest(
-                    path, simulator, dut, top=top or "dut", styles=STYLES if style is None else (style,), seed=seed,
+                    path, simulator, dut, top=top or "dut", styles=styles, seed=seed,
                     sample=None if every else sample, progress=progress,
                 )
             )  # fmt: skip
