@@ -123,9 +123,11 @@ def test_the_command_fails_and_names_what_a_blind_bench_lets_through(tiny_set: P
     assert "survivor" in result.stdout
 
 
-def test_a_users_module_is_changed_in_the_bench_of_the_set_only(tiny_set: Path) -> None:
-    command = ("selftest", tiny_set, "--simulator", "icarus", "--dut", tiny_set / "dut.sv", "--sample", "3", "--json")
-    result = cli(*command)
+def test_a_users_module_is_changed_in_the_bench_of_the_set_only(tiny_set: Path, tmp_path: Path) -> None:
+    assert cli("rtl", tiny_set, "--out", tmp_path / "rtl").exit_code == 0
+    names = (tmp_path / "rtl" / "files.f").read_text().split()
+    dut = [word for name in names for word in ("--dut", tmp_path / "rtl" / name)]
+    result = cli("selftest", tiny_set, "--simulator", "icarus", *dut, "--sample", "3", "--json")
     assert result.exit_code == 0, result.output
     (one,) = json.loads(result.stdout)["sets"]
     assert len(one["own"]["rtl"]) == 3
