@@ -95,7 +95,7 @@ def selectable(files: dict[str, str], edits: Sequence[Edit]) -> dict[str, str]:
                 old = parts.get(span, f"({text[slice(*span)]})")
                 parts[span] = f"(qexport_mutant::number == {number} ? ({edit.new}) : {old})"
         made[name] = _replaced(text, parts)
-    select = 'initial if ($value$plusargs("mutant=%d", qexport_mutant::number)) ;'
+    select = 'import qexport_mutant::*;\n  initial if ($value$plusargs("mutant=%d", number) == 0) number = 0;'
     made["dut.sv"] = made["dut.sv"].replace("endmodule", f"  {select}\nendmodule")
     return {"qexport_mutant.sv": "package qexport_mutant;\n  int number = 0;\nendpackage\n"} | made
 
@@ -128,7 +128,7 @@ class _Bench:
                 took = self._cycles(mutant, seed)
             except CheckFailed as failed:
                 lines = [line for line in str(failed).splitlines() if line.startswith("FAIL")]
-                return f"seed {seed}: {lines[0] if lines else failed}"
+                return f"seed {seed}: {lines[0] if lines else str(failed).removeprefix(f'simulate: {self.folder}: ')}"
             if cycles is not None and took != cycles.setdefault(seed, took):
                 return f"seed {seed}: PASS, but in {took} cycles, not {cycles[seed]}"
         return None
@@ -244,12 +244,11 @@ class Netlist:
         Both netlists have the same registers. Where these agree, as they do after the reset, all outputs and the next
         values of all registers must agree, whatever the inputs.
         """
-        options = " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
         try:
             said = yosys(
                 self.folder,
                 "read_rtlil unchanged.il; delete t:$scopeinfo; copy qexport_core gold",
-                f"mutate {options}",
+                f"mutate {_options(change)}",
                 "rename qexport_core gate; memory_map; opt_clean; dffunmap",
                 "expose -evert-dff -shared; miter -equiv -flatten gold gate miter; hierarchy -top miter",
                 "opt_merge -share_all; opt -full; opt_merge -share_all; opt_clean -purge",  # leaves what differs
@@ -258,6 +257,10 @@ class Netlist:
         except QexportError:  # the change is at a register, which then has no equal
             return False
         return "SAT proof finished - no model found: SUCCESS!" in said
+
+
+def _options(change: dict[str, str]) -> str:
+    return " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
 
 
 def netlist(
@@ -279,20 +282,23 @@ def netlist(
             # no registers that never leave their reset value, such as the counter of an axis of one place
             "select -set small t:$sdff* r:WIDTH=1 %i; zinit -all @small; dffunmap; opt_dff -sat -nosdff -nodffe",
             "setattr -unset init w:*; opt -full; opt_clean",
-            f"rename {top} qexport_core",
-            "write_rtlil unchanged.il",
-            f"mutate -list {count} -seed {seed} -ctrl qexport_mutant 16 1 -o changes.txt",
-            "script changes.txt",
-            "write_verilog -noattr netlist.v",
+            f"rename {top} qexport_core; write_rtlil unchanged.il",
+            f"mutate -list {2 * count} -seed {seed} -o candidates.txt",
         )
     except QexportError as error:
         said = str(error)
         for name, path in read.items():
             said = said.replace(name, str(path))
         raise QexportError(said) from None
-    listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "changes.txt").read_text().splitlines()]
-    # each line is: mutate -ctrl qexport_mutant 16 <number>, then the options
-    changes = tuple({key[1:]: value for key, value in zip(w[5::2], w[6::2], strict=True)} for w in listed)
+    listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "candidates.txt").read_text().splitlines()]
+    # each line is `mutate` and options
+    changes = [{key[1:]: value for key, value in zip(w[1::2], w[2::2], strict=True)} for w in listed]
+    # a memory without reset has ports for it, which cannot be written as Verilog when they are used
+    changes = [change for change in changes if not re.fullmatch("RD_[AS]RST", change["port"])][:count]
+    (to / "changes.txt").write_text(
+        "".join(f"mutate -ctrl qexport_mutant 16 {n} {_options(change)}\n" for n, change in enumerate(changes, 1))
+    )
+    yosys(to, "read_rtlil unchanged.il; script changes.txt; write_verilog -noattr netlist.v")
     with (to / "netlist.v").open("a") as text:
         declared = ",\n".join(f"  {port.direction} wire [{port.bits - 1}:0] {name}" for name, port in ports.items())
         text.write(
@@ -301,7 +307,7 @@ def netlist(
             f"  qexport_core core ({', '.join(f'.{name}({name})' for name in ports)}, .qexport_mutant(number));\n"
             "endmodule\n"
         )
-    return Netlist(to, changes)
+    return Netlist(to, tuple(changes))
 
 
 def yosys(folder: Path, *commands: str) -> str:
