@@ -17,8 +17,8 @@ ROOT = Path(qexport.__file__).parent
 LAYERS = (
     {"errors", "intformat"},
     {"layer"},
-    {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "manifest", "bench", "ports"},
-    {"export", "check", "simulate", "diagnose", "rtl"},
+    {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "stress", "manifest", "bench", "ports"},
+    {"export", "check", "simulate", "diagnose", "rtl", "edits", "mutants", "selftest"},
     {"cli"},
     {"__main__"},
 )
