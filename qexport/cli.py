@@ -8,6 +8,7 @@ import os
 import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
@@ -19,7 +20,7 @@ import msgspec
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 
 from qexport import __version__
@@ -51,6 +52,8 @@ from qexport.layout import (
 )
 from qexport.manifest import INDEX, Manifest, find_sets, read_manifest
 from qexport.rtl import PARTS, render_rtl
+from qexport.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
+from qexport.selftest import Table as SelftestTable
 from qexport.shrink import BUDGET, shrink_actual, shrink_dut
 from qexport.simulate import SIMULATORS, WAVES, Verdict, simulate
 from qexport.strength import (
@@ -1108,6 +1111,157 @@ def _show_strength(result: Mapping[str, Any]) -> None:
     _print(_pairs(rows))
     for spot in result["blind_spots"]:
         out.print(f"blind spot: {escape(spot)}")
+
+
+@main.command(name="selftest")
+@click.argument("folder", type=_path())
+@click.option(
+    "--dut", type=_path(), multiple=True,
+    help="Change your module instead of the reference arrays; give it again for further files.",
+)  # fmt: skip
+@click.option("--top", help="Your module's name, where it is not 'dut'.")
+@click.option(
+    "--style", type=click.Choice(tuple(PARTS)), help="Change this reference array.  [default: ws; with --all both]"
+)
+@click.option(
+    "--simulator", type=click.Choice(["auto", *SIMULATORS]), default="auto", show_default=True,
+    help="auto takes Verilator, else Icarus.",
+)  # fmt: skip
+@click.option(
+    "--seed", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True,
+    help="Of the mutants, and of the stress capture's codes.",
+)  # fmt: skip
+@click.option(
+    "--sample", type=click.IntRange(1), default=SAMPLE, show_default=True, help="Mutants of each kind of an array."
+)
+@click.option("--all", "every", is_flag=True, help="All mutants, of both arrays, instead of a sample.")
+@json_option
+def selftest_command(
+    folder: Path,
+    dut: tuple[Path, ...],
+    top: str | None,
+    style: str | None,
+    simulator: str,
+    seed: int,
+    sample: int,
+    every: bool,
+    as_json: bool,
+) -> None:
+    """Prove that the verdict can fail: change a set, or every set in a folder, and RTL, and see what notices.
+
+    Each file of the set is changed in many ways, in a copy: bench and verify must notice. The reference arrays are
+    changed, too. How much of that the set's own vectors show is reported; vectors of the same geometry that try the
+    arithmetic as hard as they can, the stress capture, must show all. The exit code is 1 when something survives that
+    must be noticed.
+
+    \b
+    qexport selftest vectors/features_33
+    qexport selftest vectors/features_33 --style os --sample 5
+    qexport selftest vectors/features_33 --all
+    qexport selftest vectors/features_33 --dut my_core.sv --top my_core
+    """
+    if top is not None and not dut:
+        raise click.UsageError("--top belongs to --dut")
+    if style is not None and dut:
+        raise click.UsageError("--style names a reference array, --dut your own module; give one of them")
+    styles = (style,) if style is not None else tuple(PARTS) if every else tuple(PARTS)[:1]
+    results: list[Selftest] = []
+    for path in find_sets(folder):
+        with _steps() as progress:
+            results.append(
+                selftest(
+                    path, simulator, dut, top=top or "dut", styles=styles, seed=seed,
+                    sample=None if every else sample, progress=progress,
+                )
+            )  # fmt: skip
+    survivors = [name for result in results for name in result.survivors]
+
+    def show() -> None:
+        for result in results:
+            _show_selftest(result)
+        for name in survivors:
+            out.print(f"survivor  {escape(name)}")
+
+    listed = [asdict(result) | {"set": str(result.set), "survivors": result.survivors} for result in results]
+    for entry in listed:
+        for table in (entry["own"], entry["stress"]):
+            table["strength"] = msgspec.to_builtins(table["strength"])
+    _emit(as_json, {"ok": not survivors, "sets": listed}, show)
+    if survivors:
+        names = ", ".join(survivors[:SHOWN_FAULTS])
+        more = ", ..." if len(survivors) > SHOWN_FAULTS else ""
+        raise CheckFailed(f"selftest: {len(survivors)} mutant(s) survived: {names}{more}")
+
+
+@contextmanager
+def _steps() -> Iterator[Callable[[str, int, int], None]]:
+    """Bars on a terminal's stderr, one for each step of long work; yields what tells a step's name, done and total."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        bars: dict[str, TaskID] = {}
+
+        def tell(step: str, done: int, total: int) -> None:
+            if step not in bars:
+                bars[step] = progress.add_task(step)
+            progress.update(bars[step], completed=done, total=total)
+
+        yield tell
+
+
+def _show_selftest(result: Selftest) -> None:
+    own, stress = result.own, result.stress
+    _print(_pairs([
+        ("set", f"{result.set}, layer {result.layer}, {own.images} image(s); simulator {result.simulator} "
+                f"{result.version}"),
+    ]))  # fmt: skip
+    out.print()
+    _show_file_mutants("changed in the set", own)
+    _show_rtl_mutants("changed in the RTL, seen by the set's vectors", own)
+    low, high = stress.observed
+    weight = stress.strength.weight
+    _print(_pairs([
+        ("stress capture", f"{stress.images} images, accumulators {low}..{high} of {stress.bounds[0]}.."
+                           f"{stress.bounds[1]}, {percent(weight.relu, weight.flips)} of single-bit weight errors show "
+                           "in relu"),
+    ]))  # fmt: skip
+    out.print()
+    _show_file_mutants("changed in the stress set", stress)
+    _show_rtl_mutants("changed in the RTL, seen by the stress capture", stress)
+
+
+def _show_file_mutants(title: str, mutants: SelftestTable) -> None:
+    """By file, how many changes each checker noticed; '-' where it does not look at the file."""
+    groups: dict[str, list[FileMutant]] = {}
+    for mutant in mutants.files:
+        groups.setdefault(mutant.group, []).append(mutant)
+    table = _table(title, "mutants", *CHECKERS, right=1 + len(CHECKERS))
+    for group, found in groups.items():
+        noticed = [
+            str(sum(m.noticed[checker] is not None for m in found)) if checker in found[0].noticed else "-"
+            for checker in CHECKERS
+        ]
+        table.add_row(escape(group), str(len(found)), *noticed)
+    _print(table)
+    if any(len(m.noticed) < len(CHECKERS) for m in mutants.files):
+        out.print("-: the bench does not look at this file, its SHA-256 is compared")
+    out.print()
+
+
+def _show_rtl_mutants(title: str, mutants: SelftestTable) -> None:
+    """By array and kind, how many changes were noticed."""
+    if not mutants.rtl:
+        return
+    groups: dict[tuple[str, str], Counter[str]] = {}
+    for mutant in mutants.rtl:
+        groups.setdefault((mutant.style, mutant.kind), Counter())[mutant.fate] += 1
+    table = _table(title, "mutants", "killed", "equivalent", "survived", "killed or equivalent", right=5)
+    for (style, kind), fates in groups.items():
+        total = fates.total()
+        counts = [str(fates[fate]) for fate in ("killed", "equivalent", "survived")]
+        table.add_row(f"{style}, {kind}", str(total), *counts, percent(total - fates["survived"], total))
+    _print(table)
+    out.print()
 
 
 @main.group(name="layout")

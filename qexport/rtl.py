@@ -48,7 +48,7 @@ def render_rtl(
         if entry is not None and entry.overflow == "saturate":
             raise QexportError(f"rtl: memory '{name}' saturates, the RTL wraps; take overflow out of the layout")
     has_bias, has_output = "bias" in by_name, "output" in by_name
-    numbers = _numbers(layer, by_name, array, formats, style)
+    numbers = rtl_numbers(layer, by_name, array, formats, style)
     parameters = [("int", name, str(value)) for name, value in numbers.items()]
     mul = formats.output.mul if formats.output is not None else 1
     parameters.append(("bit [63:0]", "MUL", f"64'd{mul}"))
@@ -102,14 +102,14 @@ def mm_widths(memories: Mapping[str, MemoryEntry]) -> dict[str, int]:
     }
 
 
-def _numbers(
+def rtl_numbers(
     layer: ConvGeometry,
     memories: Mapping[str, MemoryEntry],
     array: Mapping[str, int],
     formats: ManifestFormats,
     style: str,
 ) -> dict[str, int]:
-    """The parameters but MUL."""
+    """The parameters of the array `style` but MUL, by name; `memories` by name, each as the layout default has it."""
     top, bottom, left, right = layer.padding
     plane = memories["input"].shape[2:]
     output = formats.output if "output" in memories else None

@@ -14,13 +14,14 @@ import shutil
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Protocol
 
-from qexport.bench import interface
+from qexport.bench import CHECKS, interface, streams
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout import MANIFEST, SUMS
 from qexport.manifest import Manifest, read_manifest, sha256, sums_text
@@ -74,6 +75,12 @@ def _call(
     )
 
 
+@cache
+def _icarus_version(program: str) -> str:
+    first = _call([program, "-V"]).stdout.split("\n")[0]
+    return first.removeprefix("Icarus Verilog version ").split(" (")[0]
+
+
 class Icarus:
     """Icarus Verilog, where `iverilog` is on the PATH (QEXPORT_IVERILOG names another)."""
 
@@ -90,8 +97,7 @@ class Icarus:
         return _too_old("Icarus Verilog", self.version(), (11, 0))
 
     def version(self) -> str:
-        first = _call([self._iverilog, "-V"]).stdout.split("\n")[0]
-        return first.removeprefix("Icarus Verilog version ").split(" (")[0]
+        return _icarus_version(self._iverilog)
 
     def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
         options = [f"-I{folder}" for folder in (job.include, job.sources[-1].parent)]
@@ -265,6 +271,9 @@ def simulate(
             )
     if dut:
         changed.pop("dut.sv", None)
+    named = ", ".join(f"{path} {why}" for path, why in sorted(changed.items()))
+    if changed and not changed.keys() & bench_files(manifest):  # a run could say nothing about them
+        raise CheckFailed(f"simulate: {folder}: {named}; dump the set again")
     nonce = secrets.token_hex(8)
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="qexport-")))
@@ -288,7 +297,7 @@ def simulate(
             keep.mkdir(parents=True, exist_ok=True)
             (scratch / "out").symlink_to(keep.resolve())
         kept = scratch / "out"
-        executable = _build(simulator, job, scratch, kept / "build.log", builds if dut else _cache())
+        executable = _build(simulator, job, scratch, kept / "build.log", builds if dut else cache_folder())
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         status = _run([*simulator.command(executable, waves), *arguments], scratch, kept / "run.log", progress)
@@ -303,7 +312,6 @@ def simulate(
         edited = f" (not as dumped: {', '.join(sorted(changed))})" if changed else ""
         judge(output, status, sum(compared.values()), nonce, f"{what}{edited}")
         if changed:  # a bench may agree with files that were changed together
-            named = ", ".join(f"{path} {why}" for path, why in sorted(changed.items()))
             raise CheckFailed(
                 f"simulate: {folder}: the bench passes on files that are not the dumped ones: {named}; "
                 "dump the set again"
@@ -326,6 +334,42 @@ def simulate(
         multipliers=manifest.array["row"] * manifest.array["col"],
         manifest=manifest,
     )
+
+
+@contextmanager
+def bench_alone(folder: Path, simulator: Simulator) -> Iterator[Callable[[Path], None]]:
+    """Yields what runs the bench of a set, built once with the set's own design, on copies of the set.
+
+    Nothing but the bench judges: no hash is looked at. What is yielded raises CheckFailed unless the bench passes.
+    """
+    manifest = read_manifest(folder)
+    slug = manifest.layer.slug
+    checks = sum(s.words * s.lanes for s in streams(manifest) or () if not s.driven)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        scratch = Path(place)
+        include = scratch / "include"
+        include.mkdir()
+        (include / "params.vh").symlink_to((folder / "params.vh").resolve())
+        sources = (folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", folder / "dut.sv")
+        job = Job(sources, include, f"tb_{slug}")
+        executable = _build(simulator, job, scratch, scratch / "build.log", cache_folder())
+
+        def run(copy: Path) -> None:
+            nonce, link, log = secrets.token_hex(8), scratch / "set", scratch / "run.log"
+            link.unlink(missing_ok=True)
+            link.symlink_to(copy.resolve())
+            status = _run([*simulator.command(executable), "+dir=set", f"+nonce={nonce}"], scratch, log, lambda _: None)
+            if status is None:
+                raise CheckFailed(f"simulate: {copy}: no end after {WALL_LIMIT} s")
+            judge(log.read_text(errors="replace"), status, checks, nonce, f"{copy} on {simulator.name}")
+
+        yield run
+
+
+def bench_files(manifest: Manifest) -> set[str]:
+    """The files of a set that its bench looks at when it runs."""
+    ours = {stream.memory for stream in streams(manifest) or ()}
+    return {CHECKS, *(file.path for entry in manifest.memories if entry.name in ours for file in entry.files)}
 
 
 def _run(command: Sequence[str], scratch: Path, log: Path, progress: Callable[[str], None]) -> int | None:
@@ -405,7 +449,7 @@ def judge(output: str, status: int, checks: int, nonce: str, what: str) -> None:
     )
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
     """Where builds are kept: QEXPORT_CACHE, else the user's cache folder, else a temporary one."""
     home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     cache = Path(os.environ.get("QEXPORT_CACHE") or Path(home) / "qexport")

@@ -1,4 +1,7 @@
-"""Speed and memory as ratios, measured side by side in one run: `make bench`. Prints a table; nothing is judged."""
+"""Speed and memory as ratios, measured side by side in one run: `make bench`. Prints tables; nothing is judged.
+
+The last one, of what vectors see of mistakes, also goes into docs/trust.md.
+"""
 
 import os
 import subprocess
@@ -10,6 +13,7 @@ from pathlib import Path
 
 import bitstring
 import numpy as np
+import trust_table
 
 from qexport.formats import FORMATS, WordSpec
 from qexport.intformat import Int64, IntFormat
@@ -189,6 +193,8 @@ def main() -> None:
         make_pictures(Path(pictures), 256)
         all_layers(Path(pictures))
     reference_rtl()
+    print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")
+    trust_table.main()
 
 
 if __name__ == "__main__":

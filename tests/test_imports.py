@@ -17,8 +17,9 @@ ROOT = Path(qexport.__file__).parent
 LAYERS = (
     {"errors", "intformat"},
     {"layer"},
-    {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "manifest", "bench", "ports"},
-    {"export", "check", "simulate", "diagnose", "rtl", "cocotb", "actual", "explain", "shrink", "stub"},
+    {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "stress", "manifest", "bench", "ports"},
+    {"export", "check", "simulate", "actual", "rerun", "hypotheses", "diagnose", "explain", "shrink"},
+    {"rtl", "stub", "cocotb", "edits", "mutants", "selftest"},
     {"cli"},
     {"__main__"},
 )

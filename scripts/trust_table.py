@@ -1,0 +1,89 @@
+"""What the vectors of a set see of mistakes, by `qexport selftest --all`: the table of docs/trust.md, filled in there.
+
+The pictures are those that ship: the first one, the first four, and those that `--images auto` chooses.
+"""
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from qexport.strength import percent
+
+ROOT = Path(__file__).parent.parent
+PAGE = ROOT / "docs/trust.md"
+BEGIN, END = "<!-- begin:trust -->\n", "<!-- end:trust -->"
+PROGRAM = [sys.executable, "-c", "from qexport.cli import main; main()"]
+COMPARED = ("psum", "accumulator", "relu", "output")
+
+
+def run(*arguments: object) -> str:
+    """What the program prints; a survivor is a figure of the table, not a reason to stop."""
+    done = subprocess.run([*PROGRAM, *map(str, arguments)], stdout=subprocess.PIPE, text=True, check=False)
+    assert done.returncode in (0, 1), arguments
+    return done.stdout
+
+
+def share(noticed: int, total: int) -> str:
+    return f"{noticed} of {total} ({percent(noticed, total)})" if total else "-"
+
+
+def column(table: dict[str, Any]) -> dict[str, str]:
+    """What one set saw, by kind of mistake."""
+    weight, sealed = table["strength"]["weight"], "with its checksum"
+    rows = {
+        "single-bit weight errors that show in relu, counted": share(weight["relu"], weight["flips"]),
+        "files of the set changed": share(*noticed([m for m in table["files"] if sealed not in m["group"]])),
+        "expected words changed, checksums too": share(
+            *noticed([m for m in table["files"] if sealed in m["group"] and m["group"].startswith(COMPARED)])
+        ),
+        "driven words changed, checksums too": share(
+            *noticed([m for m in table["files"] if sealed in m["group"] and not m["group"].startswith(COMPARED)])
+        ),
+    }
+    fates: dict[str, Counter[str]] = {}
+    for mutant in table["rtl"]:
+        fates.setdefault(f"{mutant['style']} array, {mutant['kind']} mutants", Counter())[mutant["fate"]] += 1
+    for kind, found in fates.items():
+        able = found.total() - found["equivalent"]
+        rows[kind] = share(found["killed"], able) + (f", {found['equivalent']} equivalent" * bool(found["equivalent"]))
+    return rows
+
+
+def noticed(mutants: list[dict[str, Any]]) -> tuple[int, int]:
+    """How many were noticed by all who look at them, and how many there are."""
+    return sum(None not in mutant["noticed"].values() for mutant in mutants), len(mutants)
+
+
+def table() -> str:
+    columns: dict[str, dict[str, str]] = {}
+    with tempfile.TemporaryDirectory(dir=".") as out:
+        for images in ("1", "4", "auto"):
+            folder = Path(out) / images
+            run("dump", "--layer", "33", "--checkpoint", "builtin", "--images", images, "--out", folder)
+            (result,) = json.loads(run("selftest", folder, "--all", "--json"))["sets"]
+            count = result["own"]["images"]
+            columns[f"`--images auto`: {count}" if images == "auto" else f"{count} picture{'s' * (count > 1)}"] = (
+                column(result["own"])
+            )
+        stress = result["stress"]  # of the same weights' geometry: the pictures make no difference to it
+        columns[f"stress capture: {stress['images']} images"] = column(stress)
+    kinds = list(dict.fromkeys(kind for rows in columns.values() for kind in rows))
+    lines = ["| noticed | " + " | ".join(columns) + " |", "|---|" + "---|" * len(columns)]
+    lines += [f"| {kind} | " + " | ".join(rows.get(kind, "-") for rows in columns.values()) + " |" for kind in kinds]
+    return "\n".join(lines)
+
+
+def main() -> None:
+    page = PAGE.read_text(encoding="utf-8")
+    before, _, rest = page.partition(BEGIN)
+    made = table()
+    PAGE.write_text(f"{before}{BEGIN}{made}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    print(made)
+
+
+if __name__ == "__main__":
+    main()

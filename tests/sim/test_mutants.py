@@ -1,0 +1,169 @@
+"""Mutants of the reference RTL and of a user's: the bench sees them, and what it cannot see is said to survive."""
+
+import re
+from dataclasses import replace
+from pathlib import Path
+
+import msgspec
+import numpy as np
+import pytest
+
+from qexport.edits import EDITS, Edit
+from qexport.errors import CheckFailed, QexportError
+from qexport.layer import CodeFormat, LayerCapture
+from qexport.layout import Layout, layout_text, parse_layout
+from qexport.manifest import read_manifest
+from qexport.mutants import (
+    MutantResult,
+    applied,
+    chosen_edits,
+    hand_mutants,
+    netlist,
+    reference_files,
+    reference_mutants,
+    selectable,
+    user_mutants,
+    yosys,
+)
+from qexport.rtl import FOLDER, PARTS, SHARED
+from tests.conftest import checked_dump, make_capture
+
+STYLES = ("ws", "os")
+
+
+def small_capture() -> LayerCapture:
+    """Two 3x3 images of 3 channels to 3, 2x2 taps, padding: all kinds of mistakes show, in few cycles.
+
+    The images reach the largest and the least accumulator that the weights allow.
+    """
+    capture = make_capture(in_channels=3, out_channels=3, plane=(3, 3), kernel=(2, 2), padding=(1, 0, 0, 1))
+    codes = capture.input.copy()
+    for image, weight in enumerate((capture.weight, -capture.weight)):
+        largest = np.maximum(weight, 0).sum(axis=(1, 2, 3)).argmax()
+        codes[image, :, :2, :2] = np.where(weight[largest] > 0, 15, 0)
+    output = CodeFormat(bits=4, signed=False, scale=2.0)
+    return replace(capture, input=codes, formats=msgspec.structs.replace(capture.formats, output=output))
+
+
+def three_by_three() -> Layout:
+    return parse_layout(re.sub(r"(row|col) = 8", r"\1 = 3", layout_text("default")), "three.toml")
+
+
+@pytest.fixture(scope="module")
+def small_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return checked_dump(small_capture(), three_by_three(), tmp_path_factory.mktemp("small"))
+
+
+@pytest.fixture(scope="module")
+def blind_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same layer with a single weight and a single input that are not 0, which cannot tell much."""
+    capture = small_capture()
+    weight, codes = np.zeros_like(capture.weight), np.zeros_like(capture.input)
+    weight[0, 0, 0, 0], codes[0, 0, 1, 1] = 1, 2
+    return checked_dump(
+        replace(capture, weight=weight, input=codes), three_by_three(), tmp_path_factory.mktemp("blind")
+    )
+
+
+def fates(results: list[MutantResult]) -> dict[str, str]:
+    return {result.name: result.fate for result in results}
+
+
+# --- the edits themselves, without a simulator ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_every_edit_applies_to_the_templates_and_changes_them(style: str) -> None:
+    assert len(EDITS[style]) == len({edit.name for edit in EDITS[style]}) >= 40
+    for edit in EDITS[style]:
+        assert edit.file.removesuffix(".sv") in (*SHARED, *PARTS[style])
+        text = (FOLDER / edit.file).read_text()
+        changed = applied(edit, text)
+        assert changed != text
+        assert edit.new in changed
+
+
+@pytest.mark.parametrize("style", STYLES)
+def test_at_least_forty_edits_matter_for_the_example_and_all_stand_in_one_design(style: str) -> None:
+    manifest = read_manifest(Path(__file__).parents[2] / "vectors" / "features_33")
+    edits = chosen_edits(style, manifest)
+    assert len(edits) >= 40
+    text = "\n".join(selectable(reference_files(style, manifest), edits).values())
+    numbers = {int(number) for number in re.findall(r"qexport_mutant::number == (\d+) \?", text)}
+    assert numbers == set(range(1, len(edits) + 1))
+
+
+def test_an_edit_whose_text_is_gone_or_stands_twice_is_an_error() -> None:
+    for old in ("no «such» text", "in«p»ut"):
+        with pytest.raises(ValueError, match="does not stand once"):
+            applied(Edit("x", "axis.sv", old, "y", ""), (FOLDER / "axis.sv").read_text())
+
+
+# --- killed, survived, equivalent -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+@pytest.mark.parametrize("style", STYLES)
+def test_a_sample_of_mutants_is_killed_and_progress_is_told(simulator: str, style: str, small_set: Path) -> None:
+    told: list[tuple[int, int, str]] = []
+    results = reference_mutants(
+        small_set, style, sample=8, seed=3, simulator=simulator, progress=lambda *step: told.append(step)
+    )
+    assert [(done, total) for done, total, _ in told] == [(done, 16) for done in range(1, 17)]
+    hand = [result for result in results if result.kind == "hand"]
+    assert len(hand) == len(results) - len(hand) == 8
+    assert [result for result in hand if result.fate != "killed"] == []
+    assert all(result.how.startswith("seed ") for result in results if result.fate == "killed")
+    assert sum(result.fate == "killed" for result in results if result.kind == "general") > 4
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+def test_a_blind_set_lets_mutants_survive(simulator: str, small_set: Path, blind_set: Path) -> None:
+    names = ("weight-unsigned", "product-low-bit", "relu-missing", "tap-order", "last-missing")
+    edits = [edit for edit in EDITS["ws"] if edit.name in names]
+    assert set(fates(hand_mutants(small_set, "ws", edits, simulator=simulator)).values()) == {"killed"}
+    found = fates(hand_mutants(blind_set, "ws", edits, simulator=simulator))
+    assert found == {name: "killed" if name == "last-missing" else "survived" for name in names}
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+def test_a_design_that_fails_unchanged_is_an_error(simulator: str, small_set: Path, tmp_path: Path) -> None:
+    broken = tmp_path / "core.sv"
+    files = reference_files("os", read_manifest(small_set))
+    broken.write_text("\n".join(files.values()).replace("relu = accumulator[ACC_WIDTH-1]", "relu = accumulator[0]"))
+    with pytest.raises(CheckFailed, match="the unchanged design fails, no mutant was run: seed 0: FAIL memory="):
+        user_mutants(small_set, [broken], sample=1, simulator=simulator)
+
+
+def test_yosys_proves_an_equivalent_change_of_a_3x3_array_and_no_other(small_set: Path, tmp_path: Path) -> None:
+    sources = reference_files("os", read_manifest(small_set))
+    for name, text in sources.items():
+        (tmp_path / name).write_text(text)
+    made = netlist([tmp_path / name for name in sources], small_set, "dut", {}, 1, 0, tmp_path)
+    said = yosys(tmp_path, "read_rtlil unchanged.il; select -list c:*row[[]0].col[[]0].pe.$add*")
+    (adder,) = re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE)
+    change = {"mode": "inv", "module": "qexport_core", "cell": adder, "port": "Y", "portbit": "0"}
+    assert not made.equivalent(change)
+    assert made.equivalent(change | {"mode": "none"})
+
+
+# --- a user's module ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+def test_mutants_of_a_users_module(simulator: str, small_set: Path, tmp_path: Path) -> None:
+    core = tmp_path / "my_core.sv"
+    text = "\n".join(reference_files("os", read_manifest(small_set)).values())
+    core.write_text(text.replace("module dut ", "module my_core "))
+    results = user_mutants(small_set, [core], "my_core", sample=5, seed=1, simulator=simulator)
+    assert len(results) == 5
+    assert {(result.kind, result.style) for result in results} == {("general", "user")}
+    assert "killed" in {result.fate for result in results}
+
+
+def test_what_yosys_cannot_read_is_named_with_its_line(small_set: Path, tmp_path: Path) -> None:
+    core = tmp_path / "core.sv"
+    core.write_text((small_set / "dut.sv").read_text())  # it imports the package within the module
+    line = next(n for n, text in enumerate(core.read_text().splitlines(), 1) if text.strip().startswith("import "))
+    with pytest.raises(QexportError, match=rf"{re.escape(str(core))}:{line}: ERROR: "):
+        user_mutants(small_set, [core], sample=1)

