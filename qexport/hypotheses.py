@@ -827,8 +827,13 @@ def _narrow(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
         for detail, row, taps_first in ways:
             change = _saturating(IntFormat(bits, True), row, bool(taps_first))
             yield Change(
-                "accumulator_saturates", f"k={bits} bits, {detail}", "sum", change, detail == "after each step"
-            )
+                "accumulator_saturates", f"k={bits} bits, {detail}", "sum", change,
+                detail == "after each step" and bits == tight,
+            )  # fmt: skip
+            if m.capture.bias is not None:
+                late, again = (_saturating(IntFormat(bits, True), row, bool(taps_first), way) for way in (False, True))
+                yield Change("accumulator_saturates", f"k={bits} bits, {detail}, the bias after it", "sum", late)
+                yield Change("accumulator_saturates", f"k={bits} bits, {detail} and after the bias", "sum", again)
 
 
 def _saturating(
