@@ -92,7 +92,8 @@ class Cause:
 class Diagnosis:
     """What differs and why.
 
-    `causes`: the best first, none when nothing differs; when not `explained` the closest ones. `shares`: output channel
+    `causes`: the best first, behind it the others of its class; none when nothing differs; when not `explained` the
+    closest ones. `shares`: output channel
     -> (y, x) the share of wrong values. `separations`: vectors that tell the class of the first cause apart;
     `inseparable`: its members for which none was found.
     """
@@ -482,11 +483,18 @@ def _class(model: Model, exact: Sequence[_Scored], marks: str, progress: Callabl
             inseparable.append(other.name)
         else:
             separations.append(found)
-    cause = _cause(best.name, best.detail, 1.0, tuple(scored.name for scored in others))
+    causes = [_cause(best.name, best.detail, 1.0, tuple(scored.name for scored in others))]
+    causes += [_cause(scored.name, scored.detail, 1.0) for scored in others]
     if marks:
-        cause = replace(cause, name=" + ".join(sorted([*cause.name.split(" + "), "x_values"])))
-        cause = replace(cause, remedy=f"{cause.remedy} {REMEDIES['x_values']}")
-    return {"causes": (cause,), "separations": tuple(separations), "inseparable": tuple(inseparable)}
+        causes = [
+            replace(
+                cause,
+                name=" + ".join(sorted([*cause.name.split(" + "), "x_values"])),
+                remedy=f"{cause.remedy} {REMEDIES['x_values']}",
+            )
+            for cause in causes
+        ]
+    return {"causes": tuple(causes), "separations": tuple(separations), "inseparable": tuple(inseparable)}
 
 
 def _other_sets(folder: Path, actual: Actual) -> str | None:
