@@ -692,7 +692,7 @@ def diagnose_command(
     found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
     result = {"set": str(folder), "actual": str(file), "memory": actual.memory.name, **found.as_json()}
     _emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
-    if found.causes:
+    if found.differing or found.findings:
         raise CheckFailed(f"diagnose: {file}: {found.summary}")
 
 

@@ -111,6 +111,8 @@ class Diagnosis:
     @property
     def summary(self) -> str:
         """One line: how much differs, and the cause."""
+        if not self.causes:
+            return "; ".join(self.findings) or "nothing differs"
         why = f"{self.causes[0]}" if self.explained else "unexplained"
         return f"{self.differing} of {self.total} values differ: {why}"
 
@@ -128,7 +130,7 @@ class Diagnosis:
     def as_json(self) -> dict[str, Any]:
         plain = asdict(self)
         shares = {str(channel): shares.tolist() for channel, shares in self.shares.items()}
-        return plain | {"summary": self.summary if self.causes else "nothing differs", "shares": shares}
+        return plain | {"summary": self.summary, "shares": shares}
 
 
 def read_capture(folder: Path, manifest: Manifest) -> LayerCapture:
@@ -161,6 +163,10 @@ class Comparison:
         """Where something differs; nothing is said of the causes."""
         findings = [f"{self.actual.extra} words too many at the end"] if self.actual.extra else []
         first, shares = None, {}
+        tiling = self.model.tiling
+        filled = tiling.tile(np.zeros(self.wrong.shape, np.int64), fill=1).reshape(self.actual.values.shape) == 1
+        if spoilt := int((filled & self.actual.known & (self.actual.values != 0)).sum()):
+            findings.append(f"{spoilt} filled lanes of ragged tiles are not 0")
         if self.wrong.any():
             first = _first(self.folder, self.model, self.got, self.known, self.wrong)
             findings += _findings(self.model, self.got, self.known, self.wrong, self.actual.missing)
