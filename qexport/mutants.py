@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from qexport.bench import Port, Stream, streams
+from qexport.bench import Port, Stream
 from qexport.edits import EDITS, Edit
 from qexport.errors import CheckFailed, QexportError
 from qexport.manifest import Manifest, read_manifest
 from qexport.ports import connected, read_module
 from qexport.rtl import PARTS, render_rtl, rtl_numbers
-from qexport.simulate import Job, Simulator, _build, _run, _same_words, cache_folder, choose, judge
+from qexport.simulate import Job, Simulator, build_bench, cache_folder, check_words, choose, judge, run_bench
 
 SAT_LIMIT = 60  # seconds of one proof
 GENERAL = 120  # mutants of a netlist
@@ -108,15 +108,15 @@ class _Bench:
     ) -> None:
         self.folder, self.simulator, self.scratch = folder, simulator, scratch
         self.manifest = read_manifest(folder)
-        interface = _interface(folder, self.manifest)
+        offered = interface(folder, self.manifest)
         slug = self.manifest.layer.slug
         include = scratch / "include"
         include.mkdir()
         (include / "params.vh").symlink_to((folder / "params.vh").resolve())
-        lacking = tuple(f"QEXPORT_WITHOUT_{s.memory.upper()}" for s in interface if s not in found)
+        lacking = tuple(f"QEXPORT_WITHOUT_{s.memory.upper()}" for s in offered if s not in found)
         job = Job((folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", design), include, f"tb_{slug}", lacking)
         self.results = [stream for stream in found if not stream.driven]
-        self.executable = _build(simulator, job, scratch, scratch / "build.log", cache_folder())
+        self.executable = build_bench(simulator, job, scratch, scratch / "build.log", cache_folder())
 
     def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
         """Why the mutant fails with the first seed with which it does; None when it passes with all.
@@ -141,7 +141,7 @@ class _Bench:
             (run / "out").mkdir()
             plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}"]
             command = [*self.simulator.command(self.executable), *plusargs]
-            status = _run(command, run, run / "run.log", lambda line: None)
+            status = run_bench(command, run, run / "run.log", lambda line: None)
             if status is None:
                 raise CheckFailed("no end")
             output = (run / "run.log").read_text(errors="replace")
@@ -149,7 +149,7 @@ class _Bench:
             judge(output, status, checks, "mutant", str(self.folder))
             files = {memory.name: memory.files[0].path for memory in self.manifest.memories}
             for stream in self.results:
-                _same_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
+                check_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
         return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
 
     def failures(self, names: Sequence[str], timed: bool, progress: Progress) -> list[str | None]:
@@ -169,16 +169,6 @@ class _Bench:
                 found.append(failure)
                 progress(len(found), len(names), names[len(found) - 1])
         return found
-
-
-def _interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
-    interface = streams(manifest)
-    if interface is None:
-        raise QexportError(
-            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
-            "dump it with --layout default"
-        )
-    return interface
 
 
 def reference_files(style: str, manifest: Manifest) -> dict[str, str]:
@@ -341,7 +331,7 @@ def _ports(found: Iterable[Stream]) -> dict[str, Port]:
 
 
 def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
-    return tuple(s for s in _interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
+    return tuple(s for s in interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
 
 
 def general_mutants(
@@ -416,7 +406,7 @@ def user_mutants(
     """
     package = folder / f"{read_manifest(folder).layer.slug}_pkg.sv"
     module = read_module(dut, package, (folder, dut[-1].parent), top)
-    found = connected(module, _interface(folder, read_manifest(folder)))
+    found = connected(module, interface(folder, read_manifest(folder)))
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         count = GENERAL if sample is None else min(sample, GENERAL)
         made = netlist([package, *dut], folder, top, _ports(found), count, seed, Path(place))

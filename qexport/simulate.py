@@ -297,10 +297,10 @@ def simulate(
             keep.mkdir(parents=True, exist_ok=True)
             (scratch / "out").symlink_to(keep.resolve())
         kept = scratch / "out"
-        executable = _build(simulator, job, scratch, kept / "build.log", builds if dut else cache_folder())
+        executable = build_bench(simulator, job, scratch, kept / "build.log", builds if dut else cache_folder())
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
-        status = _run([*simulator.command(executable, waves), *arguments], scratch, kept / "run.log", progress)
+        status = run_bench([*simulator.command(executable, waves), *arguments], scratch, kept / "run.log", progress)
         what = f"{folder} on {simulator.name}"
         if status is None:
             raise CheckFailed(
@@ -318,7 +318,7 @@ def simulate(
             )
         for entry in manifest.memories:
             if entry.name in compared:
-                _same_words(kept / f"{entry.name}.hex", folder / entry.files[0].path, what)
+                check_words(kept / f"{entry.name}.hex", folder / entry.files[0].path, what)
         measured = re.findall(r"^DONE cycles=(\d+) macs=(\d+) ", output, flags=re.MULTILINE)
         if len(measured) != 1:
             raise CheckFailed(f"simulate: {what}: {len(measured)} DONE lines; the bench prints one")
@@ -352,13 +352,15 @@ def bench_alone(folder: Path, simulator: Simulator) -> Iterator[Callable[[Path],
         (include / "params.vh").symlink_to((folder / "params.vh").resolve())
         sources = (folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", folder / "dut.sv")
         job = Job(sources, include, f"tb_{slug}")
-        executable = _build(simulator, job, scratch, scratch / "build.log", cache_folder())
+        executable = build_bench(simulator, job, scratch, scratch / "build.log", cache_folder())
 
         def run(copy: Path) -> None:
             nonce, link, log = secrets.token_hex(8), scratch / "set", scratch / "run.log"
             link.unlink(missing_ok=True)
             link.symlink_to(copy.resolve())
-            status = _run([*simulator.command(executable), "+dir=set", f"+nonce={nonce}"], scratch, log, lambda _: None)
+            status = run_bench(
+                [*simulator.command(executable), "+dir=set", f"+nonce={nonce}"], scratch, log, lambda _: None
+            )
             if status is None:
                 raise CheckFailed(f"simulate: {copy}: no end after {WALL_LIMIT} s")
             judge(log.read_text(errors="replace"), status, checks, nonce, f"{copy} on {simulator.name}")
@@ -372,7 +374,7 @@ def bench_files(manifest: Manifest) -> set[str]:
     return {CHECKS, *(file.path for entry in manifest.memories if entry.name in ours for file in entry.files)}
 
 
-def _run(command: Sequence[str], scratch: Path, log: Path, progress: Callable[[str], None]) -> int | None:
+def run_bench(command: Sequence[str], scratch: Path, log: Path, progress: Callable[[str], None]) -> int | None:
     """The exit status, None after WALL_LIMIT seconds; what is printed goes to `log`, signs of life to `progress`."""
     with (
         log.open("w", errors="replace") as written,
@@ -402,7 +404,7 @@ def _run(command: Sequence[str], scratch: Path, log: Path, progress: Callable[[s
     return None if late.is_set() else status
 
 
-def _same_words(actual: Path, expected: Path, what: str) -> None:
+def check_words(actual: Path, expected: Path, what: str) -> None:
     """Raises CheckFailed unless the words that the bench wrote are those of the set: a second opinion on its PASS."""
     if not actual.is_file() or not filecmp.cmp(actual, expected, shallow=False):
         raise CheckFailed(
@@ -460,7 +462,7 @@ def cache_folder() -> Path:
     return cache
 
 
-def _build(simulator: Simulator, job: Job, scratch: Path, log: Path, cache: Path | None) -> Path:
+def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, cache: Path | None) -> Path:
     """The executable of these sources; from `cache`, where there is one, for the same content and simulator version.
 
     A user's own module is else built anew each time: it may draw in other files, which may have changed.
