@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-from qexport.bench import Port, Stream
+from qexport.bench import Port, Stream, interface
 from qexport.edits import EDITS, Edit
 from qexport.errors import CheckFailed, QexportError
 from qexport.manifest import Manifest, read_manifest
