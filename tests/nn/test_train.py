@@ -16,7 +16,8 @@ from qexport.intformat import IntFormat
 from qexport.nn.capture import layer_facts
 from qexport.nn.checkpoint import BUILTIN
 from qexport.nn.data import Pictures, normalise, open_split, read
-from qexport.nn.train import Recipe, alphas_of, batches, calibrate, learning_rate
+from qexport.nn.report import squeeze_report
+from qexport.nn.train import Recipe, alphas_of, balance, batches, calibrate, learning_rate
 from qexport.nn.vgg import build
 from tests.conftest import cli, fails
 from tests.nn.conftest import small_network
@@ -225,6 +226,21 @@ def test_calibration_finds_the_alphas_of_least_squared_error(noise_folder: Path)
     alphas = [conv.act_alpha.item() for conv in model.quantized().values()]
     assert all(0 < alpha < 100 for alpha in alphas)
     assert len(set(alphas)) == len(alphas)
+
+
+def test_balanced_weights_leave_no_channel_dead_where_no_batch_norm_follows() -> None:
+    pictures = Pictures(torch.randint(0, 256, (20, 3, 32, 32), dtype=torch.uint8), torch.zeros(20, dtype=torch.int64))
+    dead = {False: 0, True: 0}
+    for seed in range(8):
+        for balanced in dead:
+            model = small_network(seed=seed)
+            for conv in model.quantized().values():
+                conv.active = False
+            if balanced:
+                balance(model)
+            dead[balanced] += len(squeeze_report(model, pictures)["dead_outputs"])
+    assert dead[False] > 0
+    assert dead[True] == 0
 
 
 def test_the_first_layers_codes_fit_one_bit_more_than_the_others() -> None:
