@@ -6,7 +6,6 @@ python scripts/bench_train.py --data cifar10/ --codes                   # codes 
 """
 
 import os
-import platform
 import re
 import tempfile
 import time
@@ -146,7 +145,11 @@ def main(
         raise click.UsageError("--codes and --to-accuracy need --data")
     where = pick_device(device)
     batch = batch_size or (512 if where.type == "cuda" else 128)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else f"{os.cpu_count()} cores {platform.machine()}"
+    name = (
+        torch.cuda.get_device_name(where)
+        if where.type == "cuda"
+        else f"{torch.get_num_threads()} threads, {os.cpu_count()} cores"
+    )
     found = rates(where, batch)
     plain, fast = f"{found['notebook']:,.1f}", f"{found['ours']:,.1f}, batch {batch}"
     rows = [

@@ -13,8 +13,8 @@ PICTURES = 1000  # enough for shares of 16 positions each
 
 
 def squeeze(model: QuantVGG) -> tuple[int, QuantConv2d]:
-    """The quantized convolution with the fewest channels and its index in `features`: the 8-to-8 layer."""
-    return min(model.quantized().items(), key=lambda item: item[1].in_channels * item[1].out_channels)
+    """The quantized convolution with the fewest output, then input channels, and its index: the 8-to-8 layer."""
+    return min(model.quantized().items(), key=lambda item: (item[1].out_channels, item[1].in_channels))
 
 
 def effective_rank(activations: Tensor) -> float:

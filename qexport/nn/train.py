@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -106,6 +107,18 @@ def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
     """One cycle: linear from a tenth of the peak up to the peak, then linear down to zero."""
     peak = WARM_UP * steps
     return recipe.lr * (0.1 + 0.9 * step / peak if step < peak else (steps - step) / (steps - peak))
+
+
+@torch.no_grad()
+def balance(model: QuantVGG) -> None:
+    """Take the mean off each output's weights where no BatchNorm follows.
+
+    Inputs behind a ReLU are never negative: an output whose weights start below zero on average never passes its own
+    ReLU, gets no gradient, and stays dead.
+    """
+    for conv, following in pairwise(model.features):
+        if isinstance(conv, QuantConv2d) and isinstance(following, nn.ReLU):
+            conv.weight -= conv.weight.mean((1, 2, 3), keepdim=True)
 
 
 @torch.no_grad()
@@ -232,7 +245,9 @@ def train(
     torch.backends.cudnn.benchmark = True
     torch.manual_seed(recipe.seed)
     model = build(recipe.model, recipe.weight_bits, recipe.act_bits)
-    if init is not None:
+    if init is None:
+        balance(model)
+    else:
         if init.model.specs != model.specs:
             raise QexportError(f"init: {init.path} is no {recipe.model}; choose another --model or --init")
         model.load_state_dict(init.model.state_dict())
