@@ -518,9 +518,11 @@ def _other_sets(folder: Path, actual: Actual) -> str | None:
             if words is None or len(words) < 2:
                 continue
             count = min(len(words), len(actual.values))
+            if len(actual.values) - actual.missing != count:
+                continue
             got, known = actual.values[:count], actual.known[:count]
             right = (got == words[:count]) | ~known
-            if right.all() and 2 * int(known.sum()) >= actual.values.size and len(np.unique(got[known])) > 2:
+            if right.all() and 2 * int(known.sum()) >= known.size and len(np.unique(got[known])) > 2:
                 return f"the words are those of memory {entry.name} of {path.parent.name}"
     return None
 

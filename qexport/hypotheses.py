@@ -230,7 +230,7 @@ def _stale_weights(m: Model, its: int, ots: int) -> Iterator[Change]:
                 continue
             done.add(loops)
             whole = len(loops) == sum(size > 1 for size in sizes.values())
-            for detail, first in firsts[: 2 + whole]:  # of some loops only, tiles or taps would just be rotated
+            for detail, first in firsts[: 2 + (whole or len(loops) > 1)]:  # of one loop of several: just rotated
                 where = f"loops {' '.join(loops)}, {detail}"
                 change = stale(order, shifted, first)
                 yield Change("stale_weights", where, "weight tiles", change, loops[-1] == "tap" and first == 0)
@@ -1007,6 +1007,12 @@ def _requantizations(m: Model) -> Iterator[Change]:
     yield Change("requant_toward_zero", "of the real value", "post", exact(math.trunc, ratio))
     yield Change("requant_half_even", "", "post", exact(round, fraction))
     yield Change("requant_half_even", "of the real value", "post", exact(round, ratio))
+    step, scale = formats.steps[0], formats.output.scales[0]
+
+    def floating(acc: Int64) -> Int64:
+        return np.minimum(np.rint(np.maximum(acc, 0) * step / scale).astype(np.int64), high)
+
+    yield Change("requant_half_even", "of the real value in floating point", "post", floating)
     yield Change("requant_half_up", "", "post", exact(half_up, fraction))
     yield Change("requant_half_up", "of the real value", "post", exact(half_up, ratio))
     for by in (1, -1, 2, -2, 3, -3, 4, -4):
