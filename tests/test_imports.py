@@ -18,7 +18,7 @@ LAYERS = (
     {"errors", "intformat"},
     {"layer"},
     {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "manifest", "bench", "ports"},
-    {"export", "check", "simulate", "diagnose", "rtl"},
+    {"export", "check", "simulate", "actual", "diagnose", "explain", "rtl", "shrink"},
     {"cli"},
     {"__main__"},
 )

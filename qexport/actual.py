@@ -1,0 +1,545 @@
+"""What a design gave for one memory of a set: its words, read from the files or the waves of a run.
+
+The readers of formats.py refuse what is not to the letter what was dumped. Here people's own files are read, so what
+has only one meaning is taken: comments, other headers, line ends, upper-case digits, prefixes, another radix.
+"""
+
+import math
+import re
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.errors import QexportError
+from qexport.formats import FORMATS, FileFault, WordSpec
+from qexport.intformat import Int64, IntFormat
+from qexport.manifest import Manifest, MemoryEntry, read_manifest
+from qexport.pack import Words, unpack
+
+Known = NDArray[np.bool_]
+RESULTS = ("psum", "accumulator", "relu", "output")  # tensors that a design gives
+RADIXES = {"hex": ("hexadecimal", 4), "bin": ("binary", 1)}  # name, bits of a digit
+
+
+@dataclass(frozen=True)
+class Actual:
+    """What a design gave for one memory of a set.
+
+    values: (words, lanes), all files of the memory one after the other in manifest order, as the memory's bits and
+    signedness read them (its offset is not taken off); 0 where not known. known: the same shape, False where X, Z, or
+    the word is missing. missing: words that are not there, extra: words too many, which are dropped. notes: what was
+    read in another way than the set's own files, for people.
+    """
+
+    memory: MemoryEntry
+    values: Int64
+    known: Known
+    missing: int
+    extra: int
+    notes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class _Read:
+    """The words of one file, with their addresses where it gives some."""
+
+    values: Int64
+    known: Known
+    notes: tuple[str, ...] = ()
+    addresses: Int64 | None = None
+
+
+def read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None = None) -> Actual:
+    """Read a memory of the set `folder` as a design gave it.
+
+    `files`: one file with all words, which is what the bench writes (`simulate --keep`); the memory's files, in the
+    order of the manifest or each with its name there; or a folder, of which the files with the memory's file names,
+    else <memory>.hex, are read. Without `memory` the names decide, then width and number of the words.
+
+    Too few or too many words are counted; unknown digits are marked. Raises QexportError for everything else that
+    cannot be the memory's words, and when more than one memory fits.
+    """
+    manifest = read_manifest(folder)
+    paths = [files] if isinstance(files, Path) else list(files)
+    if len(paths) == 1 and paths[0].is_dir():
+        entry, paths = _of_folder(manifest, paths[0], memory)
+        return _read(manifest, entry, paths)
+    for path in paths:
+        if not path.is_file():
+            raise QexportError(f"actual: {path} {'is a folder' if path.is_dir() else 'does not exist'}; give a file")
+    if memory is not None:
+        return _read(manifest, _entry(manifest, memory), paths)
+    named = [m for m in manifest.memories if {p.name for p in paths} <= {Path(f.path).name for f in m.files}]
+    named = named or _mentioned(manifest, paths[0].stem)
+    if len(named) == 1:
+        return _read(manifest, named[0], paths)
+    return _guessed(manifest, named, lambda m: _read(manifest, m, paths), str(paths[0]))
+
+
+def read_wave(
+    folder: Path, file: Path, signal: str, clock: str, memory: str | None = None, valid: str | None = None
+) -> Actual:
+    """Read a memory of the set `folder` from a VCD or FST file: the words of `signal` just before each rising `clock`.
+
+    `valid` names a signal that must be 1 for a word to count. Without it, of a signal <name>tdata with a neighbour
+    <name>tvalid only the words that go over are taken: tvalid and, where there is one, tready are 1. Signals are named
+    by their full path or its end. Raises QexportError as `read_actual` does, and for a signal that is not there.
+    """
+    manifest = read_manifest(folder)
+    bits = _sampled(file, signal, clock, valid)
+    entry = None if memory is None else _entry(manifest, memory)
+
+    def read(entry: MemoryEntry) -> Actual:
+        if bits and len(bits[0]) != entry.word_bits:
+            raise QexportError(
+                f"actual: {signal} has {len(bits[0])} bits; a word of memory '{entry.name}' has {entry.word_bits}; "
+                "name the memory with --memory, or another signal"
+            )
+        spec = _spec(manifest, entry)
+        grid = np.frombuffer("".join(bits).encode(), np.uint8).reshape(-1, entry.word_bits)
+        return _joined(manifest, entry, [(0, _of_digits(grid, 1, spec))])
+
+    if entry is not None:
+        return read(entry)
+    named = _mentioned(manifest, signal.rsplit(".", 1)[-1])
+    return read(named[0]) if len(named) == 1 else _guessed(manifest, named, read, f"{file}, signal {signal}")
+
+
+# --- which memory -----------------------------------------------------------------------------------------------------
+
+
+def _entry(manifest: Manifest, name: str) -> MemoryEntry:
+    found = [entry for entry in manifest.memories if entry.name == name]
+    if not found:
+        names = ", ".join(entry.name for entry in manifest.memories)
+        raise QexportError(f"memory: the set has no memory '{name}'; it has {names}")
+    return found[0]
+
+
+def _results(manifest: Manifest) -> list[MemoryEntry]:
+    return [entry for entry in manifest.memories if entry.tensor in RESULTS]
+
+
+def _mentioned(manifest: Manifest, text: str) -> list[MemoryEntry]:
+    """The memories whose names are words of the text, such as 'relu' of 'my_relu_out'; the longest of nested names."""
+    found = [
+        entry
+        for entry in manifest.memories
+        if re.search(rf"(?<![a-z0-9]){re.escape(entry.name)}(?![a-z0-9])", text, re.IGNORECASE)
+    ]
+    return [entry for entry in found if not any(entry.name in o.name and entry is not o for o in found)]
+
+
+def _of_folder(manifest: Manifest, folder: Path, memory: str | None) -> tuple[MemoryEntry, list[Path]]:
+    """The memory of which a folder has files, and these files."""
+
+    def files_of(entry: MemoryEntry) -> list[Path]:
+        own = [folder / file.path for file in entry.files if (folder / file.path).is_file()]
+        bench = folder / f"{entry.name}.hex"
+        return own or ([bench] if bench.is_file() else [])
+
+    entries = _results(manifest) if memory is None else [_entry(manifest, memory)]
+    found = {entry.name: files for entry in entries if (files := files_of(entry))}
+    if len(found) > 1:
+        raise QexportError(f"actual: {folder} has files of {', '.join(found)}; choose one with --memory")
+    if not found:
+        names = ", ".join(dict.fromkeys(chain.from_iterable((e.files[0].path, f"{e.name}.hex") for e in entries)))
+        raise QexportError(f"actual: {folder} has no file of the set's results, such as {names}; give the file itself")
+    [(name, files)] = found.items()
+    return _entry(manifest, name), files
+
+
+def _guessed(
+    manifest: Manifest, named: Sequence[MemoryEntry], read: Callable[[MemoryEntry], Actual], what: str
+) -> Actual:
+    """The one memory whose width and number of words fit; results are asked first."""
+    results = _results(manifest)
+    others = [entry for entry in manifest.memories if entry not in results]
+    for entries in [named] if named else (results, others):
+        fitting, faults = [], []
+        for entry in entries:
+            try:
+                actual = read(entry)
+            except QexportError as error:
+                faults.append(error)
+                continue
+            if not actual.missing and not actual.extra:
+                fitting.append(actual)
+        if len(fitting) == 1:
+            return fitting[0]
+        if fitting:
+            names = ", ".join(actual.memory.name for actual in fitting)
+            raise QexportError(f"actual: {what} may be {names}; choose one with --memory")
+        if len(entries) == 1 and faults:
+            raise faults[0]
+    sizes = ", ".join(f"{e.name} {sum(f.words for f in e.files)} x {e.word_bits} bits" for e in named or results)
+    raise QexportError(
+        f"actual: {what} fits no memory of the set ({sizes}); it may be of another set, else name its memory "
+        "with --memory"
+    )
+
+
+# --- files of words ---------------------------------------------------------------------------------------------------
+
+
+def _spec(manifest: Manifest, entry: MemoryEntry, number: int = 0) -> WordSpec:
+    return entry.memory().spec(entry.tiling(manifest.array), entry.element, entry.files[number].index)
+
+
+def _read(manifest: Manifest, entry: MemoryEntry, paths: Sequence[Path]) -> Actual:
+    """The memory of these files; each has the place of its name, else they stand in order."""
+    names = [Path(file.path).name for file in entry.files]
+    given = [path.name for path in paths]
+    if len(set(given)) == len(given) and set(given) <= set(names):
+        numbers = [names.index(name) for name in given]
+    elif len(paths) in (1, len(names)):
+        numbers = list(range(len(paths)))
+    else:
+        raise QexportError(
+            f"actual: {len(paths)} files for memory '{entry.name}', which has {len(names)}; give all of them in the "
+            f"order of the manifest, files named as there ({names[0]}), or one file with all words"
+        )
+    parts = [
+        (number, _read_file(path, entry, _spec(manifest, entry, number)))
+        for number, path in zip(numbers, paths, strict=True)
+    ]
+    return _joined(manifest, entry, parts, whole=len(paths) == 1 and given[0] not in names)
+
+
+def _joined(manifest: Manifest, entry: MemoryEntry, parts: Sequence[tuple[int, _Read]], whole: bool = True) -> Actual:
+    """The memory put together of its files' words, by their numbers; a `whole` part has the words of all files."""
+    words, lanes = entry.files[0].words, entry.word_bits // entry.bits
+    values = np.zeros((words * len(entry.files), lanes), np.int64)
+    known, there = np.zeros(values.shape, np.bool_), np.zeros(len(values), np.bool_)
+    extra = 0
+    for number, read in parts:
+        room = len(values) if whole else words
+        at = np.arange(len(read.values)) if read.addresses is None else read.addresses
+        fits = at < room
+        place = at[fits] + number * words
+        values[place], known[place], there[place] = read.values[fits], read.known[fits], True
+        extra += int((~fits).sum())
+    notes = dict.fromkeys(note for _, read in parts for note in read.notes)
+    if not whole and len(parts) < len(entry.files):
+        notes[f"{len(parts)} of the memory's {len(entry.files)} files were given"] = None
+    return Actual(entry, values, known, int((~there).sum()), extra, tuple(notes))
+
+
+def _read_file(path: Path, entry: MemoryEntry, spec: WordSpec) -> _Read:
+    data = path.read_bytes()
+    if not data:
+        raise QexportError(f"actual: {path} is empty; did the run write any word?")
+    if entry.radix in (*RADIXES, "dec", "mem"):
+        return _Text(path, data, entry, spec).read()
+    try:
+        values = FORMATS[entry.radix].read(data, spec)
+    except FileFault as fault:
+        try:  # a design's bench writes words one a line, whatever the set's own files are
+            return _Text(path, data, entry, spec).read()
+        except QexportError:
+            where = f"{path}:{fault.line}" if FORMATS[entry.radix].word_lines else str(path)
+            raise QexportError(f"actual: {where}: {fault} (memory '{entry.name}' is '{entry.radix}')") from None
+    return _Read(values, np.ones(values.shape, np.bool_))
+
+
+_COMMENT = re.compile(rb"(?s)//[^\n]*|#[^\n]*|/\*.*?\*/")
+_PREFIX = re.compile(rb"\d*'s?[hbd]")
+_WORD_LIKE = re.compile(rb"[0-9a-fxz?]+|[+-]\d+|@[0-9a-f]+")
+_TEXT_BYTES = bytes([9, 10, 12, 13, *range(32, 127), *range(128, 256)])
+_UNKNOWN, _NO_DIGIT = 16, 255
+_VALUE = np.full(256, _NO_DIGIT, np.uint8)
+for _digits in (b"0123456789abcdef", b"0123456789ABCDEF"):
+    _VALUE[np.frombuffer(_digits, np.uint8)] = np.arange(16)
+_VALUE[np.frombuffer(b"xXzZ?", np.uint8)] = _UNKNOWN
+
+
+class _Text:
+    """A text of words in hexadecimal, binary or decimal digits."""
+
+    def __init__(self, path: Path, data: bytes, entry: MemoryEntry, spec: WordSpec):
+        if data.startswith((b"\xff\xfe", b"\xfe\xff")):  # as PowerShell's `>` writes
+            data = data.decode("utf-16", errors="replace").encode()
+        data = data.removeprefix(b"\xef\xbb\xbf")
+        if data.translate(None, delete=_TEXT_BYTES):
+            raise QexportError(f"actual: {path} is a binary file; give a text of one word a line")
+        self.path, self.entry, self.spec = path, entry, spec
+        self.own = "hex" if entry.radix not in (*RADIXES, "dec") else entry.radix
+        self.lines_skipped = 0
+        self.data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
+        for header in spec.header:
+            line, _, rest = self.data.partition(b"\n")
+            if line.strip() == header.encode().strip():
+                self.data, self.lines_skipped = rest, self.lines_skipped + 1
+
+    def read(self) -> _Read:
+        if self.own in RADIXES:
+            _, bits = RADIXES[self.own]
+            plain = np.frombuffer(self.data if self.data.endswith(b"\n") else self.data + b"\n", np.uint8)
+            count = math.ceil(self.spec.word_bits / bits)
+            if len(plain) % (count + 1) == 0:
+                lines = plain.reshape(-1, count + 1)
+                if (lines[:, count] == ord("\n")).all() and self._are_digits(lines[:, :count], bits):
+                    return _of_digits(lines[:, :count], bits, self.spec, self._too_wide)
+        return self._read_tokens()
+
+    @staticmethod
+    def _are_digits(characters: NDArray[np.uint8], bits: int) -> bool:
+        value = _VALUE[characters]
+        return bool(((value < 1 << bits) | (value == _UNKNOWN)).all())
+
+    def _too_wide(self, word: int) -> QexportError:
+        return QexportError(
+            f"actual: {self.path}: word {word + 1} is wider than the {self.spec.word_bits} bits of memory "
+            f"'{self.entry.name}'; name the right memory with --memory, or correct the file"
+        )
+
+    def _fault(self, line: int, message: str) -> QexportError:
+        return QexportError(f"actual: {self.path}:{line}: {message}")
+
+    def _lines(self) -> Iterator[tuple[int, list[bytes]]]:
+        """Number and tokens of each line that has some; header lines, which hold no words, are left out."""
+        text = self.data
+        if any(mark in text for mark in (b"//", b"/*", b"#")):
+            text = _COMMENT.sub(lambda match: b" " + b"\n" * match.group().count(b"\n"), text)
+        begun = False
+        for number, line in enumerate(text.lower().split(b"\n"), start=self.lines_skipped + 1):
+            tokens = [
+                _PREFIX.sub(b"", token, count=1) if _PREFIX.match(token) else token
+                for token in line.replace(b"_", b"").replace(b",", b" ").replace(b";", b" ").split()
+            ]
+            if not tokens:
+                continue
+            strange = [token for token in tokens if not _WORD_LIKE.fullmatch(token)]
+            digits = math.ceil(self.spec.word_bits / RADIXES.get(self.own, ("", 1))[1])
+            if strange and not begun and (len(tokens) > 1 or len(strange[0]) != digits):
+                continue  # a header that is not ours
+            if strange:
+                raise self._fault(number, f"'{_shown(strange[0])}' is no word; correct the file or take the line out")
+            begun = True
+            yield number, tokens
+
+    def _read_tokens(self) -> _Read:
+        lines = list(self._lines())
+        if not lines:
+            raise QexportError(f"actual: {self.path} holds no words; did the run write any?")
+        addressed: list[tuple[int, int]] = []  # number of the lines before, address
+        kept: list[tuple[int, list[bytes]]] = []
+        for number, tokens in lines:
+            marks = [token for token in tokens if token.startswith(b"@")]
+            if marks and len(tokens) > 1:
+                raise self._fault(number, f"'{_shown(marks[0])}' is an address; give it a line of its own")
+            if marks:
+                addressed.append((len(kept), int(marks[0][1:17], 16)))
+            else:
+                kept.append((number, tokens))
+        if not kept:
+            raise QexportError(f"actual: {self.path} holds addresses but no words; did the run write any?")
+        radixes = sorted((*RADIXES, "dec"), key=lambda radix: radix != self.own)
+        faults: list[QexportError] = []
+        for radix in radixes:
+            try:
+                read = self._as_decimals(kept) if radix == "dec" else self._as_digits(kept, radix, radix == self.own)
+            except QexportError as fault:
+                faults.append(fault)
+                continue
+            notes = read.notes
+            if radix != self.own:
+                notes = (*notes, f"{self.path.name} is read as {self._name(radix)} words")
+            addresses = self._addresses(addressed, kept, len(read.values)) if addressed else None
+            return _Read(read.values, read.known, notes, addresses)
+        raise faults[0]
+
+    @staticmethod
+    def _name(radix: str) -> str:
+        return RADIXES[radix][0] if radix in RADIXES else "decimal"
+
+    @staticmethod
+    def _addresses(addressed: Sequence[tuple[int, int]], lines: Sequence[tuple[int, list[bytes]]], words: int) -> Int64:
+        """The address of each word; `addressed`: before which line an address stands."""
+        counts = [1 if words == len(lines) else len(tokens) for _, tokens in lines]
+        first = np.concatenate([[0], np.cumsum(counts)])  # word of each line
+        addresses = np.arange(words)
+        for (line, address), (stop, _) in zip(addressed, [*addressed[1:], (len(lines), 0)], strict=True):
+            count = first[stop] - first[line]
+            addresses[first[line] : first[stop]] = min(address, 1 << 48) + np.arange(count)
+        return addresses
+
+    def _as_digits(self, lines: Sequence[tuple[int, list[bytes]]], radix: str, own: bool) -> _Read:
+        name, bits = RADIXES[radix]
+        count, alphabet = math.ceil(self.spec.word_bits / bits), b"01xz?" if bits == 1 else b"0123456789abcdefxz?"
+        lanes = self.spec.lanes
+        if lanes > 1 and all(len(tokens) == lanes for _, tokens in lines):  # a number for each lane
+            if self.spec.word_bits % (lanes * bits) or any(len(t) != count // lanes for _, line in lines for t in line):
+                raise self._fault(lines[0][0], f"{lanes} numbers, not of {count // lanes} {name} digits each")
+            lines = [(number, [b"".join(tokens)]) for number, tokens in lines]
+        words = [(number, token) for number, tokens in lines for token in tokens]
+        prefix = b"0x" if bits == 4 else b"0b"  # or digits: an X may be the second one
+        if all(t.startswith(prefix) for _, t in words) and not all(len(t) == count for _, t in words):
+            words = [(number, token[2:]) for number, token in words]
+        for number, token in words:
+            if token.translate(None, delete=alphabet):
+                raise self._fault(number, f"'{_shown(token)}' is no {name} word")
+        lengths = np.array([len(token) for _, token in words])
+        short = lengths < count
+        notes: tuple[str, ...] = ()
+        if short.any() or (lengths > count).any():
+            vary = bool((lengths != lengths[0]).any())
+            dropped = vary and not (lengths > count).any() and (lanes == 1 or 2 * short.sum() >= len(short))
+            if not dropped:
+                at = int(np.argmax(lengths != count))
+                number, digits = words[at][0], int(lengths[at])
+                raise self._fault(
+                    number,
+                    f"a word of {digits} {name} digits ({digits * bits} bits); memory '{self.entry.name}' has "
+                    f"{count} ({self.spec.word_bits} bits); correct the file, or name the right memory with --memory",
+                )
+            if not own:
+                raise self._fault(words[0][0], f"words of {lengths.min()} to {lengths.max()} digits")
+            letters = set(b"abcdef") & set(b"".join(token for _, token in words))
+            if bits == 4 and not letters and lanes == 1:
+                raise self._fault(words[0][0], "words of several lengths without a letter are decimal")
+            notes = (f"{self.path.name} has words without their leading zeros",)
+        text = b"".join(token.rjust(count, token[:1] if token[:1] in b"xz?" else b"0") for _, token in words)
+        grid = np.frombuffer(text, np.uint8).reshape(-1, count)
+        read = _of_digits(grid, bits, self.spec, self._too_wide)
+        return _Read(read.values, read.known, notes)
+
+    def _as_decimals(self, lines: Sequence[tuple[int, list[bytes]]]) -> _Read:
+        element, lanes = self.spec.element, self.spec.lanes
+        values, known = [], []
+        for number, tokens in lines:
+            if len(tokens) != lanes:
+                raise self._fault(
+                    number, f"{len(tokens)} numbers; a word of memory '{self.entry.name}' has {lanes} lanes"
+                )
+            for token in tokens:
+                unknown = not token.strip(b"xz?")
+                if not unknown and not token.lstrip(b"+-").isdigit():
+                    raise self._fault(number, f"'{_shown(token)}' is no decimal number")
+                value = 0 if unknown else int(token[:24])
+                if not (-(1 << (element.bits - 1)) <= value < 1 << element.bits):
+                    raise self._fault(
+                        number, f"{_shown(token)} does not fit the {element} of memory '{self.entry.name}'"
+                    )
+                values.append(value)
+                known.append(not unknown)
+        array = element.wrap(np.array(values, np.int64).reshape(-1, lanes))  # -1 and 65535 are the same 16 bits
+        return _Read(array, np.array(known, np.bool_).reshape(-1, lanes))
+
+
+def _shown(token: bytes) -> str:
+    """A token that may be of any length."""
+    text = token[:24].decode(errors="replace")
+    return text if len(token) <= 24 else f"{text}... ({len(token)} characters)"
+
+
+def _of_digits(
+    characters: NDArray[np.uint8],
+    bits: int,
+    spec: WordSpec,
+    too_wide: Callable[[int], QexportError] = lambda word: QexportError(f"word {word + 1} is too wide"),
+) -> _Read:
+    """(words, digits) characters, `bits` a digit, to codes; a lane is known when no digit of it is X or Z."""
+    digits = _VALUE[characters]
+    unknown = digits == _UNKNOWN
+    digits[unknown] = 0
+    words = _words(digits, bits)
+    spare = 8 * words.shape[1] - spec.word_bits
+    wide = words[:, 0] >> np.uint8(8 - spare) if spare else np.zeros(1, np.uint8)
+    if wide.any():
+        raise too_wide(int(np.argmax(wide != 0)))
+    values = unpack(words, spec.lanes, spec.element)
+    known = np.ones(values.shape, np.bool_)
+    if unknown.any():
+        marks = np.where(unknown, np.uint8((1 << bits) - 1), np.uint8(0))
+        known = unpack(_words(marks, bits), spec.lanes, IntFormat(spec.element.bits, False)) == 0
+        values = np.where(known, values, 0)
+    return _Read(values, known)
+
+
+def _words(digits: NDArray[np.uint8], bits: int) -> Words:
+    """(words, digits) to the big-endian bytes of each word, its unused top bits zero."""
+    digits = np.pad(digits, ((0, 0), (-digits.shape[1] % (8 // bits), 0)))
+    return np.packbits(digits, axis=1) if bits == 1 else (digits[:, 0::2] << np.uint8(4)) | digits[:, 1::2]
+
+
+# --- waves ------------------------------------------------------------------------------------------------------------
+
+
+def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str]:
+    """The bits of a signal, as 0, 1, X and Z, just before each rising edge of the clock at which a word counts."""
+    try:
+        import pywellen
+    except ImportError:
+        raise QexportError("pywellen is not installed, which reads waves; pip install 'qexport[waves]'") from None
+    if not file.is_file():
+        raise QexportError(f"actual: {file} does not exist or is no file; give a VCD or FST file")
+    try:
+        variables = list(pywellen.Waveform(str(file)).all_vars())
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
+    by_name = {variable.full_name: variable for variable in variables}
+    names = [_full_name(by_name, signal, file), _full_name(by_name, clock, file)]
+    if valid is not None:
+        names.append(_full_name(by_name, valid, file))
+    elif names[0].endswith("tdata"):
+        stem = names[0].removesuffix("tdata")
+        qualifiers = [f"{stem}tvalid", f"{stem}tready"]
+        names += [name for name in qualifiers if name in by_name] if qualifiers[0] in by_name else []
+    data, clk, *counting = (_Changes(by_name[name]) for name in names)
+    edges = clk.rising()
+    if not len(edges):
+        raise QexportError(f"actual: {file}: {names[1]} never rises; name the clock with --clock")
+    counts = np.ones(len(edges), np.bool_)
+    for qualifier in counting:
+        counts &= np.array([value == "1" for value in qualifier.before(edges)])
+    words = data.before(edges[counts])
+    if not words:
+        raise QexportError(f"actual: {file}: no word of {names[0]} goes over, because {names[2]} is never 1")
+    return words
+
+
+def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
+    """The full name of a signal that is given by its path or the end of it."""
+    plain = re.sub(r"\s*\[[\d:]+\]$", "", name)
+    found = [full for full in variables if full == plain or full.endswith(f".{plain}")]
+    if plain in found:
+        return plain
+    if not found:
+        near = [full for full in variables if full.rsplit(".", 1)[-1] == plain.rsplit(".", 1)[-1]]
+        hint = f"; there are {', '.join(near[:4])}" if near else ""
+        raise QexportError(f"actual: {file} has no signal '{name}'{hint}")
+    first = list(variables[found[0]].tv)
+    if any(list(variables[other].tv) != first for other in found[1:]):
+        raise QexportError(f"actual: {file} has {', '.join(found)}; give more of the path of '{name}'")
+    return found[0]
+
+
+class _Changes:
+    """A signal's changes."""
+
+    def __init__(self, variable: Any):
+        changes = variable.tv
+        width = variable.bitwidth or 1
+        self.times = np.array([time for time, _ in changes], np.int64)
+        self.values = [f"{value:0{width}b}" if isinstance(value, int) else str(value) for _, value in changes]
+        self.unknown = "x" * width
+
+    def rising(self) -> Int64:
+        """The times at which a one-bit signal becomes 1."""
+        pairs = zip(self.values, self.values[1:], strict=False)
+        return (
+            self.times[1:][[now == "1" != before for before, now in pairs]] if len(self.times) > 1 else self.times[:0]
+        )
+
+    def before(self, times: Int64) -> list[str]:
+        """The values just before these times."""
+        at = np.searchsorted(self.times, times, side="left") - 1
+        return [self.values[i] if i >= 0 else self.unknown for i in at.tolist()]

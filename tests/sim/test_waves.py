@@ -1,0 +1,98 @@
+"""Words are read from the waves of a run: those that went over, as a register would have sampled them."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qexport.actual import read_actual, read_wave
+from qexport.errors import QexportError
+from qexport.simulate import simulate
+from tests.sim.test_bench import on_icarus
+
+
+@on_icarus
+@pytest.mark.parametrize("waves", ["vcd", "fst"])
+def test_the_words_of_a_stream_that_stalls(simulator: str, waves: str, tiny_set: Path, tmp_path: Path) -> None:
+    simulate(tiny_set, simulator, seed=3, keep=tmp_path, waves=waves)
+    file = tmp_path / f"waves.{waves}"
+    for memory in ("psum", "relu"):
+        wanted = read_actual(tiny_set, tmp_path / f"{memory}.hex")
+        for signal in (f"m_{memory}_tdata", f"tb_tiny.dut.m_{memory}_tdata"):
+            actual = read_wave(tiny_set, file, signal, "clk")
+            assert actual.memory.name == memory
+            assert (actual.missing, actual.extra) == (0, 0)
+            assert actual.known.all()
+            assert np.array_equal(actual.values, wanted.values)
+    with pytest.raises(QexportError, match=r"has no signal 'relu'$"):
+        read_wave(tiny_set, file, "relu", "clk")
+    with pytest.raises(QexportError, match=r"no signal 'top.clk'; there are tb_tiny.clk, tb_tiny.dut.clk"):
+        read_wave(tiny_set, file, "m_relu_tdata", "top.clk")
+    with pytest.raises(QexportError, match=r"m_relu_tdata has 128 bits; a word of memory 'weight' has 32"):
+        read_wave(tiny_set, file, "m_relu_tdata", "clk", "weight")
+
+
+# A register written at the rising edges; its enable; a clock. `q` is 5 at time 10 before the edge, then 6, X, 7.
+VCD = """$timescale 1ns $end
+$scope module top $end
+$var wire 1 ! clk $end
+$var wire 1 " en $end
+$var reg 128 # q [127:0] $end
+$scope module sub $end
+$var reg 128 $ q [127:0] $end
+$upscope $end
+$upscope $end
+$enddefinitions $end
+#0
+0!
+1"
+b101 #
+b1 $
+#10
+1!
+b110 #
+#15
+0!
+#20
+1!
+bx1 #
+0"
+#25
+0!
+#30
+1!
+b111 #
+1"
+#35
+0!
+#40
+1!
+"""
+
+
+def test_a_signal_is_sampled_before_each_rising_edge(tiny_set: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.vcd"
+    file.write_text(VCD)
+    every = read_wave(tiny_set, file, "top.q", "clk", "relu")
+    assert every.values[:, -1].tolist() == [5, 6, 0, 7]
+    assert every.known.all(axis=1).tolist() == [True, True, False, True]
+    some = read_wave(tiny_set, file, "top.q", "top.clk", "relu", valid="en")
+    assert some.values[:3, -1].tolist() == [5, 6, 7]
+    assert (some.missing, some.extra) == (1, 0)
+    with pytest.raises(QexportError, match=r"has top.q, top.sub.q; give more of the path of 'q'"):
+        read_wave(tiny_set, file, "q", "clk", "relu")
+    with pytest.raises(QexportError, match=r"may be psum, accumulator, relu; choose one with --memory"):
+        read_wave(tiny_set, file, "top.q", "clk")
+    with pytest.raises(QexportError, match=r"top.sub.q never rises; name the clock with --clock"):
+        read_wave(tiny_set, file, "top.q", "sub.q", "relu")
+
+
+@pytest.mark.parametrize("content", [b"", b"no waves\n", b"\0\1\2\3" * 99, VCD[:60].encode(), VCD.encode()[:-150]])
+def test_damaged_waves_are_named(content: bytes, tiny_set: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.vcd"
+    file.write_bytes(content)
+    with pytest.raises(QexportError, match=r"^actual: .*run.vcd") as error:
+        read_wave(tiny_set, file, "q", "clk", "relu")
+    assert "\n" not in str(error.value)
+    with pytest.raises(QexportError, match=r"none.vcd does not exist"):
+        read_wave(tiny_set, tmp_path / "none.vcd", "q", "clk", "relu")
