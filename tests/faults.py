@@ -22,6 +22,7 @@ from tests import decoder
 Ints = NDArray[Any]
 Tap = tuple[int, int]
 Json = dict[str, Any]
+OUTSIDE = "unexplained"
 RESULTS = ("psum", "accumulator", "relu", "output")
 
 
@@ -111,7 +112,9 @@ class Machine:
             Pass(ot, (ot, it, tap), (it, tap))
             for ot, it, tap in itertools.product(range(self.ot), range(self.it), self.taps)
         ]
-        self.cold = False  # the first pass has no weights yet
+        self.cold: Callable[[Ints], Ints] | None = (
+            None  # (col, row): what the very first pass holds, if not its weights
+        )
         self.multiply: Callable[[Ints, Ints], Ints] = lambda weight, activation: weight * activation
         self.column: Callable[[Ints], Ints] = lambda products: products.sum(1)  # (col, row, n, py, px)
         self.psum: Callable[[Ints], Ints] = same  # (col, n, py, px)
@@ -194,10 +197,9 @@ class Machine:
         for number, one in enumerate(self.walk):
             (ot, it, (kh, kw)), (met, (ah, aw)) = one.held, one.met
             fed = rows[group[one.ot], met] if self.groups > 1 else rows[:1, met]  # (col or 1, row, n, py, px)
-            products = self.multiply(weights[ot, :, it, :, kh, kw][:, :, None, None, None], fed)
-            psum = self.psum(self.column(products))
-            if self.cold and number == 0:
-                psum[:, 0] = 0
+            psum = self.through(weights[ot, :, it, :, kh, kw], fed)
+            if self.cold is not None and number == 0:
+                psum[:, :1] = self.through(self.cold(weights), fed[:, :, :1])
             psums.append(psum)
             before = self.before(sums[one.ot], done[one.ot])
             sums[one.ot] = self.add(before, psum[:, :, y * sy + ah * dy, x * sx + aw * dx])
@@ -217,6 +219,10 @@ class Machine:
             shape = (self.images, self.it, *self.kernel, self.ot * self.col, PY, PX)
             results["psum"] = streamed.transpose(5, 1, 2, 3, 0, 4, 6, 7).reshape(shape)
         return results
+
+    def through(self, held: Ints, fed: Ints) -> Ints:
+        """(col, n, py, px) of the weights (col, row) and what streams past them (col or 1, row, n, py, px)."""
+        return self.psum(self.column(self.multiply(held[:, :, None, None, None], fed)))
 
     def text(self, tensor: str) -> str:
         """What comes back of a result: the words of its memory's files one after the other, without headers."""
@@ -350,13 +356,10 @@ def delayed(by: int, stream: bool) -> Callable[[Ints], Ints]:
     return rows
 
 
-def stale(machine: Machine, whole_tile: bool) -> Mistake:
-    """Each pass holds the weights of the pass before it, the first none; or of the same tap of the tile before."""
-    back = len(machine.taps) if whole_tile else 1
+def stale(machine: Machine, back: int, cold: Callable[[Ints], Ints] | None) -> Mistake:
+    """Each pass holds the weights of the pass `back` passes before it; the very first, `cold`."""
     walk = machine.walk
-    return put(
-        walk=[Pass(one.ot, walk[number - back].held, one.met) for number, one in enumerate(walk)], cold=not whole_tile
-    )
+    return put(walk=[Pass(one.ot, walk[number - back].held, one.met) for number, one in enumerate(walk)], cold=cold)
 
 
 def at_pass(first: int, change: Callable[[Ints], Ints], every: int = 0) -> Callable[[Ints, int], Ints]:
@@ -579,9 +582,10 @@ def listed(m: Machine) -> Iterator[Fault]:
     yield fault("stale_accumulator", "sums go on", total=lambda sums: np.cumsum(sums, axis=2))
     yield fault("stale_accumulator", "one image back", total=lambda sums: sums + np.concatenate(
         [np.zeros_like(sums[:, :, :1]), sums[:, :, :-1]], axis=2))  # fmt: skip
-    yield fault("stale_weights", "pass before", stale(m, False))
+    yield fault("stale_weights", "pass before, 0 at the start", stale(m, 1, lambda w: w[0, :, 0, :, 0, 0] * 0))
+    yield fault("stale_weights", "pass before, its own at the start", stale(m, 1, lambda w: w[0, :, 0, :, 0, 0]))
     if m.it * m.ot > 1:
-        yield fault("stale_weights", "tile before", stale(m, True))
+        yield fault("stale_weights", "tile before", stale(m, len(taps), None))
     if m.has("bias"):
         yield fault("bias_missing", "", biases=np.zeros_like)
 
@@ -623,6 +627,25 @@ def listed(m: Machine) -> Iterator[Fault]:
     yield fault("x_values", "one lane", lines=unknown(lambda word, lane: lane == 2))
     yield fault("x_values", "first words", lines=unknown(lambda word, lane: word < 3))
     yield fault("x_values", "all", lines=unknown(lambda word, lane: True))
+
+
+PAIRS = (
+    ("rows_reversed", "columns_reversed"),
+    ("rows_columns_transposed", "kh_kw_swapped"),
+    ("columns_reversed", "kernel_rotated"),
+    ("input_signed", "weight_unsigned"),
+    ("sign_magnitude", "relu_missing"),
+    ("bias_missing", "relu_missing"),
+    ("weight_bits", "input_bits"),
+)
+
+
+def paired(m: Machine) -> Iterator[Fault]:
+    """Two mistakes at once that an engineer makes together; of each the first way."""
+    ways = {one.name: one.apply for one in reversed(list(listed(m)))}
+    for pair in PAIRS:
+        if set(pair) <= set(ways):
+            yield fault(" + ".join(sorted(pair)), "", *(ways[name] for name in pair))
 
 
 # ---- mistakes that no cause names -----------------------------------------------------------------------------------
@@ -705,7 +728,7 @@ def outside(m: Machine) -> Iterator[Fault]:
     """Mistakes that are none of the causes' list, alone or in sensible pairs."""
 
     def other(how: str, **steps: Any) -> Fault:
-        return fault("unexplained", how, **steps)
+        return fault(OUTSIDE, how, **steps)
 
     gray = [code ^ code >> 1 for code in range(m.col)] if m.col & m.col - 1 == 0 else [*range(1, m.col), 0]
     yield other("random bits of the weights", weight_word=flips(1, 0.03))

@@ -1,14 +1,20 @@
-"""The sets that `diagnose` is proven on: three layers, each in two layouts."""
+"""What `diagnose` is proven on: three layers, each in two layouts, and every mistake on each."""
 
+import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import msgspec
 
+from qexport.actual import read_actual
 from qexport.layer import CodeFormat, LayerCapture
 from qexport.layout import Layout, load_layout, parse_layout
 from tests.conftest import checked_dump, make_capture
+from tests.faults import OUTSIDE, Fault, Machine, listed, outside, paired
+
+Sets = dict[tuple[str, str], Path]
 
 ROOT = Path(__file__).parent.parent
 
@@ -47,8 +53,8 @@ radix = "hex"
 [[memory]]
 name = "accumulator"
 tensor = "accumulator"
-order = "n (ot col) oy ox -> | ot n oy ox | col"
-file = "accumulator.txt"
+order = "n (ot col) oy ox -> ot | n oy ox | col"
+file = "accumulator_{ot}.txt"
 radix = "dec"
 [[memory]]
 name = "relu"
@@ -107,10 +113,113 @@ LAYOUTS: Mapping[str, Callable[[], Layout]] = {
 }
 
 
-def make_sets(out: Path) -> dict[tuple[str, str], Path]:
+def make_sets(out: Path) -> Sets:
     """(layer, layout) -> its set, those of a layout side by side; the independent decoder has checked each."""
     return {
         (layer, name): checked_dump(capture(), layout(), out / name)
         for name, layout in LAYOUTS.items()
         for layer, capture in LAYERS.items()
     }
+
+
+# ---- cases -----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Case:
+    """One mistake on one set: what came back of a memory, and which answers are right."""
+
+    layer: str
+    layout: str
+    memory: str
+    name: str
+    how: str
+    text: str
+    alike: frozenset[str]  # causes of which some way gives the very same words, `name` among them; none: no such cause
+
+    def __str__(self) -> str:
+        return f"{self.layer} {self.layout} {self.memory}: {self.name} ({self.how})"
+
+
+# Which memory is compared first goes round; where a mistake does not show in it, the next one that it shows in.
+COMPARED = ("relu", "accumulator", "output")
+
+
+@dataclass(frozen=True)
+class Cases:
+    """`invisible`: mistakes that change no result of the set. `listed_too`: those of `outside` that give the very words
+    of a cause."""
+
+    listed: list[Case]
+    outside: list[Case]
+    invisible: list[Case]
+    listed_too: list[Case]
+
+
+def make_cases(sets: Sets, layer: str, layout: str) -> Cases:
+    """All mistakes on one set."""
+    folder = sets[layer, layout]
+    machine = Machine(folder)
+    number = list(LAYERS).index(layer) + list(LAYOUTS).index(layout)
+    order = [COMPARED[(number + step) % len(COMPARED)] for step in range(len(COMPARED))]
+    right = {tensor: machine.text(tensor) for tensor in order}
+    names: dict[str, dict[str, set[str]]] = {tensor: defaultdict(set) for tensor in order}  # text -> causes
+    given: list[tuple[Fault, dict[str, str]]] = []
+    for fault in [*listed(machine), *paired(machine), *outside(machine)]:
+        faulty = Machine(folder, fault.apply)
+        texts = {tensor: faulty.text(tensor) for tensor in order}
+        given.append((fault, texts))
+        if fault.name != OUTSIDE:
+            for tensor, text in texts.items():
+                names[tensor][text].add(fault.name)
+    neighbour = next(other for other, name in sets if name == layout and other != layer)
+    strange = {tensor: Machine(sets[neighbour, layout]).text(tensor) for tensor in order}
+    given.append((Fault("other_layer", f"of {neighbour}", lambda machine: None), strange))
+
+    cases = Cases([], [], [], [])
+    for fault, texts in given:
+        if fault.probe:
+            continue
+        seen = [tensor for tensor in order if texts[tensor] != right[tensor]]
+        memory = (seen or order)[0]
+        alike = names[memory][texts[memory]] if seen else set()
+        case = Case(layer, layout, memory, fault.name, fault.how, texts[memory], frozenset(alike))
+        if not seen:
+            cases.invisible.append(case)
+        elif fault.name != OUTSIDE:
+            cases.listed.append(replace(case, alike=case.alike | {fault.name}))
+        else:
+            (cases.listed_too if alike else cases.outside).append(case)
+    return cases
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What `diagnose` said of a case."""
+
+    case: Case
+    said: tuple[tuple[str, str, float, tuple[str, ...]], ...]  # name, detail, share, alike of the first three
+    explained: bool
+    seconds: float
+
+    @property
+    def first(self) -> bool:
+        """The true cause, or one that no vector can tell from it, stands first."""
+        return self.explained and bool(self.said) and self.said[0][0] in self.case.alike
+
+    @property
+    def among_three(self) -> bool:
+        return any(name in self.case.alike for name, *_ in self.said)
+
+
+def judge(case: Case, folder: Path, scratch: Path) -> Verdict:
+    """Have `diagnose` look at a case as a user would: at a file."""
+    from qexport.diagnose import diagnose
+
+    file = scratch / "actual.txt"
+    file.write_text(case.text)
+    begin = time.perf_counter()
+    found = diagnose(folder, read_actual(folder, file, case.memory))
+    seconds = time.perf_counter() - begin
+    said = tuple((cause.name, cause.detail, cause.share, cause.alike) for cause in found.causes[:3])
+    return Verdict(case, said, found.explained, seconds)
