@@ -49,7 +49,7 @@ def to_bits(lines: list[str], radix: str, width: int, bits: int) -> Ints:
         codes = np.array([[int(one) for one in line.split(" ")] for line in lines])
         return (codes[:, :, None] >> np.arange(bits)[::-1] & 1).reshape(len(lines), width)
     if radix == "bin":
-        return np.array([[int(digit) for digit in line] for line in lines])
+        return np.frombuffer("".join(lines).encode(), np.uint8).reshape(len(lines), width).astype(np.int64) - ord("0")
     digits = -(-width // 8) * 2
     raw = np.frombuffer(bytes.fromhex("".join(line.rjust(digits, "0") for line in lines)), np.uint8)
     return np.unpackbits(raw.reshape(len(lines), -1), axis=1)[:, -width:].astype(np.int64)
@@ -62,7 +62,7 @@ def to_text(word: Ints, radix: str, bits: int, signed: bool) -> list[str]:
         codes = value_of(number(word.reshape(count, -1, bits)), bits, signed)
         return [" ".join(map(str, line)) for line in codes.tolist()]
     if radix == "bin":
-        return ["".join(map(str, line)) for line in word.tolist()]
+        return [(row + ord("0")).astype(np.uint8).tobytes().decode() for row in word]
     padded = np.pad(word, ((0, 0), (-width % 8, 0))).astype(np.uint8)
     digits = (width + 3) // 4
     return [row.tobytes().hex()[-digits:] for row in np.packbits(padded, axis=1)]
@@ -183,7 +183,8 @@ class Machine:
 
     # ---- computing --------------------------------------------------------------------------------------------------
 
-    def run(self) -> dict[str, Ints]:
+    @functools.cached_property
+    def results(self) -> dict[str, Ints]:
         """(n, oc, oy, ox) of each result, oc padded to whole tiles; psum (n, it, kh, kw, oc, py, px)."""
         weights, rows = self.load_weights(), self.load_rows()
         (PY, PX), (sy, sx), (dy, dx) = rows.shape[4:], self.stride, self.dilation
@@ -226,7 +227,7 @@ class Machine:
 
     def text(self, tensor: str) -> str:
         """What comes back of a result: the words of its memory's files one after the other, without headers."""
-        memory, values = self.memory(tensor), self.run()[tensor]
+        memory, values = self.memory(tensor), self.results[tensor]
         bits = memory["bits"]
         codes = values.flat[_places(memory["order"], values.shape, tuple(self.array.items()))] + memory["offset"]
         if memory["overflow"] == "saturate":

@@ -2,7 +2,7 @@
 
 import time
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -12,7 +12,7 @@ from qexport.actual import read_actual
 from qexport.layer import CodeFormat, LayerCapture
 from qexport.layout import Layout, load_layout, parse_layout
 from tests.conftest import checked_dump, make_capture
-from tests.faults import OUTSIDE, Fault, Machine, listed, outside, paired
+from tests.faults import OUTSIDE, Fault, Machine, fault, listed, outside, paired
 
 Sets = dict[tuple[str, str], Path]
 
@@ -156,38 +156,52 @@ class Cases:
     listed_too: list[Case]
 
 
+def given(folder: Path, one: Fault) -> dict[str, str]:
+    """What comes back of each result that is compared."""
+    machine = Machine(folder, one.apply)
+    return {tensor: machine.text(tensor) for tensor in COMPARED}
+
+
+def causes_of(answers: Iterable[tuple[Fault, dict[str, str]]]) -> dict[str, dict[str, set[str]]]:
+    """Result -> words -> the causes of which some way gives these words."""
+    names: dict[str, dict[str, set[str]]] = {tensor: defaultdict(set) for tensor in COMPARED}
+    for one, texts in answers:
+        for tensor, text in texts.items():
+            names[tensor][text].add(one.name)
+    return names
+
+
+def causes_by_text(folder: Path) -> dict[str, dict[str, set[str]]]:
+    machine = Machine(folder)
+    return causes_of((one, given(folder, one)) for one in (*listed(machine), *paired(machine)))
+
+
 def make_cases(sets: Sets, layer: str, layout: str) -> Cases:
     """All mistakes on one set."""
     folder = sets[layer, layout]
     machine = Machine(folder)
-    number = list(LAYERS).index(layer) + list(LAYOUTS).index(layout)
-    order = [COMPARED[(number + step) % len(COMPARED)] for step in range(len(COMPARED))]
+    start = list(LAYERS).index(layer) + list(LAYOUTS).index(layout)
+    order = [COMPARED[(start + step) % len(COMPARED)] for step in range(len(COMPARED))]
     right = {tensor: machine.text(tensor) for tensor in order}
-    names: dict[str, dict[str, set[str]]] = {tensor: defaultdict(set) for tensor in order}  # text -> causes
-    given: list[tuple[Fault, dict[str, str]]] = []
-    for fault in [*listed(machine), *paired(machine), *outside(machine)]:
-        faulty = Machine(folder, fault.apply)
-        texts = {tensor: faulty.text(tensor) for tensor in order}
-        given.append((fault, texts))
-        if fault.name != OUTSIDE:
-            for tensor, text in texts.items():
-                names[tensor][text].add(fault.name)
+    answers = [(one, given(folder, one)) for one in (*listed(machine), *paired(machine))]
+    names = causes_of(answers)
+    answers += [(one, given(folder, one)) for one in outside(machine)]
     neighbour = next(other for other, name in sets if name == layout and other != layer)
-    strange = {tensor: Machine(sets[neighbour, layout]).text(tensor) for tensor in order}
-    given.append((Fault("other_layer", f"of {neighbour}", lambda machine: None), strange))
+    strange = Machine(sets[neighbour, layout])
+    answers.append((fault("other_layer", f"of {neighbour}"), {tensor: strange.text(tensor) for tensor in order}))
 
     cases = Cases([], [], [], [])
-    for fault, texts in given:
-        if fault.probe:
+    for one, texts in answers:
+        if one.probe:
             continue
         seen = [tensor for tensor in order if texts[tensor] != right[tensor]]
         memory = (seen or order)[0]
-        alike = names[memory][texts[memory]] if seen else set()
-        case = Case(layer, layout, memory, fault.name, fault.how, texts[memory], frozenset(alike))
+        alike = names[memory].get(texts[memory], set()) if seen else set()
+        case = Case(layer, layout, memory, one.name, one.how, texts[memory], frozenset(alike))
         if not seen:
             cases.invisible.append(case)
-        elif fault.name != OUTSIDE:
-            cases.listed.append(replace(case, alike=case.alike | {fault.name}))
+        elif one.name != OUTSIDE:
+            cases.listed.append(replace(case, alike=case.alike | {one.name}))
         else:
             (cases.listed_too if alike else cases.outside).append(case)
     return cases
