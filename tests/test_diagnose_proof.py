@@ -2,7 +2,7 @@
 the reference RTL. Here a sample; the whole table is part of `make bench`."""
 
 import random
-from functools import cache
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -25,7 +25,9 @@ def sets(tmp_path_factory: pytest.TempPathFactory) -> Sets:
 def cases(sets: Sets) -> Cases:
     """A third of the sets, all of whose mistakes are made; which of them `diagnose` sees is drawn below."""
     some = [make_cases(sets, *key) for key in (("features_33", "default"), ("ragged", "mirror"), ("multi", "default"))]
-    return Cases(*([case for one in some for case in getattr(one, kind)] for kind in Cases.__dataclass_fields__))
+    return Cases(
+        *([case for one in some for case in getattr(one, kind)] for kind in (field.name for field in fields(Cases)))
+    )
 
 
 def test_without_a_mistake_the_model_writes_every_result_memory_of_the_sets(sets: Sets) -> None:
@@ -55,7 +57,29 @@ def test_a_mistake_that_no_cause_names_is_unexplained(sets: Sets, cases: Cases, 
     assert all(len(one.said) == 3 for one in said)
 
 
-@cache
-def one_set(scratch: Path) -> tuple[Path, Path, dict[str, dict[str, set[str]]]]:
+@dataclass(frozen=True)
+class RtlSet:
+    folder: Path
+    rtl: Path
+    causes: dict[str, dict[str, set[str]]]  # by result and words, of the model
+
+
+@pytest.fixture(scope="session")
+def rtl_set(tmp_path_factory: pytest.TempPathFactory) -> RtlSet:
+    scratch = tmp_path_factory.mktemp("rtl")
     folder = checked_dump(layer_33().part(0, 2), "default", scratch)
-    return folder, reference(folder, scratch / "rtl"), causes_by_text(folder)
+    return RtlSet(folder, reference(folder, scratch / "ws"), causes_by_text(folder))
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+@pytest.mark.parametrize("how", IN_RTL)
+def test_a_mistake_in_the_rtl_gives_the_words_of_the_model_and_is_named(
+    simulator: str, how: str, rtl_set: RtlSet, tmp_path: Path
+) -> None:
+    mutant = MUTANTS[how]
+    text = simulated(mutant, rtl_set.folder, rtl_set.rtl, tmp_path / "mutant").read_text()
+    causes = rtl_set.causes[mutant.memory][text]
+    assert mutant.name in causes
+    case = Case("features_33", "default", mutant.memory, mutant.name, how, text, frozenset(causes))
+    said = judge(case, rtl_set.folder, tmp_path)
+    assert said.first, said.said
