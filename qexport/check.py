@@ -304,6 +304,14 @@ class _FileReader:
             yield before + int(lines[word]), word, lane, _difference(got, want, word, lane)
 
 
+def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
+    """The capture in a set; raises CheckFailed when it is missing or was changed."""
+    file = folder / manifest.capture.path
+    if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
+        raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
+    return CaptureFile(file)
+
+
 def _line_of_word(word: int, format_: Format, data: bytes, spec: WordSpec, words: int) -> int:
     """The line of a word in a file of so many words; of the word behind the last one, where it would stand."""
     lines = format_.lines(data, spec, words + 1)

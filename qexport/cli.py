@@ -23,8 +23,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from qexport import __version__
-from qexport.check import Fault, dissect, verify, verify_index
+from qexport.actual import Actual, read_actual, read_wave
+from qexport.check import Fault, capture_of, dissect, verify, verify_index
+from qexport.diagnose import Diagnosis, diagnose
 from qexport.errors import CheckFailed, QexportError
+from qexport.explain import Explanation, explain, steps_csv
 from qexport.export import Dump, dump, plan, write_index, write_new_folder
 from qexport.formats import FORMATS
 from qexport.golden import MEAN_BAR, Facts, accumulator_bounds
@@ -45,7 +48,7 @@ from qexport.layout import (
     preset_names,
     preset_purpose,
 )
-from qexport.manifest import INDEX, Manifest, file_sha256, find_sets, read_manifest
+from qexport.manifest import INDEX, Manifest, find_sets, read_manifest
 from qexport.rtl import PARTS, render_rtl
 from qexport.simulate import SIMULATORS, WAVES, Verdict, simulate
 from qexport.strength import (
@@ -661,6 +664,69 @@ def _counts_text(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{memory} ({count})" for memory, count in counts.items())
 
 
+@main.command(name="diagnose")
+@click.argument("folder", type=_path())
+@click.option("--actual", "file", type=_path(), required=True, help="What your design gave: text, or VCD or FST.")
+@click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
+@click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
+@click.option("--clock", help="Of a VCD or FST: the clock at whose rising edges they are taken.")
+@json_option
+def diagnose_command(
+    folder: Path, file: Path, memory: str | None, signal: str | None, clock: str | None, as_json: bool
+) -> None:
+    """Say where what a design gave differs from a set, and which mistake explains it.
+
+    \b
+    qexport simulate vectors/features_33 --dut my_core.sv --keep run/
+    qexport diagnose vectors/features_33 --actual run/accumulator.hex
+    qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
+    qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
+    """
+    if (signal is None) != (clock is None):
+        raise click.UsageError("--signal and --clock belong together; a text file needs neither")
+    if signal is None or clock is None:
+        actual = read_actual(folder, file, memory)
+    else:
+        actual = read_wave(folder, file, signal, clock, memory)
+    watched = sys.stderr.isatty()
+    found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
+    result = {"set": str(folder), "actual": str(file), "memory": actual.memory.name, **found.as_json()}
+    _emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
+    if found.causes:
+        raise CheckFailed(f"diagnose: {file}: {found.summary}")
+
+
+def _show_diagnosis(folder: Path, file: Path, actual: Actual, found: Diagnosis) -> None:
+    rows = [
+        ("set", str(folder)),
+        ("compared", f"{file} with memory {actual.memory.name}"),
+        ("differ", f"{found.differing} of {found.total} values ({percent(found.differing, found.total)})"),
+        *(("note", note) for note in actual.notes),
+    ]
+    if found.first is not None:
+        rows.append(("first", str(found.first)))
+    rows += [("note", finding) for finding in found.findings]
+    _print(_pairs(rows))
+    if found.shares:
+        out.print()
+        click.echo("\n".join(found.map))
+    if not found.causes:
+        return
+    out.print()
+    rows = []
+    if not found.explained:
+        rows.append(("cause", "unexplained; the closest hypotheses are"))
+    for cause in found.causes:
+        rows.append(("cause" if found.explained else "", f"{cause}, {found.share_text(cause)}"))
+        rows.append(("remedy" if found.explained else "", cause.remedy))
+        if cause.alike:
+            rows.append(("alike", f"no vector of this set tells it from {', '.join(cause.alike)}"))
+    rows += [("separate", str(separation)) for separation in found.separations]
+    if found.inseparable:
+        rows.append(("", f"no vector was found that tells it from {', '.join(found.inseparable)}"))
+    _print(_pairs(rows))
+
+
 @main.command(name="rtl")
 @click.argument("folder", type=_path())
 @click.option(
@@ -738,6 +804,74 @@ def show_command(folder: Path, place: str, as_json: bool) -> None:
 _SHOWN_PLACES = 4
 
 
+def _read_output_index(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = value.split(",")
+    if len(parts) != 4 or not all(re.fullmatch(r" *[0-9]{1,9} *", part) for part in parts):
+        raise click.BadParameter(f"'{value}' is not IMAGE,OC,Y,X, such as 0,5,2,3", ctx, param)
+    return tuple(int(part) for part in parts)
+
+
+@main.command(name="explain")
+@click.argument("folder", type=_path())
+@click.option(
+    "--at", required=True, metavar="IMAGE,OC,Y,X", callback=_read_output_index, help="Image, output channel, position."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print the terms as CSV.")
+@json_option
+def explain_command(folder: Path, at: tuple[int, int, int, int], as_csv: bool, as_json: bool) -> None:
+    """Say how one output value comes about, term by term in the order of the array, with each operand's place.
+
+    Places are FILE:LINE:LANE. In a folder of sets, for every set.
+
+    \b
+    qexport explain vectors/features_33 --at 0,5,2,3
+    qexport explain vectors/features_33 --at 0,5,2,3 --csv
+    """
+    if as_csv and as_json:
+        raise click.UsageError("give either --csv or --json")
+    found = [explain(path, *at) for path in find_sets(folder)]
+    if as_csv:
+        click.echo(steps_csv(found), nl=False)
+        return
+
+    def show() -> None:
+        for one in found:
+            _show_explanation(one)
+
+    _emit(as_json, {"values": [asdict(one) for one in found]}, show)
+
+
+def _show_explanation(one: Explanation) -> None:
+    column = "" if one.column is None else f", {describe_index(one.column)} of the array"
+    out.print(f"[bold]{escape(one.set)}[/bold]: layer {escape(one.layer)}, {describe_index(one.at)}{column}")
+    numbers = ("it", "kh", "kw", "row", "ic", "input", "weight", "product", "sum")
+    table = _table(*numbers, "input at", "weight at", "")
+    ending = _table("value", "computed", "stored", "at")
+    for step in one.steps:
+        if step.kind == "term":
+            terms = (step.it, step.kh, step.kw, step.row, step.ic, step.input, step.weight, step.value, step.sum)
+            padding = "padding" if step.padding else ""
+            table.add_row(*map(str, terms), _places(step.input_at), _places(step.weight_at), padding)
+        elif step.kind == "psum":
+            tap, sums = map(str, (step.it, step.kh, step.kw)), map(str, (step.value, step.sum))
+            table.add_row(*tap, "", "", "", "psum", *sums, _places(step.at), style="bold")
+        else:
+            held = [(str(stored.value), stored.at) for stored in one.stored if stored.tensor == step.kind]
+            for value, at in held or [("-", _places(step.at))]:
+                ending.add_row(step.kind, str(step.value), value, escape(at))
+    for column_ in (*table.columns[: len(numbers)], *ending.columns[1:3]):
+        column_.justify = "right"
+    _print(table)
+    out.print()
+    _print(ending)
+
+
+def _places(places: Sequence[str]) -> str:
+    """The first, and how many more there are."""
+    more = f" and {len(places) - 1} more bits" if len(places) > 1 else ""
+    return escape(places[0]) + more if places else "-"
+
+
 @main.command(name="strength")
 @click.argument("folder", type=_path())
 @json_option
@@ -764,10 +898,7 @@ def strength_command(folder: Path, as_json: bool) -> None:
 def _strength_of(path: Path) -> dict[str, Any]:
     """The strength of a set from its capture; raises CheckFailed when the capture was changed."""
     manifest = read_manifest(path)
-    file = path / manifest.capture.path
-    if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
-        raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
-    capture = CaptureFile(file)
+    capture = capture_of(path, manifest)
     strength = measure(capture)
     info = strength.info
     if info != manifest.strength:

@@ -336,6 +336,16 @@ class _Step:
         joined = array.reshape(self.padded)[tuple(slice(size) for size in self.joined)]
         return np.flip(joined.reshape(self.moved), self.flip).transpose(np.argsort(self.transpose))
 
+    def place(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """Where `forth` puts the element of this index."""
+        moved = [
+            self.moved[at] - 1 - index[axis] if at in self.flip else index[axis]
+            for at, axis in enumerate(self.transpose)
+        ]
+        joined = np.unravel_index(np.ravel_multi_index(moved, self.moved), self.joined)
+        split = np.unravel_index(np.ravel_multi_index(joined, self.padded), self.split)
+        return tuple(int(i) for i in split)
+
 
 class Tiling:
     """An order with sizes: maps a tensor of `shape` to (files, words, lanes) and back.
@@ -426,6 +436,14 @@ class Tiling:
         for step in reversed(self._steps):
             blocks = step.back(blocks)
         return blocks
+
+    def place(self, *index: int) -> tuple[int, int, int]:
+        """File, word and lane of the tensor element of this index; the way back is `origin`."""
+        place = index
+        for step in self._steps:
+            place = step.place(place)
+        file, word, lane = place
+        return file, word, lane
 
     def file_indices(self) -> Iterator[dict[str, int]]:
         """The index of each file in C order: every file axis and, for a join, its parts."""
