@@ -9,6 +9,7 @@ import functools
 import itertools
 import json
 import math
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -293,7 +294,10 @@ def lanewise(change: Callable[[Ints], Ints]) -> Callable[[Ints, int], Ints]:
 
 
 SWAPS: dict[str, dict[str, Callable[[Ints, int], Ints]]] = {
-    "nibbles": {"of each byte": bytewise(lambda b: np.roll(b, 4, axis=2))},
+    "nibbles": {
+        "of each byte": bytewise(lambda b: np.roll(b, 4, axis=2)),
+        "of the word": lambda words, _: words.reshape(len(words), -1, 4)[:, ::-1].reshape(words.shape),
+    },
     "bytes": {
         "of the word": bytewise(lambda b: b[:, ::-1]),
         "of 16 bits": bytewise(lambda b: b.reshape(len(b), -1, 2, 8)[:, :, ::-1] if b.shape[1] % 2 == 0 else b),
@@ -494,6 +498,10 @@ def listed(m: Machine) -> Iterator[Fault]:
         yield fault("tap_off_by_one", "one early, last again", walked(m, taps[1:] + taps[-1:], taps))
         yield fault("tap_off_by_one", "one late, first not", walked(m, taps[:-1], taps[1:]), probe=True)
         yield fault("tap_off_by_one", "one early, last not", walked(m, taps[1:], taps[:-1]), probe=True)
+        orders = {"reversed": taps[::-1], "one late": taps[-1:] + taps[:-1], "one early": taps[1:] + taps[:1]}
+        for how, order in orders.items():  # what has a name of its own is another order, too
+            yield fault("tap_order", how, walked(m, order, taps), probe=True)
+        yield fault("tap_order", "columns first", walked(m, taps, turned), probe=True)
         for tap in range(last + 1):
             some = tap not in (0, last // 2, last)
             rest = taps[:tap] + taps[tap + 1 :]
@@ -508,9 +516,10 @@ def listed(m: Machine) -> Iterator[Fault]:
     # words
     for name, ways in SWAPS.items():
         for how, swap in ways.items():
-            yield fault(f"weight_{name}", how, weight_word=swap)
-            yield fault(f"input_{name}", how, input_word=swap)
-            yield fault(f"output_{name}", how, result_word=swap)
+            some = (name, how) == ("nibbles", "of the word")
+            yield fault(f"weight_{name}", how, weight_word=swap, probe=some)
+            yield fault(f"input_{name}", how, input_word=swap, probe=some)
+            yield fault(f"output_{name}", how, result_word=swap, probe=some)
     yield fault("input_signed", "", input_code=lambda c, bits, _: value_of(c, bits, True))
     yield fault("weight_unsigned", "", weight_code=lambda c, bits, _: c)
     yield fault("sign_magnitude", "weights", weight_code=lambda c, bits, _: np.where(
@@ -526,7 +535,7 @@ def listed(m: Machine) -> Iterator[Fault]:
         if min(inner) > 0:
             yield fault("padding_missing", "fewer outputs", border=lambda padded, image: image)
         yield fault("padding_missing", "not masked", border=flat(m))
-        yield fault("padding_missing", "border again", border=clamped(m))
+        yield fault("padding_value", "the border again", border=clamped(m))
         code = m.manifest["formats"]["input"]
         largest = (1 << code["bits"] - code["signed"]) - 1
         for value in range(1, largest + 1):
@@ -534,6 +543,8 @@ def listed(m: Machine) -> Iterator[Fault]:
         yield fault("padding_side", "opposite", corner=(bottom, right))
         yield fault("padding_side", "all at the top and left", corner=(top + bottom, left + right))
         yield fault("padding_side", "all at the bottom and right", corner=(0, 0))
+        for y, x in itertools.product({0, top, bottom, top + bottom}, {0, left, right, left + right}):
+            yield fault("padding_side", f"{y} at the top, {x} at the left", corner=(y, x), probe=True)
         for y, x in itertools.product((-1, 0, 1), repeat=2):
             if y or x:
                 yield fault("padding_shifted", f"{y:+d} {x:+d}", moved(1, y, x), probe=bool(y and x) and y != x)
@@ -565,15 +576,20 @@ def listed(m: Machine) -> Iterator[Fault]:
         for it in its[1:-1]:
             yield fault("tile_missing", str(it), walk=[p for p in m.walk if p.met[0] != it], probe=True)
     ends = [p for p in m.walk if p.met != (m.it - 1, taps[-1])]
-    starts = [p for p in m.walk if p.met != (0, taps[0])]
     yield fault("tile_missing", "last pass", walk=ends)
-    yield fault("tile_missing", "first pass", walk=starts, probe=True)
+    for tap in taps[:-1]:
+        rest = [p for p in m.walk if p.met != (m.it - 1, tap)]
+        yield fault("tile_missing", f"last tile's tap {tap}", walk=rest, probe=True)
 
     # accumulators
     for bits in range(4, width):
         some = bits not in (width - 1, width - 2)
         yield fault("accumulator_wraps", f"{bits} bits", add=after(wrapped(bits)), biased=wrapped(bits), probe=some)
         yield fault("accumulator_wraps", f"{bits} bits, bias wider", add=after(wrapped(bits)), probe=True)
+        unsigned = (1 << bits) - 1
+        yield fault("accumulator_wraps", f"{bits} bits without sign", biased=unsigned.__and__, probe=True)
+        yield fault("accumulator_saturates", f"{bits} bits without sign", biased=lambda s, top=unsigned: s.clip(0, top),
+                    probe=True)  # fmt: skip
         yield fault("accumulator_saturates", f"{bits} bits", add=after(clipped(bits)), biased=clipped(bits), probe=some)
         yield fault("accumulator_saturates", f"{bits} bits, bias wider", add=after(clipped(bits)), probe=True)
         yield fault("accumulator_saturates", f"{bits} bits, at the end", biased=clipped(bits), probe=bits != width - 1)
@@ -585,6 +601,9 @@ def listed(m: Machine) -> Iterator[Fault]:
         [np.zeros_like(sums[:, :, :1]), sums[:, :, :-1]], axis=2))  # fmt: skip
     yield fault("stale_weights", "pass before, 0 at the start", stale(m, 1, lambda w: w[0, :, 0, :, 0, 0] * 0))
     yield fault("stale_weights", "pass before, its own at the start", stale(m, 1, lambda w: w[0, :, 0, :, 0, 0]))
+    yield fault("stale_weights", "pass before, the last at the start", stale(m, 1, None), probe=True)
+    yield fault("stale_weights", "tap before", walked(m, taps[-1:] + taps[:-1], taps), probe=True)
+    yield fault("stale_weights", "tap before, its own at the start", walked(m, taps[:1] + taps[:-1], taps), probe=True)
     if m.it * m.ot > 1:
         yield fault("stale_weights", "tile before", stale(m, len(taps), None))
     if m.has("bias"):
@@ -620,6 +639,7 @@ def listed(m: Machine) -> Iterator[Fault]:
     if m.images > 1:
         swap = [1, 0, *range(2, m.images)]
         yield fault("image_order", "first two swapped", arrange=lambda r: r[:, :, swap], probe=True)
+    yield fault("words_shifted", "by an image, all round", arrange=lambda r: np.roll(r, 1, axis=2), probe=True)
     for lane in range(m.col):
         yield fault("lane_stuck", f"lane {lane} at 0", words=stuck(lane, 0), probe=lane != 1)
         yield fault("lane_stuck", f"lane {lane} at 1", words=stuck(lane, 1), probe=lane != 2)
@@ -638,15 +658,19 @@ PAIRS = (
     ("sign_magnitude", "relu_missing"),
     ("bias_missing", "relu_missing"),
     ("weight_bits", "input_bits"),
+    ("relu_early", "relu_missing"),
 )
 
 
 def paired(m: Machine) -> Iterator[Fault]:
-    """Two mistakes at once that an engineer makes together; of each the first way."""
-    ways = {one.name: one.apply for one in reversed(list(listed(m)))}
+    """Two mistakes at once that an engineer makes together: the ways of the first with the first way of the second."""
+    ways: dict[str, list[Fault]] = defaultdict(list)
+    for one in listed(m):
+        ways[one.name].append(one)
     for pair in PAIRS:
-        if set(pair) <= set(ways):
-            yield fault(" + ".join(sorted(pair)), "", *(ways[name] for name in pair))
+        for number, one in enumerate(ways[pair[0]]):
+            for other in ways[pair[1]][:1]:
+                yield fault(" + ".join(sorted(pair)), one.how, one.apply, other.apply, probe=number > 0)
 
 
 # ---- mistakes that no cause names -----------------------------------------------------------------------------------
@@ -766,5 +790,7 @@ def outside(m: Machine) -> Iterator[Fault]:
     yield other("rows skipped after a zero", column=skipped)
     yield other("activations of the image before in row 1", rows=changed(
         np.s_[:, :, 1], lambda fed: np.roll(fed[:, :, 1], 1, axis=2)))  # fmt: skip
-    yield other("sums halved before the last pass", before=at_pass(m.it * len(m.taps) - 1, lambda s: s >> 1))
+    yield other(
+        "sums lose an eighth before the last pass", before=at_pass(m.it * len(m.taps) - 1, lambda s: s - (s >> 3))
+    )
     yield other("requantized by 9/10", code=lambda relu: m.requantize(relu * 9 // 10))

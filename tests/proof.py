@@ -9,6 +9,7 @@ from pathlib import Path
 import msgspec
 
 from qexport.actual import read_actual
+from qexport.diagnose import diagnose
 from qexport.layer import CodeFormat, LayerCapture
 from qexport.layout import Layout, load_layout, parse_layout
 from tests.conftest import checked_dump, make_capture
@@ -228,8 +229,6 @@ class Verdict:
 
 def judge(case: Case, folder: Path, scratch: Path) -> Verdict:
     """Have `diagnose` look at a case as a user would: at a file."""
-    from qexport.diagnose import diagnose
-
     file = scratch / "actual.txt"
     file.write_text(case.text)
     begin = time.perf_counter()
