@@ -587,7 +587,9 @@ def listed(m: Machine) -> Iterator[Fault]:
         yield fault("accumulator_wraps", f"{bits} bits", add=after(wrapped(bits)), biased=wrapped(bits), probe=some)
         yield fault("accumulator_wraps", f"{bits} bits, bias wider", add=after(wrapped(bits)), probe=True)
         unsigned = (1 << bits) - 1
-        yield fault("accumulator_wraps", f"{bits} bits without sign", biased=unsigned.__and__, probe=True)
+        yield fault(
+            "accumulator_wraps", f"{bits} bits without sign", biased=lambda s, top=unsigned: s & top, probe=True
+        )
         yield fault("accumulator_saturates", f"{bits} bits without sign", biased=lambda s, top=unsigned: s.clip(0, top),
                     probe=True)  # fmt: skip
         yield fault("accumulator_saturates", f"{bits} bits", add=after(clipped(bits)), biased=clipped(bits), probe=some)
