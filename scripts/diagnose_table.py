@@ -9,6 +9,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from qexport.actual import read_actual
@@ -16,8 +17,8 @@ from qexport.diagnose import diagnose
 from qexport.export import dump
 from qexport.layout import load_layout, parse_layout
 from tests.conftest import checked_dump, make_capture
-from tests.faults import Machine, listed, outside
-from tests.proof import LAYERS, MIRROR, Case, Verdict, causes_by_text, judge, make_cases, make_sets
+from tests.faults import OUTSIDE, Machine, listed, outside
+from tests.proof import LAYERS, MIRROR, Case, Cases, Sets, Verdict, causes_by_text, judge, make_cases, make_sets
 from tests.sim.mistakes import MUTANTS, reference, simulated
 
 PAGE = Path(__file__).parent.parent / "docs" / "diagnose.md"
@@ -30,17 +31,15 @@ def said(verdict: Verdict) -> str:
     return ("" if verdict.explained else "unexplained: ") + (causes or "nothing")
 
 
-def of_model(scratch: Path) -> Iterator[tuple[str, Verdict | Case]]:
-    """'listed' or 'outside' with what was said; 'invisible' or 'listed too' with the case."""
-    sets = make_sets(scratch / "sets")
-    for layer, layout in sets:
-        cases = make_cases(sets, layer, layout)
-        for kind, some in (("listed", cases.listed), ("outside", cases.outside)):
-            for number, case in enumerate(some):
-                print(f"{layer} {layout}: {kind} {number + 1} of {len(some)}", end="\033[K\r", file=sys.stderr)
-                yield kind, judge(case, sets[layer, layout], scratch)
-        yield from (("invisible", case) for case in cases.invisible)
-        yield from (("listed too", case) for case in cases.listed_too)
+def of_set(sets: Sets, layer: str, layout: str) -> tuple[list[Verdict], list[Verdict], Cases]:
+    """What was said of the listed mistakes on one set, and of those outside; the cases."""
+    cases = make_cases(sets, layer, layout)
+    with tempfile.TemporaryDirectory() as scratch:
+        listed, outside = (
+            [judge(case, sets[layer, layout], Path(scratch)) for case in some] for some in (cases.listed, cases.outside)
+        )
+    print(f"{layer}, layout {layout}: {len(listed) + len(outside)} mistakes", file=sys.stderr)
+    return listed, outside, cases
 
 
 def of_rtl(scratch: Path) -> Iterator[Verdict]:
@@ -49,7 +48,6 @@ def of_rtl(scratch: Path) -> Iterator[Verdict]:
     alike = {layer: causes_by_text(folder) for layer, folder in sets.items()}
     plain = {layer: reference(folder, scratch / f"{layer}_rtl") for layer, folder in sets.items()}
     for how, mutant in MUTANTS.items():
-        print(f"RTL: {how}", end="\033[K\r", file=sys.stderr)
         text = simulated(mutant, sets[mutant.layer], plain[mutant.layer], scratch / "mutant").read_text()
         shutil.rmtree(scratch / "mutant")
         names = alike[mutant.layer][mutant.memory].get(text.lower(), set()) | {mutant.name}
@@ -60,11 +58,10 @@ def of_rtl(scratch: Path) -> Iterator[Verdict]:
 def timed(scratch: Path) -> Iterator[str]:
     """Seconds for layer 33 and for a 512x512 layer with 8 images; the answer to a mistake that no cause names is the
     longest, because everything is tried."""
-    without_psum = (
-        MIRROR[: MIRROR.index('[[memory]]\nname = "psum"')] + MIRROR[MIRROR.index('[[memory]]\nname = "acc') :]
-    )
+    blocks = MIRROR.split("[[memory]]")
+    text = "[[memory]]".join(block for block in blocks if '"psum"' not in block and '"output"' not in block)
     large = make_capture(plane=(4, 4), images=8, in_channels=512, out_channels=512, name="large")
-    layouts = {"features_33": load_layout("default"), "large": parse_layout(without_psum, "mirror.toml")}
+    layouts = {"features_33": load_layout("default"), "large": parse_layout(text, "mirror.toml")}
     for capture in (LAYERS["features_33"](), large):
         folder = dump(capture, layouts[capture.layer.slug], scratch / "timed").folder
         machine = Machine(folder)
@@ -87,27 +84,22 @@ def percent(some: int, of: int) -> str:
 
 def table(scratch: Path) -> str:
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    misses, outside, rtl, too = list[str](), list[Verdict](), list[Verdict](), 0
-    for kind, one in of_model(scratch):
-        if isinstance(one, Case):
-            too += kind == "listed too"
-            if kind == "invisible" and one.name != "unexplained":
-                counts[one.name]["invisible"] += 1
-            continue
-        if kind == "outside":
-            outside.append(one)
-            if one.explained:
-                misses.append(f"- {one.case}: {said(one)}")
-            continue
-        row = counts[one.case.name]
-        row.update({"cases": 1, "first": one.first, "three": one.among_three, "class": len(one.case.alike) > 1})
-        if not one.first:
-            misses.append(f"- {one.case}: {said(one)}")
-    for one in of_rtl(scratch):
-        rtl.append(one)
-        if not one.first:
-            misses.append(f"- {one.case}: {said(one)}")
-    print(end="\033[K", file=sys.stderr)
+    outside, too = list[Verdict](), 0
+    wrong = list[Verdict]()
+    sets = make_sets(scratch / "sets")
+    with ProcessPoolExecutor() as pool:
+        for named, others, cases in pool.map(of_set, *zip(*((sets, *key) for key in sets), strict=True)):
+            for one in named:
+                row = counts[one.case.name]
+                row.update({"cases": 1, "first": one.first, "three": one.among_three, "class": len(one.case.alike) > 1})
+            for case in cases.invisible:
+                if case.name != OUTSIDE:
+                    counts[case.name]["invisible"] += 1
+            outside += others
+            too += len(cases.listed_too)
+            wrong += [one for one in named if not one.first] + [one for one in others if one.explained]
+    rtl = list(of_rtl(scratch))
+    wrong += [one for one in rtl if not one.first]
     head = ("cause", "cases", "first", "among three", "in a class", "invisible")
     rows = [head] + [
         (f"`{name}`", *(str(row[key]) for key in ("cases", "first", "three", "class", "invisible")))
@@ -133,7 +125,7 @@ def table(scratch: Path) -> str:
             f"{too} more give the very words of a cause and are not counted.",
             *(f"- {line}." for line in timed(scratch)),
             "",
-            *(["Missed:", "", *misses] if misses else ["Missed: none."]),
+            *(["Missed:", "", *(f"- {one.case}: {said(one)}" for one in wrong)] if wrong else ["Missed: none."]),
         ]
     )
 

@@ -498,6 +498,10 @@ def listed(m: Machine) -> Iterator[Fault]:
         yield fault("tap_off_by_one", "one early, last again", walked(m, taps[1:] + taps[-1:], taps))
         yield fault("tap_off_by_one", "one late, first not", walked(m, taps[:-1], taps[1:]), probe=True)
         yield fault("tap_off_by_one", "one early, last not", walked(m, taps[1:], taps[:-1]), probe=True)
+        for axis, name in enumerate(("kh", "kw")):  # the counter of one axis is off
+            for by in (-1, 1):
+                held = [tuple((at + by * (a == axis)) % m.kernel[a] for a, at in enumerate(tap)) for tap in taps]
+                yield fault("tap_off_by_one", f"{name} {by:+d}", walked(m, held, taps), probe=True)
         for tap in range(last + 1):
             some = tap not in (0, last // 2, last)
             rest = taps[:tap] + taps[tap + 1 :]
