@@ -337,7 +337,7 @@ class _Trial:
         agree = values == got
         wanted = int((wrong & said).sum())
         fixed, broken = int((wrong & agree).sum()), int((known & ~wrong & said & ~agree).sum())
-        if not wanted or (sample is None and 2 * fixed < int(wrong.sum())):
+        if not wanted or (sample is None and 4 * fixed < int(wrong.sum())):  # it says too little
             share = (fixed - broken) / max(int(wrong.sum()), 1)
             return _Scored(changes, min(share, 0.5), False, int((~said).sum()))
         return _Scored(changes, (fixed - broken) / wanted, fixed == wanted and not broken, int((~said).sum()))

@@ -112,7 +112,7 @@ def _orders(count: int) -> Iterator[tuple[str, list[int], bool]]:
         ("first half and second half interleaved", _interleaved(count), False),
         *((f"rotated by {by}", straight[by:] + straight[:by], False) for by in range(2, min(count, 16))),
         *((f"{i} and {i + 1} exchanged", _exchanged(count, i), False) for i in range(min(count - 1, 16))),
-        *((f"{list(p)}", list(p), False) for p in permutations(straight) if count <= 4),
+        *((f"{list(p)}", list(p), False) for p in (permutations(straight) if count <= 4 else ())),
     ):
         if tuple(order) not in seen:
             seen.add(tuple(order))
