@@ -189,6 +189,8 @@ def main() -> None:
         make_pictures(Path(pictures), 256)
         all_layers(Path(pictures))
     reference_rtl()
+    print("\nqexport diagnose")
+    subprocess.run([sys.executable, "-m", "scripts.diagnose_table"], cwd=ROOT, check=True)
 
 
 if __name__ == "__main__":

@@ -69,9 +69,9 @@ def timed(scratch: Path) -> Iterator[str]:
         for what, faults in wanted.items():
             fault = next(fault for fault in faults if what in (fault.name, fault.how))
             file = scratch / "actual.txt"
-            file.write_text(Machine(folder, fault.apply).text("relu"))
+            file.write_text(Machine(folder, fault.apply).text("accumulator"))
             begin = time.perf_counter()
-            found = diagnose(folder, read_actual(folder, file, "relu"))
+            found = diagnose(folder, read_actual(folder, file, "accumulator"))
             seconds = time.perf_counter() - begin
             answer = found.causes[0].name if found.explained else "unexplained"
             channels = f"{capture.layer.in_channels}x{capture.layer.out_channels}, {capture.images} images"
