@@ -317,13 +317,6 @@ def walked(machine: Machine, held: list[Tap], met: list[Tap]) -> Mistake:
     return put(walk=[Pass(ot, (ot, it, tap), (it, other)) for ot, it in tiles for tap, other in pairs])
 
 
-def moved(by: int, y: int, x: int) -> Mistake:
-    def apply(machine: Machine) -> None:
-        machine.corner = machine.corner[0] + by * y, machine.corner[1] + by * x
-
-    return apply
-
-
 def flat(machine: Machine) -> Callable[[Ints, Ints], Ints]:
     """The padding is not masked: what lies at the address that is computed for it comes through."""
     top, _, left, _ = machine.padding
@@ -471,7 +464,6 @@ def no_relu_code(machine: Machine) -> Callable[[Ints], Ints]:
 
 def listed(m: Machine) -> Iterator[Fault]:
     """Every mistake that `diagnose` has to name, in some ways each, for the sizes of the machine `m`."""
-
     taps, last = m.taps, len(m.taps) - 1
     width = max(m.high, -m.low - 1, 1).bit_length() + 1  # bits that hold every accumulator of these images
     top, bottom, left, right = m.padding
@@ -547,7 +539,8 @@ def listed(m: Machine) -> Iterator[Fault]:
             yield fault("padding_side", f"{y} at the top, {x} at the left", corner=(y, x), probe=True)
         for y, x in itertools.product((-1, 0, 1), repeat=2):
             if y or x:
-                yield fault("padding_shifted", f"{y:+d} {x:+d}", moved(1, y, x), probe=bool(y and x) and y != x)
+                yield fault("padding_shifted", f"{y:+d} {x:+d}", corner=(top + y, left + x),
+                            probe=y * x < 0)  # fmt: skip
     if tuple(m.stride) != (1, 1):
         sizes = zip((PY, PX) if any(m.padding) else m.plane, m.dilation, m.kernel, m.stride, strict=True)
         outputs = tuple((size - d * (k - 1) - 1) // s + 1 for size, d, k, s in sizes)
