@@ -138,35 +138,48 @@ def read_capture(folder: Path, manifest: Manifest) -> LayerCapture:
     return LayerCapture.load(file)
 
 
+class Comparison:
+    """A memory of a set beside what a design gave for it, in the tensor's axes: `got`, `known`, and `wrong` values."""
+
+    def __init__(self, folder: Path, actual: Actual):
+        """Raises QexportError when the memory holds no results of the layer, CheckFailed when the set was changed."""
+        manifest, entry = read_manifest(folder), actual.memory
+        if entry.tensor not in RESULTS:
+            raise QexportError(
+                f"memory: '{entry.name}' holds {entry.tensor}; diagnose compares results: {', '.join(RESULTS)}"
+            )
+        self.folder, self.actual = folder, actual
+        self.model = Model(manifest, read_capture(folder, manifest), entry, array_sides(manifest)[0])
+        tiling = self.model.tiling
+        shape = (tiling.files, tiling.words, tiling.lanes)
+        self.got = tiling.untile(actual.values.reshape(shape))
+        self.known = tiling.untile(actual.known.reshape(shape).astype(np.int64)) != 0
+        self.wrong = ~self.known | (self.got != self.model.golden)
+
+    def where(self) -> Diagnosis:
+        """Where something differs; nothing is said of the causes."""
+        findings = [f"{self.actual.extra} words too many at the end"] if self.actual.extra else []
+        first, shares = None, {}
+        if self.wrong.any():
+            first = _first(self.folder, self.model, self.got, self.known, self.wrong)
+            findings += _findings(self.model, self.got, self.known, self.wrong, self.actual.missing)
+            shares = _shares(self.model, self.wrong)
+        return Diagnosis(int(self.wrong.sum()), self.wrong.size, first, tuple(findings), shares, (), True)
+
+
 def diagnose(folder: Path, actual: Actual, progress: Callable[[str], None] = lambda what: None) -> Diagnosis:
     """Compare what a design gave with a set, and look for the hypothesis that explains the differences.
 
-    Raises QexportError when the memory holds no results of the layer, CheckFailed when the set was changed.
+    `progress` is told what is tried. Raises as Comparison does.
     """
-    manifest, entry = read_manifest(folder), actual.memory
-    if entry.tensor not in RESULTS:
-        raise QexportError(
-            f"memory: '{entry.name}' holds {entry.tensor}; diagnose compares results: {', '.join(RESULTS)}"
-        )
-    capture = read_capture(folder, manifest)
-    model = Model(manifest, capture, entry, array_sides(manifest)[0])
-    tiling = model.tiling
-    shape = (tiling.files, tiling.words, tiling.lanes)
-    got = tiling.untile(actual.values.reshape(shape))
-    known = tiling.untile(actual.known.reshape(shape).astype(np.int64)) != 0
-    wrong = ~known | (got != model.golden)
-    differing = int(wrong.sum())
-    findings = [] if not actual.extra else [f"{actual.extra} words too many at the end"]
-    if not differing:
-        if not actual.extra:
-            return Diagnosis(0, wrong.size, None, (), {}, (), True)
-        cause = _cause("word_count", f"{actual.extra} words too many at the end", 1.0)
-        return Diagnosis(0, wrong.size, None, tuple(findings), {}, (cause,), True)
-    first = _first(folder, model, got, known, wrong)
-    findings += _findings(model, got, known, wrong, actual.missing)
-    shares = _shares(model, wrong)
-    found = _search(folder, model, actual, got, known, wrong, progress)
-    return Diagnosis(differing, wrong.size, first, tuple(findings), shares, *found)
+    compared = Comparison(folder, actual)
+    found = compared.where()
+    if found.differing:
+        causes = _search(folder, compared.model, actual, compared.got, compared.known, compared.wrong, progress)
+        return replace(found, **causes)
+    if actual.extra:
+        return replace(found, causes=(_cause("word_count", f"{actual.extra} words too many at the end", 1.0),))
+    return found
 
 
 def _cause(name: str, detail: str, share: float, alike: tuple[str, ...] = ()) -> Cause:
@@ -366,14 +379,14 @@ def _search(
     known: Bools,
     wrong: Bools,
     progress: Callable[[str], None],
-) -> tuple[tuple[Cause, ...], bool, tuple[Separation, ...], tuple[str, ...]]:
-    """Causes, whether they explain, and what separates the members of a class."""
+) -> dict[str, Any]:
+    """What a Diagnosis says of the causes."""
     unknown = not known.all()
     if unknown and not (wrong & known).any():
         count = int((~known).sum())
         if actual.missing * model.tiling.lanes >= count:
-            return (_cause("word_count", f"{actual.missing} words are missing at the end", 1.0),), True, (), ()
-        return (_cause("x_values", f"{count} values are X or Z, all others are right", 1.0),), True, (), ()
+            return {"causes": (_cause("word_count", f"{actual.missing} words are missing at the end", 1.0),)}
+        return {"causes": (_cause("x_values", f"{count} values are X or Z, all others are right", 1.0),)}
     sides = array_sides(model.manifest)
     model, got, known = _fewer_images(model, got, known, wrong)
     trial = _Trial(model, got, known)
@@ -389,7 +402,7 @@ def _search(
     exact = [scored for scored in singles if scored.all]
     others = _other_sets(folder, actual) if not exact else None
     if others is not None:
-        return (_cause("other_layer", others, 1.0),), True, (), ()
+        return {"causes": (_cause("other_layer", others, 1.0),)}
     tried = singles
     if not exact:
         progress("pairs of mistakes")
@@ -404,7 +417,7 @@ def _search(
     for scored in ranked:
         best.setdefault(scored.name, scored)
     closest = [_cause(s.name, s.detail, max(s.share, 0.0)) for s in list(best.values())[:CLOSEST]]
-    return tuple(closest), bool(closest) and closest[0].share >= STRONG, (), ()
+    return {"causes": tuple(closest), "explained": closest[0].share >= STRONG}
 
 
 def _fewer_images(model: Model, got: Int64, known: Bools, wrong: Bools) -> tuple[Model, Int64, Bools]:
@@ -453,9 +466,7 @@ def _pairs(trial: _Trial, changes: Sequence[Change]) -> list[_Scored]:
     return [trial.score(scored.changes) for scored in near[:_PAIR_RUNS]]
 
 
-def _class(
-    model: Model, exact: Sequence[_Scored], marks: str, progress: Callable[[str], None]
-) -> tuple[tuple[Cause, ...], bool, tuple[Separation, ...], tuple[str, ...]]:
+def _class(model: Model, exact: Sequence[_Scored], marks: str, progress: Callable[[str], None]) -> dict[str, Any]:
     """Those that explain all are one class: they predict the same on this set. The likeliest stands first."""
     ranked = sorted(exact, key=lambda scored: scored.unsaid)
     best = ranked[0]
@@ -475,13 +486,11 @@ def _class(
     if marks:
         cause = replace(cause, name=" + ".join(sorted([*cause.name.split(" + "), "x_values"])))
         cause = replace(cause, remedy=f"{cause.remedy} {REMEDIES['x_values']}")
-    return (cause,), True, tuple(separations), tuple(inseparable)
+    return {"causes": (cause,), "separations": tuple(separations), "inseparable": tuple(inseparable)}
 
 
 def _other_sets(folder: Path, actual: Actual) -> str | None:
     """The memory of a set beside this one whose words came back."""
-    from qexport.formats import WordSpec  # noqa: F401
-
     here = folder.resolve()
     for path in sorted(here.parent.glob(f"*/{MANIFEST}")):
         if path.parent == here:
@@ -496,14 +505,10 @@ def _other_sets(folder: Path, actual: Actual) -> str | None:
                 continue
             count = min(len(words), len(actual.values))
             got, known = actual.values[:count], actual.known[:count]
-            right = (got == entry_values(entry, words[:count])) | ~known
+            right = (got == words[:count]) | ~known
             if right.all() and 2 * int(known.sum()) >= actual.values.size and len(np.unique(got[known])) > 2:
                 return f"the words are those of memory {entry.name} of {path.parent.name}"
     return None
-
-
-def entry_values(entry: MemoryEntry, words: Int64) -> Int64:
-    return words
 
 
 def _stored_words(folder: Path, manifest: Manifest, entry: MemoryEntry, lanes: int) -> Int64 | None:

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
 from itertools import permutations, product
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from qexport.errors import QexportError
 from qexport.golden import pad, patches
 from qexport.intformat import Int64, IntFormat
+from qexport.layout import Tiling
 from qexport.rerun import UNKNOWN, Change, Model, Sums, Wiring, bit_orders, cross
 
 Bools = NDArray[np.bool_]
@@ -161,7 +164,9 @@ def _weights(m: Model) -> Iterator[Change]:
         order = [i for start in range(0, inputs, row) for i in reversed(range(start, min(start + row, inputs)))]
         yield Change("rows_reversed", "only those in use", "weight tiles", _taken(1, order))
     if m.capture.bias is not None:
-        yield Change("columns_reversed", "of the weights", "weight tiles", _on_tiles(row, col, lambda t: t[:, ::-1]))
+        yield Change(
+            "columns_reversed", "of the weights", "weight tiles", _on_tiles(row, col, lambda t: t[:, ::-1]), True
+        )
     yield Change("rows_columns_transposed", "", "weight tiles", _on_tiles(row, col, _transposed), True)
     if inputs == outputs and (inputs > row or outputs > col):
         yield Change("rows_columns_transposed", "of all channels", "weight tiles", lambda w: w.transpose(1, 0, 2, 3))
@@ -177,8 +182,8 @@ def _weights(m: Model) -> Iterator[Change]:
         for name in ("input_tile_order", "output_tile_order"):
             detail = "of the weights, input and output tiles' loops exchanged"
             yield Change(name, detail, "weight tiles", _on_tiles(row, col, _loops_exchanged))
-    yield from _stale_weights(m, its, ots)
     yield from _taps(layer.kernel)
+    yield from _stale_weights(m, its, ots)
 
 
 def _transposed(tiles: Int64) -> Int64:
@@ -224,10 +229,16 @@ def _stale_weights(m: Model, its: int, ots: int) -> Iterator[Change]:
             if not loops or loops in done:
                 continue
             done.add(loops)
-            for detail, first in firsts:
+            whole = len(loops) == sum(size > 1 for size in sizes.values())
+            for detail, first in firsts[: 2 + whole]:  # of some loops only, tiles or taps would just be rotated
                 where = f"loops {' '.join(loops)}, {detail}"
                 change = stale(order, shifted, first)
                 yield Change("stale_weights", where, "weight tiles", change, loops[-1] == "tap" and first == 0)
+            if whole and order == _LOOPS:
+                for what, right in (("zero", False), ("right", True)):
+                    where = f"loops {' '.join(loops)}, the first of all {what}, of each image from the last"
+                    also = (_first_pass(m, right),)
+                    yield Change("stale_weights", where, "weight tiles", stale(order, shifted, 2), also=also)
     steps = its * sizes["tap"]
     if 1 < steps <= 72:  # a single load that came too late
         for step in range(1, steps):
@@ -235,6 +246,31 @@ def _stale_weights(m: Model, its: int, ots: int) -> Iterator[Change]:
                 "stale_weights", f"of input tile {step // sizes['tap']}, tap {step % sizes['tap']} only",
                 "weight tiles", _on_tiles(m.row, m.col, _one_stale(step)),
             )  # fmt: skip
+
+
+def _first_pass(m: Model, right: bool) -> Change:
+    """The very first pass of the array has the right weights, or 0."""
+    if m.tensor == "psum":
+
+        def first(values: Int64) -> Int64:
+            values = values.copy()
+            values[0, 0, 0, 0, : m.col] = m.golden[0, 0, 0, 0, : m.col] if right else 0
+            return values
+
+        return Change("stale_weights", "", "result", first)
+
+    def change(sums: Sums) -> Int64:
+        out = sums.total + sums.offset
+        inputs, outputs = sums.weight.shape[1], len(sums.weight) // sums.groups
+        used = min(m.row, inputs)
+        for image in np.flatnonzero(sums.images == 0):
+            for output in np.flatnonzero(sums.outputs < m.col):
+                seen = sums.seen[image, output // outputs * inputs :][:used, 0, 0]
+                wanted = m.capture.weight[sums.outputs[output], :used, 0, 0] * right
+                out[image, output] += np.tensordot(wanted - sums.weight[output, :used, 0, 0], seen, 1)
+        return out
+
+    return Change("stale_weights", "", "sum", change)
 
 
 def _one_stale(step: int) -> Callable[[Int64], Int64]:
@@ -536,6 +572,10 @@ def _planes(m: Model) -> Iterator[Change]:
         sy, sx = layer.stride
         yield Change("stride_ignored", "", "gather", _stepped(m, (1, 1), False), True)
         yield Change("stride_ignored", "the larger plane row by row", "gather", _stepped(m, (1, 1), True))
+        if not m.memory.order.has_bits:
+            part = Change("stride_ignored", "", "history", _cut_to_words(m))
+            detail = "the larger planes one after the other"
+            yield Change("stride_ignored", detail, "gather", _stepped(m, (1, 1), None), also=(part,))
         for stride, what in (((1, sx), "downwards"), ((sy, 1), "sideways")):
             if stride not in (layer.stride, (1, 1)):
                 yield Change("stride_ignored", what, "gather", _stepped(m, stride, False))
@@ -545,8 +585,20 @@ def _rolled(y: int, x: int) -> Callable[[Int64], Int64]:
     return lambda planes: np.roll(planes, (y, x), axis=(2, 3))
 
 
-def _stepped(m: Model, stride: tuple[int, int], dense: bool) -> Callable[[Int64], Int64]:
-    """Windows that step by another stride: the first of each row, or of the plane in a row."""
+def _cut_to_words(m: Model) -> Callable[[Int64], Int64]:
+    """Of larger planes, written in the memory's order, as many words as the memory has."""
+
+    def change(values: Int64) -> Int64:
+        blocks = Tiling(m.memory.order, values.shape, m.manifest.array, m.entry.bits).tile(values)
+        if blocks.shape[::2] != (m.tiling.files, m.tiling.lanes):
+            return values[:, :, : m.shape[2], : m.shape[3]]
+        return m.tiling.untile(blocks[:, : m.tiling.words])
+
+    return change
+
+
+def _stepped(m: Model, stride: tuple[int, int], dense: bool | None) -> Callable[[Int64], Int64]:
+    """Windows that step by another stride: the first of each row (False), of the plane (True), or all (None)."""
     rows, cols = m.layer.output_plane(m.plane)
     (kernel_h, kernel_w), (dy, dx) = m.layer.kernel, m.layer.dilation
 
@@ -556,6 +608,8 @@ def _stepped(m: Model, stride: tuple[int, int], dense: bool) -> Callable[[Int64]
         out = np.empty((*planes.shape[:2], kernel_h, kernel_w, high, wide), np.int64)
         for kh, kw in product(range(kernel_h), range(kernel_w)):
             out[:, :, kh, kw] = planes[:, :, kh * dy :: stride[0], kw * dx :: stride[1]][:, :, :high, :wide]
+        if dense is None:
+            return out
         if dense:
             return out.reshape(*out.shape[:4], -1)[..., : rows * cols].reshape(*out.shape[:4], rows, cols)
         return out[..., :rows, :cols]
@@ -579,6 +633,8 @@ def _padding_missing(m: Model) -> Iterator[Change]:
 
     in_plane = (flat >= 0) & (flat < high * wide)
     yield Change("padding_missing", "addresses run on into the next row", "pad", read(flat, in_plane), True)
+    around = read(flat % (high * wide), np.ones_like(in_plane))
+    yield Change("padding_missing", "addresses run on, round the plane", "pad", around, True)
     yield Change("padding_missing", "addresses run on, held at the ends", "pad", read(flat, np.ones_like(in_plane)))
     yield Change("padding_missing", "on the left and right only", "pad", read(flat, (y >= 0) & (y < high) & in_plane))
     rows = np.clip(y, 0, high - 1) * wide + x
@@ -603,38 +659,43 @@ def _padding_missing(m: Model) -> Iterator[Change]:
         return
     inner = patches(pad(np.ones((1, 1, *m.plane), np.int64), m.layer), m.layer, m.plane)[0, 0].all(axis=(0, 1))
     if inner.any() and not inner.all():
-        ys, xs = np.flatnonzero(inner.any(axis=1)), np.flatnonzero(inner.any(axis=0))
-        size = (len(ys), len(xs))
+        yield Change("padding_missing", "outputs at the border are 0", "result", lambda v: np.where(inner, v, 0))
+    bare = msgspec.structs.replace(m.layer, padding=(0, 0, 0, 0))
+    try:
+        size = bare.output_plane(m.plane)
+    except QexportError:  # the kernel is larger than the plane
+        return
 
-        def only_inside(values: Int64, missing: int = 0) -> Int64:
-            return np.where(inner, values, missing)
+    def smaller(planes: Int64) -> Int64:
+        """The windows that lie inside, in the corner of those that there should be."""
+        inside = patches(planes[:, :, top : top + high, left : left + wide], bare, m.plane)
+        return np.pad(inside, [*[(0, 0)] * 4, *((0, want - has) for want, has in zip(m.shape[2:], size, strict=True))])
 
-        def at_the_front(values: Int64) -> Int64:
-            out = np.zeros_like(values)
-            out[:, :, : size[0], : size[1]] = values[:, :, ys[:, np.newaxis], xs]
-            return out
+    def corner(values: Int64) -> Int64:
+        out = np.zeros_like(values)
+        out[:, :, : size[0], : size[1]] = values[:, :, : size[0], : size[1]]
+        return out
 
-        def packed(values: Int64) -> Int64:
-            out = np.zeros_like(values).reshape(*values.shape[:2], -1)
-            out[:, :, : math.prod(size)] = values[:, :, ys[:, np.newaxis], xs].reshape(*values.shape[:2], -1)
-            return out.reshape(values.shape)
+    def row_by_row(values: Int64) -> Int64:
+        out = np.zeros_like(values).reshape(*values.shape[:2], -1)
+        out[:, :, : math.prod(size)] = values[:, :, : size[0], : size[1]].reshape(*values.shape[:2], -1)
+        return out.reshape(values.shape)
 
-        def file_packed(blocks: Int64) -> Int64:
-            """The words of the smaller planes one after the other; nothing behind them."""
-            from qexport.layout import Tiling
+    def word_by_word(blocks: Int64) -> Int64:
+        values = m.tiling.untile(blocks)[:, :, : size[0], : size[1]]
+        small = Tiling(m.memory.order, values.shape, m.manifest.array, m.entry.bits).tile(values)
+        out = np.full_like(blocks, UNKNOWN)
+        if small.shape[::2] == blocks.shape[::2]:
+            out[:, : small.shape[1]] = small
+        return out
 
-            values = m.tiling.untile(blocks)[:, :, ys[:, np.newaxis], xs]
-            small = Tiling(m.memory.order, values.shape, m.manifest.array, m.entry.bits).tile(values)
-            out = np.full_like(blocks, UNKNOWN)
-            if small.shape[::2] == blocks.shape[::2]:
-                out[:, : small.shape[1]] = small
-            return out
-
-        yield Change("padding_missing", "outputs at the border are 0", "result", only_inside)
-        yield Change("padding_missing", "the smaller plane, 0 behind it", "result", at_the_front)
-        yield Change("padding_missing", "the smaller plane row by row, 0 behind it", "result", packed)
-        if not m.memory.order.has_bits:
-            yield Change("padding_missing", "the smaller planes one after the other", "words", file_packed)
+    for detail, stage, placed in (
+        ("the smaller plane in the corner, else 0", "result", corner),
+        ("the smaller plane row by row, 0 behind it", "result", row_by_row),
+        ("the smaller planes one after the other", "words", word_by_word),
+    ):
+        part = Change("padding_missing", "", stage, placed)
+        yield Change("padding_missing", detail, "gather", smaller, also=(part,))
 
 
 # --- accumulation ---------------------------------------------------------------------------------------------------
@@ -671,16 +732,25 @@ def _accumulation(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
     for it in dict.fromkeys((its - 1, 0, *range(1, its - 1))):
         if its > 1:
             yield Change("tile_missing", f"input tile {it}", "sum", without(it, everything), it in (0, its - 1))
-    places = [(its - 1, taps - 1), (0, 0), (its - 1, 0), (0, taps - 1)]
-    places += list(product(range(its), range(taps))) if steps <= 1024 else []
+    places = [(its - 1, taps - 1), (0, 0)]
+    places += list(product(range(its), range(taps))) if its > 1 and steps <= 1024 else []  # of one tile: tap_missing
     for it, tap in dict.fromkeys(places):
         kh, kw = divmod(tap, layer.kernel[1])
         detail = f"step it={it} kh={kh} kw={kw}"
         yield Change("tile_missing", detail, "sum", without(it, tap), (it, tap) in places[:2] and steps > 1)
 
-    for what, split in (("step", (-1, -1)), ("input tile", (-1, everything)), ("tap", (everything, -1))):
-        if (its, taps)[what == "tap"] > 1 or (what == "step" and steps > 1):
-            yield Change("relu_early", f"before the last {what}", "sum", _relu_before(split), what == "step")
+    lasts: list[tuple[str, tuple[int | slice, int | slice], int]]
+    lasts = [("step", (-1, -1), steps), ("input tile", (-1, everything), its), ("tap", (everything, -1), taps)]
+    no_relu = (Change("relu_early", "", "post", _without_relu(m)),) if m.tensor in ("relu", "output") else ()
+    for what, split, count in lasts:
+        for biased in (True, False) if m.capture.bias is not None else (True,):
+            if count < 2:
+                continue
+            detail = f"before the last {what}" + ("" if biased else ", without the bias")
+            change = _relu_before(split, biased)
+            yield Change("relu_early", detail, "sum", change, what == "step" and biased)
+            if no_relu:
+                yield Change("relu_early", f"{detail}, and none at the end", "sum", change, also=no_relu)
     yield Change("relu_early", "after each step", "sum", _relu_each("step"))
     if its > 1:
         yield Change("relu_early", "after each input tile", "sum", _relu_each("tile"), True)
@@ -704,13 +774,22 @@ def _accumulation(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
     yield from _stale_accumulators(m)
 
 
-def _relu_before(split: tuple[int | slice, int | slice]) -> Callable[[Sums], Int64]:
+def _relu_before(split: tuple[int | slice, int | slice], biased: bool) -> Callable[[Sums], Int64]:
     def change(sums: Sums) -> Int64:
         last = sums.part(*split)
-        before: Int64 = np.maximum(sums.total - last + sums.offset, 0)
-        return before + last
+        early, late = (sums.offset, 0) if biased else (0, sums.offset)
+        before: Int64 = np.maximum(sums.total - last + early, 0)
+        return before + last + late
 
     return change
+
+
+def _without_relu(m: Model) -> Callable[[Int64], Int64]:
+    requantizer = m.facts.requantizer
+    if m.tensor == "relu" or requantizer is None:
+        return lambda acc: acc
+    half = 1 << (requantizer.shift - 1)
+    return lambda acc: np.minimum((acc * requantizer.mul + half) >> requantizer.shift, requantizer.qmax)
 
 
 def _relu_each(what: str) -> Callable[[Sums], Int64]:
@@ -729,7 +808,7 @@ def _narrow(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
     golden = m.accumulator
     needed = IntFormat.holding(int(golden.min()), int(golden.max()), True).bits
     least = 2
-    if m.tensor != "output" and known.any():
+    if m.tensor != "output" and known.any() and m.capture.bias is None:
         low, high = int(values[known].min()), int(values[known].max())
         least = max(least, IntFormat.holding(min(low, 0), max(high, 0), True).bits)
     for bits in range(needed - 1, 1, -1):
@@ -751,15 +830,21 @@ def _narrow(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
             )
 
 
-def _saturating(fmt: IntFormat, row: int | None, taps_first: bool) -> Callable[[Sums], Int64]:
+def _saturating(
+    fmt: IntFormat, row: int | None, taps_first: bool, late_bias: bool | None = None
+) -> Callable[[Sums], Int64]:
+    """`late_bias`: None when the sums start at the bias, else whether they saturate once more when it is added."""
+
     def change(sums: Sums) -> Int64:
         steps = sums.steps if row is None else sums.products(row)
         if taps_first:
             steps = steps.swapaxes(0, 1)
-        running = np.zeros_like(sums.total) + sums.offset
+        running = np.zeros_like(sums.total) + (sums.offset if late_bias is None else 0)
         for step in steps.reshape(-1, *sums.total.shape):
             running = np.clip(running + step, fmt.low, fmt.high)
-        return running
+        if late_bias is None:
+            return running
+        return fmt.saturate(running + sums.offset) if late_bias else running + sums.offset
 
     return change
 
@@ -926,13 +1011,7 @@ def _requantizations(m: Model) -> Iterator[Change]:
         yield Change("scale_power_of_two", detail, "post", integer(half, shift=shift - by), abs(by) == 1)
         kept = integer(1 << (shift - 1), shift=shift - by)
         yield Change("scale_power_of_two", f"{detail}, the half as before", "post", kept)
-    yield Change(
-        "relu_missing",
-        "low bits kept",
-        "post",
-        lambda acc: np.minimum((acc * mul + (1 << (shift - 1))) >> shift, high),
-        True,
-    )
+    yield Change("relu_missing", "low bits kept", "post", _without_relu(m), True)
     signed = IntFormat(formats.output.bits, True)
     yield Change(
         "relu_missing", "codes signed", "post", lambda acc: signed.saturate((acc * mul + (1 << (shift - 1))) >> shift)

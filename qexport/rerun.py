@@ -51,13 +51,17 @@ _DEFAULT_SIDES = (8, 16, 4, 32)  # of an array that the layout does not give
 
 @dataclass(frozen=True, eq=False)
 class Change:
-    """One hypothesis: at `stage` the design does `apply` instead. `pair`: it is also tried together with others."""
+    """One hypothesis: at `stage` the design does `apply` instead. `pair`: it is also tried together with others.
+
+    `also`: what the same mistake does at other stages.
+    """
 
     name: str
     detail: str
     stage: str
     apply: Callable[[Any], Int64]
     pair: bool = False
+    also: "tuple[Change, ...]" = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -151,8 +155,12 @@ def bit_orders(lanes: int, bits: int) -> Iterator[tuple[str, str, Wires, bool]]:
 class Sums:
     """The accumulation of one part: what each step of the array adds.
 
-    weight (oc, ic, kh, kw) and patches (n, ic, kh, kw, oy, ox) of all groups, or of one group with some of its outputs.
+    weight (oc, ic, kh, kw) and patches (n, ic, kh, kw, oy, ox) of all groups, or of one group with some of its outputs;
+    `images` and `outputs` say which of the layer's they are.
     """
+
+    images: Int64
+    outputs: Int64
 
     def __init__(self, weight: Int64, seen: Int64, bias: Int64 | None, groups: int, row: int):
         self.weight, self.seen, self.bias, self.groups, self.row = weight, seen, bias, groups, row
@@ -242,7 +250,7 @@ class Model:
 
         With a sample only its images and channels, unless a change at a later stage may take values from other places.
         """
-        by = {change.stage: change for change in changes}
+        by = {part.stage: part for change in changes for part in (change, *change.also)}
         sample = None if "history" in by else sample
         computed = any(stage in by for stage in _COMPUTED)
         if self.tensor == "psum":
@@ -366,6 +374,8 @@ class Model:
             if self.layer.groups > 1:
                 seen = seen[:, self._group_channels(sample)]
         sums = Sums(weight, seen, bias, self._groups(sample), self.row)
+        sums.images = np.arange(self.images)[images]
+        sums.outputs = np.arange(self.layer.out_channels) if sample is None else sample.outputs
         if golden:
             self._golden_sums[key] = sums
         return sums
