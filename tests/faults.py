@@ -778,7 +778,7 @@ def outside(m: Machine) -> Iterator[Fault]:
         c >> bits - 1))  # fmt: skip
     yield other("activation bits 0 and 1 exchanged", input_word=lanewise(low_bits_swapped))
     yield other("positions exchanged in pairs", rows=pairs_swapped)
-    yield other("last column holds the first one's weights", weights=changed(np.s_[:, -1], lambda w: w[:, 0]))
+    yield other("column 1 holds the weights of column 0", weights=changed(np.s_[:, 1], lambda w: w[:, 0]))
     yield other("rows skipped after a zero", column=skipped)
     yield other("activations of the image before in row 1", rows=changed(
         np.s_[:, :, 1], lambda fed: np.roll(fed[:, :, 1], 1, axis=2)))  # fmt: skip
