@@ -481,7 +481,7 @@ def _skews(m: Model) -> Iterator[Change]:
                 what = f"{detail} ({edge} at the edges), steps {loops}"
                 yield Change("skew", f"row r of positions {what}", "patches", _position_skew(m.row, time, delay, edge))
                 yield Change(
-                    "skew", f"column r of weights {what}", "weight taps", _column_skew(m.col, time, delay, edge)
+                    "skew", f"column r of weights {what}", "weight tiles", _column_skew(m.col, time, delay, edge)
                 )
 
 
@@ -807,10 +807,11 @@ def _narrow(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
     """An accumulator of too few bits."""
     golden = m.accumulator
     needed = IntFormat.holding(int(golden.min()), int(golden.max()), True).bits
-    least = 2
-    if m.tensor != "output" and known.any() and m.capture.bias is None:
+    least = tight = 2
+    if m.tensor != "output" and known.any():
         low, high = int(values[known].min()), int(values[known].max())
-        least = max(least, IntFormat.holding(min(low, 0), max(high, 0), True).bits)
+        tight = max(tight, IntFormat.holding(min(low, 0), max(high, 0), True).bits)
+        least = tight if m.capture.bias is None else least
     for bits in range(needed - 1, 1, -1):
         fmt = IntFormat(bits, True)
         yield Change("accumulator_wraps", f"k={bits} bits", "accumulator", fmt.wrap, True)
@@ -826,8 +827,13 @@ def _narrow(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
         for detail, row, taps_first in ways:
             change = _saturating(IntFormat(bits, True), row, bool(taps_first))
             yield Change(
-                "accumulator_saturates", f"k={bits} bits, {detail}", "sum", change, detail == "after each step"
-            )
+                "accumulator_saturates", f"k={bits} bits, {detail}", "sum", change,
+                detail == "after each step" and bits == tight,
+            )  # fmt: skip
+            if m.capture.bias is not None:
+                late, again = (_saturating(IntFormat(bits, True), row, bool(taps_first), way) for way in (False, True))
+                yield Change("accumulator_saturates", f"k={bits} bits, {detail}, the bias after it", "sum", late)
+                yield Change("accumulator_saturates", f"k={bits} bits, {detail} and after the bias", "sum", again)
 
 
 def _saturating(
@@ -841,7 +847,7 @@ def _saturating(
             steps = steps.swapaxes(0, 1)
         running = np.zeros_like(sums.total) + (sums.offset if late_bias is None else 0)
         for step in steps.reshape(-1, *sums.total.shape):
-            running = np.clip(running + step, fmt.low, fmt.high)
+            running = np.minimum(np.maximum(running + step, fmt.low), fmt.high)
         if late_bias is None:
             return running
         return fmt.saturate(running + sums.offset) if late_bias else running + sums.offset

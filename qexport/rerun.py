@@ -43,6 +43,7 @@ STAGES = (
 )
 _WEIGHT_STAGES, _INPUT_STAGES = STAGES[:4], STAGES[4:7]
 _ACTIVATION_STAGES = (*_INPUT_STAGES, "pad", "plane", "gather", "patches")
+_MIXING = ("weight words", "weight tiles")  # in which an output channel may get weights of others
 _COMPUTED = STAGES[: STAGES.index("accumulator")]  # what comes after needs the golden's accumulators only
 _PART = 1 << 23  # elements of the largest array of a part of the images
 _KEPT = 1 << 16
@@ -228,6 +229,7 @@ class Model:
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
         self.channel_axis = 4 if self.tensor == "psum" else 1
         self._kept: dict[object, Int64] = {}
+        self._first: tuple[Change, Int64] | None = None
         self._golden_sums: dict[object, Sums] = {}
 
     def with_codes(self, codes: Int64) -> "Model":
@@ -319,10 +321,18 @@ class Model:
         changes = tuple(by[stage] for stage in _WEIGHT_STAGES if stage in by)
 
         def make() -> Int64:
-            weight = self.capture.weight
-            for change in changes:
-                weight = change.apply(weight)
-            return weight if sample is None else weight[sample.outputs]
+            weight, whole = self.capture.weight, sample is None
+            for at, change in enumerate(changes):
+                mixes = any(later.stage in _MIXING for later in changes[at:])
+                if not whole and not mixes:
+                    weight, whole = weight[sample.outputs], True  # type: ignore[union-attr]
+                if at == 0 and not whole and len(changes) > 1:  # the first of a pair, with which many pairs follow
+                    if self._first is None or self._first[0] is not change:
+                        self._first = (change, change.apply(weight))
+                    weight = self._first[1]
+                else:
+                    weight = change.apply(weight)
+            return weight if whole or sample is None else weight[sample.outputs]
 
         return self._keep(("weight", changes, sample), sample, make)
 

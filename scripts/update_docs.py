@@ -9,11 +9,14 @@ import tempfile
 from pathlib import Path
 
 import click
+import msgspec
 import numpy as np
 
 from qexport.cli import main as program
 from qexport.errors import CheckFailed
 from qexport.export import dump
+from qexport.formats import FORMATS
+from qexport.golden import Golden
 from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
 from qexport.layout import load_layout, parse_layout, preset_names, preset_purpose
 from qexport.manifest import read_manifest
@@ -78,6 +81,31 @@ def failure() -> str:
             lines = [line for line in str(error).splitlines() if line.startswith("FAIL")]
             return "\n".join(["```", *lines[:3], "...", *lines[10:], "```"])
     raise AssertionError("the bench passed a wrong design")
+
+
+@functools.cache
+def diagnosis() -> str:
+    """What diagnose says of a design that pads with code 1."""
+    capture = LayerCapture.load(ROOT / SET / "capture.safetensors")
+    bare = msgspec.structs.replace(capture.layer, padding=(0, 0, 0, 0))
+    padded = np.pad(capture.input, ((0, 0), (0, 0), (1, 1), (1, 1)), constant_values=1)
+    entry = next(m for m in read_manifest(ROOT / SET).memories if m.name == "relu")
+    values = Golden(LayerCapture(bare, capture.formats, capture.weight, padded)).values("relu")
+    tiling = entry.tiling(read_manifest(ROOT / SET).array)
+    spec = entry.memory().spec(tiling, entry.element, {})
+    with tempfile.TemporaryDirectory() as folder:
+        (Path(folder) / "relu.hex").write_bytes(FORMATS[entry.radix].write(tiling.tile(values)[0], spec))
+        command = [
+            sys.executable,
+            "-c",
+            "from qexport.cli import main; main()",
+            "diagnose",
+            str(ROOT / SET),
+            "--actual",
+        ]
+        done = subprocess.run([*command, "relu.hex"], cwd=folder, capture_output=True, text=True, check=False)
+    said = done.stdout.replace(str(ROOT / SET), str(SET)).rstrip()
+    return f"```\n$ qexport diagnose {SET} --actual relu.hex\n{said}\n```"
 
 
 def commands() -> str:
@@ -154,8 +182,9 @@ def memory() -> str:
 
 
 PAGES = {
-    "README.md": (verdict, files, show, failure, commands),
+    "README.md": (verdict, files, show, failure, diagnosis, commands),
     "docs/bench.md": (failure,),
+    "docs/diagnose.md": (diagnosis,),
     "docs/layouts.md": (nibbles, presets),
     "docs/vectors.md": (memory,),
 }
