@@ -8,8 +8,9 @@ import sys
 import tempfile
 import time
 from collections import Counter, defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.actual import read_actual
@@ -18,7 +19,7 @@ from qexport.export import dump
 from qexport.layout import load_layout, parse_layout
 from tests.conftest import checked_dump, make_capture
 from tests.faults import OUTSIDE, Machine, listed, outside
-from tests.proof import LAYERS, MIRROR, Case, Cases, Sets, Verdict, causes_by_text, judge, make_cases, make_sets
+from tests.proof import LAYERS, MIRROR, Case, Sets, Verdict, causes_by_text, judge, make_cases, make_sets
 from tests.sim.mistakes import MUTANTS, reference, simulated
 
 PAGE = Path(__file__).parent.parent / "docs" / "diagnose.md"
@@ -31,15 +32,26 @@ def said(verdict: Verdict) -> str:
     return ("" if verdict.explained else "unexplained: ") + (causes or "nothing")
 
 
-def of_set(sets: Sets, layer: str, layout: str) -> tuple[list[Verdict], list[Verdict], Cases]:
-    """What was said of the listed mistakes on one set, and of those outside; the cases."""
+@dataclass(frozen=True)
+class Answers:
+    """What was said on one set. `listed_too`: mistakes outside the list that give the very words of one in it."""
+
+    listed: list[Verdict]
+    outside: list[Verdict]
+    invisible: list[Case]
+    listed_too: int
+
+
+def of_set(sets: Sets, layer: str, layout: str) -> Answers:
+    """Every mistake of the model on one set."""
     cases = make_cases(sets, layer, layout)
     with tempfile.TemporaryDirectory() as scratch:
         listed, outside = (
             [judge(case, sets[layer, layout], Path(scratch)) for case in some] for some in (cases.listed, cases.outside)
         )
     print(f"{layer}, layout {layout}: {len(listed) + len(outside)} mistakes", file=sys.stderr)
-    return listed, outside, cases
+    invisible = [case for case in cases.invisible if case.name != OUTSIDE]
+    return Answers(listed, outside, invisible, len(cases.listed_too))
 
 
 def of_rtl(scratch: Path) -> Iterator[Verdict]:
@@ -82,35 +94,28 @@ def percent(some: int, of: int) -> str:
     return f"{some} of {of} ({100 * some / max(of, 1):.1f} %)"
 
 
-def table(scratch: Path) -> str:
+def table(answers: Iterable[Answers], rtl: list[Verdict], seconds: Iterable[str]) -> str:
+    """The table and what it comes to, as Markdown."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
-    outside, too = list[Verdict](), 0
-    wrong = list[Verdict]()
-    sets = make_sets(scratch / "sets")
-    with ProcessPoolExecutor() as pool:
-        for named, others, cases in pool.map(of_set, *zip(*((sets, *key) for key in sets), strict=True)):
-            for one in named:
-                row = counts[one.case.name]
-                row.update({"cases": 1, "first": one.first, "three": one.among_three, "class": len(one.case.alike) > 1})
-            for case in cases.invisible:
-                if case.name != OUTSIDE:
-                    counts[case.name]["invisible"] += 1
-            outside += others
-            too += len(cases.listed_too)
-            wrong += [one for one in named if not one.first] + [one for one in others if one.explained]
-    rtl = list(of_rtl(scratch))
+    outside, wrong, too = list[Verdict](), list[Verdict](), 0
+    for answer in answers:
+        for one in answer.listed:
+            row = counts[one.case.name]
+            row.update({"cases": 1, "first": one.first, "three": one.among_three, "class": len(one.case.alike) > 1})
+        for case in answer.invisible:
+            counts[case.name]["invisible"] += 1
+        outside += answer.outside
+        too += answer.listed_too
+        wrong += [one for one in answer.listed if not one.first] + [one for one in answer.outside if one.explained]
     wrong += [one for one in rtl if not one.first]
-    head = ("cause", "cases", "first", "among three", "in a class", "invisible")
-    rows = [head] + [
+    rows = [("cause", "cases", "first", "among three", "in a class", "invisible")] + [
         (f"`{name}`", *(str(row[key]) for key in ("cases", "first", "three", "class", "invisible")))
         for name, row in sorted(counts.items())
     ]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = [
-        "| " + " | ".join(f"{cell:{'<' if number == 0 else '>'}{width}}" for number, (cell, width) in
-                          enumerate(zip(row, widths, strict=True))) + " |" for row in rows
-    ]  # fmt: skip
-    lines.insert(1, "|" + "|".join("-" * (w + 1) + ("-" if n == 0 else ":") for n, w in enumerate(widths)) + "|")
+    aligned = [[rows[n][0].ljust(widths[0]), *map(str.rjust, rows[n][1:], widths[1:])] for n in range(len(rows))]
+    lines = [f"| {' | '.join(row)} |" for row in aligned]
+    lines.insert(1, "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|")
     whole = sum(counts.values(), Counter())
     unexplained = sum(not one.explained for one in outside)
     return "\n".join(
@@ -123,7 +128,7 @@ def table(scratch: Path) -> str:
             f"among the first three: {percent(sum(one.among_three for one in rtl), len(rtl))}.",
             f'- Mistakes that no cause names, answered "unexplained": {percent(unexplained, len(outside))}; '
             f"{too} more give the very words of a cause and are not counted.",
-            *(f"- {line}." for line in timed(scratch)),
+            *(f"- {line}." for line in seconds),
             "",
             *(["Missed:", "", *(f"- {one.case}: {said(one)}" for one in wrong)] if wrong else ["Missed: none."]),
         ]
@@ -131,8 +136,12 @@ def table(scratch: Path) -> str:
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as scratch:
-        text = table(Path(scratch))
+    with tempfile.TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        sets = make_sets(scratch / "sets")
+        with ProcessPoolExecutor() as pool:
+            answers = list(pool.map(of_set, *zip(*((sets, *key) for key in sets), strict=True)))
+        text = table(answers, list(of_rtl(scratch)), timed(scratch))
     print(text)
     if "--docs" in sys.argv[1:]:
         before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
