@@ -82,12 +82,12 @@ def timed(scratch: Path) -> Iterator[str]:
             fault = next(fault for fault in faults if what in (fault.name, fault.how))
             file = scratch / "actual.txt"
             file.write_text(Machine(folder, fault.apply).text("accumulator"))
-            begin = time.perf_counter()
+            begin, used = time.perf_counter(), time.process_time()
             found = diagnose(folder, read_actual(folder, file, "accumulator"))
-            seconds = time.perf_counter() - begin
+            seconds, used = time.perf_counter() - begin, time.process_time() - used
             answer = found.causes[0].name if found.explained else "unexplained"
-            channels = f"{capture.layer.in_channels}x{capture.layer.out_channels}, {capture.images} images"
-            yield f"{channels}, {what}: {answer}, {seconds:.1f} s"
+            size = f"{capture.layer.in_channels} to {capture.layer.out_channels} channels, {capture.images} images"
+            yield f"{size}, {what}: {answer}, {seconds:.1f} s ({used:.1f} s of CPU)"
 
 
 def percent(some: int, of: int) -> str:
