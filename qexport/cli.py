@@ -692,7 +692,7 @@ def diagnose_command(
     found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
     result = {"set": str(folder), "actual": str(file), "memory": actual.memory.name, **found.as_json()}
     _emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
-    if found.causes:
+    if found.differing or found.findings:
         raise CheckFailed(f"diagnose: {file}: {found.summary}")
 
 
@@ -716,11 +716,12 @@ def _show_diagnosis(folder: Path, file: Path, actual: Actual, found: Diagnosis) 
     rows = []
     if not found.explained:
         rows.append(("cause", "unexplained; the closest hypotheses are"))
-    for cause in found.causes:
+    for cause in found.causes[:1] if found.explained else found.causes:
         rows.append(("cause" if found.explained else "", f"{cause}, {found.share_text(cause)}"))
         rows.append(("remedy" if found.explained else "", cause.remedy))
-        if cause.alike:
-            rows.append(("alike", f"no vector of this set tells it from {', '.join(cause.alike)}"))
+    if found.explained and len(found.causes) > 1:
+        others = ", ".join(map(str, found.causes[1:]))
+        rows.append(("alike", f"no vector of this set tells it from {others}"))
     rows += [("separate", str(separation)) for separation in found.separations]
     if found.inseparable:
         rows.append(("", f"no vector was found that tells it from {', '.join(found.inseparable)}"))

@@ -92,7 +92,8 @@ class Cause:
 class Diagnosis:
     """What differs and why.
 
-    `causes`: the best first, none when nothing differs; when not `explained` the closest ones. `shares`: output channel
+    `causes`: the best first, behind it the others of its class; none when nothing differs; when not `explained` the
+    closest ones. `shares`: output channel
     -> (y, x) the share of wrong values. `separations`: vectors that tell the class of the first cause apart;
     `inseparable`: its members for which none was found.
     """
@@ -110,6 +111,8 @@ class Diagnosis:
     @property
     def summary(self) -> str:
         """One line: how much differs, and the cause."""
+        if not self.causes:
+            return "; ".join(self.findings) or "nothing differs"
         why = f"{self.causes[0]}" if self.explained else "unexplained"
         return f"{self.differing} of {self.total} values differ: {why}"
 
@@ -127,7 +130,7 @@ class Diagnosis:
     def as_json(self) -> dict[str, Any]:
         plain = asdict(self)
         shares = {str(channel): shares.tolist() for channel, shares in self.shares.items()}
-        return plain | {"summary": self.summary if self.causes else "nothing differs", "shares": shares}
+        return plain | {"summary": self.summary, "shares": shares}
 
 
 def read_capture(folder: Path, manifest: Manifest) -> LayerCapture:
@@ -160,6 +163,10 @@ class Comparison:
         """Where something differs; nothing is said of the causes."""
         findings = [f"{self.actual.extra} words too many at the end"] if self.actual.extra else []
         first, shares = None, {}
+        tiling = self.model.tiling
+        filled = tiling.tile(np.zeros(self.wrong.shape, np.int64), fill=1).reshape(self.actual.values.shape) == 1
+        if spoilt := int((filled & self.actual.known & (self.actual.values != 0)).sum()):
+            findings.append(f"{spoilt} filled lanes of ragged tiles are not 0")
         if self.wrong.any():
             first = _first(self.folder, self.model, self.got, self.known, self.wrong)
             findings += _findings(self.model, self.got, self.known, self.wrong, self.actual.missing)
@@ -482,11 +489,18 @@ def _class(model: Model, exact: Sequence[_Scored], marks: str, progress: Callabl
             inseparable.append(other.name)
         else:
             separations.append(found)
-    cause = _cause(best.name, best.detail, 1.0, tuple(scored.name for scored in others))
+    causes = [_cause(best.name, best.detail, 1.0, tuple(scored.name for scored in others))]
+    causes += [_cause(scored.name, scored.detail, 1.0) for scored in others]
     if marks:
-        cause = replace(cause, name=" + ".join(sorted([*cause.name.split(" + "), "x_values"])))
-        cause = replace(cause, remedy=f"{cause.remedy} {REMEDIES['x_values']}")
-    return {"causes": (cause,), "separations": tuple(separations), "inseparable": tuple(inseparable)}
+        causes = [
+            replace(
+                cause,
+                name=" + ".join(sorted([*cause.name.split(" + "), "x_values"])),
+                remedy=f"{cause.remedy} {REMEDIES['x_values']}",
+            )
+            for cause in causes
+        ]
+    return {"causes": tuple(causes), "separations": tuple(separations), "inseparable": tuple(inseparable)}
 
 
 def _other_sets(folder: Path, actual: Actual) -> str | None:

@@ -235,6 +235,16 @@ def test_x_and_missing_words_are_named(folder: Path, tmp_path: Path) -> None:
     fails(cli("diagnose", folder, "--actual", tmp_path / "relu.hex"), "too many", code=1)
 
 
+def test_filled_lanes_that_are_not_0_are_said(tmp_path: Path) -> None:
+    folder = checked_dump(make_capture(out_channels=5), "default", tmp_path)
+    text = (folder / "relu.hex").read_text()
+    assert text.startswith("0" * 12)  # lanes 7, 6 and 5 are filled
+    (tmp_path / "relu.hex").write_text("0001" + text[4:])
+    result = cli("diagnose", folder, "--actual", tmp_path / "relu.hex")
+    assert "0 of 160 values" in result.output
+    fails(cli("diagnose", folder, "--actual", tmp_path / "relu.hex"), "1 filled lanes of ragged tiles", code=1)
+
+
 def test_words_of_another_set_are_recognised(tmp_path: Path) -> None:
     ours = checked_dump(make_capture(), "default", tmp_path)
     theirs = checked_dump(make_capture(seed=7, name="features.34", index=34), "default", tmp_path)
