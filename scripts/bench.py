@@ -193,6 +193,8 @@ def main() -> None:
         make_pictures(Path(pictures), 256)
         all_layers(Path(pictures))
     reference_rtl()
+    print("\nqexport diagnose")
+    subprocess.run([sys.executable, "-m", "scripts.diagnose_table"], cwd=ROOT, check=True)
     print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")
     trust_table.main()
 
