@@ -18,11 +18,11 @@ from numpy.typing import NDArray
 from qexport.errors import QexportError
 from qexport.formats import FORMATS, FileFault, WordSpec
 from qexport.intformat import Int64, IntFormat
+from qexport.layer import RESULTS
 from qexport.manifest import Manifest, MemoryEntry, read_manifest
 from qexport.pack import Words, unpack
 
 Known = NDArray[np.bool_]
-RESULTS = ("psum", "accumulator", "relu", "output")  # tensors that a design gives
 RADIXES = {"hex": ("hexadecimal", 4), "bin": ("binary", 1)}  # name, bits of a digit
 
 

@@ -11,14 +11,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.actual import Actual
+from qexport.check import capture_of
 from qexport.errors import CheckFailed, QexportError
 from qexport.formats import FORMATS, FileFault
 from qexport.hypotheses import REMEDIES, hypotheses
 from qexport.intformat import Int64
-from qexport.layer import LayerCapture
+from qexport.layer import RESULTS
 from qexport.layout import MANIFEST, describe_index
-from qexport.manifest import Manifest, MemoryEntry, file_sha256, read_manifest
-from qexport.rerun import RESULTS, STAGES, UNKNOWN, Change, Model, Sample, array_sides
+from qexport.manifest import Manifest, MemoryEntry, read_manifest
+from qexport.rerun import STAGES, UNKNOWN, Change, Model, Sample, array_sides
 
 Bools = NDArray[np.bool_]
 STRONG = 0.9  # the share from which a cause that does not explain all is reported as the cause
@@ -133,14 +134,6 @@ class Diagnosis:
         return plain | {"summary": self.summary, "shares": shares}
 
 
-def read_capture(folder: Path, manifest: Manifest) -> LayerCapture:
-    """The capture of a set; raises CheckFailed when it is missing or was changed."""
-    file = folder / manifest.capture.path
-    if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
-        raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
-    return LayerCapture.load(file)
-
-
 class Comparison:
     """A memory of a set beside what a design gave for it, in the tensor's axes: `got`, `known`, and `wrong` values."""
 
@@ -152,7 +145,8 @@ class Comparison:
                 f"memory: '{entry.name}' holds {entry.tensor}; diagnose compares results: {', '.join(RESULTS)}"
             )
         self.folder, self.actual = folder, actual
-        self.model = Model(manifest, read_capture(folder, manifest), entry, array_sides(manifest)[0])
+        capture = capture_of(folder, manifest)
+        self.model = Model(manifest, capture.part(0, capture.images), entry, array_sides(manifest)[0])
         tiling = self.model.tiling
         shape = (tiling.files, tiling.words, tiling.lanes)
         self.got = tiling.untile(actual.values.reshape(shape))

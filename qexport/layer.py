@@ -35,6 +35,7 @@ AXES: Mapping[str, tuple[str, ...]] = {
     "output": ("n", "oc", "oy", "ox"),
 }
 
+RESULTS = ("psum", "accumulator", "relu", "output")  # tensors that a design gives, in the order of the computation
 MAX_OUTPUT_BITS = 16  # every edge between two codes is looked at
 MAX_SIZE = 2**20  # of a channel count, a plane, a tile: far beyond any layer, far below what breaks arithmetic
 Positive = Annotated[int, Meta(ge=1, le=MAX_SIZE)]

@@ -19,7 +19,6 @@ from qexport.layout import TILE_AXIS, Tiling, expand_bits, parse_order
 from qexport.manifest import Manifest, MemoryEntry
 
 UNKNOWN = int(np.iinfo(np.int64).min)  # what a hypothesis does not say
-RESULTS = ("psum", "accumulator", "relu", "output")
 # What a change's function takes and gives at each stage; (n, oc, oy, ox) where nothing else is said.
 STAGES = (
     "weight words",  # weights (oc, ic, kh, kw), as all stages of weights

@@ -18,14 +18,14 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from qexport.actual import RESULTS, Actual, Known, read_actual
+from qexport.actual import Actual, Known, read_actual
 from qexport.bench import DRIVEN, streams
 from qexport.check import capture_of
 from qexport.errors import CheckFailed, QexportError
 from qexport.export import dump, write_new_folder
 from qexport.golden import Facts, Golden
 from qexport.intformat import Int64, IntFormat
-from qexport.layer import PER_IMAGE, LayerCapture
+from qexport.layer import PER_IMAGE, RESULTS, LayerCapture
 from qexport.layout import TILE_AXIS, Layout, Memory, Tiling, load_layout
 from qexport.manifest import Manifest, read_manifest
 from qexport.pack import pack
