@@ -158,6 +158,8 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
 
 
 def _refuse_existing(folder: Path, out: Path) -> None:
+    if out.name in ("", ".."):
+        raise QexportError(f"out: {out} is no new folder; give one that is not there yet")
     for path in (out, _beside(out)):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise QexportError(f"out: {path} is there already and not empty; give a new folder")

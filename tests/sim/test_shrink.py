@@ -108,6 +108,8 @@ def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: P
         "nothing to shrink: the design passes; give the set on which it fails"
     )
     fails(cli(*run, "--out", whole / "small"), "lies in the set")
+    for nameless in (".", "..", "/"):
+        fails(cli(*run, "--out", nameless), f"out: {nameless} is no new folder")
     fails(cli("shrink", whole, "--out", tmp_path / "small"), "give either --dut or --actual")
     fails(cli(*run, "--out", tmp_path / "small", "--memory", "relu"), "--memory belongs to --actual")
     for name in ("small", "small.actual"):
