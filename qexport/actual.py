@@ -71,7 +71,9 @@ def read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None =
         return _read(manifest, entry, paths)
     for path in paths:
         if not path.is_file():
-            raise QexportError(f"actual: {path} {'is a folder' if path.is_dir() else 'does not exist'}; give a file")
+            raise QexportError(
+                f"actual: {path} {'is a folder' if path.is_dir() else 'does not exist or is no file'}; give a file"
+            )
     if memory is not None:
         return _read(manifest, _entry(manifest, memory), paths)
     named = [m for m in manifest.memories if {p.name for p in paths} <= {Path(f.path).name for f in m.files}]
@@ -160,8 +162,9 @@ def _guessed(
     """The one memory whose width and number of words fit; results are asked first."""
     results = _results(manifest)
     others = [entry for entry in manifest.memories if entry not in results]
+    faults: list[QexportError] = []
     for entries in [named] if named else (results, others):
-        fitting, faults = [], []
+        fitting = []
         for entry in entries:
             try:
                 actual = read(entry)
@@ -176,7 +179,10 @@ def _guessed(
             names = ", ".join(actual.memory.name for actual in fitting)
             raise QexportError(f"actual: {what} may be {names}; choose one with --memory")
         if len(entries) == 1 and faults:
-            raise faults[0]
+            raise faults[-1]
+    tried = len(named or manifest.memories)
+    if tried == len(faults) and len({str(fault) for fault in faults}) == 1:  # such as an empty file, whatever it is for
+        raise faults[0]
     sizes = ", ".join(f"{e.name} {sum(f.words for f in e.files)} x {e.word_bits} bits" for e in named or results)
     raise QexportError(
         f"actual: {what} fits no memory of the set ({sizes}); it may be of another set, else name its memory "
@@ -270,6 +276,7 @@ class _Text:
         self.path, self.entry, self.spec = path, entry, spec
         self.own = "hex" if entry.radix not in (*RADIXES, "dec") else entry.radix
         self.lines_skipped = 0
+        self.header: tuple[int, bytes] | None = None  # the first line that is taken for a header of others
         self.data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         for header in spec.header:
             line, _, rest = self.data.partition(b"\n")
@@ -301,6 +308,9 @@ class _Text:
     def _fault(self, line: int, message: str) -> QexportError:
         return QexportError(f"actual: {self.path}:{line}: {message}")
 
+    def _no_word(self, line: int, token: bytes) -> QexportError:
+        return self._fault(line, f"'{_shown(token)}' is no word; correct the file or take the line out")
+
     def _lines(self) -> Iterator[tuple[int, list[bytes]]]:
         """Number and tokens of each line that has some; header lines, which hold no words, are left out."""
         text = self.data
@@ -317,14 +327,17 @@ class _Text:
             strange = [token for token in tokens if not _WORD_LIKE.fullmatch(token)]
             digits = math.ceil(self.spec.word_bits / RADIXES.get(self.own, ("", 1))[1])
             if strange and not begun and (len(tokens) > 1 or len(strange[0]) != digits):
-                continue  # a header that is not ours
+                self.header = self.header or (number, strange[0])  # that is not ours
+                continue
             if strange:
-                raise self._fault(number, f"'{_shown(strange[0])}' is no word; correct the file or take the line out")
+                raise self._no_word(number, strange[0])
             begun = True
             yield number, tokens
 
     def _read_tokens(self) -> _Read:
         lines = list(self._lines())
+        if not lines and self.header:
+            raise self._no_word(*self.header)
         if not lines:
             raise QexportError(f"actual: {self.path} holds no words; did the run write any?")
         addressed: list[tuple[int, int]] = []  # number of the lines before, address
