@@ -7,6 +7,7 @@ has only one meaning is taken: comments, other headers, line ends, upper-case di
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -493,13 +494,8 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
         raise QexportError("pywellen is not installed, which reads waves; pip install 'qexport[waves]'") from None
     if not file.is_file():
         raise QexportError(f"actual: {file} does not exist or is no file; give a VCD or FST file")
-    try:
-        variables = list(pywellen.Waveform(str(file)).all_vars())
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of the library is no Exception
-        raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
-    by_name = {variable.full_name: variable for variable in variables}
+    with _readable(file):
+        by_name = {variable.full_name: variable for variable in pywellen.Waveform(str(file)).all_vars()}
     names = [_full_name(by_name, signal, file), _full_name(by_name, clock, file)]
     if valid is not None:
         names.append(_full_name(by_name, valid, file))
@@ -507,7 +503,8 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
         stem = names[0].removesuffix("tdata")
         qualifiers = [f"{stem}tvalid", f"{stem}tready"]
         names += [name for name in qualifiers if name in by_name] if qualifiers[0] in by_name else []
-    data, clk, *counting = (_Changes(by_name[name]) for name in names)
+    with _readable(file):
+        data, clk, *counting = (_Changes(by_name[name]) for name in names)
     edges = clk.rising()
     if not len(edges):
         raise QexportError(f"actual: {file}: {names[1]} never rises; name the clock with --clock")
@@ -520,6 +517,17 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
     return words
 
 
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Of waves, which are read when they are asked for: raises QexportError for what the library raises."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
+
+
 def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
     """The full name of a signal that is given by its path or the end of it."""
     plain = re.sub(r"\s*\[[\d:]+\]$", "", name)
@@ -529,9 +537,12 @@ def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
     if not found:
         near = [full for full in variables if full.rsplit(".", 1)[-1] == plain.rsplit(".", 1)[-1]]
         hint = f"; there are {', '.join(near[:4])}" if near else ""
-        raise QexportError(f"actual: {file} has no signal '{name}'{hint}")
-    first = list(variables[found[0]].tv)
-    if any(list(variables[other].tv) != first for other in found[1:]):
+        raise QexportError(
+            f"actual: {file} has no signal '{name}'{hint or '; give its path in the design, or the end'}"
+        )
+    with _readable(file):
+        same = all(list(variables[other].tv) == list(variables[found[0]].tv) for other in found[1:])
+    if not same:
         raise QexportError(f"actual: {file} has {', '.join(found)}; give more of the path of '{name}'")
     return found[0]
 
