@@ -75,6 +75,8 @@ def read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None =
             raise QexportError(
                 f"actual: {path} {'is a folder' if path.is_dir() else 'does not exist or is no file'}; give a file"
             )
+        if path.suffix in (".vcd", ".fst"):
+            raise QexportError(f"actual: {path} holds waves; diagnose reads them with --signal and --clock")
     if memory is not None:
         return _read(manifest, _entry(manifest, memory), paths)
     named = [m for m in manifest.memories if {p.name for p in paths} <= {Path(f.path).name for f in m.files}]
