@@ -224,6 +224,18 @@ def test_a_manifest_with_a_value_that_qexport_does_not_know_ends_without_a_trace
     assert (type(result.exception), result.exit_code in (1, 2)) == (SystemExit, True)
 
 
+@pytest.mark.parametrize("path", ["../weight.hex", "/weight.hex", "a/../../weight.hex", "a\\b", ""])
+def test_a_manifest_that_names_a_file_outside_the_set_is_refused(folder: Path, path: str) -> None:
+    """What reads and writes sets follows these names, `shrink` into folders of its own."""
+    document = read_json(folder)
+    document["memories"][0]["files"][0]["path"] = path
+    text = json.dumps(document, sort_keys=True, indent=2) + "\n"
+    (folder / MANIFEST).write_text(text)
+    (folder / SUMS).unlink()
+    for command in (("verify",), ("explain", "--at", "0,0,0,0")):
+        fails(cli(*command, folder), repr(path), "none in the set")
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_manifest_with_an_impossible_array_ends_without_a_traceback(folder: Path, size: int) -> None:
     reseal(folder, array={"row": size, "col": 8})
