@@ -805,12 +805,11 @@ def stub_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     qexport stub vectors/features_33 --style memory --out bench_mm/
     qexport stub vectors/features_33 --style blank --out bench_own/
     """
-    written: dict[str, list[str]] = {}
-    for path in find_sets(folder):
-        to = target if path == folder else target / path.name
-        files = render_stub(read_manifest(path), style, path, to)
+    targets = {path: target if path == folder else target / path.name for path in find_sets(folder)}
+    stubs = {to: render_stub(read_manifest(path), style, path, to) for path, to in targets.items()}
+    for to, files in stubs.items():
         write_new_folder(to, files)
-        written[str(to)] = list(files)
+    written = {str(to): list(files) for to, files in stubs.items()}
 
     def show() -> None:
         for to, names in written.items():

@@ -355,6 +355,10 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(set_of: SetOf, tiny_s
         "Missing option '--style'. Choose from: memory, stream, blank; see",
     )
     assert not (tmp_path / "new").exists()
+    copied(tiny_set, tmp_path / "sets" / "first")
+    copied(set_of("ws8x8"), tmp_path / "sets" / "second")
+    fails(cli("stub", tmp_path / "sets", "--style", "stream", "--out", tmp_path / "new"), "sets/second has layout")
+    assert not (tmp_path / "new").exists()
     before = state(tiny_set)
     for command in (("stub", "--style", "blank"), ("rtl",)):
         result = cli(*command, tiny_set, "--out", tiny_set / "new")
