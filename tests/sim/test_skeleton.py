@@ -320,7 +320,7 @@ def test_set_and_bench_may_lie_in_folders_with_spaces_and_other_letters(
 ) -> None:
     folder = checked_dump(tiny_capture(), "default", tmp_path / "Größe der $Sätze #1")
     before = state(folder)
-    bench = stubbed(folder, "stream", tmp_path / "Prüf 'stand'")
+    bench = stubbed(folder, "stream", tmp_path / "Prüf 'stand' \"`x`")
     (bench / "dut.sv").write_bytes((folder / "dut.sv").read_bytes())
     done = sim(bench)
     assert done.returncode == 0, done.stdout + done.stderr
