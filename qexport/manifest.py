@@ -129,7 +129,13 @@ class MemoryEntry(_Entry, frozen=True, kw_only=True):
                 f"manifest: memory '{self.name}': shape {list(self.shape)} does not have the axes "
                 f"{' '.join(order.tensor_axes)}"
             )
-        return Tiling(order, self.shape, array)
+        tiling = Tiling(order, self.shape, array)
+        given = (len(self.files), max((file.words for file in self.files), default=0), self.word_bits)
+        if given != (sizes := (tiling.files, tiling.words, tiling.lanes * self.bits)):
+            raise QexportError(
+                f"manifest: memory '{self.name}': files, words and bits of a word are {given}, but {sizes} by its order"
+            )
+        return tiling
 
 
 class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):

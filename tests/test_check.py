@@ -224,6 +224,15 @@ def test_a_manifest_with_a_value_that_qexport_does_not_know_ends_without_a_trace
     assert (type(result.exception), result.exit_code in (1, 2)) == (SystemExit, True)
 
 
+@pytest.mark.parametrize("command", [("explain", "--at", "0,0,0,0"), ("stub", "--style", "stream", "--out", "{}/new")])
+def test_a_manifest_whose_sizes_contradict_each_other_ends_without_a_traceback(
+    set_of: Callable[[str], Path], command: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(set_of("default"), tmp_path / "set")
+    reseal(folder, array={})
+    fails(cli(*(word.format(tmp_path) for word in command), folder), "manifest: memory", "by its order")
+
+
 @pytest.mark.parametrize("path", ["../weight.hex", "/weight.hex", "a/../../weight.hex", "a\\b", ""])
 def test_a_manifest_that_names_a_file_outside_the_set_is_refused(folder: Path, path: str) -> None:
     """What reads and writes sets follows these names, `shrink` into folders of its own."""
