@@ -1011,6 +1011,8 @@ def shrink_command(
     """
     if bool(dut) == bool(actual):
         raise click.UsageError("give either --dut or --actual")
+    if budget is not None and math.isnan(budget):
+        raise click.UsageError("--budget nan is no number of seconds")
     of_dut = {
         "--top": top,
         "--seed": seed,

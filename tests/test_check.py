@@ -233,6 +233,14 @@ def test_a_manifest_whose_sizes_contradict_each_other_ends_without_a_traceback(
     fails(cli(*(word.format(tmp_path) for word in command), folder), "manifest: memory", "by its order")
 
 
+def test_a_manifest_that_lost_its_memories_has_no_bench(set_of: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(set_of("default"), tmp_path / "set")
+    reseal(folder, memories=[])
+    for command in (("cocotb",), ("stub", "--style", "stream")):
+        fails(cli(*command, folder, "--out", tmp_path / "new"), "layout")
+    assert not (tmp_path / "new").exists()
+
+
 @pytest.mark.parametrize("path", ["../weight.hex", "/weight.hex", "a/../../weight.hex", "a\\b", ""])
 def test_a_manifest_that_names_a_file_outside_the_set_is_refused(folder: Path, path: str) -> None:
     """What reads and writes sets follows these names, `shrink` into folders of its own."""

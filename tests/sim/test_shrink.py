@@ -111,6 +111,7 @@ def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: P
     for nameless in (".", "..", "/"):
         fails(cli(*run, "--out", nameless), f"out: {nameless} is no new folder")
     fails(cli("shrink", whole, "--out", tmp_path / "small"), "give either --dut or --actual")
+    fails(cli(*run, "--out", tmp_path / "small", "--budget", "nan"), "--budget nan is no number of seconds")
     fails(cli(*run, "--out", tmp_path / "small", "--memory", "relu"), "--memory belongs to --actual")
     for name in ("small", "small.actual"):
         (tmp_path / name).mkdir()
