@@ -7,6 +7,7 @@ has only one meaning is taken: comments, other headers, line ends, upper-case di
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -71,7 +72,11 @@ def read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None =
         return _read(manifest, entry, paths)
     for path in paths:
         if not path.is_file():
-            raise QexportError(f"actual: {path} {'is a folder' if path.is_dir() else 'does not exist'}; give a file")
+            raise QexportError(
+                f"actual: {path} {'is a folder' if path.is_dir() else 'does not exist or is no file'}; give a file"
+            )
+        if path.suffix in (".vcd", ".fst"):
+            raise QexportError(f"actual: {path} holds waves; diagnose reads them with --signal and --clock")
     if memory is not None:
         return _read(manifest, _entry(manifest, memory), paths)
     named = [m for m in manifest.memories if {p.name for p in paths} <= {Path(f.path).name for f in m.files}]
@@ -160,8 +165,9 @@ def _guessed(
     """The one memory whose width and number of words fit; results are asked first."""
     results = _results(manifest)
     others = [entry for entry in manifest.memories if entry not in results]
+    faults: list[QexportError] = []
     for entries in [named] if named else (results, others):
-        fitting, faults = [], []
+        fitting = []
         for entry in entries:
             try:
                 actual = read(entry)
@@ -176,7 +182,10 @@ def _guessed(
             names = ", ".join(actual.memory.name for actual in fitting)
             raise QexportError(f"actual: {what} may be {names}; choose one with --memory")
         if len(entries) == 1 and faults:
-            raise faults[0]
+            raise faults[-1]
+    tried = len(named or manifest.memories)
+    if tried == len(faults) and len({str(fault) for fault in faults}) == 1:  # such as an empty file, whatever it is for
+        raise faults[0]
     sizes = ", ".join(f"{e.name} {sum(f.words for f in e.files)} x {e.word_bits} bits" for e in named or results)
     raise QexportError(
         f"actual: {what} fits no memory of the set ({sizes}); it may be of another set, else name its memory "
@@ -270,6 +279,7 @@ class _Text:
         self.path, self.entry, self.spec = path, entry, spec
         self.own = "hex" if entry.radix not in (*RADIXES, "dec") else entry.radix
         self.lines_skipped = 0
+        self.header: tuple[int, bytes] | None = None  # the first line that is taken for a header of others
         self.data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
         for header in spec.header:
             line, _, rest = self.data.partition(b"\n")
@@ -301,6 +311,9 @@ class _Text:
     def _fault(self, line: int, message: str) -> QexportError:
         return QexportError(f"actual: {self.path}:{line}: {message}")
 
+    def _no_word(self, line: int, token: bytes) -> QexportError:
+        return self._fault(line, f"'{_shown(token)}' is no word; correct the file or take the line out")
+
     def _lines(self) -> Iterator[tuple[int, list[bytes]]]:
         """Number and tokens of each line that has some; header lines, which hold no words, are left out."""
         text = self.data
@@ -317,14 +330,17 @@ class _Text:
             strange = [token for token in tokens if not _WORD_LIKE.fullmatch(token)]
             digits = math.ceil(self.spec.word_bits / RADIXES.get(self.own, ("", 1))[1])
             if strange and not begun and (len(tokens) > 1 or len(strange[0]) != digits):
-                continue  # a header that is not ours
+                self.header = self.header or (number, strange[0])  # that is not ours
+                continue
             if strange:
-                raise self._fault(number, f"'{_shown(strange[0])}' is no word; correct the file or take the line out")
+                raise self._no_word(number, strange[0])
             begun = True
             yield number, tokens
 
     def _read_tokens(self) -> _Read:
         lines = list(self._lines())
+        if not lines and self.header:
+            raise self._no_word(*self.header)
         if not lines:
             raise QexportError(f"actual: {self.path} holds no words; did the run write any?")
         addressed: list[tuple[int, int]] = []  # number of the lines before, address
@@ -480,13 +496,8 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
         raise QexportError("pywellen is not installed, which reads waves; pip install 'qexport[waves]'") from None
     if not file.is_file():
         raise QexportError(f"actual: {file} does not exist or is no file; give a VCD or FST file")
-    try:
-        variables = list(pywellen.Waveform(str(file)).all_vars())
-    except (KeyboardInterrupt, SystemExit):
-        raise
-    except BaseException as error:  # a panic of the library is no Exception
-        raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
-    by_name = {variable.full_name: variable for variable in variables}
+    with _readable(file):
+        by_name = {variable.full_name: variable for variable in pywellen.Waveform(str(file)).all_vars()}
     names = [_full_name(by_name, signal, file), _full_name(by_name, clock, file)]
     if valid is not None:
         names.append(_full_name(by_name, valid, file))
@@ -494,7 +505,8 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
         stem = names[0].removesuffix("tdata")
         qualifiers = [f"{stem}tvalid", f"{stem}tready"]
         names += [name for name in qualifiers if name in by_name] if qualifiers[0] in by_name else []
-    data, clk, *counting = (_Changes(by_name[name]) for name in names)
+    with _readable(file):
+        data, clk, *counting = (_Changes(by_name[name]) for name in names)
     edges = clk.rising()
     if not len(edges):
         raise QexportError(f"actual: {file}: {names[1]} never rises; name the clock with --clock")
@@ -507,6 +519,17 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
     return words
 
 
+@contextmanager
+def _readable(file: Path) -> Iterator[None]:
+    """Of waves, which are read when they are asked for: raises QexportError for what the library raises."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # a panic of the library is no Exception
+        raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
+
+
 def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
     """The full name of a signal that is given by its path or the end of it."""
     plain = re.sub(r"\s*\[[\d:]+\]$", "", name)
@@ -516,9 +539,12 @@ def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
     if not found:
         near = [full for full in variables if full.rsplit(".", 1)[-1] == plain.rsplit(".", 1)[-1]]
         hint = f"; there are {', '.join(near[:4])}" if near else ""
-        raise QexportError(f"actual: {file} has no signal '{name}'{hint}")
-    first = list(variables[found[0]].tv)
-    if any(list(variables[other].tv) != first for other in found[1:]):
+        raise QexportError(
+            f"actual: {file} has no signal '{name}'{hint or '; give its path in the design, or the end'}"
+        )
+    with _readable(file):
+        same = all(list(variables[other].tv) == list(variables[found[0]].tv) for other in found[1:])
+    if not same:
         raise QexportError(f"actual: {file} has {', '.join(found)}; give more of the path of '{name}'")
     return found[0]
 

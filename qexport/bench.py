@@ -171,9 +171,10 @@ def _shape(memory: Memory) -> Memory:
 
 def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     """The interface of the design under test, as the set's bench drives it; None where the set has a stub only."""
-    if not any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench):
-        return None
     entries = {entry.name: entry for entry in manifest.memories}
+    benched = any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench)
+    if not benched or not {"weight", "input"} <= entries.keys():
+        return None
     return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
 
 

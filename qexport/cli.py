@@ -678,13 +678,26 @@ def _counts_text(counts: Mapping[str, int]) -> str:
 
 @main.command(name="diagnose")
 @click.argument("folder", type=_path())
-@click.option("--actual", "file", type=_path(), required=True, help="What your design gave: text, or VCD or FST.")
+@click.option(
+    "--actual", "files", type=_path(), multiple=True, required=True,
+    help="What your design gave: text, its files or the folder of simulate --keep; or VCD or FST.",
+)  # fmt: skip
 @click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
 @click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
 @click.option("--clock", help="Of a VCD or FST: the clock at whose rising edges they are taken.")
+@click.option(
+    "--valid",
+    help="Of a VCD or FST: the signal that is 1 where a word counts.  [default: tvalid and tready of a tdata]",
+)
 @json_option
 def diagnose_command(
-    folder: Path, file: Path, memory: str | None, signal: str | None, clock: str | None, as_json: bool
+    folder: Path,
+    files: tuple[Path, ...],
+    memory: str | None,
+    signal: str | None,
+    clock: str | None,
+    valid: str | None,
+    as_json: bool,
 ) -> None:
     """Say where what a design gave differs from a set, and which mistake explains it.
 
@@ -696,19 +709,24 @@ def diagnose_command(
     """
     if (signal is None) != (clock is None):
         raise click.UsageError("--signal and --clock belong together; a text file needs neither")
+    if valid is not None and signal is None:
+        raise click.UsageError("--valid belongs to --signal and --clock")
     if signal is None or clock is None:
-        actual = read_actual(folder, file, memory)
+        actual = read_actual(folder, files, memory)
+    elif len(files) > 1:
+        raise click.UsageError("--signal is of one file; give --actual once")
     else:
-        actual = read_wave(folder, file, signal, clock, memory)
+        actual = read_wave(folder, files[0], signal, clock, memory, valid)
+    file = ", ".join(map(str, files))
     watched = sys.stderr.isatty()
     found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
-    result = {"set": str(folder), "actual": str(file), "memory": actual.memory.name, **found.as_json()}
+    result = {"set": str(folder), "actual": file, "memory": actual.memory.name, **found.as_json()}
     _emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
     if found.differing or found.findings:
         raise CheckFailed(f"diagnose: {file}: {found.summary}")
 
 
-def _show_diagnosis(folder: Path, file: Path, actual: Actual, found: Diagnosis) -> None:
+def _show_diagnosis(folder: Path, file: str, actual: Actual, found: Diagnosis) -> None:
     rows = [
         ("set", str(folder)),
         ("compared", f"{file} with memory {actual.memory.name}"),
@@ -791,12 +809,11 @@ def stub_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     qexport stub vectors/features_33 --style memory --out bench_mm/
     qexport stub vectors/features_33 --style blank --out bench_own/
     """
-    written: dict[str, list[str]] = {}
-    for path in find_sets(folder):
-        to = target if path == folder else target / path.name
-        files = render_stub(read_manifest(path), style, path, to)
+    targets = {path: target if path == folder else target / path.name for path in find_sets(folder)}
+    stubs = {to: render_stub(read_manifest(path), style, path, to) for path, to in targets.items()}
+    for to, files in stubs.items():
         write_new_folder(to, files)
-        written[str(to)] = list(files)
+    written = {str(to): list(files) for to, files in stubs.items()}
 
     def show() -> None:
         for to, names in written.items():
@@ -998,6 +1015,8 @@ def shrink_command(
     """
     if bool(dut) == bool(actual):
         raise click.UsageError("give either --dut or --actual")
+    if budget is not None and math.isnan(budget):
+        raise click.UsageError("--budget nan is no number of seconds")
     of_dut = {
         "--top": top,
         "--seed": seed,

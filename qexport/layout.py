@@ -676,6 +676,12 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
     return Memory(**(table | {"order": order, "header": tuple(table.get("header", ()))}))
 
 
+def is_inside(name: str) -> bool:
+    """Whether a path, as a layout or a manifest writes it, names a file inside the set's folder."""
+    path = PurePosixPath(name)
+    return not (path.is_absolute() or ".." in path.parts or "\\" in name or not path.name or str(path) != name)
+
+
 def _check_file_name(name: str, order: Order) -> None:
     fields = set()
     for match in re.finditer(r"\{(\w*)\}|[{}]", name):
@@ -690,7 +696,7 @@ def _check_file_name(name: str, order: Order) -> None:
         if item.name not in fields and not fields >= set(item.parts):
             raise OrderFault(f"'{name}' lacks the file axis '{{{item.name}}}'; two files would have one name")
     path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or not path.name or str(path) != name:
+    if not is_inside(name):
         raise OrderFault(f"'{name}' does not name a file inside the set's folder")
     if re.search(r"[^ -~]|[\"$]", name):  # Icarus opens no path with letters beyond ASCII
         raise OrderFault(f"{name!r} has a character beyond ASCII, a control character, a quote or a dollar sign")

@@ -14,7 +14,7 @@ from qexport.formats import FORMATS
 from qexport.golden import Facts, ReferenceCheck
 from qexport.intformat import IntFormat
 from qexport.layer import CodeFormat, ConvGeometry, Positive, Source
-from qexport.layout import MANIFEST, SUMS, Memory, OrderFault, Tiling, parse_order
+from qexport.layout import MANIFEST, SUMS, Memory, OrderFault, Tiling, is_inside, parse_order
 from qexport.strength import StrengthInfo
 
 SCHEMA = "qexport.vectors/1"
@@ -129,7 +129,13 @@ class MemoryEntry(_Entry, frozen=True, kw_only=True):
                 f"manifest: memory '{self.name}': shape {list(self.shape)} does not have the axes "
                 f"{' '.join(order.tensor_axes)}"
             )
-        return Tiling(order, self.shape, array)
+        tiling = Tiling(order, self.shape, array)
+        given = (len(self.files), max((file.words for file in self.files), default=0), self.word_bits)
+        if given != (sizes := (tiling.files, tiling.words, tiling.lanes * self.bits)):
+            raise QexportError(
+                f"manifest: memory '{self.name}': files, words and bits of a word are {given}, but {sizes} by its order"
+            )
+        return tiling
 
 
 class Manifest(_Entry, frozen=True, kw_only=True, omit_defaults=True):
@@ -301,9 +307,12 @@ def read_manifest(folder: Path) -> Manifest:
     if tool != "qexport" or schema != SCHEMA:
         raise QexportError(f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {SCHEMA}")
     try:
-        return msgspec.convert(document, Manifest)
+        manifest = msgspec.convert(document, Manifest)
     except msgspec.ValidationError as error:
         raise QexportError(f"set: {path}: {error}") from None
+    if outside := [name for name in manifest.named_files() if not is_inside(name)]:
+        raise QexportError(f"set: {path} names the file {outside[0]!r}, which is none in the set; dump the set again")
+    return manifest
 
 
 def find_sets(folder: Path) -> list[Path]:

@@ -63,6 +63,11 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
     import pyslang  # here, because no other command needs it
     from pyslang import ast, syntax
 
+    for path in (package, *sources, *folders):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise QexportError(f"dut: {path} has a name that is not UTF-8; rename it") from None
     manager = pyslang.SourceManager()
     manager.setDisableProximatePaths(True)  # name files as they were given
     for folder in folders:

@@ -27,7 +27,7 @@ from qexport.golden import Facts, Golden
 from qexport.intformat import Int64, IntFormat
 from qexport.layer import PER_IMAGE, RESULTS, LayerCapture
 from qexport.layout import TILE_AXIS, Layout, Memory, Tiling, load_layout
-from qexport.manifest import Manifest, read_manifest
+from qexport.manifest import Manifest, file_sha256, read_manifest
 from qexport.pack import pack
 from qexport.simulate import SIMULATORS, WALL_LIMIT, simulate
 from qexport.stream import MemoryStream
@@ -83,6 +83,11 @@ def shrink_dut(
     if simulator == "auto" and SIMULATORS["icarus"].missing() is None:
         simulator = "icarus"  # images and weights change the package: many builds of short runs
     manifest, capture = _read(folder)
+    for name, digest in manifest.named_files().items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
+            raise CheckFailed(
+                f"{folder / name} is missing, or its SHA-256 differs from the manifest; dump the set again"
+            )
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         builds = Path(scratch) / "builds"
         builds.mkdir()
@@ -158,6 +163,8 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
 
 
 def _refuse_existing(folder: Path, out: Path) -> None:
+    if out.name in ("", ".."):
+        raise QexportError(f"out: {out} is no new folder; give one that is not there yet")
     for path in (out, _beside(out)):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise QexportError(f"out: {path} is there already and not empty; give a new folder")

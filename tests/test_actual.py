@@ -119,6 +119,7 @@ FAULTS: dict[str, tuple[str | bytes, str]] = {
     "only addresses": ("@0\n", r"holds addresses but no words"),
     "binary file": (b"\x7fELF\x00\x01", r"binary file"),
     "huge line": ("0" * 10_000_000, r":1: a word of 10000000 hexadecimal digits .* 32 \(128 bits\)"),
+    "numbers with a point": ("1.5 2.0 3.0 4.0\n" * 32, r":1: '1.5' is no word"),
     "narrower words": ("0020002e\n" * 32, r":1: a word of 8 hexadecimal digits \(32 bits\);.* 32 \(128 bits\)"),
     "one digit too many": ("0" * 32 + "\n" + "0" * 33 + "\n", r":2: a word of 33 .* 'relu' has 32 \(128 bits\)"),
     "one digit too few": (("0" * 32 + "\n") * 3 + "0" * 31 + "\n", r":4: a word of 31 .*has 32 \(128 bits\)"),
@@ -158,6 +159,10 @@ def test_the_memory_is_guessed_and_an_ambiguous_one_asked_for(set_of: SetOf, tmp
         read_actual(folder, tmp_path)
     with pytest.raises(QexportError, match=r"nothing.hex does not exist"):
         read_actual(folder, tmp_path / "nothing.hex")
+    for content, fault in ((b"", "is empty"), (b"\0", "is a binary file"), (b"//\n", "no words"), (b"a.b\n", "'a.b'")):
+        file.write_bytes(content)  # is the same whatever the memory
+        with pytest.raises(QexportError, match=fault):
+            read_actual(folder, file)
     file.write_text("".join(f"{line}\n" for line in relu_lines(folder)[:7]))  # a file of another set
     with pytest.raises(QexportError, match=r"fits no memory of the set \(psum 648 x 128 bits, .*another set"):
         read_actual(folder, file)

@@ -224,6 +224,35 @@ def test_a_manifest_with_a_value_that_qexport_does_not_know_ends_without_a_trace
     assert (type(result.exception), result.exit_code in (1, 2)) == (SystemExit, True)
 
 
+@pytest.mark.parametrize("command", [("explain", "--at", "0,0,0,0"), ("stub", "--style", "stream", "--out", "{}/new")])
+def test_a_manifest_whose_sizes_contradict_each_other_ends_without_a_traceback(
+    set_of: Callable[[str], Path], command: tuple[str, ...], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(set_of("default"), tmp_path / "set")
+    reseal(folder, array={})
+    fails(cli(*(word.format(tmp_path) for word in command), folder), "manifest: memory", "by its order")
+
+
+def test_a_manifest_that_lost_its_memories_has_no_bench(set_of: Callable[[str], Path], tmp_path: Path) -> None:
+    folder = shutil.copytree(set_of("default"), tmp_path / "set")
+    reseal(folder, memories=[])
+    for command in (("cocotb",), ("stub", "--style", "stream")):
+        fails(cli(*command, folder, "--out", tmp_path / "new"), "layout")
+    assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize("path", ["../weight.hex", "/weight.hex", "a/../../weight.hex", "a\\b", ""])
+def test_a_manifest_that_names_a_file_outside_the_set_is_refused(folder: Path, path: str) -> None:
+    """What reads and writes sets follows these names, `shrink` into folders of its own."""
+    document = read_json(folder)
+    document["memories"][0]["files"][0]["path"] = path
+    text = json.dumps(document, sort_keys=True, indent=2) + "\n"
+    (folder / MANIFEST).write_text(text)
+    (folder / SUMS).unlink()
+    for command in (("verify",), ("explain", "--at", "0,0,0,0")):
+        fails(cli(*command, folder), repr(path), "none in the set")
+
+
 @pytest.mark.parametrize("size", [0, -1])
 def test_a_manifest_with_an_impossible_array_ends_without_a_traceback(folder: Path, size: int) -> None:
     reseal(folder, array={"row": size, "col": 8})

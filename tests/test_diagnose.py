@@ -263,9 +263,25 @@ def test_memories_that_hold_no_results_are_refused(folder: Path, memory: str, na
     fails(cli("diagnose", folder, "--actual", folder / "weight.hex", "--memory", memory), *named)
 
 
+def test_a_memory_of_several_files_may_be_given_file_by_file(tmp_path: Path) -> None:
+    folder = checked_dump(make_capture(), "ws8x8", tmp_path)
+    [entry] = [m for m in read_manifest(folder).memories if m.tensor == "psum"]
+    files = [folder / file.path for file in entry.files]
+    assert len(files) > 1
+    result = cli("diagnose", folder, *(word for file in files for word in ("--actual", file)), "--json")
+    assert result.exit_code == 0, result.output
+    assert json.loads(result.stdout)["actual"] == ", ".join(map(str, files))
+
+
 def test_options_that_do_not_go_together_are_refused(folder: Path) -> None:
     fails(cli("diagnose", folder, "--actual", folder / "relu.hex", "--signal", "x"), "--clock")
     fails(cli("diagnose", folder), "--actual")
+    fails(cli("diagnose", folder, "--actual", folder / "relu.hex", "--valid", "x"), "--signal and --clock")
+    waves = folder.parent / "waves.vcd"
+    waves.write_text("")
+    fails(cli("diagnose", folder, "--actual", waves), "waves.vcd holds waves", "--signal and --clock")
+    both = ("--actual", waves, "--actual", waves, "--signal", "x", "--clock", "clk")
+    fails(cli("diagnose", folder, *both), "give --actual once")
     fails(cli("diagnose", folder.parent / "nothing", "--actual", folder / "relu.hex"), "qexport dump")
 
 

@@ -302,5 +302,7 @@ def test_what_cannot_be_rendered_is_said_in_one_line(set_of: SetOf, tiny_set: Pa
     fails(cli("cocotb", tiny_set, *to, "--dut", tmp_path / "my.sv"), "no module 'dut'; it has mine", "--top")
     fails(cli("cocotb", tiny_set, *to, "--dut", tmp_path / "my.sv", "--top", "mine"), "no port s_weight_tvalid")
     fails(cli("cocotb", tiny_set, *to, "--top", "mine"), "--top belongs to --dut")
+    latin = (tmp_path / "my.sv").rename(tmp_path / os.fsdecode(b"m\xff.sv"))
+    fails(cli("cocotb", tiny_set, *to, "--dut", latin), "has a name that is not UTF-8; rename it")
     assert not (tmp_path / "out").exists()
     fails(cli("cocotb", tiny_set, "--out", tmp_path), f"{tmp_path} is there already and not empty")

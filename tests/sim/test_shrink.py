@@ -21,7 +21,7 @@ from qexport.shrink import _kinds, _layout, shrink_actual, shrink_dut
 from qexport.simulate import simulate
 from tests import decoder
 from tests.conftest import checked_dump, cli, fails, make_capture
-from tests.sim.conftest import edited, state
+from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import on_icarus
 from tests.strategies import captures
 
@@ -108,7 +108,10 @@ def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: P
         "nothing to shrink: the design passes; give the set on which it fails"
     )
     fails(cli(*run, "--out", whole / "small"), "lies in the set")
+    for nameless in (".", "..", "/"):
+        fails(cli(*run, "--out", nameless), f"out: {nameless} is no new folder")
     fails(cli("shrink", whole, "--out", tmp_path / "small"), "give either --dut or --actual")
+    fails(cli(*run, "--out", tmp_path / "small", "--budget", "nan"), "--budget nan is no number of seconds")
     fails(cli(*run, "--out", tmp_path / "small", "--memory", "relu"), "--memory belongs to --actual")
     for name in ("small", "small.actual"):
         (tmp_path / name).mkdir()
@@ -126,6 +129,14 @@ def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: P
     assert result.exit_code == 2
     assert "module dut has no port" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.sv"]
+
+
+def test_a_set_that_was_changed_is_not_the_designs_failure(whole: Path, tmp_path: Path) -> None:
+    folder = copied(whole, tmp_path / "set")
+    (folder / "relu.hex").unlink()
+    run = ("shrink", folder, "--dut", whole / "dut.sv", "--out", tmp_path / "small")
+    fails(cli(*run), "relu.hex is missing", "dump the set again", code=1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
 
 @settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])

@@ -320,7 +320,7 @@ def test_set_and_bench_may_lie_in_folders_with_spaces_and_other_letters(
 ) -> None:
     folder = checked_dump(tiny_capture(), "default", tmp_path / "Größe der $Sätze #1")
     before = state(folder)
-    bench = stubbed(folder, "stream", tmp_path / "Prüf 'stand'")
+    bench = stubbed(folder, "stream", tmp_path / "Prüf 'stand' \"`x`")
     (bench / "dut.sv").write_bytes((folder / "dut.sv").read_bytes())
     done = sim(bench)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -354,6 +354,10 @@ def test_what_cannot_be_written_is_said_and_leaves_nothing(set_of: SetOf, tiny_s
         cli("stub", tiny_set, "--out", tmp_path / "new"),
         "Missing option '--style'. Choose from: memory, stream, blank; see",
     )
+    assert not (tmp_path / "new").exists()
+    copied(tiny_set, tmp_path / "sets" / "first")
+    copied(set_of("ws8x8"), tmp_path / "sets" / "second")
+    fails(cli("stub", tmp_path / "sets", "--style", "stream", "--out", tmp_path / "new"), "sets/second has layout")
     assert not (tmp_path / "new").exists()
     before = state(tiny_set)
     for command in (("stub", "--style", "blank"), ("rtl",)):

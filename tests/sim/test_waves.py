@@ -1,5 +1,6 @@
 """Words are read from the waves of a run: those that went over, as a register would have sampled them."""
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from qexport.actual import read_actual, read_wave
 from qexport.errors import QexportError
 from qexport.simulate import simulate
+from tests.conftest import cli
 from tests.sim.test_bench import on_icarus
 
 
@@ -24,7 +26,7 @@ def test_the_words_of_a_stream_that_stalls(simulator: str, waves: str, tiny_set:
             assert (actual.missing, actual.extra) == (0, 0)
             assert actual.known.all()
             assert np.array_equal(actual.values, wanted.values)
-    with pytest.raises(QexportError, match=r"has no signal 'relu'$"):
+    with pytest.raises(QexportError, match=r"has no signal 'relu'; give its path"):
         read_wave(tiny_set, file, "relu", "clk")
     with pytest.raises(QexportError, match=r"no signal 'top.clk'; there are tb_tiny.clk, tb_tiny.dut.clk"):
         read_wave(tiny_set, file, "m_relu_tdata", "top.clk")
@@ -79,6 +81,9 @@ def test_a_signal_is_sampled_before_each_rising_edge(tiny_set: Path, tmp_path: P
     some = read_wave(tiny_set, file, "top.q", "top.clk", "relu", valid="en")
     assert some.values[:3, -1].tolist() == [5, 6, 7]
     assert (some.missing, some.extra) == (1, 0)
+    result = cli("diagnose", tiny_set, "--actual", file, "--signal", "top.q", "--clock", "clk", "--memory", "relu",
+                 "--valid", "en", "--json")  # fmt: skip
+    assert (result.exit_code, json.loads(result.stdout)["memory"]) == (1, "relu")
     with pytest.raises(QexportError, match=r"has top.q, top.sub.q; give more of the path of 'q'"):
         read_wave(tiny_set, file, "q", "clk", "relu")
     with pytest.raises(QexportError, match=r"may be psum, accumulator, relu; choose one with --memory"):
@@ -87,7 +92,11 @@ def test_a_signal_is_sampled_before_each_rising_edge(tiny_set: Path, tmp_path: P
         read_wave(tiny_set, file, "top.q", "sub.q", "relu")
 
 
-@pytest.mark.parametrize("content", [b"", b"no waves\n", b"\0\1\2\3" * 99, VCD[:60].encode(), VCD.encode()[:-150]])
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"no waves\n", b"\0\1\2\3" * 99, VCD[:60].encode(), VCD.encode()[:-150],
+     VCD.replace("1!", "$var \xff", 1).encode("latin1"), VCD.replace("#25", f"#{1 << 63}").encode()],
+)  # fmt: skip
 def test_damaged_waves_are_named(content: bytes, tiny_set: Path, tmp_path: Path) -> None:
     file = tmp_path / "run.vcd"
     file.write_bytes(content)
