@@ -29,6 +29,7 @@ _SAMPLE = (4, 32)  # images and output channels with which hypotheses are sorted
 _PAIR_SAMPLE = (1, 4)  # with which pairs are
 _FULL_RUNS = 24  # of those that come nearest
 _PAIR_RUNS = 48
+_PAIR_VALUES = 4  # wrong values at least: fewer fit many pairs, and none of them would be found out
 _TILE_STAGES = ("weight tiles", "input tiles", "sum", "history", "result", "patches")
 _SEPARATED = 4  # members of a class for which a vector is looked for
 
@@ -387,7 +388,9 @@ def _search(
         count = int((~known).sum())
         if actual.missing * model.tiling.lanes >= count:
             return {"causes": (_cause("word_count", f"{actual.missing} words are missing at the end", 1.0),)}
-        return {"causes": (_cause("x_values", f"{count} values are X or Z, all others are right", 1.0),)}
+        also = f", {actual.missing} words are missing at the end" if actual.missing else ""
+        count -= actual.missing * model.tiling.lanes
+        return {"causes": (_cause("x_values", f"{count} values are X or Z{also}, all others are right", 1.0),)}
     sides = array_sides(model.manifest)
     model, got, known = _fewer_images(model, got, known, wrong)
     trial = _Trial(model, got, known)
@@ -405,7 +408,7 @@ def _search(
     if others is not None:
         return {"causes": (_cause("other_layer", others, 1.0),)}
     tried = singles
-    if not exact:
+    if not exact and (wrong & known).sum() >= _PAIR_VALUES:
         progress("pairs of mistakes")
         pairs = _pairs(trial, list(hypotheses(model, got, known)))
         exact = [scored for scored in pairs if scored.all]

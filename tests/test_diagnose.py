@@ -224,6 +224,10 @@ def test_x_and_missing_words_are_named(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "relu.hex").write_text("\n".join(lines) + "\n")
     found = diagnose(folder, read_actual(folder, tmp_path / "relu.hex"))
     assert (found.differing, found.causes[0].name, found.explained) == (8, "x_values", True)
+    (tmp_path / "relu.hex").write_text("\n".join(lines[:-3]) + "\n")
+    found = diagnose(folder, read_actual(folder, tmp_path / "relu.hex"))
+    assert found.differing == 32
+    assert found.causes[0].detail == "8 values are X or Z, 3 words are missing at the end, all others are right"
     assert found.first is not None
     assert (found.first.line, found.first.got) == (10, None)
     (tmp_path / "relu.hex").write_text("\n".join((folder / "relu.hex").read_text().splitlines()[:-3]) + "\n")
