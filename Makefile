@@ -14,7 +14,7 @@ vectors: $(VENV)/.for-vectors | tools
 	@$(BIN)/qexport simulate vectors/features_33
 
 test: $(VENV)/.for-test | tools
-	$(BIN)/python -m pytest -n auto --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile  # a process a core: threads would wait for each other
 
 bench: $(VENV)/.for-test
 	$(BIN)/python scripts/bench.py
