@@ -194,7 +194,7 @@ def main() -> None:
         all_layers(Path(pictures))
     reference_rtl()
     print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")
-    trust_table.main()
+    trust_table.main(every=True)
 
 
 if __name__ == "__main__":
