@@ -111,9 +111,9 @@ def proven(
     yosys(
         folder,
         "read_rtlil guessed.il; read_verilog guessed.v; hierarchy -top qexport_core; flatten",
-        # what multipliers and memories give may be anything
+        # what multipliers and memories give may be anything; `opt -full` would take it for a value of its own choice
         f"delete t:$mem* t:$mul t:$scopeinfo; delete -output o:*; expose w:{HOLDS}; opt_clean -purge",
-        "dffunmap; opt -full; opt_clean -purge; write_rtlil cone.il",
+        "dffunmap; opt_clean -purge; write_rtlil cone.il",
     )
     held = dict(enumerate(guessed))
     for given in ("reset", "step"):
