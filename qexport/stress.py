@@ -75,18 +75,22 @@ def _weights(rng: np.random.Generator, layer: ConvGeometry, fmt: IntFormat) -> t
     The even channels of a group have the signs, the odd ones their opposites: one input drives all of them to a bound.
     """
     shape = (layer.groups, 1, layer.group_inputs, *layer.kernel)
+    roomy = math.prod(shape[1:]) > 2 * (fmt.high - fmt.low)  # for all codes in each channel
     lifts = rng.choice([-1, 1], shape) if fmt.low < 0 else np.ones(shape, np.int64)
+    if roomy and fmt.low < 0:  # as many of each sign, so that all channels reach as far and use every bit of a sum
+        lifts = rng.permuted(np.resize([1, -1], (layer.groups, lifts[0].size)), axis=1).reshape(shape)
     channels = layer.out_channels // layer.groups
     odd = np.arange(channels).reshape(1, -1, 1, 1, 1) % 2 == 1
     signs = np.where(odd & (fmt.low < 0), -lifts, lifts)
-    codes_of: Int64 = np.empty(signs.shape, np.int64)
-    for cells, codes in ((signs > 0, np.arange(fmt.high, -1, -1)), (signs < 0, np.arange(fmt.low, 1))):
-        codes_of[cells] = rng.permutation(np.resize(codes, int(np.count_nonzero(cells))))
-    weight = codes_of.reshape(layer.out_channels, -1)
+    weight: Int64 = np.empty((layer.out_channels, signs[0, 0].size), np.int64)
+    parts = layer.out_channels if roomy else 1
+    for part, sign in zip(weight.reshape(parts, -1), signs.reshape(parts, -1), strict=True):
+        for cells, codes in ((sign > 0, np.arange(fmt.high, -1, -1)), (sign < 0, np.arange(fmt.low, 1))):
+            part[cells] = rng.permutation(np.resize(codes, int(np.count_nonzero(cells))))
     for row in weight if fmt.high else ():  # codes reach further down; sums that balance are above 0 as often as below
         kept = int(row.argmin())  # one of them stays the least code
         while (excess := -int(row.sum())) > 0:
-            able = np.flatnonzero((row < fmt.high) & (row != 0) & (np.arange(row.size) != kept))
+            able = np.flatnonzero((row < (0 if roomy else fmt.high)) & (row != 0) & (np.arange(row.size) != kept))
             if not len(able):
                 break
             row[rng.permutation(able)[:excess]] += 1

@@ -196,7 +196,7 @@ def main() -> None:
     print("\nqexport diagnose")
     subprocess.run([sys.executable, "-m", "scripts.diagnose_table"], cwd=ROOT, check=True)
     print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")
-    trust_table.main()
+    trust_table.main(every=True)
 
 
 if __name__ == "__main__":
