@@ -18,13 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
 
-import numpy as np
-
 from qexport.bench import Port, Stream, interface
 from qexport.edits import EDITS, Edit
 from qexport.errors import CheckFailed, QexportError
-from qexport.intformat import Int64
-from qexport.invariants import HOLDS, Register, everted, guesses, proven, registers, with_guesses
 from qexport.manifest import Manifest, read_manifest
 from qexport.ports import connected, read_module
 from qexport.rtl import PARTS, render_rtl, rtl_numbers
@@ -32,7 +28,6 @@ from qexport.simulate import Job, Simulator, build_bench, cache_folder, check_wo
 
 SAT_LIMIT = 60  # seconds of one proof
 GENERAL = 120  # mutants of a netlist
-WATCHED = "STATE"  # begins the lines that the plusarg `watch` prints
 SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
 
 Progress = Callable[[int, int, str], None]  # done, of how many, which mutant
@@ -138,29 +133,18 @@ class _Bench:
                 return f"seed {seed}: PASS, but in {took} cycles, not {cycles[seed]}"
         return None
 
-    def _run(self, run: Path, mutant: int, seed: int, *more: str) -> tuple[int | None, str]:
-        """Run a mutant in a folder of its own; returns the exit status, None for a hang, and what was printed."""
-        (run / "set").symlink_to(self.folder.resolve())
-        (run / "out").mkdir()
-        plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}", *more]
-        command = [*self.simulator.command(self.executable), *plusargs]
-        status = run_bench(command, run, run / "run.log", lambda line: None)
-        return status, (run / "run.log").read_text(errors="replace")
-
-    def states(self) -> Int64:
-        """(cycle, register): what the watched registers of the unchanged design hold, where all are known."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as place:
-            _, output = self._run(Path(place), 0, SEEDS[1], "+watch")
-        lines = re.findall(rf"^{WATCHED} ([0-9a-f ]+)$", output, re.MULTILINE)
-        return np.array([[int(word, 16) for word in line.split()] for line in lines], np.int64)
-
     def _cycles(self, mutant: int, seed: int) -> int:
         """The cycles of a run; raises CheckFailed unless it passes, as `simulate` judges it."""
         with tempfile.TemporaryDirectory(dir=self.scratch) as place:
             run = Path(place)
-            status, output = self._run(run, mutant, seed)
+            (run / "set").symlink_to(self.folder.resolve())
+            (run / "out").mkdir()
+            plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}"]
+            command = [*self.simulator.command(self.executable), *plusargs]
+            status = run_bench(command, run, run / "run.log", lambda line: None)
             if status is None:
                 raise CheckFailed("no end")
+            output = (run / "run.log").read_text(errors="replace")
             checks = sum(stream.words * stream.lanes for stream in self.results)
             judge(output, status, checks, "mutant", str(self.folder))
             files = {memory.name: memory.files[0].path for memory in self.manifest.memories}
@@ -230,13 +214,11 @@ class Netlist:
     """A flat netlist of a design with changes of single bits in it.
 
     `folder` holds netlist.v, in which the plusarg `mutant` selects a change, and unchanged.il, the netlist as it was.
-    `changes`: the options of Yosys `mutate` by name, for each mutant. `watched`: the registers that the plusarg `watch`
-    prints in every cycle.
+    `changes`: the options of Yosys `mutate` by name, for each mutant.
     """
 
     folder: Path
     changes: tuple[dict[str, str], ...]
-    watched: tuple[Register, ...]
 
     def name(self, change: dict[str, str]) -> str:
         """Such as 'const0', or 'cnot1 by bit 3': the bit is inverted where bit 3 is 1."""
@@ -246,53 +228,33 @@ class Netlist:
         place = f"{change['cell']}/{change['port']}[{change['portbit']}]"
         return f"{place} ({change['src']})" if "src" in change else place
 
-    def learn(self, states: Int64) -> int:
-        """Prove facts about the watched registers, guessed from (state, register); returns how many."""
-        held = proven(yosys, self.folder, self.watched, guesses(self.watched, states), SAT_LIMIT) if len(states) else []
-        text, module = with_guesses((self.folder / "unchanged.il").read_text(), self.watched, held)
-        (self.folder / "proven.il").write_text(text)
-        (self.folder / "proven.v").write_text(module)
-        return len(held)
+    def equivalent(self, change: dict[str, str]) -> bool:
+        """Whether Yosys proves by SAT that the change makes no difference.
 
-    def equivalent(self, change: dict[str, str], facts: int = 0) -> str | None:
-        """How Yosys proves by SAT that the change makes no difference; None when it does not.
-
-        Both netlists have the same registers. Where these agree, as they do after the reset, and all `facts` learned
-        about them hold, all outputs and the next values of all registers must agree, whatever the inputs.
+        Both netlists have the same registers. Where these agree, as they do after the reset, all outputs and the next
+        values of all registers must agree, whatever the inputs.
         """
         both = (
-            f"copy qexport_core gold; mutate {_options(change)}; rename qexport_core gate; "
-            "memory_map; opt_clean; dffunmap"
+            "read_rtlil unchanged.il; delete t:$scopeinfo; copy qexport_core gold; "
+            f"mutate {_options(change)}; rename qexport_core gate; memory_map; opt_clean; dffunmap"
         )
-        yosys(
-            self.folder,
-            "read_rtlil proven.il; read_verilog proven.v; hierarchy -top qexport_core; flatten; delete t:$scopeinfo",
-            f"expose w:{HOLDS}; {both}; write_rtlil both.il",
-        )
-        (self.folder / "everted.il").write_text(everted((self.folder / "both.il").read_text()))
-        known = f", where {facts} facts hold that are proven by induction" if facts else ""
-        proofs = {
+        proofs = (
             # what lies between the registers as one circuit, less what is the same in both
-            f"equal registers give equal outputs and equal next registers{known}": (
-                "read_rtlil everted.il; miter -equiv -flatten -make_outputs gold gate miter; hierarchy -top miter; "
-                "opt_merge -share_all; opt -full; opt_merge -share_all; opt_clean -purge; "
-                f"sat -set gold_{HOLDS} {facts + 1}'b{'1' * (facts + 1)} -prove trigger 0 -timeout {SAT_LIMIT} miter"
-            ),
+            "expose -evert-dff -shared; miter -equiv -flatten gold gate miter; hierarchy -top miter; "
+            "opt_merge -share_all; opt -full; opt_merge -share_all; opt_clean -purge; "
+            f"sat -prove trigger 0 -timeout {SAT_LIMIT} miter",
             # wire by wire; this needs no registers of the same kind
-            "every wire stays equal, by induction": (
-                f"read_rtlil unchanged.il; delete t:$scopeinfo; {both}; "
-                "equiv_make gold gate equiv; hierarchy -top equiv; equiv_struct -fwd -icells; equiv_simple; "
-                "equiv_induct -seq 1; equiv_status"
-            ),
-        }
-        for how, proof in proofs.items():
+            "equiv_make gold gate equiv; hierarchy -top equiv; equiv_struct -fwd -icells; equiv_simple; "
+            "equiv_induct -seq 1; equiv_status",
+        )
+        for proof in proofs:
             try:
-                said = yosys(self.folder, proof)
+                said = yosys(self.folder, both, proof)
             except QexportError:  # no proof of this kind: it meets a register without its equal
                 continue
             if "no model found: SUCCESS!" in said or "Equivalence successfully proven!" in said:
-                return f"Yosys: {how}"
-        return None
+                return True
+        return False
 
 
 def _options(change: dict[str, str]) -> str:
@@ -335,22 +297,15 @@ def netlist(
         "".join(f"mutate -ctrl qexport_mutant 16 {n} {_options(change)}\n" for n, change in enumerate(changes, 1))
     )
     yosys(to, "read_rtlil unchanged.il; script changes.txt; write_verilog -noattr netlist.v")
-    watched = registers((to / "unchanged.il").read_text())
     with (to / "netlist.v").open("a") as text:
         declared = ",\n".join(f"  {port.direction} wire [{port.bits - 1}:0] {name}" for name, port in ports.items())
         text.write(
             f"module dut (\n{declared}\n);\n  reg [15:0] number;\n"
             '  initial if ($value$plusargs("mutant=%d", number) == 0) number = 0;\n'
             f"  qexport_core core ({', '.join(f'.{name}({name})' for name in ports)}, .qexport_mutant(number));\n"
+            "endmodule\n"
         )
-        if watched:
-            values = ", ".join(f"core.{register.verilog}" for register in watched)
-            line = f'"{WATCHED}{" %h" * len(watched)}", {values}'
-            text.write(f'  always @(posedge clk) if ($test$plusargs("watch")) $display({line});\n')
-        text.write("endmodule\n")
-    made = Netlist(to, tuple(changes), tuple(watched))
-    made.learn(np.empty((0, len(watched)), np.int64))
-    return made
+    return Netlist(to, tuple(changes))
 
 
 def yosys(folder: Path, *commands: str) -> str:
@@ -387,15 +342,17 @@ def general_mutants(
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         bench = _Bench(folder, choose(simulator), found, made.folder / "netlist.v", Path(place))
         failures = bench.failures(names, style in PARTS, progress)
-        facts = made.learn(bench.states()) if None in failures else 0
     results = []
     for name, change, failure in zip(names, made.changes, failures, strict=True):
         fate, how = "killed", failure or ""
         if failure is None:
-            proof = made.equivalent(change, facts)
-            fate, how = ("equivalent", proof) if proof else ("survived", f"passes with seeds {SEEDS}")
+            proven = made.equivalent(change)
+            fate, how = ("equivalent", PROOF) if proven else ("survived", f"passes with seeds {SEEDS}")
         results.append(MutantResult(name, made.where(change), "general", style, fate, how))
     return results
+
+
+PROOF = "Yosys: equal registers give equal outputs and equal next registers"
 
 
 def reference_mutants(

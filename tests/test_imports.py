@@ -20,7 +20,7 @@ LAYERS = (
     {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "stress", "manifest", "bench", "ports"},
     {"rerun", "hypotheses"},
     {"export", "check", "simulate", "actual", "diagnose", "explain", "shrink"},
-    {"rtl", "stub", "cocotb", "edits", "invariants", "mutants", "selftest"},
+    {"rtl", "stub", "cocotb", "edits", "mutants", "selftest"},
     {"cli"},
     {"__main__"},
 )
