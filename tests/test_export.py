@@ -563,10 +563,13 @@ def test_a_dump_that_is_interrupted_while_it_waits_leaves_the_running_ones_folde
     lock = os.open(out, os.O_RDONLY)
     fcntl.flock(lock, fcntl.LOCK_EX)
     command = [*QEXPORT, "dump", "--capture", str(captures[0]), "--out", str(out)]
-    with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+    with subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
+    ) as process:  # fmt: skip
         time.sleep(2)
         assert process.poll() is None
         process.send_signal(signal.SIGINT)
-        process.wait()
+        assert process.wait(timeout=60) == 130
     assert (out / ".features_33.partial").is_dir()
     os.close(lock)
