@@ -303,7 +303,7 @@ class _Digits:
         """The digits of each word: (words, digits) characters."""
         words = pack(elements, spec.element)
         if self.bits == 4:
-            text = np.frombuffer(words.tobytes().hex().encode(), np.uint8).reshape(len(words), -1)
+            text = np.frombuffer(words.tobytes().hex().encode(), np.uint8).reshape(len(words), 2 * words.shape[1])
         else:
             text = np.unpackbits(words, axis=1) + np.uint8(ord("0"))
         return text[:, text.shape[1] - self._count(spec) :]

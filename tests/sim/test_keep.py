@@ -9,7 +9,7 @@ import pywellen
 
 from qexport.errors import CheckFailed
 from qexport.golden import Golden
-from qexport.simulate import _run, simulate
+from qexport.simulate import run_bench, simulate
 from tests.conftest import checked_dump, cli, fails
 from tests.sim.conftest import edited, state, tiny_capture
 from tests.sim.test_bench import DUT_FAULTS, on_icarus
@@ -118,11 +118,11 @@ def test_a_caller_may_keep_the_builds_of_a_design(simulator: str, tiny_set: Path
 def test_signs_of_life_are_passed_on_and_all_that_is_printed_is_logged(tmp_path: Path) -> None:
     seen: list[str] = []
     script = "echo start; echo PROGRESS cycles=9; echo complaint >&2; pwd; exit 3"
-    assert _run(["sh", "-c", script], tmp_path, tmp_path / "log", seen.append) == 3
+    assert run_bench(["sh", "-c", script], tmp_path, tmp_path / "log", seen.append) == 3
     assert seen == ["PROGRESS cycles=9"]
     assert (tmp_path / "log").read_text() == f"start\nPROGRESS cycles=9\n{tmp_path}\ncomplaint\n"
 
 
 def test_a_run_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("qexport.simulate.WALL_LIMIT", 0.2)
-    assert _run(["sleep", "60"], tmp_path, tmp_path / "log", print) is None
+    assert run_bench(["sleep", "60"], tmp_path, tmp_path / "log", print) is None
