@@ -12,7 +12,7 @@ import pytest
 from qexport.bench import render_bench
 from qexport.errors import QexportError
 from qexport.layout import load_layout, parse_layout
-from qexport.manifest import read_manifest
+from qexport.manifest import MemoryEntry, read_manifest
 from qexport.simulate import Verilator
 from tests.conftest import checked_dump, make_capture, one_memory_layout
 from tests.sim.conftest import ragged_capture
@@ -136,10 +136,14 @@ def test_memory_files_that_icarus_cannot_open_are_refused() -> None:
 
 def test_every_constant_of_a_large_set_fits_an_int(set_of: Callable[[str], Path]) -> None:
     manifest = read_manifest(set_of("default"))
-    memories = tuple(  # of 100000 images
-        msgspec.structs.replace(m, shape=(100_000, *m.shape[1:])) if m.order.startswith("n ") else m
-        for m in manifest.memories
-    )
+
+    def grown(m: MemoryEntry) -> MemoryEntry:
+        """The memory of 100000 images."""
+        times = 100_000 // m.shape[0]
+        files = tuple(msgspec.structs.replace(file, words=file.words * times) for file in m.files)
+        return msgspec.structs.replace(m, shape=(100_000, *m.shape[1:]), files=files)
+
+    memories = tuple(grown(m) if m.order.startswith("n ") else m for m in manifest.memories)
     checksums = {file.path: 0 for m in memories for file in m.files}
     files = render_bench(manifest.layer, memories, load_layout("default"), manifest.formats, checksums)
     numbers = {
