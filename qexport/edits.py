@@ -1,7 +1,7 @@
 """The hand-placed mutants of the reference RTL: one line of Verilog each, changed where mistakes matter.
 
 `old` is text that stands once in the file; the part between « and » is what `new` replaces. `when` says for which
-layers the edit changes anything at all: `f` has the parameters of the array by their names, and IMAGES, OUTPUTS
+layers the edit changes anything at all: `f` has the parameters of the array by their names, and IMAGES, OX, OUTPUTS
 (positions) and HAS_OUTPUT.
 """
 
@@ -20,6 +20,15 @@ class Edit:
     new: str
     what: str
     when: Callable[[SimpleNamespace], bool] = lambda f: True
+
+
+def _starts_inside(f: SimpleNamespace) -> bool:
+    """Whether some tile's first position and first tap meet an input, not padding.
+
+    The os array reads there while the sums settle; where it is padding, the words are 0 and add nothing.
+    """
+    starts = (divmod(first, f.OX) for first in range(0, f.OUTPUTS, f.ROW))
+    return any((oy > 0 or not f.PAD_TOP) and (ox > 0 or not f.PAD_LEFT) for oy, ox in starts)
 
 
 SHARED = (
@@ -334,7 +343,7 @@ OS = (
          "lines in reverse order",
          when=lambda f: f.ROW > 1 or f.COL > 1),
     Edit("feeder-reloads", "feeder.sv", "left <= «valid && slot == i» ?", "slot == i",
-         "lines take words that were not asked for"),
+         "lines take words that were not asked for", when=_starts_inside),
     Edit("feeder-stuck", "feeder.sv", "? word : «left >> BITS»;", "left", "lines send lane 0 again and again",
          when=lambda f: f.ROW > 1),
     Edit("feeder-double-step", "feeder.sv", "? word : «left >> BITS»;", "left >> (2 * BITS)", "lines skip lanes",
@@ -382,7 +391,8 @@ OS = (
          "weights are written one address off"),
     Edit("slot-late", "os_array.sv", "read_slot <= «slot»;", "slot + 1", "words go to the next line",
          when=lambda f: f.ROW > 1 or f.COL > 1),
-    Edit("read-always", "os_array.sv", "read_valid <= «streaming»;", "1'b1", "words are fed while none was asked for"),
+    Edit("read-always", "os_array.sv", "read_valid <= «streaming»;", "1'b1", "words are fed while none was asked for",
+         when=_starts_inside),
     Edit("kernel-row", "os_array.sv", ".py(«32'(oy) * STRIDE_Y + kh * DILATION_Y»)",
          "32'(oy) * STRIDE_Y + kw * DILATION_Y", "the row of the tap is its column",
          when=lambda f: f.KH > 1 or f.KW > 1),

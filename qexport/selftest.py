@@ -124,12 +124,19 @@ def selftest(
     def told(what: str) -> Callable[[int, int, str], None]:
         return lambda done, total, name: progress(what, done, total)
 
-    def rtl(where: Path, what: str) -> list[MutantResult]:
+    def rtl(where: Path, what: str, prove: bool) -> list[MutantResult]:
         found = []
         for style in styles:
             tell = told(f"{what}, {style}")
             made = partial(
-                reference_mutants, where, style, sample=sample, seed=seed, simulator=simulator.name, progress=tell
+                reference_mutants,
+                where,
+                style,
+                sample=sample,
+                seed=seed,
+                simulator=simulator.name,
+                prove=prove,
+                progress=tell,
             )
             found += _kept(list[MutantResult], made, simulator, where, what, seed, style, sample)
         return found
@@ -140,12 +147,14 @@ def selftest(
         tell = told("your RTL")
         own_rtl = user_mutants(folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, progress=tell)
     else:
-        own_rtl = rtl(folder, "RTL, the set")
+        own_rtl = rtl(folder, "RTL, the set", prove=False)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
         layout = _stress_layout(manifest, Facts(capture, manifest.array["row"]))
         stress = dump(capture, layout, Path(scratch)).folder
-        stress_table = _table(stress, files(stress, "stress", True), [] if dut else rtl(stress, "RTL, stress"))
+        stress_table = _table(
+            stress, files(stress, "stress", True), [] if dut else rtl(stress, "RTL, stress", prove=True)
+        )
     return Selftest(
         set=folder,
         layer=manifest.layer.name,

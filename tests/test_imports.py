@@ -16,6 +16,7 @@ ROOT = Path(qexport.__file__).parent
 # Each module imports from its own layer and those before it.
 LAYERS = (
     {"errors", "intformat"},
+    {"equivalence"},
     {"layer"},
     {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "stress", "manifest", "bench", "ports"},
     {"rerun", "hypotheses"},

