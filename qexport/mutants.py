@@ -22,7 +22,17 @@ from qexport.errors import CheckFailed
 from qexport.manifest import Manifest, read_manifest
 from qexport.ports import connected, read_module
 from qexport.rtl import PARTS, render_rtl, rtl_numbers
-from qexport.simulate import Job, Simulator, build_bench, cache_folder, check_words, choose, judge, run_bench
+from qexport.simulate import (
+    SIMULATORS,
+    Job,
+    Simulator,
+    build_bench,
+    cache_folder,
+    check_words,
+    choose,
+    judge,
+    run_bench,
+)
 
 GENERAL = 120  # mutants of a netlist
 SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
@@ -239,7 +249,8 @@ def netlist(
 
     Raises QexportError when Yosys is missing or cannot read the sources.
     """
-    first, *others = (f'"{path.resolve()}"' for path in (include, *sources))
+    # what lies in the folder is named within it, as places in the netlist name files
+    first, *others = (f'"{path.name if path.parent == to else path.resolve()}"' for path in (include, *sources))
     yosys(
         to,
         f"read_verilog -sv -I{first} " + " ".join(others),
@@ -306,22 +317,42 @@ def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
 def general_mutants(
     folder: Path, made: Netlist, found: Sequence[Stream], style: str, simulator: str, prove: bool, progress: Progress
 ) -> list[MutantResult]:
-    """Run the changes of a netlist in the bench of the set `folder`; `prove`: try to prove what survives equivalent."""
+    """Run the changes of a netlist in the bench of the set `folder`.
+
+    `prove`: what survives is proven equivalent where it is; what is not, runs with Icarus, too, where it can run: there
+    registers and memories start unknown, and a word that was never written shows.
+    """
+    used = choose(simulator)
     names = [made.name(change) for change in made.changes]
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
-        bench = _Bench(folder, choose(simulator), found, made.folder / "netlist.v", Path(place))
+        bench = _Bench(folder, used, found, made.folder / "netlist.v", Path(place))
         failures = bench.failures(names, style in PARTS, progress)
-    words = {f"s_{stream.memory}": stream.words for stream in found if stream.driven}
-
-    def result(name: str, change: dict[str, str], failure: str | None) -> MutantResult:
-        fate, how = "killed", failure or ""
-        if failure is None:
-            proven = prove and equivalent(made.folder / "unchanged.il", _options(change), words)
-            fate, how = ("equivalent", PROOF) if proven else ("survived", f"passes with seeds {SEEDS}")
-        return MutantResult(name, made.where(change), "general", style, fate, how)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        return list(pool.map(result, names, made.changes, failures))
+    proven: set[int] = set()
+    survivors = [number for number, failure in enumerate(failures) if failure is None]
+    if prove and survivors:
+        words = {f"s_{stream.memory}": stream.words for stream in found if stream.driven}
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            same = pool.map(
+                lambda number: equivalent(made.folder / "unchanged.il", _options(made.changes[number]), words),
+                survivors,
+            )
+            proven = {number for number, equal in zip(survivors, same, strict=True) if equal}
+        left = [number for number in survivors if number not in proven]
+        unknown = SIMULATORS["icarus"]
+        if left and used is not unknown and not unknown.missing():
+            with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+                bench = _Bench(folder, unknown, found, made.folder / "netlist.v", Path(place))
+                if bench.failure(0) is None:
+                    for number in left:
+                        failure = bench.failure(number + 1)
+                        failures[number] = failure and f"{failure} (Icarus)"
+    results = []
+    for number, (name, change, failure) in enumerate(zip(names, made.changes, failures, strict=True)):
+        fate, how = ("survived", f"passes with seeds {SEEDS}") if failure is None else ("killed", failure)
+        if number in proven:
+            fate, how = "equivalent", PROOF
+        results.append(MutantResult(name, made.where(change), "general", style, fate, how))
+    return results
 
 
 def reference_mutants(
