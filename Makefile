@@ -6,7 +6,7 @@ PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if 
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: vectors test bench lint tools clean
+.PHONY: vectors test selftest bench lint tools clean
 vectors: $(VENV)/.for-vectors | tools
 	@$(BIN)/qexport dump --layer 33 --checkpoint builtin --out vectors/ --force
 	@$(BIN)/qexport verify vectors/features_33
@@ -15,6 +15,9 @@ vectors: $(VENV)/.for-vectors | tools
 
 test: $(VENV)/.for-test | tools
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile  # a process a core: threads would wait for each other
+
+selftest: $(VENV)/.for-test | tools
+	$(BIN)/qexport selftest vectors/features_33
 
 bench: $(VENV)/.for-test
 	$(BIN)/python scripts/bench.py

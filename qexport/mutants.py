@@ -37,10 +37,10 @@ from qexport.simulate import (
 GENERAL = 120  # mutants of a netlist
 SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
 
-Progress = Callable[[int, int, str], None]  # done, of how many, which mutant
+Progress = Callable[[str, int, int], None]  # what, how many of it are done, of how many
 
 
-def quiet(done: int, total: int, name: str) -> None:
+def quiet(what: str, done: int, total: int) -> None:
     """No progress shown."""
 
 
@@ -159,7 +159,7 @@ class _Bench:
                 check_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
         return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
 
-    def failures(self, names: Sequence[str], timed: bool, progress: Progress) -> list[str | None]:
+    def failures(self, count: int, timed: bool, progress: Callable[[int], None]) -> list[str | None]:
         """The failure of each mutant from 1 on; `timed`: other cycles than those of the design are one, too.
 
         Raises CheckFailed when the unchanged design fails.
@@ -171,10 +171,10 @@ class _Bench:
         found = []
         with ThreadPoolExecutor(os.cpu_count()) as pool:
             for failure in pool.map(
-                lambda number: self.failure(number, cycles if timed else None), range(1, len(names) + 1)
+                lambda number: self.failure(number, cycles if timed else None), range(1, count + 1)
             ):
                 found.append(failure)
-                progress(len(found), len(names), names[len(found) - 1])
+                progress(len(found))
         return found
 
 
@@ -209,7 +209,7 @@ def hand_mutants(
         design = Path(place) / "dut.sv"
         design.write_text("\n".join(selectable(files, edits).values()))
         bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, Path(place))
-        failures = bench.failures([edit.name for edit in edits], True, progress)
+        failures = bench.failures(len(edits), True, lambda done: progress("hand-placed", done, len(edits)))
     made = []
     for edit, failure in zip(edits, failures, strict=True):
         line = files[edit.file][: _span(edit, files[edit.file])[0]].count("\n") + 1
@@ -272,6 +272,11 @@ def netlist(
         # a memory without reset has ports for it, which cannot be written as Verilog when they are used
         if not re.fullmatch("RD_[AS]RST", change["port"]) and change["cell"] not in renaming
     ][:count]
+    return with_changes(to, changes, ports)
+
+
+def with_changes(to: Path, changes: Sequence[dict[str, str]], ports: dict[str, Port]) -> Netlist:
+    """The netlist unchanged.il of the folder `to` as Verilog with these changes in it."""
     (to / "changes.txt").write_text(
         "".join(f"mutate -ctrl qexport_mutant 16 {n} {_options(change)}\n" for n, change in enumerate(changes, 1))
     )
@@ -326,26 +331,18 @@ def general_mutants(
     names = [made.name(change) for change in made.changes]
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         bench = _Bench(folder, used, found, made.folder / "netlist.v", Path(place))
-        failures = bench.failures(names, style in PARTS, progress)
-    proven: set[int] = set()
+        failures = bench.failures(len(names), style in PARTS, lambda done: progress("general", done, len(names)))
     survivors = [number for number, failure in enumerate(failures) if failure is None]
-    if prove and survivors:
-        words = {f"s_{stream.memory}": stream.words for stream in found if stream.driven}
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            same = pool.map(
-                lambda number: equivalent(made.folder / "unchanged.il", _options(made.changes[number]), words),
-                survivors,
-            )
-            proven = {number for number, equal in zip(survivors, same, strict=True) if equal}
-        left = [number for number in survivors if number not in proven]
-        unknown = SIMULATORS["icarus"]
-        if left and used is not unknown and not unknown.missing():
-            with tempfile.TemporaryDirectory(prefix="qexport-") as place:
-                bench = _Bench(folder, unknown, found, made.folder / "netlist.v", Path(place))
-                if bench.failure(0) is None:
-                    for number in left:
-                        failure = bench.failure(number + 1)
-                        failures[number] = failure and f"{failure} (Icarus)"
+    proven = _proven(made, found, survivors, progress) if prove else set()
+    left = [number for number in survivors if number not in proven]
+    unknown = SIMULATORS["icarus"]
+    if prove and left and used is not unknown and not unknown.missing():
+        with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+            bench = _Bench(folder, unknown, found, made.folder / "netlist.v", Path(place))
+            if bench.failure(0) is None:
+                for number in left:
+                    failure = bench.failure(number + 1)
+                    failures[number] = failure and f"{failure} (Icarus)"
     results = []
     for number, (name, change, failure) in enumerate(zip(names, made.changes, failures, strict=True)):
         fate, how = ("survived", f"passes with seeds {SEEDS}") if failure is None else ("killed", failure)
@@ -353,6 +350,21 @@ def general_mutants(
             fate, how = "equivalent", PROOF
         results.append(MutantResult(name, made.where(change), "general", style, fate, how))
     return results
+
+
+def _proven(made: Netlist, found: Sequence[Stream], numbers: Sequence[int], progress: Progress) -> set[int]:
+    """Those of the numbered changes that are proven to make no difference."""
+    words = {f"s_{stream.memory}": stream.words for stream in found if stream.driven}
+
+    def proof(number: int) -> bool:
+        return equivalent(made.folder / "unchanged.il", _options(made.changes[number]), words)
+
+    proven = set()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (number, equal) in enumerate(zip(numbers, pool.map(proof, numbers), strict=True), start=1):
+            proven |= {number} if equal else set()
+            progress("proofs", done, len(numbers))
+    return proven
 
 
 def reference_mutants(
@@ -376,10 +388,7 @@ def reference_mutants(
     if sample is not None:
         edits = random.Random(seed).sample(edits, min(sample, len(edits)))
     count = GENERAL if sample is None else min(sample, GENERAL)
-    total = len(edits) + count
-    results = hand_mutants(
-        folder, style, edits, simulator=simulator, progress=lambda done, _, name: progress(done, total, name)
-    )
+    results = hand_mutants(folder, style, edits, simulator=simulator, progress=progress)
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         scratch = Path(place)
         sources = reference_files(style, manifest)
@@ -387,9 +396,7 @@ def reference_mutants(
             (scratch / name).write_text(text)
         found = _reference_streams(folder, style)
         made = netlist([scratch / name for name in sources], folder, "dut", _ports(found), count, seed, scratch)
-        return results + general_mutants(
-            folder, made, found, style, simulator, prove, lambda done, _, name: progress(len(edits) + done, total, name)
-        )
+        return results + general_mutants(folder, made, found, style, simulator, prove, progress)
 
 
 def user_mutants(

@@ -24,7 +24,7 @@ from qexport.intformat import IntFormat
 from qexport.layer import CaptureFile
 from qexport.layout import MANIFEST, Layout, load_layout
 from qexport.manifest import Manifest, MemoryEntry, file_sha256, read_manifest, set_entries, sha256
-from qexport.mutants import MutantResult, reference_mutants, user_mutants
+from qexport.mutants import MutantResult, Progress, reference_mutants, user_mutants
 from qexport.rtl import PARTS
 from qexport.simulate import Simulator, bench_alone, bench_files, cache_folder, choose, simulate
 from qexport.strength import StrengthInfo
@@ -35,7 +35,6 @@ SEALED = 10  # of single bits of each memory with its checksum
 SAMPLE = 20  # mutants of each kind of an array, unless all are asked for
 SIMULATE, BENCH, VERIFY = CHECKERS = ("simulate", "bench alone", "verify")
 
-Progress = Callable[[str, int, int], None]  # what is done, how much of it, how much there is
 Result = TypeVar("Result")
 
 
@@ -121,8 +120,8 @@ def selftest(
         made = partial(_file_mutants, where, simulator, seed, sealed_only, partial(progress, what))
         return _kept(list[FileMutant], made, simulator, where, what, seed, sealed_only)
 
-    def told(what: str) -> Callable[[int, int, str], None]:
-        return lambda done, total, name: progress(what, done, total)
+    def told(what: str) -> Progress:
+        return lambda step, done, total: progress(f"{what}: {step}", done, total)
 
     def rtl(where: Path, what: str, prove: bool) -> list[MutantResult]:
         found = []

