@@ -18,7 +18,7 @@ from types import SimpleNamespace
 from qexport.bench import Port, Stream, interface
 from qexport.edits import EDITS, Edit
 from qexport.equivalence import PROOF, equivalent, yosys
-from qexport.errors import CheckFailed
+from qexport.errors import CheckFailed, QexportError
 from qexport.manifest import Manifest, read_manifest
 from qexport.ports import connected, read_module
 from qexport.rtl import PARTS, render_rtl, rtl_numbers
@@ -250,10 +250,11 @@ def netlist(
     Raises QexportError when Yosys is missing or cannot read the sources.
     """
     # what lies in the folder is named within it, as places in the netlist name files
-    first, *others = (f'"{path.name if path.parent == to else path.resolve()}"' for path in (include, *sources))
+    read = " ".join(f'"{path.name if path.parent == to else path.resolve()}"' for path in sources)
+    (to / "include").symlink_to(include.resolve())  # -I takes no name with spaces
     yosys(
         to,
-        f"read_verilog -sv -I{first} " + " ".join(others),
+        f"read_verilog -sv -Iinclude {read}",
         f"prep -flatten -top {top}",
         "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
         # no registers that never leave their reset value, such as the counter of an axis of one place
@@ -413,6 +414,11 @@ def user_mutants(
 
     Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
     """
+    for path in dut:
+        if re.search(r'[\s;"]', str(path.resolve())):
+            raise QexportError(
+                f"dut: '{path.resolve()}': Yosys cannot name places in it; use a path without blanks, ; and quotes"
+            )
     package = folder / f"{read_manifest(folder).layer.slug}_pkg.sv"
     module = read_module(dut, package, (folder, dut[-1].parent), top)
     found = connected(module, interface(folder, read_manifest(folder)))

@@ -1,6 +1,7 @@
 """Mutants of the reference RTL and of a user's: the bench sees them, and what it cannot see is said to survive."""
 
 import re
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -235,13 +236,21 @@ def test_unknown_words_show_on_icarus_where_verilator_starts_with_numbers(
 
 @pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 def test_mutants_of_a_users_module(simulator: str, small_set: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(small_set, tmp_path / "a set")
     core = tmp_path / "my_core.sv"
-    text = "\n".join(reference_files("os", read_manifest(small_set)).values())
+    text = "\n".join(reference_files("os", read_manifest(folder)).values())
     core.write_text(text.replace("module dut ", "module my_core "))
-    results = user_mutants(small_set, [core], "my_core", sample=5, seed=1, simulator=simulator)
+    results = user_mutants(folder, [core], "my_core", sample=5, seed=1, simulator=simulator)
     assert len(results) == 5
     assert {(result.kind, result.style) for result in results} == {("general", "user")}
     assert "killed" in {result.fate for result in results}
+
+
+def test_a_module_that_yosys_cannot_name_is_refused(small_set: Path, tmp_path: Path) -> None:
+    core = tmp_path / "my core.sv"
+    core.write_text("module dut; endmodule\n")
+    with pytest.raises(QexportError, match=r"^dut: '.*my core.sv': .*; use a path without blanks"):
+        user_mutants(small_set, [core], sample=1)
 
 
 def test_what_yosys_cannot_read_is_named_with_its_line(small_set: Path, tmp_path: Path) -> None:
