@@ -44,6 +44,11 @@ def yosys(folder: Path, *commands: str) -> str:
     return _run(folder, program, *(part.strip() for command in commands for part in command.split(";")))
 
 
+def whole_paths(places: str, folder: Path) -> str:
+    """Places in files, one a line or `|` between them; slang gives paths relative to the folder where it ran."""
+    return re.sub(r"(^|\|)(\.\./[^:|]+)", lambda m: f"{m[1]}{(folder / m[2]).resolve()}", places, flags=re.MULTILINE)
+
+
 def _run(folder: Path, program: str, *arguments: str, limit: float | None = None) -> str:
     """Run a program that uses Yosys in a process of its own, which an error ends."""
     if find_spec("pyosys") is None:
@@ -53,8 +58,9 @@ def _run(folder: Path, program: str, *arguments: str, limit: float | None = None
         cwd=folder, capture_output=True, text=True, errors="replace", check=False, timeout=limit,
     )  # fmt: skip
     if done.returncode != 0:
-        errors = re.findall(r"^.*ERROR: .*$", done.stdout + done.stderr, re.MULTILINE)
-        raise QexportError(f"mutants: Yosys: {'; '.join(errors) or done.stderr.strip()[-300:]}")
+        error = re.search(r"^.*ERROR: .*$", done.stdout + done.stderr, re.MULTILINE)
+        said = whole_paths(error[0], folder) if error else done.stderr.strip()[-300:]
+        raise QexportError(f"mutants: Yosys: {said}")
     return done.stdout
 
 

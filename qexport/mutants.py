@@ -17,7 +17,7 @@ from types import SimpleNamespace
 
 from qexport.bench import Port, Stream, interface
 from qexport.edits import EDITS, Edit
-from qexport.equivalence import PROOF, equivalent, yosys
+from qexport.equivalence import PROOF, equivalent, whole_paths, yosys
 from qexport.errors import CheckFailed, QexportError
 from qexport.manifest import Manifest, read_manifest
 from qexport.ports import connected, read_module
@@ -235,26 +235,23 @@ class Netlist:
 
     def where(self, change: dict[str, str]) -> str:
         place = f"{change['cell']}/{change['port']}[{change['portbit']}]"
-        return f"{place} ({change['src']})" if "src" in change else place
+        return f"{place} ({whole_paths(change['src'], self.folder)})" if "src" in change else place
 
 
 def _options(change: dict[str, str]) -> str:
     return " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
 
 
-def netlist(
-    sources: Sequence[Path], include: Path, top: str, ports: dict[str, Port], count: int, seed: int, to: Path
-) -> Netlist:
-    """Synthesize sources to a flat netlist with `count` seeded changes, in the folder `to`; memories stay memories.
+def netlist(read: str, include: Path, top: str, ports: dict[str, Port], count: int, seed: int, to: Path) -> Netlist:
+    """Synthesize a design to a flat netlist with `count` seeded changes, in the folder `to`; memories stay memories.
 
-    Raises QexportError when Yosys is missing or cannot read the sources.
+    `read`: the command of Yosys that reads the sources; it runs in `to`, where `include` is a link. Raises QexportError
+    when Yosys is missing or cannot read the sources.
     """
-    # what lies in the folder is named within it, as places in the netlist name files
-    read = " ".join(f'"{path.name if path.parent == to else path.resolve()}"' for path in sources)
     (to / "include").symlink_to(include.resolve())  # -I takes no name with spaces
     yosys(
         to,
-        f"read_verilog -sv -Iinclude {read}",
+        read,
         f"prep -flatten -top {top}",
         "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
         # no registers that never leave their reset value, such as the counter of an axis of one place
@@ -396,7 +393,8 @@ def reference_mutants(
         for name, text in sources.items():
             (scratch / name).write_text(text)
         found = _reference_streams(folder, style)
-        made = netlist([scratch / name for name in sources], folder, "dut", _ports(found), count, seed, scratch)
+        read = f"read_verilog -sv -Iinclude {' '.join(sources)}"
+        made = netlist(read, folder, "dut", _ports(found), count, seed, scratch)
         return results + general_mutants(folder, made, found, style, simulator, prove, progress)
 
 
@@ -424,5 +422,10 @@ def user_mutants(
     found = connected(module, interface(folder, read_manifest(folder)))
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         count = GENERAL if sample is None else min(sample, GENERAL)
-        made = netlist([package, *dut], folder, top, _ports(found), count, seed, Path(place))
+        # unlike read_verilog, slang knows packages; in a file of options, names may have spaces
+        (Path(place) / "sources.f").write_text("".join(f'"{path.resolve()}"\n' for path in (package, *dut)))
+        read = f"read_slang --top {top} -Iinclude -f sources.f"
+        progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
+        made = netlist(read, folder, top, _ports(found), count, seed, Path(place))
+        progress("netlist", 1, 1)
         return general_mutants(folder, made, found, "user", simulator, True, progress)

@@ -152,7 +152,8 @@ def small_netlist(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     sources = reference_files("os", read_manifest(small_set))
     for name, text in sources.items():
         (place / name).write_text(text)
-    return netlist([place / name for name in sources], small_set, "dut", ports_of(small_set), 12, 0, place)
+    read = f"read_verilog -sv -Iinclude {' '.join(sources)}"
+    return netlist(read, small_set, "dut", ports_of(small_set), 12, 0, place)
 
 
 def ports_of(folder: Path) -> dict[str, Port]:
@@ -239,9 +240,11 @@ def test_mutants_of_a_users_module(simulator: str, small_set: Path, tmp_path: Pa
     folder = shutil.copytree(small_set, tmp_path / "a set")
     core = tmp_path / "my_core.sv"
     text = "\n".join(reference_files("os", read_manifest(folder)).values())
-    core.write_text(text.replace("module dut ", "module my_core "))
+    package = f"{read_manifest(folder).layer.slug}_pkg"
+    core.write_text(text.replace("module dut ", f"module my_core import {package}::*; "))
     results = user_mutants(folder, [core], "my_core", sample=5, seed=1, simulator=simulator)
     assert len(results) == 5
+    assert any(f"({core}:" in result.where for result in results)
     assert {(result.kind, result.style) for result in results} == {("general", "user")}
     assert "killed" in {result.fate for result in results}
 
@@ -255,7 +258,9 @@ def test_a_module_that_yosys_cannot_name_is_refused(small_set: Path, tmp_path: P
 
 def test_what_yosys_cannot_read_is_named_with_its_line(small_set: Path, tmp_path: Path) -> None:
     core = tmp_path / "core.sv"
-    core.write_text((small_set / "dut.sv").read_text())  # it imports the package within the module
-    line = next(n for n, text in enumerate(core.read_text().splitlines(), 1) if text.strip().startswith("import "))
-    with pytest.raises(QexportError, match=rf"{re.escape(str(core))}:{line}: ERROR: "):
+    text = "\n".join(reference_files("os", read_manifest(small_set)).values())
+    core.write_text(text.replace("\nendmodule", "\n  lacking missing ();\nendmodule"))
+    line = core.read_text().splitlines().index("  lacking missing ();") + 1
+    with pytest.raises(QexportError) as caught:
         user_mutants(small_set, [core], sample=1)
+    assert str(caught.value) == f"mutants: Yosys: {core}:{line}: ERROR: unknown module 'lacking'"
