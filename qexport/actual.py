@@ -166,6 +166,7 @@ def _guessed(
     results = _results(manifest)
     others = [entry for entry in manifest.memories if entry not in results]
     faults: list[QexportError] = []
+    counts: set[int] = set()
     for entries in [named] if named else (results, others):
         fitting = []
         for entry in entries:
@@ -174,6 +175,7 @@ def _guessed(
             except QexportError as error:
                 faults.append(error)
                 continue
+            counts.add(sum(file.words for file in entry.files) - actual.missing + actual.extra)
             if not actual.missing and not actual.extra:
                 fitting.append(actual)
         if len(fitting) == 1:
@@ -187,8 +189,9 @@ def _guessed(
     if tried == len(faults) and len({str(fault) for fault in faults}) == 1:  # such as an empty file, whatever it is for
         raise faults[0]
     sizes = ", ".join(f"{e.name} {sum(f.words for f in e.files)} x {e.word_bits} bits" for e in named or results)
+    held = f", {counts.pop()} words," if len(counts) == 1 else ""
     raise QexportError(
-        f"actual: {what} fits no memory of the set ({sizes}); it may be of another set, else name its memory "
+        f"actual: {what}{held} fits no memory of the set ({sizes}); it may be of another set, else name its memory "
         "with --memory"
     )
 
