@@ -21,8 +21,8 @@ package features_33_pkg;
   // bits that hold every accumulator these weights can give
   localparam int ACC_WIDTH = 12;
   // output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)
-  localparam longint OUTPUT_MUL = 64'd1341;
-  localparam longint OUTPUT_SHIFT = 64'd14;
+  localparam longint OUTPUT_MUL = 64'd1277;
+  localparam longint OUTPUT_SHIFT = 64'd15;
   localparam longint OUTPUT_MAX = 64'd15;
   // images and planes
   localparam int IX = 4;

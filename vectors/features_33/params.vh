@@ -20,8 +20,8 @@ localparam DILATION_X = 1;
 localparam ACC_WIDTH = 12;
 
 // output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)
-localparam OUTPUT_MUL = 64'd1341;
-localparam OUTPUT_SHIFT = 64'd14;
+localparam OUTPUT_MUL = 64'd1277;
+localparam OUTPUT_SHIFT = 64'd15;
 localparam OUTPUT_MAX = 64'd15;
 
 // images and planes
