@@ -39,10 +39,16 @@ def state(path: Path) -> dict[str, Any]:
     return read
 
 
+def checkpoint_follows_log(out: Path) -> bool:
+    """Whether the checkpoint of the log's last epoch is written: the log comes first."""
+    last = out / "checkpoint.pth"
+    return last.exists() and last.stat().st_mtime_ns >= (out / "log.jsonl").stat().st_mtime_ns
+
+
 def kill_within_an_epoch(arguments: list[str], out: Path, epochs: int) -> None:
     """SIGKILL a run in the middle of the epoch that follows `epochs` whole ones."""
     run = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    while len(records(out)) < epochs:
+    while len(records(out)) < epochs or not checkpoint_follows_log(out):
         assert run.poll() is None, "the run ended before it could be killed"
         time.sleep(0.02)
     time.sleep(0.5 * 60 / records(out)[-1]["images_per_second"])
