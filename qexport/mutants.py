@@ -422,9 +422,10 @@ def user_mutants(
     found = connected(module, interface(folder, read_manifest(folder)))
     with tempfile.TemporaryDirectory(prefix="qexport-") as place:
         count = GENERAL if sample is None else min(sample, GENERAL)
-        # unlike read_verilog, slang knows packages; in a file of options, names may have spaces
-        (Path(place) / "sources.f").write_text("".join(f'"{path.resolve()}"\n' for path in (package, *dut)))
-        read = f"read_slang --top {top} -Iinclude -f sources.f"
+        (Path(place) / package.name).symlink_to(package.resolve())  # the set's path may have spaces
+        # unlike read_verilog, slang knows packages; a single unit shares macros between files, as simulators do
+        sources = " ".join([package.name, *(str(path.resolve()) for path in dut)])
+        read = f"read_slang --single-unit --top {top} -Iinclude {sources}"
         progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
         made = netlist(read, folder, top, _ports(found), count, seed, Path(place))
         progress("netlist", 1, 1)

@@ -75,8 +75,8 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
     options = ast.CompilationOptions()
     options.topModules = {name}
     compilation = ast.Compilation(pyslang.Bag([options]))
-    for source in (package, *sources):
-        compilation.addSyntaxTree(syntax.SyntaxTree.fromFile(str(source), manager))
+    # one unit: macros of one file hold in the next, as in the simulators
+    compilation.addSyntaxTree(syntax.SyntaxTree.fromFiles([str(source) for source in (package, *sources)], manager))
     tops = [top for top in compilation.getRoot().topInstances if top.name == name]
     if not tops:
         definitions = [d for d in compilation.getDefinitions() if isinstance(d, ast.DefinitionSymbol)]

@@ -237,12 +237,13 @@ def test_unknown_words_show_on_icarus_where_verilator_starts_with_numbers(
 
 @pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 def test_mutants_of_a_users_module(simulator: str, small_set: Path, tmp_path: Path) -> None:
-    folder = shutil.copytree(small_set, tmp_path / "a set")
-    core = tmp_path / "my_core.sv"
+    folder = shutil.copytree(small_set, tmp_path / "a $HOME set")
+    macros, core = tmp_path / "macros.sv", tmp_path / "my_core.sv"
+    macros.write_text("`define NAME my_core\n")
     text = "\n".join(reference_files("os", read_manifest(folder)).values())
     package = f"{read_manifest(folder).layer.slug}_pkg"
-    core.write_text(text.replace("module dut ", f"module my_core import {package}::*; "))
-    results = user_mutants(folder, [core], "my_core", sample=5, seed=1, simulator=simulator)
+    core.write_text(text.replace("module dut ", f"module `NAME import {package}::*; "))
+    results = user_mutants(folder, [macros, core], "my_core", sample=5, seed=1, simulator=simulator)
     assert len(results) == 5
     assert any(f"({core}:" in result.where for result in results)
     assert {(result.kind, result.style) for result in results} == {("general", "user")}
