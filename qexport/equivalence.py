@@ -30,9 +30,10 @@ ARITHMETIC = ("$add", "$sub", "$mul")
 CUT = ("$dff", "$mem_v2", *ARITHMETIC)
 EXACT = "\\exact"  # the attribute of cells that are not cut
 COPIES = ("gold", "gate")  # the unchanged and the changed netlist, as ABC calls them
-# Which cells are not cut, and whether the others must never be given different values, which is easier to prove where
-# it holds. `control` is all that decides about valid, ready and last, `near` what the change reaches within a cycle.
-ATTEMPTS = (("control", False), ("near", True))
+# Which cells are not cut, and which must never be given different values. `near` are the registers that the change is
+# in or reaches first, `control` all that decides about valid, ready and last. A proof is easier where those that are
+# cut must be given the same, and easiest where all must, as both netlists then share the registers; but that is rarer.
+ATTEMPTS = (("near", "cut"), ("control", "all"), ("control", "none"))
 
 
 def yosys(folder: Path, *commands: str) -> str:
@@ -73,10 +74,10 @@ def equivalent(netlist: Path, change: str, words: dict[str, int]) -> bool:
     assert found is not None
     assert found.origin is not None
     abc = Path(found.origin).with_name("yosys-abc")
-    for exact, strict in ATTEMPTS:
+    for exact, same in ATTEMPTS:
         with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
             place = Path(scratch)
-            spec = json.dumps([str(netlist.resolve()), change, words, exact, strict])
+            spec = json.dumps([str(netlist.resolve()), change, words, exact, same])
             try:
                 program = "import json, sys; from qexport.equivalence import build; build(*json.loads(sys.argv[1]))"
                 _run(place, program, spec, limit=4 * LIMIT)
@@ -96,14 +97,18 @@ def equivalent(netlist: Path, change: str, words: dict[str, int]) -> bool:
 
 @dataclass(frozen=True)
 class _Cut:
-    """A cell that was cut; `ins` and `outs`: the width of each of the ports that stand for its own, by name."""
+    """A cell that was cut; `ins` and `outs`: the width of each of the ports that stand for its own, by name.
+
+    `exact`: a register that the harness has instead, for each netlist or for both.
+    """
 
     kind: str
+    exact: bool
     ins: dict[str, int]
     outs: dict[str, int]
 
 
-def build(netlist: str, change: str, words: dict[str, int], exact: str, strict: bool) -> None:
+def build(netlist: str, change: str, words: dict[str, int], exact: str, same: str) -> None:
     """Write both.aig into the working folder: both netlists, with one output that is 1 when they disagree."""
     from pyosys.libyosys import Design, IdString, run_pass
 
@@ -117,7 +122,7 @@ def build(netlist: str, change: str, words: dict[str, int], exact: str, strict: 
     run(
         f'read_rtlil "{netlist}"', "delete t:$scopeinfo", "setundef -zero",
         "select -set control w:*_tvalid w:*_tready w:*_tlast %ci*",
-        f"select -set near c:{cell} %co:-[CLK] %co*:-[Q,RD_DATA] t:$mem_v2 %d",
+        f"select -set near c:{cell} %co*:-[CLK,Q,RD_DATA] t:$mem_v2 %d",
         f"setattr -set exact 1 @{exact}",
     )  # fmt: skip
     (core,) = design.modules_.values()
@@ -128,7 +133,7 @@ def build(netlist: str, change: str, words: dict[str, int], exact: str, strict: 
     run("select -assert-none t:$dff r:CLK_POLARITY=0 %i")  # one edge of one clock
     modules = {module.name.str()[1:]: module for module in design.modules_.values()}
     cells, _ = (_cut(modules[copy]) for copy in COPIES)
-    Path("harness.v").write_text(_harness(modules["gold"], cells, words, strict))
+    Path("harness.v").write_text(_harness(modules["gold"], cells, words, same))
     run(
         "read_verilog harness.v", "hierarchy -top harness", "flatten", "proc", "dffunmap", "techmap", "simplemap",
         "dffunmap", "setundef -undriven -zero", "aigmap", "write_aiger -zinit both.aig",
@@ -136,7 +141,7 @@ def build(netlist: str, change: str, words: dict[str, int], exact: str, strict: 
 
 
 def _cut(module: "Module") -> list[_Cut]:
-    """Turn all cells of CUT that are not exact into ports; registers that stay get their first value from a port."""
+    """Turn all registers, and all other cells of CUT that are not exact, into ports."""
     from pyosys.libyosys import Const, IdString, SigSpec
 
     def port(name: str, width: int, driven: bool) -> "SigSpec":
@@ -144,18 +149,10 @@ def _cut(module: "Module") -> list[_Cut]:
         wire.port_input, wire.port_output = driven, not driven
         return SigSpec(wire)
 
-    began, found = port("began", 1, True), []
+    found = []
     for cell in list(module.cells_.values()):
-        name, kind = cell.name.str(), str(cell.type)
-        if kind not in CUT:
-            continue
-        if cell.has_attribute(IdString(EXACT)):
-            if kind == "$dff":
-                value = cell.getPort(IdString("\\Q"))
-                later = SigSpec(module.addWire(IdString(f"\\later:{name}"), value.size()))
-                cell.setPort(IdString("\\Q"), later)
-                start = port(f"start:{name}", value.size(), True)
-                module.connect(value, module.Mux(IdString(f"\\now:{name}"), start, later, began))
+        name, kind, exact = cell.name.str(), str(cell.type), cell.has_attribute(IdString(EXACT))
+        if kind not in CUT or (exact and kind != "$dff"):
             continue
         signals = {id_.str()[1:]: signal for id_, signal in cell.connections_.items()}
         if kind == "$mem_v2" and cell.getParam(IdString("\\WR_PORTS")).as_int() == 1:
@@ -164,7 +161,7 @@ def _cut(module: "Module") -> list[_Cut]:
             signals["WR_DATA"] = module.And(IdString(f"\\data:{name}"), signals["WR_DATA"], enable)
             writes = module.ReduceOr(IdString(f"\\writes:{name}"), enable)
             signals["WR_ADDR"] = module.Mux(IdString(f"\\address:{name}"), nothing, signals["WR_ADDR"], writes)
-        cut = _Cut(kind, {}, {})
+        cut = _Cut(kind, exact, {}, {})
         for own, signal in signals.items():
             stands, gives = f"cut:{name}:{own}", cell.output(IdString(f"\\{own}"))
             ends = (signal, port(stands, signal.size(), gives))
@@ -176,25 +173,25 @@ def _cut(module: "Module") -> list[_Cut]:
     return found
 
 
-def _harness(gold: "Module", cells: list[_Cut], words: dict[str, int], strict: bool) -> str:
-    """Verilog around both netlists: reset, streams, the cut cells, and the output `differs`."""
+def _harness(gold: "Module", cells: list[_Cut], words: dict[str, int], same: str) -> str:
+    """Verilog around both netlists: reset, streams, the cut cells, the registers, and the output `differs`."""
 
     def both(name: str) -> tuple[str, str]:
         return f"\\gold:{name} ", f"\\gate:{name} "
 
-    def same(names: list[str]) -> str:
+    def agree(names: list[str]) -> str:
         return " && ".join("{} == {}".format(*both(name)) for name in names)
 
     wires = [wire for wire in gold.wires_.values() if wire.port_input or wire.port_output]
     ports = {wire.name.str()[1:]: (wire.width, bool(wire.port_input)) for wire in wires}
-    inputs, differing = ["input clk"], []
+    inputs, seen, given = ["input clk"], [], []  # what must be the same at the outputs, and at cells, from the reset on
     text = ["reg began = 0;", "always @(posedge clk) began <= 1;"]
     for name, (width, driven) in ports.items():
         for inner in both(name):
             text.append(f"wire [{width - 1}:0] {inner};")
-            if name in ("clk", "rst", "began"):
+            if name in ("clk", "rst"):
                 text.append(f"assign {inner} = {'!began' if name == 'rst' else name};")
-        if name in ("clk", "rst", "began") or name.startswith("cut:"):
+        if name in ("clk", "rst") or name.startswith("cut:"):
             continue
         stream, _, part = name.rpartition("_")
         if driven:
@@ -219,25 +216,36 @@ def _harness(gold: "Module", cells: list[_Cut], words: dict[str, int], strict: b
             matters = part in ("tdata", "tlast") or (part == "tready" and stream in words)
             valid = both(f"{stream}_tvalid") if matters else ("1", "1")
             shown = [f"({when} ? {inner}: 0)" for when, inner in zip(valid, both(name), strict=True)]
-            differing.append(f"{shown[0]} != {shown[1]}")
+            seen.append(f"{shown[0]} == {shown[1]}")
     for number, cell in enumerate(cells):
-        equal = f"equal_{number}"
-        if strict:
-            differing.append(f"!({same([*cell.ins])})")
+        equal, compared = f"equal_{number}", agree([*cell.ins])
+        if same == "all" or (same == "cut" and not cell.exact):
+            given.append(compared)
+        if cell.exact:
+            ((name, width),) = cell.outs.items()
+            inputs.append(f"input [{width - 1}:0] \\{name} ")  # its first value
+            kept = both(f"kept:{name}")
+            for inner, follows, register in zip(both(name), both(f"{name[:-1]}D"), kept, strict=True):
+                text.append(f"reg [{width - 1}:0] {register};")
+                text.append(f"always @(posedge clk) {register} <= {follows};")
+                text.append(f"assign {inner} = began ? {kept[0] if same == 'all' else register} : \\{name} ;")
+            continue
+        if same != "none":
             text.append(f"wire {equal} = 1;")
         elif cell.kind == "$dff":
-            text += [f"reg {equal} = 1;", f"always @(posedge clk) {equal} <= {same([*cell.ins])};"]
+            text += [f"reg {equal} = 1;", f"always @(posedge clk) {equal} <= {compared};"]
         elif cell.kind == "$mem_v2":
-            text.append(f"reg kept_{number} = 1;")
-            text.append(f"wire {equal} = kept_{number} && {same([*cell.ins])};")
-            text.append(f"always @(posedge clk) kept_{number} <= {equal};")
+            text.append(f"reg until_{number} = 1;")
+            text.append(f"wire {equal} = until_{number} && {compared};")
+            text.append(f"always @(posedge clk) until_{number} <= {equal};")
         else:
-            text.append(f"wire {equal} = {same([*cell.ins])};")
+            text.append(f"wire {equal} = {compared};")
         for name, width in cell.outs.items():
             inputs += [f"input [{width - 1}:0] \\{name} ", f"input [{width - 1}:0] \\other:{name} "]
             unchanged, changed = both(name)
             text += [f"assign {unchanged} = \\{name} ;", f"assign {changed} = {equal} ? \\{name} : \\other:{name} ;"]
-    text.append(f"assign differs = began && ({' || '.join(differing)});")
+    text.append(f"wire as_seen = {' && '.join(seen)};")
+    text.append(f"assign differs = !({' && '.join(['(!began || as_seen)', *given])});")
     for copy, own in zip(COPIES, zip(*map(both, ports), strict=True), strict=True):
         connected = (f".\\{name} ({inner})" for name, inner in zip(ports, own, strict=True))
         text.append(f"{copy} {copy} ({', '.join(connected)});")
