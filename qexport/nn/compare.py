@@ -2,7 +2,7 @@
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from qexport.nn.data import Pictures
 from qexport.nn.train import Recipe, starting_state, train
 
 Records = list[dict[str, Any]]
+Runs = dict[bool, list[Records]]  # the logs of one model, a seed after the other, by whether it is quantized
 
 
 def run_all(
@@ -25,14 +26,14 @@ def run_all(
     validation: Pictures,
     work: Path,
     device: torch.device,
-) -> dict[str, dict[bool, list[Records]]]:
+) -> dict[str, Runs]:
     """Train every model with every seed, quantized and in float, each in its own folder of `work`.
 
     What stands there already is gone on with. Returns the logs by model and by whether it is quantized.
     """
     if len(set(models)) < 2:
         raise QexportError(f"models: {', '.join(models)}; name two different ones to compare")
-    logs: dict[str, dict[bool, list[Records]]] = {model: {True: [], False: []} for model in models}
+    logs: dict[str, Runs] = {model: {True: [], False: []} for model in models}
     for seed in range(seeds):
         for model in models:
             for quantized in (True, False):
@@ -43,49 +44,76 @@ def run_all(
     return logs
 
 
-def _spread(values: Sequence[float], form: str = ".2f") -> str:
+@dataclass(frozen=True)
+class _Measure:
+    """A row of the table: a figure for each seed. `worse`: 1 where more is worse, -1 where less is."""
+
+    label: str
+    values: Callable[[Runs], list[float]]
+    worse: int
+    form: str = ".2f"
+
+
+def _last(runs: list[Records], value: Callable[[dict[str, Any]], float]) -> list[float]:
+    return [value(records[-1]) for records in runs]
+
+
+def _top1(runs: list[Records]) -> list[float]:
+    return _last(runs, lambda record: record["top1"])
+
+
+def _rank(runs: list[Records]) -> list[float]:
+    return _last(runs, lambda record: record["squeeze"]["effective_rank"])
+
+
+def _gradients(runs: Runs, value: Callable[[dict[str, float]], float]) -> list[float]:
+    """The mean over the epochs with quantizers."""
+    return [statistics.mean(value(r["squeeze_gradient"]) for r in records if r["quantized"]) for records in runs[True]]
+
+
+def _dead(record: dict[str, Any]) -> float:
+    return float(len(record["squeeze"]["dead_inputs"]) + len(record["squeeze"]["dead_outputs"]))
+
+
+MEASURES = (  # accuracies are those of the last epoch, not of the best
+    _Measure("top-1 with quantizers, %", lambda runs: _top1(runs[True]), -1),
+    _Measure("top-1 in float, %", lambda runs: _top1(runs[False]), -1),
+    _Measure(
+        "gap, percentage points",
+        lambda runs: [real - coarse for real, coarse in zip(_top1(runs[False]), _top1(runs[True]), strict=True)], 1,
+    ),
+    _Measure("gradient norm at the squeeze, mean", lambda runs: _gradients(runs, lambda g: g["mean"]), 0, ".3g"),
+    _Measure(
+        "its standard deviation within an epoch over its mean",
+        lambda runs: _gradients(runs, lambda g: g["std"] / g["mean"]), 1,
+    ),
+    _Measure("effective rank of the squeezed activations (of 8), quantized", lambda runs: _rank(runs[True]), -1),
+    _Measure("the same in float", lambda runs: _rank(runs[False]), -1),
+    _Measure("dead channels at the squeeze, of 16", lambda runs: _last(runs[True], _dead), 1, ".1f"),
+)  # fmt: skip
+
+
+def _spread(values: Sequence[float], form: str) -> str:
     """Mean and standard deviation over the seeds; one seed has no spread."""
     mean = format(statistics.mean(values), form)
     return f"{mean} ± {format(statistics.stdev(values), form)}" if len(values) > 1 else mean
 
 
-def _rows(logs: dict[bool, list[Records]]) -> list[str]:
-    """One model's column of the table; accuracies are those of the last epoch, not of the best."""
-    last = [records[-1] for records in logs[True]]
-    top1 = {quantized: [records[-1]["top1"] for records in runs] for quantized, runs in logs.items()}
-    gaps = [real - coarse for real, coarse in zip(top1[False], top1[True], strict=True)]
-    gradients = [[r["squeeze_gradient"] for r in records if r["quantized"]] for records in logs[True]]
-    return [
-        _spread(top1[True]),
-        _spread(top1[False]),
-        _spread(gaps),
-        _spread([statistics.mean(g["mean"] for g in run) for run in gradients], ".3g"),
-        _spread([statistics.mean(g["std"] / g["mean"] for g in run) for run in gradients]),
-        _spread([record["squeeze"]["effective_rank"] for record in last]),
-        _spread([records[-1]["squeeze"]["effective_rank"] for records in logs[False]]),
-        _spread([float(len(r["squeeze"]["dead_inputs"]) + len(r["squeeze"]["dead_outputs"])) for r in last], ".1f"),
-    ]
+def _row(measure: _Measure, logs: dict[str, Runs]) -> str:
+    """A row of the table; its last cell counts the seeds with which the first model did worse than the second."""
+    values = [measure.values(runs) for runs in logs.values()]
+    worse = [measure.worse * (one - other) > 0 for one, other in zip(*values[:2], strict=True)]
+    counted = f"{sum(worse)} of {len(worse)}" if measure.worse else "-"
+    return f"| {' | '.join([measure.label, *(_spread(each, measure.form) for each in values), counted])} |"
 
 
-ROWS = (
-    "top-1 with quantizers, %",
-    "top-1 in float, %",
-    "gap, percentage points",
-    "gradient norm at the squeeze, mean",
-    "its standard deviation within an epoch over its mean",
-    "effective rank of the squeezed activations (of 8), quantized",
-    "the same in float",
-    "dead channels at the squeeze, of 16",
-)
-
-
-def write_page(logs: dict[str, dict[bool, list[Records]]], recipe: Recipe, command: str, page: Path) -> None:
+def write_page(logs: dict[str, Runs], recipe: Recipe, command: str, page: Path) -> None:
     """A Markdown page with a table, and its plots as an SVG file beside it."""
     plots = page.with_suffix(".svg")
-    columns = {model: _rows(runs) for model, runs in logs.items()}
+    first, second, *_ = (f"`{model}`" for model in logs)
     seeds = len(next(iter(logs.values()))[True])
-    table = [f"| | {' | '.join(f'`{model}`' for model in columns)} |", "|---|" + "---|" * len(columns)]
-    table += [f"| {row} | {' | '.join(cells)} |" for row, *cells in zip(ROWS, *columns.values(), strict=True)]
+    table = [f"| | {' | '.join(f'`{model}`' for model in logs)} | {first} worse |", "|---|" + "---|" * (len(logs) + 1)]
+    table += [_row(measure, logs) for measure in MEASURES]
     text = f"""# Gradual against sudden
 
 `vgg16_quant_gradual` narrows from 512 to 8 channels in steps, `vgg16_quant` at once. Both were trained with the same
@@ -103,13 +131,17 @@ convolution's weights, each step; a large deviation over the mean is an unstable
 exponential of the entropy of the covariance's eigenvalues over 1000 test pictures: 8 when all channels say different
 things equally loudly. A spread wider than the difference of two columns says that these seeds decide nothing.
 
+The claim behind the gradual squeeze is that a sudden one loses information (accuracy, rank, dead channels), has
+unstable gradients (deviation over mean) and is harder to quantize (gap). The last column counts the seeds with which
+{first} came out worse than {second}.
+
 ![Accuracy, gradient norm and effective rank over training]({plots.name})
 """
     _plot(logs).savefig(plots, metadata={"Date": None})
     checkpoint.write_atomically(page, text.encode())
 
 
-def _plot(logs: dict[str, dict[bool, list[Records]]]) -> Figure:
+def _plot(logs: dict[str, Runs]) -> Figure:
     figure = Figure(figsize=(12, 4), layout="constrained")
     curves: tuple[tuple[str, Callable[[dict[str, Any]], float]], ...] = (
         ("validation top-1, %", lambda record: record["top1"]),

@@ -2,12 +2,15 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from qexport.nn.compare import write_page
 from qexport.nn.data import Pictures
 from qexport.nn.report import effective_rank, squeeze, squeeze_report
+from qexport.nn.train import Recipe
 from tests.conftest import cli, fails
 from tests.nn.conftest import small_network
 
@@ -60,3 +63,35 @@ def test_compare_writes_a_page_with_its_plots(noise_folder: Path, tmp_path: Path
     assert again.exit_code == 0
     assert page.read_text() == text
     fails(cli("compare", "vgg16_quant", "--data", noise_folder, "--work", tmp_path / "w", "--out", page), "two")
+
+
+def test_the_page_counts_the_seeds_that_bear_the_claim_out(tmp_path: Path) -> None:
+    def run(top1: float, rank: float, std: float, quantized: bool) -> list[dict[str, Any]]:
+        squeezed = {"effective_rank": rank, "dead_inputs": [], "dead_outputs": [3]}
+        gradient = {"mean": 0.5, "std": std}
+        warm = {"epoch": 1, "top1": 1.0, "quantized": False, "squeeze_gradient": {"mean": 9.0, "std": 9.0}}
+        last = {"epoch": 2, "top1": top1, "quantized": quantized, "squeeze_gradient": gradient}
+        return [warm | {"squeeze": squeezed}, last | {"squeeze": squeezed}]
+
+    sudden = {
+        True: [run(60, 5, 0.3, True), run(70, 5, 0.1, True)],
+        False: [run(75, 6, 0.1, False), run(75, 6, 0.1, False)],
+    }
+    gradual = {
+        True: [run(64, 4, 0.2, True), run(62, 4, 0.2, True)],
+        False: [run(74, 6, 0.1, False), run(76, 7, 0.1, False)],
+    }
+    page = tmp_path / "page.md"
+    write_page({"a": sudden, "b": gradual}, Recipe(epochs=2), "qexport compare", page)
+    rows = {row.split(" | ")[0]: row.split(" | ")[1:] for row in page.read_text().splitlines() if row[:2] == "| "}
+    assert rows["|"] == ["`a`", "`b`", "`a` worse |"]
+    assert rows["| top-1 with quantizers, %"] == ["65.00 ± 7.07", "63.00 ± 1.41", "1 of 2 |"]
+    assert rows["| top-1 in float, %"] == ["75.00 ± 0.00", "75.00 ± 1.41", "1 of 2 |"]
+    assert rows["| gap, percentage points"] == ["10.00 ± 7.07", "12.00 ± 2.83", "1 of 2 |"]
+    assert rows["| gradient norm at the squeeze, mean"] == ["0.5 ± 0", "0.5 ± 0", "- |"]
+    assert rows["| its standard deviation within an epoch over its mean"] == ["0.40 ± 0.28", "0.40 ± 0.00", "1 of 2 |"]
+    ranks = "| effective rank of the squeezed activations (of 8), quantized"
+    assert rows[ranks] == ["5.00 ± 0.00", "4.00 ± 0.00", "0 of 2 |"]
+    assert rows["| the same in float"] == ["6.00 ± 0.00", "6.50 ± 0.71", "1 of 2 |"]
+    assert rows["| dead channels at the squeeze, of 16"] == ["1.0 ± 0.0", "1.0 ± 0.0", "0 of 2 |"]
+    assert page.with_suffix(".svg").exists()
