@@ -64,7 +64,7 @@ def noticed(mutants: list[dict[str, Any]]) -> tuple[int, int]:
 def table(every: bool) -> str:
     chosen = ("--all",) if every else ("--style", "ws", "--sample", SAMPLE)
     columns: dict[str, dict[str, str]] = {}
-    with tempfile.TemporaryDirectory(dir=".") as out:
+    with tempfile.TemporaryDirectory() as out:
         for images in ("1", "4", "auto"):
             folder = Path(out) / images
             run("dump", "--layer", "33", "--checkpoint", "builtin", "--images", images, "--out", folder)
