@@ -82,7 +82,7 @@ MEASURES = (  # accuracies are those of the last epoch, not of the best
         "gap, percentage points",
         lambda runs: [real - coarse for real, coarse in zip(_top1(runs[False]), _top1(runs[True]), strict=True)], 1,
     ),
-    _Measure("gradient norm at the squeeze, mean", lambda runs: _gradients(runs, lambda g: g["mean"]), 0, ".3g"),
+    _Measure("gradient norm at the squeeze, mean", lambda runs: _gradients(runs, lambda g: g["mean"]), 0, ".3f"),
     _Measure(
         "its standard deviation within an epoch over its mean",
         lambda runs: _gradients(runs, lambda g: g["std"] / g["mean"]), 1,

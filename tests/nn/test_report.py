@@ -88,7 +88,7 @@ def test_the_page_counts_the_seeds_that_bear_the_claim_out(tmp_path: Path) -> No
     assert rows["| top-1 with quantizers, %"] == ["65.00 ± 7.07", "63.00 ± 1.41", "1 of 2 |"]
     assert rows["| top-1 in float, %"] == ["75.00 ± 0.00", "75.00 ± 1.41", "1 of 2 |"]
     assert rows["| gap, percentage points"] == ["10.00 ± 7.07", "12.00 ± 2.83", "1 of 2 |"]
-    assert rows["| gradient norm at the squeeze, mean"] == ["0.5 ± 0", "0.5 ± 0", "- |"]
+    assert rows["| gradient norm at the squeeze, mean"] == ["0.500 ± 0.000", "0.500 ± 0.000", "- |"]
     assert rows["| its standard deviation within an epoch over its mean"] == ["0.40 ± 0.28", "0.40 ± 0.00", "1 of 2 |"]
     ranks = "| effective rank of the squeezed activations (of 8), quantized"
     assert rows[ranks] == ["5.00 ± 0.00", "4.00 ± 0.00", "0 of 2 |"]
