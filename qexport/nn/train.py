@@ -1,4 +1,4 @@
-"""Quantization-aware training in one flat loop: a float warm start, one-cycle Nesterov SGD, averaged weights."""
+"""Quantization-aware training in one flat loop: a float warm start, Muon for the convolutions, averaged weights."""
 
 import copy
 import json
@@ -20,6 +20,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from qexport.errors import CheckFailed, QexportError
 from qexport.nn import checkpoint, parallel
+from qexport.nn.muon import Muon
 from qexport.nn.data import CROP_PADDING, SIDE, Pictures, augment, cut_out, normalise
 from qexport.nn.quant import QuantConv2d, act_qmax, best_alpha, weight_qmax
 from qexport.nn.report import squeeze, squeeze_report
@@ -28,8 +29,10 @@ from qexport.nn.vgg import MODELS, QuantVGG, build
 MOMENTUM = 0.9
 WEIGHT_DECAY = 5e-4
 LABEL_SMOOTHING = 0.1
-WARM_UP = 0.25  # share of the steps until the learning rate peaks
-FLOAT_SHARE = 0.2  # share of the epochs before the quantizers are switched on
+MUON_LR = 1.2  # of the convolutions' learning rate, in those of all else
+CLIP_NORM = 5.0  # of the gradient of all that SGD trains, taken together
+WARM_UP = 0.05  # share of the steps until the learning rate peaks
+FLOAT_SHARE = 0.1  # share of the epochs before the quantizers are switched on
 ALPHA_MIN = 1e-3
 CUTOUT_SIDE = 8
 CUTOUT_EPOCHS = 40  # shorter runs do not overfit, and lose by it
@@ -52,7 +55,7 @@ class Recipe:
     weight_bits: int = 4
     act_bits: int = 4
     epochs: int = 14
-    batch_size: int = 128
+    batch_size: int = 250
     lr: float = 0.1
     seed: int = 0
     precision: str = "bf16"
@@ -70,7 +73,7 @@ class Recipe:
         """Epochs before the quantizers are switched on."""
         if not self.quantized:
             return self.epochs
-        return 0 if self.init_sha256 else round(FLOAT_SHARE * self.epochs)
+        return 0 if self.init_sha256 else math.ceil(FLOAT_SHARE * self.epochs)
 
 
 def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
@@ -104,9 +107,9 @@ def pick_device(name: str) -> torch.device:
 
 
 def learning_rate(recipe: Recipe, step: int, steps: int) -> float:
-    """One cycle: linear from a tenth of the peak up to the peak, then linear down to zero."""
+    """Linear up to the peak, then linear down to zero."""
     peak = WARM_UP * steps
-    return recipe.lr * (0.1 + 0.9 * step / peak if step < peak else (steps - step) / (steps - peak))
+    return recipe.lr * ((step + 1) / (peak + 1) if step < peak else (steps - step) / (steps - peak))
 
 
 @torch.no_grad()
@@ -256,25 +259,21 @@ def train(
     model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
     averaged = copy.deepcopy(model)
     alphas, factors, least = alphas_of(model, batch_size)
-    matrices = [p for p in model.parameters() if p.ndim > 1]
     vectors = [p for p in model.parameters() if p.ndim == 1]
     groups: list[dict[str, Any]] = [
-        {"params": matrices, "weight_decay": WEIGHT_DECAY},
+        {"params": [model.classifier.weight], "weight_decay": WEIGHT_DECAY},
         {"params": vectors},
         {"params": alphas},  # of their own: without gradients while the network is in float
     ]
-    optimizer = torch.optim.SGD(
-        groups,
-        lr=recipe.lr,
-        momentum=MOMENTUM,
-        nesterov=True,
-        fused=True,
-    )
+    muon = Muon([p for p in model.parameters() if p.ndim == 4], lr=recipe.lr)
+    sgd = torch.optim.SGD(groups, lr=recipe.lr, momentum=MOMENTUM, nesterov=True, fused=True)
+    optimizers = {"muon": muon, "sgd": sgd}
     first_epoch, records, entered = 0, [], time.perf_counter()
     if start is not None:
         averaged.load_state_dict(start["state_dict"])
         model.load_state_dict(start["model"])
-        optimizer.load_state_dict(start["optimizer"])
+        for name, optimizer in optimizers.items():
+            optimizer.load_state_dict(start["optimizer"][name])
         first_epoch, records = start["epoch"], start["log"]
     mine, theirs = ([t for t in m.state_dict().values() if t.is_floating_point()] for m in (model, averaged))
     criterion = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
@@ -309,8 +308,10 @@ def train(
             for at, (x, y) in enumerate(batches(training, recipe, epoch)):
                 step = epoch * per_epoch + at
                 lr = learning_rate(recipe, step, steps)
-                for group in optimizer.param_groups:
+                for group in sgd.param_groups:
                     group["lr"] = lr
+                for group in muon.param_groups:
+                    group["lr"] = MUON_LR * lr
                 with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
                     logits = forward(x)
                 loss = criterion(logits.float(), y)
@@ -320,8 +321,10 @@ def train(
                     gradients.append(narrowest.weight.grad.norm())
                     if quantized:
                         torch._foreach_mul_([alpha.grad for alpha in alphas if alpha.grad is not None], factors)
-                    optimizer.step()
-                    optimizer.zero_grad(set_to_none=True)
+                    nn.utils.clip_grad_norm_([p for group in sgd.param_groups for p in group["params"]], CLIP_NORM)
+                    for optimizer in optimizers.values():
+                        optimizer.step()
+                        optimizer.zero_grad(set_to_none=True)
                     torch._foreach_clamp_min_(alphas, least)
                     if step % AVERAGE_EVERY == 0:
                         torch._foreach_lerp_(theirs, mine, share)
@@ -371,7 +374,7 @@ def train(
                     checkpoint.write_training(state, out / checkpoint.BEST)
                 lines = "".join(json.dumps(record) + "\n" for record in records)
                 checkpoint.write_atomically(out / LOG, lines.encode())
-                state |= {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "log": records}
+                state |= {"model": model.state_dict(), "optimizer": {name: optimizer.state_dict() for name, optimizer in optimizers.items()}, "log": records}
                 checkpoint.write_training(state, out / checkpoint.LAST)
             console.print(
                 f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {mean_loss:.4f}  top-1 {top1:.2f} %"
