@@ -24,50 +24,45 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from qexport import __version__
-from qexport.actual import Actual, read_actual, read_wave
-from qexport.check import Fault, capture_of, dissect, verify, verify_index
-from qexport.cocotb import render_cocotb
-from qexport.diagnose import Diagnosis, diagnose
+from qexport.bench.cocotb_bench import render_cocotb
+from qexport.bench.rtl import PARTS, render_rtl
+from qexport.bench.stub import STYLES, render_stub
+from qexport.build.blind_spots import Stored, blind_spots
+from qexport.build.dump import Dump, dump, plan, write_index
+from qexport.build.images import DEFAULT_SHARE, choose_images
+from qexport.build.show import dissect
+from qexport.build.verify import Fault, verify, verify_index
+from qexport.core.capture import Capture, CaptureFile, LayerCapture
+from qexport.core.codes import Formats
+from qexport.core.geometry import ConvGeometry
+from qexport.core.golden import Facts
+from qexport.core.intformat import IntFormat
+from qexport.core.operations.conv2d import accumulator_bounds
+from qexport.core.reference import MEAN_BAR
+from qexport.core.strength import STAGES, compared, measure, percent, strength_text
+from qexport.core.tensors import AXES
 from qexport.errors import CheckFailed, QexportError
-from qexport.explain import Explanation, explain, steps_csv
-from qexport.export import Dump, dump, plan, write_index, write_new_folder
-from qexport.formats import FORMATS
-from qexport.golden import MEAN_BAR, Facts, accumulator_bounds
-from qexport.intformat import IntFormat
-from qexport.layer import AXES, Capture, CaptureFile, ConvGeometry, Formats, LayerCapture
-from qexport.layout import (
-    BIT_AXIS,
-    MANIFEST,
-    TILE_AXIS,
-    Layout,
-    LayoutError,
-    Memory,
-    Tiling,
-    describe_index,
-    layout_errors,
-    layout_text,
-    load_layout,
-    preset_names,
-    preset_purpose,
-)
-from qexport.manifest import INDEX, Manifest, find_sets, read_manifest
-from qexport.rtl import PARTS, render_rtl
-from qexport.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
-from qexport.selftest import Table as SelftestTable
-from qexport.shrink import BUDGET, shrink_actual, shrink_dut
-from qexport.simulate import SIMULATORS, WAVES, Verdict, simulate
-from qexport.strength import (
-    DEFAULT_SHARE,
-    STAGES,
-    Stored,
-    blind_spots,
-    choose_images,
-    compared,
-    measure,
-    percent,
-    strength_text,
-)
-from qexport.stub import STYLES, render_stub
+from qexport.findings.diagnose import Diagnosis, diagnose
+from qexport.findings.explain import Explanation, explain, steps_csv
+from qexport.findings.shrink import BUDGET, shrink_actual, shrink_dut
+from qexport.findings.waves import read_wave
+from qexport.findings.words import Actual, read_actual
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.memory import Layout, Memory
+from qexport.layout.order import BIT_AXIS, TILE_AXIS
+from qexport.layout.paths import MANIFEST
+from qexport.layout.tiling import Tiling, describe_index
+from qexport.layout.toml import LayoutError, layout_errors, layout_text, load_layout, preset_names, preset_purpose
+from qexport.sets.folder import find_sets
+from qexport.sets.index import INDEX
+from qexport.sets.manifest import Manifest, capture_of, read_manifest
+from qexport.sets.staging import write_new_folder
+from qexport.sim.registry import SIMULATORS
+from qexport.sim.run import simulate
+from qexport.sim.tools import WAVES
+from qexport.sim.verdict import Verdict
+from qexport.trust.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
+from qexport.trust.selftest import Table as SelftestTable
 
 
 class _Console(Console):
@@ -227,7 +222,7 @@ checkpoint_option = click.option(
 
 def _load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int | None) -> Any:
     _needs_torch()
-    from qexport.nn import checkpoint as checkpoints
+    from qexport.frontends.vgg import checkpoint as checkpoints
 
     if checkpoint is None:
         path = checkpoints.default_path()
@@ -267,8 +262,8 @@ def _network_captures(
 
     Says what is taken, on stderr where stdout is for machines.
     """
-    from qexport.nn import capture as capturing
-    from qexport.nn import data as pictures
+    from qexport.frontends.vgg import capture as capturing
+    from qexport.frontends.vgg import data as pictures
 
     source = pictures.SamplePictures() if data is None else pictures.open_split(data, "test")
     if isinstance(wanted, int) and not 1 <= wanted <= len(source):
@@ -1443,7 +1438,7 @@ def layers_command(
         rows = [_layer_row(read.layer, read.formats, read.plane, Facts(read, None).bounds)]
     else:
         network = _load_network(checkpoint, weight_bits, act_bits)
-        from qexport.nn.capture import layer_facts
+        from qexport.frontends.vgg.capture import layer_facts
 
         rows = [
             _layer_row(
@@ -1559,15 +1554,15 @@ def train_command(
     torchrun --nproc-per-node 4 -m qexport train --data cifar10/ --batch-size 512
     """
     _needs_torch()
-    from qexport.nn import parallel
-    from qexport.nn.checkpoint import load_trainable
-    from qexport.nn.data import open_split, read
-    from qexport.nn.train import Recipe, pick_device, starting_state, train
+    from qexport.frontends.vgg.checkpoint import load_trainable
+    from qexport.frontends.vgg.data import open_split, read
+    from qexport.train import parallel
+    from qexport.train.loop import Recipe, pick_device, starting_state, train
 
     source = None if init is None else load_trainable(init)
     if plot is not None:
         _needs_matplotlib()
-        from qexport.nn.plot import check_plot, plot_training
+        from qexport.train.plot import check_plot, plot_training
 
         check_plot(plot)
     with parallel.group(pick_device(device)) as where:
@@ -1635,9 +1630,9 @@ def compare_command(
     """
     _needs_torch()
     _needs_matplotlib()
-    from qexport.nn.compare import run_all, write_page
-    from qexport.nn.data import open_split, read
-    from qexport.nn.train import Recipe, pick_device
+    from qexport.frontends.vgg.data import open_split, read
+    from qexport.train.compare import run_all, write_page
+    from qexport.train.loop import Recipe, pick_device
 
     where = pick_device(device)
     recipe = Recipe(epochs=epochs or _epochs_on(where.type))
@@ -1676,8 +1671,8 @@ def eval_command(
     qexport eval --checkpoint builtin --data cifar10/
     """
     network = _load_network(checkpoint, weight_bits, act_bits)
-    from qexport.nn.data import open_split, read
-    from qexport.nn.train import count_correct, pick_device
+    from qexport.frontends.vgg.data import open_split, read
+    from qexport.train.loop import count_correct, pick_device
 
     where = pick_device(device)
     pictures = read(open_split(data, "test", download)).to(where)

@@ -15,11 +15,13 @@ import bitstring
 import numpy as np
 import trust_table
 
-from qexport.formats import FORMATS, WordSpec
-from qexport.intformat import Int64, IntFormat
-from qexport.manifest import Index
-from qexport.rtl import PARTS
-from qexport.simulate import SIMULATORS, simulate
+from qexport.bench.rtl import PARTS
+from qexport.core.intformat import Int64, IntFormat
+from qexport.layout.formats.base import WordSpec
+from qexport.layout.formats.registry import FORMATS
+from qexport.sets.index import Index
+from qexport.sim.registry import SIMULATORS
+from qexport.sim.run import simulate
 
 ROOT = Path(__file__).parent.parent
 CODE = IntFormat(4, True)
@@ -110,7 +112,7 @@ def make_pictures(folder: Path, count: int) -> None:
     """A test split of noise pictures in CIFAR-10's form of an image folder: speed does not look at what they show."""
     from PIL import Image
 
-    from qexport.nn.data import CLASS_NAMES
+    from qexport.frontends.vgg.data import CLASS_NAMES
 
     rng = np.random.default_rng(0)
     for number in range(count):

@@ -20,11 +20,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms
 
-from qexport.nn import checkpoint
-from qexport.nn.data import MEAN, STD, Pictures, normalise, open_split, read
-from qexport.nn.quant import QuantConv2d
-from qexport.nn.train import Recipe, pick_device, train
-from qexport.nn.vgg import build
+from qexport.frontends.vgg import checkpoint
+from qexport.frontends.vgg.data import MEAN, STD, Pictures, normalise, open_split, read
+from qexport.frontends.vgg.model import build
+from qexport.frontends.vgg.quant import QuantConv2d
+from qexport.train.loop import Recipe, pick_device, train
 
 PAGE = Path(__file__).parent.parent / "docs" / "training.md"
 NOTEBOOK_EPOCHS, NOTEBOOK_TOP1 = 200, 90.44  # what the notebook reports of its whole schedule

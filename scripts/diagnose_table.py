@@ -13,13 +13,13 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from qexport.actual import read_actual
-from qexport.diagnose import diagnose
-from qexport.export import dump
-from qexport.layout import load_layout, parse_layout
+from qexport.build.dump import dump
+from qexport.findings.diagnose import diagnose
+from qexport.findings.words import read_actual
+from qexport.layout.toml import load_layout, parse_layout
 from tests.conftest import checked_dump, make_capture
-from tests.faults import OUTSIDE, Machine, listed, outside
-from tests.proof import LAYERS, MIRROR, Case, Sets, Verdict, causes_by_text, judge, make_cases, make_sets
+from tests.findings.proof import LAYERS, MIRROR, Case, Sets, Verdict, causes_by_text, judge, make_cases, make_sets
+from tests.judges.machine import OUTSIDE, Machine, listed, outside
 from tests.sim.mistakes import MUTANTS, reference, simulated
 
 PAGE = Path(__file__).parent.parent / "docs" / "diagnose.md"

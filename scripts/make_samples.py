@@ -9,7 +9,7 @@ from PIL import Image
 from skimage import data
 
 SIDE = 32
-OUT = Path(__file__).parent.parent / "qexport" / "nn" / "samples"
+OUT = Path(__file__).parent.parent / "qexport" / "frontends" / "vgg" / "samples"
 
 # Photograph -> squares (left, top, side) that are scaled down to 32x32.
 CROPS = {

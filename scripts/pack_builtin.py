@@ -3,7 +3,7 @@
 import sys
 from pathlib import Path
 
-from qexport.nn import checkpoint
+from qexport.frontends.vgg import checkpoint
 
 
 def main() -> None:

@@ -13,8 +13,8 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from qexport.selftest import SAMPLE
-from qexport.strength import percent
+from qexport.core.strength import percent
+from qexport.trust.selftest import SAMPLE
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/trust.md"

@@ -12,15 +12,17 @@ import click
 import msgspec
 import numpy as np
 
+from qexport.build.dump import dump
 from qexport.cli import main as program
+from qexport.core.capture import LayerCapture
+from qexport.core.codes import CodeFormat, Formats
+from qexport.core.geometry import ConvGeometry
+from qexport.core.golden import Golden
 from qexport.errors import CheckFailed
-from qexport.export import dump
-from qexport.formats import FORMATS
-from qexport.golden import Golden
-from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
-from qexport.layout import load_layout, parse_layout, preset_names, preset_purpose
-from qexport.manifest import read_manifest
-from qexport.simulate import simulate
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.toml import load_layout, parse_layout, preset_names, preset_purpose
+from qexport.sets.manifest import read_manifest
+from qexport.sim.run import simulate
 
 ROOT = Path(__file__).parent.parent
 SET = Path("vectors/features_33")

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from qexport.build.dump import dump
 from qexport.cli import main
-from qexport.export import dump
-from qexport.golden import Golden, ReferenceCheck, Scan
-from qexport.layer import CodeFormat, ConvGeometry, Formats, LayerCapture
-from qexport.layout import Layout, load_layout, parse_layout
-from qexport.simulate import SIMULATORS
-from tests import decoder
+from qexport.core.capture import LayerCapture
+from qexport.core.codes import CodeFormat, Formats
+from qexport.core.geometry import ConvGeometry
+from qexport.core.golden import Golden
+from qexport.core.reference import ReferenceCheck, Scan
+from qexport.layout.memory import Layout
+from qexport.layout.toml import load_layout, parse_layout
+from qexport.sim.registry import SIMULATORS
+from tests.judges import decoder
 
 
 def make_capture(

@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from hypothesis import strategies as st
 
-from qexport.layer import LayerCapture
+from qexport.core.capture import LayerCapture
 from tests.conftest import make_capture
 
 Widths = st.sampled_from([(4, True), (4, False), (1, False), (1, True), (7, True)])

@@ -1,4 +1,4 @@
-"""The layers of the package: what may import what, and that PyTorch is loaded by nothing but qexport.nn."""
+"""The rooms of the package: imports run one way, and PyTorch is loaded by nothing but frontends and train."""
 
 import ast
 import json
@@ -13,37 +13,29 @@ import pytest
 import qexport
 
 ROOT = Path(qexport.__file__).parent
-# Each module imports from its own layer and those before it.
-LAYERS = (
-    {"errors", "intformat"},
-    {"equivalence"},
-    {"layer"},
-    {"requant", "golden", "layout", "pack", "formats", "stream", "strength", "stress", "manifest", "bench", "ports"},
-    {"rerun", "hypotheses"},
-    {"export", "check", "simulate", "actual", "diagnose", "explain", "shrink"},
-    {"rtl", "stub", "cocotb", "edits", "mutants", "selftest"},
-    {"cli"},
-    {"__main__"},
-)
-NN_MAY_IMPORT = {"errors", "intformat", "layer"}
+# Each room imports from itself and from those that stand before it.
+ROOMS = ("errors", "core", "layout", "sets", "bench", "build", "sim", "findings", "trust", "cli", "__main__")
+TORCH_ROOMS = {"frontends": {"errors", "core"}, "train": {"errors", "core", "frontends"}}  # and what they may import
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "qexport."))
-TREES = {
-    name: ast.parse((ROOT.parent / name.replace(".", "/") / "__init__.py").read_bytes())
-    if (ROOT.parent / name.replace(".", "/")).is_dir()
-    else ast.parse((ROOT.parent / f"{name.replace('.', '/')}.py").read_bytes())
-    for name in MODULES
-}
 
 
-def is_nn(name: str) -> bool:
-    return name == "qexport.nn" or name.startswith("qexport.nn.")
+def source(name: str) -> Path:
+    path = ROOT.parent / name.replace(".", "/")
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+
+
+TREES = {name: ast.parse(source(name).read_bytes()) for name in MODULES}
+
+
+def room(name: str) -> str:
+    return name.split(".")[1]
 
 
 def is_torch(name: str) -> bool:
-    return name.partition(".")[0] in ("torch", "torchvision")
+    return name.partition(".")[0] in ("torch", "torchvision", "onnx")
 
 
-UPPER = [name for name in MODULES if not is_nn(name)]
+PLAIN = [name for name in MODULES if room(name) not in TORCH_ROOMS]
 
 
 def imports(tree: ast.AST, inside_functions: bool = True) -> Iterator[str]:
@@ -59,46 +51,54 @@ def imports(tree: ast.AST, inside_functions: bool = True) -> Iterator[str]:
             yield from imports(node, inside_functions)
 
 
-def layer_of(name: str) -> int:
-    found = [number for number, layer in enumerate(LAYERS) if name.removeprefix("qexport.") in layer]
-    assert found, f"{name} has no layer; place it in LAYERS"
-    return found[0]
+def of_ours(name: str, inside_functions: bool = True) -> set[str]:
+    """The modules of the package that a module imports."""
+    return {found for found in imports(TREES[name], inside_functions) if found.startswith("qexport.")}
 
 
-def test_importing_every_module_outside_nn_loads_no_torch() -> None:
-    assert len(UPPER) > 10
-    assert "qexport.cli" in UPPER
+def test_every_module_stands_in_a_room() -> None:
+    assert {room(name) for name in MODULES} == {*ROOMS, *TORCH_ROOMS}
+
+
+@pytest.mark.parametrize("name", [name for name in MODULES if source(name).name == "__init__.py"])
+def test_each_room_says_what_it_is_for(name: str) -> None:
+    assert len(ast.get_docstring(TREES[name]) or "") > 20
+
+
+def test_importing_every_module_outside_frontends_and_train_loads_no_torch() -> None:
+    assert len(PLAIN) > 40
     code = (
         "import importlib, json, sys\n"
-        f"for name in {[name for name in UPPER if not name.endswith('__main__')]!r}: importlib.import_module(name)\n"
+        f"for name in {[name for name in PLAIN if not name.endswith('__main__')]!r}: importlib.import_module(name)\n"
         "print(json.dumps(sorted(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     loaded = json.loads(done.stdout)
     assert "qexport.cli" in loaded
-    assert not [name for name in loaded if is_torch(name) or is_nn(name)]
+    assert not [name for name in loaded if is_torch(name) or (name.startswith("qexport.") and name not in PLAIN)]
 
 
-@pytest.mark.parametrize("name", UPPER)
-def test_a_module_imports_from_its_own_layer_and_lower_ones_only(name: str) -> None:
-    ours = [found for found in imports(TREES[name]) if found.startswith("qexport.") and not is_nn(found)]
-    assert not [found for found in ours if layer_of(found) > layer_of(name)]
+@pytest.mark.parametrize("name", PLAIN)
+def test_imports_run_one_way_through_the_rooms(name: str) -> None:
+    found = [other for other in of_ours(name) if room(other) not in TORCH_ROOMS]
+    assert not [other for other in found if ROOMS.index(room(other)) > ROOMS.index(room(name))]
 
 
-@pytest.mark.parametrize("name", UPPER)
-def test_only_cli_imports_nn_or_torch_and_only_inside_functions(name: str) -> None:
-    found = imports(TREES[name], inside_functions=name != "qexport.cli")
-    assert not [module for module in found if is_nn(module) or is_torch(module)]
+@pytest.mark.parametrize("name", PLAIN)
+def test_only_commands_import_frontends_and_train_and_only_inside_functions(name: str) -> None:
+    found = imports(TREES[name], inside_functions=room(name) != "cli")
+    assert not [
+        module for module in found if is_torch(module) or module.startswith(tuple(f"qexport.{r}" for r in TORCH_ROOMS))
+    ]
 
 
-@pytest.mark.parametrize("name", [name for name in MODULES if is_nn(name)])
-def test_nn_imports_nothing_of_the_upper_half_but_errors_intformat_and_layer(name: str) -> None:
-    ours = [found for found in imports(TREES[name]) if found.startswith("qexport.") and not is_nn(found)]
-    assert {found.removeprefix("qexport.") for found in ours} <= NN_MAY_IMPORT
+@pytest.mark.parametrize("name", [name for name in MODULES if room(name) in TORCH_ROOMS])
+def test_frontends_know_the_core_alone_and_train_the_frontends(name: str) -> None:
+    assert {room(other) for other in of_ours(name)} <= TORCH_ROOMS[room(name)] | {room(name)}
 
 
 def test_no_modules_import_each_other_in_a_circle() -> None:
-    left = {name: {found for found in imports(TREES[name]) if found in TREES} - {name} for name in MODULES}
+    left = {name: of_ours(name) & set(MODULES) - {name} for name in MODULES}
     while leaves := [name for name, found in left.items() if not found & set(left)]:
         for name in leaves:
             del left[name]

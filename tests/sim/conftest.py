@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from qexport.layer import LayerCapture
+from qexport.core.capture import LayerCapture
 from tests.conftest import checked_dump, make_capture
 
 Tool = Callable[[str, str], str]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.errors import CheckFailed
-from qexport.simulate import simulate
+from qexport.sim.run import simulate
 from tests.conftest import cli
 from tests.sim.conftest import edited
 

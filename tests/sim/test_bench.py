@@ -11,9 +11,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from qexport.core.golden import Golden
 from qexport.errors import CheckFailed, QexportError
-from qexport.golden import Golden
-from qexport.simulate import SIMULATORS, simulate
+from qexport.sim.registry import SIMULATORS
+from qexport.sim.run import simulate
 from tests.conftest import checked_dump, cli, fails, make_capture
 from tests.sim.conftest import copied, edited, ragged_capture, resealed, state, tiny_capture
 
@@ -400,7 +401,7 @@ def test_design_that_does_not_compile_is_named_with_its_line(simulator: str, tin
 def test_loop_that_takes_no_time_is_ended(
     simulator: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("qexport.simulate.WALL_LIMIT", 2)
+    monkeypatch.setattr("qexport.sim.run.WALL_LIMIT", 2)
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", at_end("initial while (1) begin end"))
     assert "no end after 2 s" in failure(tiny_set, simulator, dut)[0]
 

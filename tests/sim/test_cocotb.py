@@ -13,7 +13,7 @@ from types import ModuleType
 import pytest
 
 from qexport.errors import CheckFailed
-from qexport.simulate import simulate
+from qexport.sim.run import simulate
 from tests.conftest import cli, fails
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import DUT_FAULTS, FILE_FAULTS, STALL_FAULTS, Edits, at_end

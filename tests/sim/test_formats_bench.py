@@ -3,8 +3,8 @@
 import subprocess
 from pathlib import Path
 
-from qexport.export import dump
-from qexport.layout import parse_layout
+from qexport.build.dump import dump
+from qexport.layout.toml import parse_layout
 from tests.conftest import cli, fails, make_capture
 from tests.sim.conftest import Tool
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qexport.formats import FORMATS, WordSpec
-from qexport.intformat import Int64, IntFormat
-from qexport.simulate import SIMULATORS, Job
+from qexport.core.intformat import Int64, IntFormat
+from qexport.layout.formats.base import WordSpec
+from qexport.layout.formats.registry import FORMATS
+from qexport.sim.registry import SIMULATORS
+from qexport.sim.tools import Job
 from tests.sim.conftest import Tool
 
 # bits of an element, lanes: words of a part of a digit, of 20 lanes, of whole bytes, and of 64 bits

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 import pywellen
 
+from qexport.core.golden import Golden
 from qexport.errors import CheckFailed
-from qexport.golden import Golden
-from qexport.simulate import run_bench, simulate
+from qexport.sim.run import run_bench, simulate
 from tests.conftest import checked_dump, cli, fails
 from tests.sim.conftest import edited, state, tiny_capture
 from tests.sim.test_bench import DUT_FAULTS, on_icarus
@@ -124,5 +124,5 @@ def test_signs_of_life_are_passed_on_and_all_that_is_printed_is_logged(tmp_path:
 
 
 def test_a_run_that_does_not_end_is_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("qexport.simulate.WALL_LIMIT", 0.2)
+    monkeypatch.setattr("qexport.sim.run.WALL_LIMIT", 0.2)
     assert run_bench(["sleep", "60"], tmp_path, tmp_path / "log", print) is None

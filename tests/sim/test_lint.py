@@ -9,11 +9,11 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qexport.bench import render_bench
+from qexport.bench.sv import render_bench
 from qexport.errors import QexportError
-from qexport.layout import load_layout, parse_layout
-from qexport.manifest import MemoryEntry, read_manifest
-from qexport.simulate import Verilator
+from qexport.layout.toml import load_layout, parse_layout
+from qexport.sets.manifest import MemoryEntry, read_manifest
+from qexport.sim.verilator import Verilator
 from tests.conftest import checked_dump, make_capture, one_memory_layout
 from tests.sim.conftest import ragged_capture
 from tests.sim.test_stub import MIXED

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from qexport.bench import has_bench
-from qexport.layout import load_layout, preset_names
+from qexport.bench.interface import has_bench
+from qexport.layout.toml import load_layout, preset_names
 from tests.conftest import checked_dump
 from tests.sim.conftest import copied, edited, path_of, ragged_capture, resealed, state, tiny_capture
 from tests.sim.test_bench import DUT_FAULTS, without_relu

@@ -9,14 +9,16 @@ import msgspec
 import numpy as np
 import pytest
 
-from qexport.bench import Port, Stream, interface
-from qexport.edits import EDITS, Edit
-from qexport.equivalence import equivalent, yosys
+from qexport.bench.interface import Port, Stream, interface
+from qexport.bench.rtl import FOLDER, PARTS, SHARED
+from qexport.core.capture import LayerCapture
+from qexport.core.codes import CodeFormat
 from qexport.errors import CheckFailed, QexportError
-from qexport.layer import CodeFormat, LayerCapture
-from qexport.layout import Layout, layout_text, parse_layout
-from qexport.manifest import read_manifest
-from qexport.mutants import (
+from qexport.layout.memory import Layout
+from qexport.layout.toml import layout_text, parse_layout
+from qexport.sets.manifest import read_manifest
+from qexport.trust.equivalence import equivalent, yosys
+from qexport.trust.mutants import (
     MutantResult,
     Netlist,
     applied,
@@ -31,7 +33,7 @@ from qexport.mutants import (
     user_mutants,
     with_changes,
 )
-from qexport.rtl import FOLDER, PARTS, SHARED
+from qexport.trust.rtl_edits import EDITS, Edit
 from tests.conftest import checked_dump, make_capture
 
 STYLES = ("ws", "os")

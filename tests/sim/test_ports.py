@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from qexport.layout import layout_text, parse_layout
-from qexport.simulate import simulate
+from qexport.layout.toml import layout_text, parse_layout
+from qexport.sim.run import simulate
 from tests.conftest import checked_dump, cli, fails, make_capture
 from tests.sim.conftest import edited
 

@@ -9,13 +9,16 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qexport.equivalence import yosys
+from qexport.bench.rtl import compute_cycles, load_cycles, mm_cycles, render_rtl, stream_cycles
+from qexport.core.capture import LayerCapture
+from qexport.core.codes import CodeFormat
 from qexport.errors import QexportError
-from qexport.layer import CodeFormat, LayerCapture
-from qexport.layout import Layout, layout_text, parse_layout
-from qexport.manifest import Manifest, read_manifest
-from qexport.rtl import compute_cycles, load_cycles, mm_cycles, render_rtl, stream_cycles
-from qexport.simulate import Verilator, simulate
+from qexport.layout.memory import Layout
+from qexport.layout.toml import layout_text, parse_layout
+from qexport.sets.manifest import Manifest, read_manifest
+from qexport.sim.run import simulate
+from qexport.sim.verilator import Verilator
+from qexport.trust.equivalence import yosys
 from tests.conftest import checked_dump, cli, fails, make_capture
 from tests.sim.conftest import edited, ragged_capture
 

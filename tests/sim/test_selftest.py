@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from qexport import selftest as module
-from qexport.manifest import sha256
-from qexport.selftest import BENCH, CHECKERS, SIMULATE, VERIFY, FileMutant, _file_mutants
-from qexport.simulate import choose
+from qexport.sets.folder import sha256
+from qexport.sim.registry import choose
+from qexport.trust import selftest as module
+from qexport.trust.selftest import BENCH, CHECKERS, SIMULATE, VERIFY, FileMutant, _file_mutants
 from tests.conftest import cli, fails
 from tests.sim.conftest import copied, edited, state
 

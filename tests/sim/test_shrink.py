@@ -10,17 +10,17 @@ import pytest
 from hypothesis import Phase, assume, given, settings
 from hypothesis import strategies as st
 
-from qexport.actual import read_actual
+from qexport.build.dump import dump
+from qexport.core.capture import LayerCapture
+from qexport.core.golden import Golden
 from qexport.errors import CheckFailed, QexportError
-from qexport.export import dump
-from qexport.golden import Golden
-from qexport.layer import LayerCapture
-from qexport.layout import load_layout, preset_names
-from qexport.manifest import read_manifest
-from qexport.shrink import _kinds, _layout, shrink_actual, shrink_dut
-from qexport.simulate import simulate
-from tests import decoder
+from qexport.findings.shrink import _kinds, _layout, shrink_actual, shrink_dut
+from qexport.findings.words import read_actual
+from qexport.layout.toml import load_layout, preset_names
+from qexport.sets.manifest import read_manifest
+from qexport.sim.run import simulate
 from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.judges import decoder
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import on_icarus
 from tests.strategies import captures

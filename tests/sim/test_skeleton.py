@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from qexport.export import dump
-from qexport.layout import layout_text, parse_layout
-from qexport.manifest import read_manifest
-from qexport.simulate import SIMULATORS, Job, Verilator
-from qexport.stub import STYLES
+from qexport.bench.stub import STYLES
+from qexport.build.dump import dump
+from qexport.layout.toml import layout_text, parse_layout
+from qexport.sets.manifest import read_manifest
+from qexport.sim.registry import SIMULATORS
+from qexport.sim.tools import Job
+from qexport.sim.verilator import Verilator
 from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.sim.conftest import copied, edited, path_of, resealed, state, tiny_capture
 from tests.sim.test_bench import DUT_FAULTS, complement

@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from qexport.layout import parse_layout
-from qexport.simulate import SIMULATORS, Job
+from qexport.layout.toml import parse_layout
+from qexport.sim.registry import SIMULATORS
+from qexport.sim.tools import Job
 from tests.conftest import checked_dump, make_capture
 from tests.sim.conftest import copied, edited, resealed
 

@@ -6,9 +6,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from qexport.actual import read_actual, read_wave
 from qexport.errors import QexportError
-from qexport.simulate import simulate
+from qexport.findings.waves import read_wave
+from qexport.findings.words import read_actual
+from qexport.sim.run import simulate
 from tests.conftest import cli
 from tests.sim.test_bench import on_icarus
 

@@ -1,0 +1,244 @@
+"""What the templates need of layer, memories and layout; how they are rendered."""
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+from qexport.bench.interface import CHECKS
+from qexport.core.geometry import ConvGeometry
+from qexport.errors import QexportError
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.memory import verilog_name
+from qexport.sets.manifest import ManifestFormats, MemoryEntry
+
+CYCLES_SPARE = 1000
+_SHOWN_AXES = {"n": "image", "ot": "oc", "py": "y", "px": "x", "oy": "y", "ox": "x"}  # in the bench's FAIL lines
+
+_PACKAGE = Path(__file__).parent.parent
+TEMPLATES = next(folder for folder in (_PACKAGE / "templates", _PACKAGE.parent / "templates") if folder.is_dir())
+
+
+@dataclass(frozen=True)
+class Axis:
+    """One address axis of a memory, for turning an address back into a tensor index."""
+
+    name: str
+    size: int
+
+
+@dataclass(frozen=True)
+class BenchMemory:
+    """What the templates need of one memory; `const` is the prefix of its constants.
+
+    `skip` lines stand before the first word of its text; when it is no text, a tool that is not Verilog loads it.
+    `sums_at` is the line of its first file in checks.txt.
+    """
+
+    name: str
+    const: str
+    tensor: str
+    order: str
+    radix: str
+    text: bool
+    loaded_by: str
+    skip: int
+    files: tuple[str, ...]
+    words: int
+    lanes: int
+    bits: int
+    word_bits: int
+    digits: int
+    base: int
+    first_limit: int
+    low: int
+    high: int
+    axes: tuple[Axis, ...]
+    index_format: str
+    index_values: str
+    sums_at: int
+
+    @classmethod
+    def of(cls, entry: MemoryEntry, array: dict[str, int], sums_at: int) -> "BenchMemory":
+        tiling = entry.tiling(array)
+        format_ = FORMATS[entry.radix]
+        digit_bits = format_.digit_bits or 0
+        digits = math.ceil(entry.word_bits / digit_bits) if digit_bits else 0
+        name = verilog_name(entry.name)
+        order = tiling.order
+        axes = tuple(Axis(part, tiling.sizes[part]) for item in order.addresses for part in item.parts)
+        index = [_SHOWN_AXES.get(a.name, a.name) for a in axes]
+        values = [f"ot * COL + {tiling.lanes - 1} - lane" if a.name == "ot" else a.name for a in axes]
+        return cls(
+            name=name,
+            const=name.upper(),
+            tensor=entry.tensor,
+            order=order.text,
+            radix=entry.radix,
+            text=format_.text,
+            loaded_by=format_.loaded_by,
+            skip=len(entry.header) + format_.preamble,
+            files=tuple(file.path for file in entry.files),
+            words=tiling.words,
+            lanes=tiling.lanes,
+            bits=entry.bits,
+            word_bits=entry.word_bits,
+            digits=digits,
+            base=1 << digit_bits if digit_bits else 10,
+            first_limit=1 << (entry.word_bits - (digits - 1) * digit_bits) if digit_bits else 10,
+            low=entry.element.low,
+            high=entry.element.high,
+            axes=axes,
+            index_format=" ".join(f"{name}=%0d" for name in index),
+            index_values=", ".join(values),
+            sums_at=sums_at,
+        )
+
+
+@dataclass(frozen=True)
+class Constants:
+    """A group of constants of the package and of params.vh."""
+
+    comment: str
+    numbers: tuple[tuple[str, int], ...]
+    texts: tuple[tuple[str, str], ...] = ()
+    kind: str = "int"
+
+
+def environment() -> Environment:
+    """Jinja over the templates, strict about names."""
+    return Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        autoescape=False,
+    )
+
+
+def bench_memories(memories: Iterable[MemoryEntry], array: dict[str, int]) -> list[BenchMemory]:
+    """All memories of a set as the templates need them."""
+    entries: list[BenchMemory] = []
+    for entry in memories:
+        sums_at = 1 + sum(len(m.files) for m in entries if m.text)
+        entries.append(BenchMemory.of(entry, array, sums_at))
+    return entries
+
+
+def base_context(
+    layer: ConvGeometry,
+    memories: tuple[MemoryEntry, ...],
+    layout: str,
+    array: dict[str, int],
+    formats: ManifestFormats,
+) -> dict[str, Any]:
+    """What all templates get: the names, the memories that Verilog can load and those it cannot, the constants.
+
+    Raises QexportError when axes and memories give one constant twice.
+    """
+    entries = bench_memories(memories, array)
+    constants = _constants(layer, memories, entries, array, formats)
+    names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
+    twice = sorted({name for name in names if names.count(name) > 1})
+    if twice:
+        raise QexportError(f"layout: names of axes and memories give the constant {twice[0]} twice; rename one of them")
+    loaded = [m for m in entries if m.text]
+    return {
+        "slug": layer.slug,
+        "layer_name": " ".join(layer.name.split()),
+        "layout": " ".join(layout.split()),
+        "entries": entries,
+        "memories": loaded,
+        "not_loaded": [m for m in entries if not m.text],
+        "words": sum(m.words * len(m.files) for m in loaded),
+        "constants": constants,
+        "checks_file": CHECKS,
+        "cycles_spare": CYCLES_SPARE,
+    }
+
+
+def work(
+    layer: ConvGeometry, driven: list[BenchMemory], compared: list[BenchMemory], array: dict[str, int]
+) -> dict[str, int]:
+    """The layer's multiplications (those with padding among them), and cycles after which the bench gives up."""
+    sizes = {axis.name: axis.size for m in driven for axis in m.axes}
+    images, plane, taps = sizes["n"], (sizes["iy"], sizes["ix"]), math.prod(layer.kernel)
+    padded = math.prod(layer.padded_plane(plane))
+    # one multiplication a cycle for every lane, tap and padded position, and one word a cycle; twice over
+    slowest = images * padded * taps * sizes["ot"] * sizes["it"] * array["row"] * array["col"]
+    words = sum(m.words for m in (*driven, *compared))
+    outputs = images * math.prod(layer.output_plane(plane)) * layer.out_channels
+    return {"macs": outputs * layer.group_inputs * taps, "timeout": 2 * (slowest + words) + CYCLES_SPARE}
+
+
+def _constants(
+    layer: ConvGeometry,
+    memories: tuple[MemoryEntry, ...],
+    entries: list[BenchMemory],
+    array: dict[str, int],
+    formats: ManifestFormats,
+) -> list[Constants]:
+    """The sizes of layer, planes, tiles and memories."""
+    shapes = {entry.tensor: entry.shape for entry in memories if "bit" not in entry.order}
+    groups = [
+        Constants(
+            "the layer",
+            (
+                ("IC", layer.in_channels), ("OC", layer.out_channels), ("GROUPS", layer.groups),
+                ("ICG", layer.group_inputs), ("KH", layer.kernel[0]), ("KW", layer.kernel[1]),
+                ("STRIDE_Y", layer.stride[0]), ("STRIDE_X", layer.stride[1]), ("PAD_TOP", layer.padding[0]),
+                ("PAD_BOTTOM", layer.padding[1]), ("PAD_LEFT", layer.padding[2]), ("PAD_RIGHT", layer.padding[3]),
+                ("DILATION_Y", layer.dilation[0]), ("DILATION_X", layer.dilation[1]),
+            ),
+        ),
+        Constants(
+            "bits that hold every accumulator these weights can give", (("ACC_WIDTH", formats.accumulator.bits),)
+        ),
+    ]  # fmt: skip
+    if (output := formats.output) is not None:
+        limit = (1 << output.bits) - 1
+        groups.append(
+            Constants(
+                "output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)",
+                (("OUTPUT_MUL", output.mul), ("OUTPUT_SHIFT", output.shift), ("OUTPUT_MAX", limit)),
+                kind="longint",
+            )
+        )
+    planes: dict[str, int] = {}
+    for tensor, names in (("input", ("N", None, "IY", "IX")), ("input_padded", ("N", None, "PY", "PX")),
+                          ("psum", ("N", None, None, None, None, "PY", "PX")),
+                          ("relu", ("N", None, "OY", "OX")), ("accumulator", ("N", None, "OY", "OX"))):  # fmt: skip
+        planes |= {name: size for name, size in zip(names, shapes.get(tensor, ()), strict=False) if name}
+    if "input" in shapes:
+        planes["OY"], planes["OX"] = layer.output_plane((planes["IY"], planes["IX"]))
+    groups.append(Constants("images and planes", tuple(sorted(planes.items()))))
+    tiles: dict[str, dict[str, int]] = {}  # axis -> memory -> size
+    for entry, m in zip(memories, entries, strict=True):
+        tiling = entry.tiling(array)
+        axes = [name for split in tiling.order.splits if split.names != split.joined for name in split.names]
+        for axis in [*axes, *(["it"] if entry.tensor == "psum" else [])]:
+            tiles.setdefault(axis.upper(), {})[m.const] = tiling.sizes[axis]
+    sizes: dict[str, int] = {}
+    for axis, by_memory in sorted(tiles.items()):
+        if len(set(by_memory.values())) == 1:
+            sizes[axis] = next(iter(by_memory.values()))
+        else:  # such as input tiles of all channels and of one group
+            sizes |= {f"{const}_{axis}": size for const, size in by_memory.items()}
+    groups.append(Constants("the array and its tiles", tuple(sizes.items())))
+    for m in entries:
+        numbers = {
+            "FILES": len(m.files), "WORDS": m.words, "LANES": m.lanes, "BITS": m.bits, "WORD_BITS": m.word_bits,
+        }  # fmt: skip
+        files = [("FILE", m.files[0])] if len(m.files) == 1 else [(f"FILE_{i}", f) for i, f in enumerate(m.files)]
+        groups.append(
+            Constants(
+                f"memory {m.name}: {m.tensor}, {m.order}",
+                tuple((f"{m.const}_{name}", value) for name, value in numbers.items()),
+                tuple((f"{m.const}_{name}", value) for name, value in files),
+            )
+        )
+    return groups

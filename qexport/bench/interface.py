@@ -1,0 +1,92 @@
+"""The streams of the design under test: which memories go in and come out, as which ports."""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from qexport.errors import QexportError
+from qexport.layout.memory import Layout, Memory
+from qexport.layout.toml import load_layout
+from qexport.sets.manifest import Manifest, MemoryEntry
+
+DRIVEN = ("weight", "bias", "input")  # memories whose words go into the design under test
+COMPARED = ("psum", "accumulator", "relu", "output")  # memories whose words come out of it; a layout may lack some
+CHECKS = "checks.txt"  # number of words and CRC-32 of each file that Verilog can load
+
+
+@dataclass(frozen=True)
+class Port:
+    """A port of the design under test; `bits` 0: no vector."""
+
+    direction: str
+    bits: int
+
+    def __str__(self) -> str:
+        return f"{self.direction}{f' of {self.bits} bit' if self.bits else ''}{'s' if self.bits > 1 else ''}"
+
+
+@dataclass(frozen=True)
+class Stream:
+    """One AXI4-Stream of the interface of the design under test; `driven`: its words go into the design."""
+
+    memory: str
+    width: int
+    words: int
+    lanes: int
+    driven: bool
+
+    @classmethod
+    def of(cls, entry: MemoryEntry) -> "Stream":
+        words = sum(file.words for file in entry.files)
+        return cls(entry.name, entry.word_bits, words, entry.word_bits // entry.bits, entry.name in DRIVEN)
+
+    @property
+    def ports(self) -> dict[str, Port]:
+        """The stream's ports by name."""
+        prefix, there, back = ("s", "input", "output") if self.driven else ("m", "output", "input")
+        return {
+            f"{prefix}_{self.memory}_tvalid": Port(there, 1),
+            f"{prefix}_{self.memory}_tready": Port(back, 1),
+            f"{prefix}_{self.memory}_tdata": Port(there, self.width),
+            f"{prefix}_{self.memory}_tlast": Port(there, 1),
+        }
+
+
+def has_bench(layout: Layout) -> bool:
+    """Whether the self-checking bench serves this layout: its words are those of the preset 'default'.
+
+    It has all memories that go into the design, and at least one of those that come out.
+    """
+    ours = {memory.name: _shape(memory) for memory in layout.memories}
+    preset = load_layout("default")
+    theirs = {memory.name: _shape(memory) for memory in preset.memories}
+    return (
+        set(preset.array) <= set(layout.array)
+        and all(ours.get(name) == theirs[name] for name in DRIVEN)
+        and all(ours[name] == theirs[name] for name in COMPARED if name in ours)
+        and any(name in ours for name in COMPARED)
+    )
+
+
+def _shape(memory: Memory) -> Memory:
+    """What the bench relies on: everything but the width of an element, the file's name and whether it may lack."""
+    return replace(memory, bits=None, file="", optional=False)
+
+
+def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
+    """The interface of the design under test, as the set's bench drives it; None where the set has a stub only."""
+    entries = {entry.name: entry for entry in manifest.memories}
+    benched = any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench)
+    if not benched or not {"weight", "input"} <= entries.keys():
+        return None
+    return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
+
+
+def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
+    """As `streams`; raises QexportError for a set that has a stub only."""
+    found = streams(manifest)
+    if found is None:
+        raise QexportError(
+            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
+            "dump it with --layout default"
+        )
+    return found

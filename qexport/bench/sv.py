@@ -1,0 +1,57 @@
+"""The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
+
+from collections.abc import Mapping
+
+from qexport.bench.context import base_context, environment, work
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench
+from qexport.core.geometry import ConvGeometry
+from qexport.layout.memory import Layout
+from qexport.sets.manifest import ManifestFormats, MemoryEntry
+
+
+def render_bench(
+    layer: ConvGeometry,
+    memories: tuple[MemoryEntry, ...],
+    layout: Layout,
+    formats: ManifestFormats,
+    checksums: Mapping[str, int],
+) -> dict[str, str]:
+    """The bench files of a set, by name; `checksums`: CRC-32 of each memory file.
+
+    Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
+    """
+    array = dict(layout.array)
+    context = base_context(layer, memories, layout.name, array, formats)
+    loaded = context["memories"]
+    by_name = {m.name: m for m in context["entries"]}
+    benched = has_bench(layout) and any(name in by_name for name in COMPARED)
+    top = f"{'tb' if benched else 'stub'}_{layer.slug}"
+    driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
+    compared = [by_name[name] for name in COMPARED if name in by_name] if benched else []
+    signed = {entry.name: entry.signed for entry in memories}
+    package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
+    passed = f"PASS checks={sum(m.words * m.lanes for m in compared)}"
+    context |= {
+        "bench": source if benched or loaded else None,
+        "top": top,
+        "driven": driven,
+        "compared": compared,
+        "audited": [m for m in loaded if m in driven or m in compared],
+        "has_bias": "bias" in [m.name for m in driven],
+        "benched": benched,
+        "weight_signed": benched and signed["weight"],
+        "input_signed": benched and signed["input"],
+        "fixed_sources": [package, source],
+        "verdict": passed if benched else f"LOADED words={context['words']}",
+        "checksums": checksums,
+    }
+    if benched:
+        context |= work(layer, driven, compared, array)
+    rendered = {package: "package.sv.j2", "params.vh": "params.vh.j2"}
+    if benched or loaded:  # else there is nothing that Verilog could load
+        rendered |= {"files.f": "files.f.j2", "Makefile": "Makefile.j2", CHECKS: "checks.txt.j2"}
+        rendered[source] = "tb_default.sv.j2" if benched else "stub.sv.j2"
+    if benched:
+        rendered["dut.sv"] = "dut_behavioural.sv.j2"
+    templates = environment()
+    return {path: templates.get_template(template).render(context) for path, template in rendered.items()}

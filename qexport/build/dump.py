@@ -1,0 +1,226 @@
+"""The pipeline of `dump`: capture -> golden -> tiles -> words -> files -> manifest -> verified folder."""
+
+import ctypes
+import fcntl
+import filecmp
+import hashlib
+import os
+import shutil
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path, PurePosixPath
+from qexport.bench.sv import render_bench
+from qexport.build.verify import verify
+from qexport.errors import CheckFailed, QexportError
+from qexport.core.golden import Facts
+from qexport.core.golden import Golden
+from qexport.core.reference import Scan
+from qexport.core.capture import Capture
+from qexport.core.capture import CaptureWriter
+from qexport.layout.paths import CAPTURE
+from qexport.layout.paths import MANIFEST
+from qexport.layout.paths import SUMS
+from qexport.layout.order import TILE_AXIS
+from qexport.layout.memory import Layout
+from qexport.sets.index import INDEX
+from qexport.sets.manifest import SCHEMA
+from qexport.sets.index import Index
+from qexport.sets.index import IndexEntry
+from qexport.sets.manifest import LayoutInfo
+from qexport.sets.manifest import Manifest
+from qexport.sets.manifest import MemoryEntry
+from qexport.sets.manifest import MemoryFile
+from qexport.sets.manifest import NamedFile
+from qexport.sets.manifest import Tool
+from qexport.sets.folder import claims_to_be_set
+from qexport.sets.folder import file_sha256
+from qexport.sets.manifest import golden_info
+from qexport.sets.manifest import manifest_formats
+from qexport.sets.folder import set_entries
+from qexport.sets.folder import sha256
+from qexport.sets.folder import sums_text
+from qexport.layout.pack import word_bits
+from qexport.layout.memory_files import MemoryFiles
+from qexport.core.golden import parts
+from qexport.layout.memory_files import streamed_tensors
+from qexport.layout.memory_files import warnings
+from qexport.core.strength import Strength
+from qexport.sets.staging import append
+from qexport.sets.staging import naming
+from qexport.sets.staging import put_in_place
+from qexport.sets.staging import refuse_strays
+from qexport.sets.staging import same_sets
+from qexport.sets.staging import staging
+from qexport.sets.staging import sync
+
+@dataclass(frozen=True)
+class Dump:
+    """What `dump` did: the set's folder, its manifest, whether it was there already."""
+
+    folder: Path
+    manifest: Manifest
+    unchanged: bool
+
+
+def plan(facts: Facts, layout: Layout, images: int) -> list[MemoryFiles]:
+    """The memories that a set of this layer gets; raises QexportError when the layout does not suit the layer."""
+    memories = [memory for memory in layout.memories if facts.has(memory.tensor) or not memory.optional]
+    streams = [MemoryFiles.of(memory, facts, images, layout.array) for memory in memories]
+    if not streams:
+        raise QexportError(
+            f"layout: layer {facts.layer.name} has no tensor of layout '{layout.name}'; choose another layout"
+        )
+    _refuse_same_paths([CAPTURE, *(path for stream in streams for path, _, _ in stream.specs)])
+    return streams
+
+
+def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Dump:
+    """Write the vector set of one layer into `out`/<layer>, verified, whole or not at all.
+
+    Images of a capture file go by in parts, so that memory does not grow with their number (but for memories whose
+    order mixes images). Raises CheckFailed when the golden contradicts the capture's reference; QexportError when the
+    layout does not suit the layer, or when something else is in the way.
+    """
+    facts = Facts(capture, layout.array.get(TILE_AXIS))
+    streams = plan(facts, layout, capture.images)
+    with staging(out, capture.layer.slug) as (partial, target):
+        writers = [_MemoryWriter(stream, partial) for stream in streams]
+        scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+        whole = Golden(capture, facts=facts)
+        for writer in writers:
+            if not writer.stream.streamed:
+                writer.add(whole, 0)
+        with naming(partial / CAPTURE), (partial / CAPTURE).open("wb") as file:
+            copy = CaptureWriter.like(capture, file)
+            for start, stop in parts(streamed_tensors(streams), facts, capture.images):
+                images = capture.part(start, stop)
+                copy.add(images)
+                part = Golden(images, facts=facts)
+                scan.add(part)
+                strength.add(part)
+                for writer in writers:
+                    if writer.stream.streamed:
+                        writer.add(part, start)
+        check = scan.check()
+        memories = tuple(writer.entry() for writer in writers)
+        formats = manifest_formats(facts, scan.observed)
+        checksums = {path: crc for writer in writers for path, crc in writer.checksums.items()}
+        bench = render_bench(capture.layer, memories, layout, formats, checksums)
+        _refuse_same_paths([CAPTURE, *bench, *(file.path for entry in memories for file in entry.files)])
+        for path, text in bench.items():
+            append(partial / path, text.encode())
+        manifest = Manifest(
+            schema=SCHEMA,
+            tool=Tool(),
+            source=capture.source,
+            layer=capture.layer,
+            formats=formats,
+            layout=LayoutInfo(name=layout.name, sha256=layout.sha256),
+            array=dict(layout.array),
+            golden=golden_info(check),
+            strength=strength.info,
+            memories=memories,
+            capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
+            bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
+            warnings=warnings(facts, streams),
+        )
+        append(partial / MANIFEST, manifest.to_bytes())
+        sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
+        append(partial / SUMS, sums_text(sums).encode())
+        for path in sums:
+            sync(partial / path)
+        _, faults = verify(partial)
+        if faults:
+            raise CheckFailed(
+                f"dump: what was written does not verify: {faults[0]}; nothing was kept, report this as a bug"
+            )
+        unchanged = target.is_dir() and same_sets(partial, target)
+        if not unchanged:
+            if target.is_dir() and any(target.iterdir()):
+                if not force:
+                    raise QexportError(f"out: {target} holds another set; add --force to replace it")
+                refuse_strays(target)
+            put_in_place(partial, target)
+    return Dump(target, manifest, unchanged)
+
+
+def write_index(out: Path, dumps: Sequence[Dump]) -> Path:
+    """Write `out`/index.json: the sets of one dump of all layers, each with the SHA-256 of its manifest."""
+    entries = [
+        IndexEntry(
+            path=done.folder.name,
+            layer=done.manifest.layer.name,
+            index=done.manifest.layer.index,
+            manifest_sha256=file_sha256(done.folder / MANIFEST),
+        )
+        for done in dumps
+    ]
+    index = Index(layout=dumps[0].manifest.layout, source=dumps[0].manifest.source, sets=tuple(entries))
+    partial, path = out / f".{INDEX}.partial", out / INDEX
+    partial.unlink(missing_ok=True)
+    try:
+        append(partial, index.to_bytes())
+        sync(partial)
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
+    return path
+
+
+class _MemoryWriter:
+    """The files of one memory as they grow."""
+
+    def __init__(self, stream: MemoryFiles, folder: Path):
+        self.stream = stream
+        self._folder = folder
+        self._hashes = [hashlib.sha256() for _ in stream.specs]
+        self.checksums = {path: 0 for path, _, _ in stream.specs}  # CRC-32
+
+    def add(self, golden: Golden, first_image: int) -> None:
+        """Write what some images, or for a tensor without images the layer, give."""
+        first_file, blocks = self.stream.stored(golden.values(self.stream.memory.tensor), first_image)
+        for number, block in enumerate(blocks, start=first_file):
+            path, _, spec = self.stream.specs[number]
+            fresh = not (self._folder / path).exists()
+            data = self.stream.format.write(block, spec if fresh else replace(spec, header=()))
+            self._hashes[number].update(data)
+            self.checksums[path] = zlib.crc32(data, self.checksums[path])
+            append(self._folder / path, data)
+
+    def entry(self) -> MemoryEntry:
+        """The memory's entry of the manifest, when all is written."""
+        memory, tiling, element = self.stream.memory, self.stream.tiling, self.stream.element
+        return MemoryEntry(
+            name=memory.name,
+            tensor=memory.tensor,
+            shape=self.stream.shape,
+            order=memory.order.text,
+            radix=memory.radix,
+            bits=element.bits,
+            signed=element.signed,
+            offset=memory.offset,
+            overflow=memory.overflow,  # type: ignore[arg-type]  # the layout's parser admits no other
+            word_bits=word_bits(tiling.lanes, element),
+            header=memory.header,
+            fill=tiling.fill,
+            files=tuple(
+                MemoryFile(path=path, index=index, words=tiling.words, sha256=digest.hexdigest())
+                for (path, index, _), digest in zip(self.stream.specs, self._hashes, strict=True)
+            ),
+        )
+
+
+def _refuse_same_paths(paths: Sequence[str]) -> None:
+    """Raises QexportError when two files of the set would have one name, or one would stand where a folder must."""
+    seen: set[str] = set()
+    for path in paths:
+        if path in seen:
+            raise QexportError(f"layout: two files of the set would be named '{path}'; change a memory's file name")
+        seen.add(path)
+    folders = {str(folder) for path in paths for folder in PurePosixPath(path).parents}
+    if both := sorted(seen & folders):
+        raise QexportError(
+            f"layout: '{both[0]}' of the set would be a file and the folder of another one; change a memory's file name"
+        )

@@ -1,0 +1,322 @@
+"""Disk -> decode -> compare: whether a set still says what was proven, and what one word of it holds."""
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+import numpy as np
+from qexport.errors import CheckFailed, QexportError
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.formats.base import FileFault
+from qexport.layout.formats.base import Format
+from qexport.layout.formats.base import WordSpec
+from qexport.core.golden import Facts
+from qexport.core.golden import Golden
+from qexport.core.reference import Scan
+from qexport.core.intformat import Int64
+from qexport.core.capture import Capture
+from qexport.core.capture import CaptureFile
+from qexport.layout.paths import MANIFEST
+from qexport.layout.paths import SUMS
+from qexport.layout.order import TILE_AXIS
+from qexport.layout.tiling import describe_index
+from qexport.sets.index import INDEX
+from qexport.sets.index import Index
+from qexport.sets.manifest import Manifest
+from qexport.sets.manifest import MemoryEntry
+from qexport.sets.folder import file_sha256
+from qexport.sets.manifest import golden_info
+from qexport.sets.manifest import manifest_formats
+from qexport.sets.manifest import read_manifest
+from qexport.sets.folder import set_entries
+from qexport.sets.folder import sha256
+from qexport.sets.folder import sums_text
+from qexport.layout.pack import pack
+from qexport.layout.pack import word_bits
+from qexport.layout.memory_files import MemoryFiles
+from qexport.core.golden import parts
+from qexport.layout.memory_files import streamed_tensors
+from qexport.layout.memory_files import warnings
+from qexport.core.strength import Strength
+
+@dataclass(frozen=True)
+class Fault:
+    """One thing that is wrong with a set; the place is given as far as it is known (line from 1)."""
+
+    file: str
+    message: str
+    line: int | None = None
+    lane: int | None = None
+    index: dict[str, int] | None = None
+
+    def __str__(self) -> str:
+        where = self.file if self.line is None else f"{self.file}:{self.line}"
+        lane = "" if self.lane is None else f" lane {self.lane} ({describe_index(self.index)})"
+        return f"{where}{lane}: {self.message}"
+
+    def as_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def verify(folder: Path) -> tuple[Manifest | None, list[Fault]]:
+    """Check every promise of the contract for one set; no fault means that all hold.
+
+    Returns the manifest (None when it was changed) and the faults. Raises QexportError when the folder holds no set
+    of ours.
+    """
+    try:
+        manifest = read_manifest(folder)
+    except CheckFailed as error:
+        return None, [Fault(MANIFEST, str(error).removeprefix(f"{folder / MANIFEST}: "))]
+    return manifest, list(_faults(folder, manifest))
+
+
+def verify_index(folder: Path) -> list[Fault]:
+    """Whether every set that the index of a folder names is there, as it was dumped; no index, no fault."""
+    index = Index.read(folder)
+    faults = []
+    for entry in index.sets if index else ():
+        manifest = folder / entry.path / MANIFEST
+        if not manifest.is_file():
+            faults.append(Fault(INDEX, f"{entry.path} is missing; dump with --all again"))
+        elif file_sha256(manifest) != entry.manifest_sha256:
+            faults.append(Fault(INDEX, f"{entry.path} is another set than that of the index; dump with --all again"))
+    return faults
+
+
+def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+    named = manifest.named_files()
+    present = {name: path for name, path in set_entries(folder).items() if name not in named or path.is_file()}
+    for path in sorted(set(named) - set(present)):
+        yield Fault(path, "is missing")
+    for path in sorted(set(present) - set(named) - {MANIFEST, SUMS}):
+        yield Fault(path, "is not named by the manifest")
+    changed = {path for path in named if path in present and file_sha256(present[path]) != named[path]}
+    yield from _sums_faults(folder, manifest)
+    if manifest.to_bytes() != (folder / MANIFEST).read_bytes():
+        yield Fault(MANIFEST, "lacks keys or is not written as the contract says (sorted keys, two-space indent)")
+
+    capture = None
+    if manifest.capture.path in present and manifest.capture.path not in changed:
+        try:
+            capture = CaptureFile(folder / manifest.capture.path)
+        except QexportError as error:
+            yield Fault(manifest.capture.path, str(error))
+    explained = set()
+    if capture is not None:
+        for name, own, said in (("layer", capture.layer, manifest.layer), ("source", capture.source, manifest.source)):
+            if own != said:
+                yield Fault(manifest.capture.path, f"{name} differs from {MANIFEST}")
+        for fault in _memory_faults(folder, manifest, capture, changed):
+            if fault.file in present:
+                explained.add(fault.file)
+                yield fault
+    for path in sorted(changed - explained):
+        yield Fault(path, f"SHA-256 differs from {MANIFEST}")
+
+
+def _sums_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
+    path = folder / SUMS
+    if not path.is_file():
+        yield Fault(SUMS, "is missing")
+        return
+    files = manifest.named_files() | {MANIFEST: sha256((folder / MANIFEST).read_bytes())}
+    expected, actual = sums_text(files).encode(), path.read_bytes()
+    if expected != actual:
+        yield Fault(
+            SUMS, f"differs from the SHA-256 of {MANIFEST} and of the files that it names", _line_of(expected, actual)
+        )
+
+
+def _line_of(expected: bytes, actual: bytes) -> int:
+    """The line, from 1, of the first byte in which two texts differ."""
+    return expected.count(b"\n", 0, _first_difference(expected, actual)) + 1
+
+
+def _first_difference(expected: bytes, actual: bytes) -> int:
+    shorter = min(len(expected), len(actual))
+    a, b = np.frombuffer(expected, np.uint8, shorter), np.frombuffer(actual, np.uint8, shorter)
+    differs = a != b
+    return int(np.argmax(differs)) if differs.any() else shorter
+
+
+def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: set[str]) -> Iterator[Fault]:
+    """Decode every memory and compare it with the golden, part by part of the images.
+
+    The memories of weights and inputs are compared with the capture, so that the golden is that of what they hold.
+    """
+    facts = Facts(capture, manifest.array.get(TILE_AXIS))
+    readers: list[_MemoryReader] = []
+    for entry in manifest.memories:
+        try:
+            readers.append(_MemoryReader(folder, entry, _stream(entry, manifest, facts, capture.images), changed))
+        except QexportError as error:
+            yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
+    scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+    for start, stop in parts(streamed_tensors(reader.stream for reader in readers), facts, capture.images):
+        try:
+            part = Golden(capture.part(start, stop), facts=facts)
+        except QexportError as error:
+            yield Fault(manifest.capture.path, str(error))
+            return
+        scan.add(part)
+        strength.add(part)
+        for reader in readers:
+            if reader.stream.streamed:
+                yield from reader.faults(part, start)
+    whole = Golden(capture, facts=facts)
+    for reader in readers:
+        if not reader.stream.streamed:
+            yield from reader.faults(whole, 0)
+        yield from reader.faults_of_changed()
+    try:
+        figures = golden_info(scan.check())
+    except QexportError as error:
+        yield Fault(manifest.capture.path, str(error))
+        return
+    if figures != manifest.golden:
+        yield Fault(MANIFEST, "golden differs from what the capture gives")
+    formats = manifest_formats(facts, scan.observed)
+    for name in formats.__struct_fields__:
+        if getattr(formats, name) != getattr(manifest.formats, name):
+            yield Fault(MANIFEST, f"formats.{name} differs from what the capture gives")
+    if strength.info != manifest.strength:
+        yield Fault(MANIFEST, "strength differs from what the capture gives")
+    streams = [reader.stream for reader in readers]
+    if len(streams) == len(manifest.memories) and warnings(facts, streams) != manifest.warnings:
+        yield Fault(MANIFEST, "warnings differ from what layer and layout give")
+
+
+def _stream(entry: MemoryEntry, manifest: Manifest, facts: Facts, images: int) -> MemoryFiles:
+    """The entry's memory; raises QexportError when it is not what the layer and the manifest give."""
+    stream = MemoryFiles.of(entry.memory(), facts, images, manifest.array)
+    tiling = stream.tiling
+    if entry.shape != stream.shape:
+        raise QexportError(f"shape {list(entry.shape)} is not {list(stream.shape)}")
+    if (len(entry.files), entry.fill) != (tiling.files, tiling.fill):
+        raise QexportError(f"needs {tiling.files} file(s) with {tiling.fill} filled elements")
+    if entry.word_bits != word_bits(tiling.lanes, entry.element):
+        raise QexportError(f"word_bits {entry.word_bits} is not {tiling.lanes} x {entry.bits}")
+    for file, index in zip(entry.files, tiling.file_indices(), strict=True):
+        if file.index != index:
+            raise QexportError(f"{file.path} has index {file.index}; needs {index}")
+        if file.words != tiling.words:
+            raise QexportError(f"{file.path} has {file.words} words; needs {tiling.words}")
+    return stream
+
+
+class _MemoryReader:
+    """The files of one memory, read in step with the golden; those that were changed are read whole at the end."""
+
+    def __init__(self, folder: Path, entry: MemoryEntry, stream: MemoryFiles, changed: set[str]):
+        self.stream = stream
+        self._entry = entry
+        self._files = [
+            _FileReader(folder / file.path, stream, spec)
+            for file, (_, _, spec) in zip(entry.files, stream.specs, strict=True)
+        ]
+        self._changed: dict[int, list[Int64]] = {
+            number: [] for number, file in enumerate(entry.files) if file.path in changed
+        }
+
+    def faults(self, golden: Golden, first_image: int) -> Iterator[Fault]:
+        """Compare with what some images, or for a tensor without images the layer, give."""
+        stream = self.stream
+        try:
+            first_file, want = stream.stored(golden.values(stream.memory.tensor), first_image)
+        except QexportError as error:
+            yield Fault(MANIFEST, str(error))
+            return
+        tiling = stream.part(golden.capture.images, first_image)
+        for at, block in enumerate(want):
+            number = first_file + at
+            if number in self._changed:
+                self._changed[number].append(block)
+                continue
+            for line, word, lane, message in self._files[number].differences(block):
+                index = None if word is None else tiling.origin(at, word, lane or 0)
+                yield Fault(self._entry.files[number].path, message, line, lane, index)
+
+    def faults_of_changed(self) -> Iterator[Fault]:
+        for number, blocks in self._changed.items():
+            if blocks and self._files[number].path.is_file():
+                yield from self._faults_of_whole(number, np.concatenate(blocks))
+
+    def _faults_of_whole(self, number: int, want: Int64) -> Iterator[Fault]:
+        """What is wrong with a file whose words may stand anywhere in it."""
+        tiling, file = self.stream.tiling, self._files[number]
+        path, format_, spec = self._entry.files[number].path, file.format, file.spec
+
+        def fault(message: str, line: int, word: int | None, lane: int | None) -> Fault:
+            if word is None or lane is None or word >= tiling.words:
+                return Fault(path, message, line)
+            return Fault(path, message, line, lane, tiling.origin(number, word, lane))
+
+        data = file.path.read_bytes()
+        try:
+            got = format_.read(data, spec)
+        except FileFault as error:
+            text = data.split(b"\n")[error.line - 1] if format_.lane_at else b""
+            lane = format_.lane_at(text, error.column, spec) if format_.lane_at else None
+            yield fault(str(error), error.line, error.word, lane)
+            return
+        if len(got) != tiling.words:
+            shorter = min(len(got), tiling.words)
+            differs = np.flatnonzero((got[:shorter] != want[:shorter]).any(axis=1))
+            word = int(differs[0]) if len(differs) else shorter
+            line = _line_of_word(word, format_, data, spec, len(got))
+            yield fault(f"{len(got)} words; needs {tiling.words}", line, None, None)
+            return
+        lines = format_.lines(data, spec, len(got))
+        for word, lane in zip(*np.nonzero(got != want), strict=True):
+            yield fault(_difference(got, want, word, lane), int(lines[word]), int(word), int(lane))
+
+
+class _FileReader:
+    """One memory file as it was dumped: each call of `differences` reads the words that follow."""
+
+    def __init__(self, path: Path, stream: MemoryFiles, spec: WordSpec):
+        self.path, self.format, self.spec = path, stream.format, spec
+        self._needed = stream.tiling.words
+        self._offset = self._words = 0
+        self._lines = 0  # before the next word and its header; of a file without lines words
+        self._broken = not path.is_file()
+
+    def differences(self, want: Int64) -> Iterator[tuple[int, int | None, int | None, str]]:
+        """Line, word within `want`, lane and message of each difference."""
+        if self._broken:
+            return
+        spec = self.spec if self._offset == 0 else replace(self.spec, header=())
+        with self.path.open("rb") as file:
+            file.seek(self._offset)
+            data = self.format.take(file, len(want), spec)
+            self._offset = file.tell()
+            more = self._words + len(want) == self._needed and file.read(1)
+        before = self._lines
+        self._lines += len(spec.header) + len(want)
+        self._words += len(want)
+        try:
+            got = self.format.read(data, spec)
+        except FileFault as fault:
+            self._broken = True
+            yield before + fault.line, None, None, str(fault)
+            return
+        if len(got) != len(want) or more:
+            self._broken = True
+            line = before + _line_of_word(min(len(got), len(want)), self.format, data, spec, len(got))
+            yield line, None, None, f"other words than the {self._needed} that it needs"
+            return
+        places = np.argwhere(got != want)
+        lines = self.format.lines(data, spec, len(got)) if len(places) else np.empty(0, np.int64)
+        for word, lane in places.tolist():
+            yield before + int(lines[word]), word, lane, _difference(got, want, word, lane)
+
+
+def _line_of_word(word: int, format_: Format, data: bytes, spec: WordSpec, words: int) -> int:
+    """The line of a word in a file of so many words; of the word behind the last one, where it would stand."""
+    lines = format_.lines(data, spec, words + 1)
+    return int(lines[word]) if word < len(lines) else data.count(b"\n") + 1
+
+
+def _difference(got: Int64, want: Int64, word: int, lane: int) -> str:
+    return f"holds {int(got[word, lane])}; the golden is {int(want[word, lane])}"

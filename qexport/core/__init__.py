@@ -1,0 +1,4 @@
+"""Exact integer facts of a layer: formats, geometry, tensors, captures, the golden, strength.
+
+Imports numpy and qexport.errors alone; never a framework.
+"""

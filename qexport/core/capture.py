@@ -1,0 +1,319 @@
+"""The integer facts of one layer: its geometry, its number formats and its captured codes."""
+
+import io
+import json
+import math
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+
+from qexport.core.codes import Formats
+from qexport.core.geometry import ConvGeometry
+from qexport.core.intformat import Int64
+from qexport.errors import QexportError
+
+METADATA_KEY = "qexport"
+REAL_GRID = 2**20  # real-valued tensors are stored as multiples of 1/REAL_GRID
+
+
+class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Where the codes came from; all entries may be unknown (null)."""
+
+    checkpoint_sha256: str | None = None
+    data_sha256: str | None = None
+    images: tuple[int, ...] | None = None
+    seed: int | None = None
+    stimulus: str | None = None
+
+
+class _Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    layer: ConvGeometry
+    formats: Formats
+    source: Source = Source()
+
+
+REAL = ("reference", "next_input")
+PER_IMAGE = ("input", *REAL)
+TENSORS = ("weight", "bias", *PER_IMAGE)
+
+
+@dataclass(frozen=True)
+class LayerCapture:
+    """One layer's codes. Arrays are made read-only, contiguous int64; the real-valued ones float32 on a 2^-20 grid.
+
+    weight (oc, ic of one group, kh, kw); input (n, ic, iy, ix); bias (oc,) in accumulator units;
+    reference (n, oc, oy, ox): the layer's real-valued output in PyTorch; next_input (same shape): what the next
+    quantized layer receives. Raises QexportError when shapes, formats and codes contradict each other.
+    """
+
+    layer: ConvGeometry
+    formats: Formats
+    weight: Int64
+    input: Int64
+    bias: Int64 | None = None
+    reference: NDArray[np.float32] | None = None
+    next_input: NDArray[np.float32] | None = None
+    source: Source = field(default_factory=Source)
+
+    def __post_init__(self) -> None:
+        _check_input_shape(self.input.shape)
+        shapes = capture_shapes(self.layer, self.images, self.plane)
+        for name in TENSORS:
+            array = getattr(self, name)
+            if array is not None:
+                _check_array(name, array.shape, array.dtype, shapes[name], self.layer)
+                object.__setattr__(self, name, _clean(name, array))
+        _check_formats(self.layer, self.formats)
+        if self.layer.kind == "linear" and self.plane != (1, 1):
+            raise QexportError(
+                f"capture: linear layer {self.layer.name} has an input plane of {_shape(self.plane)}; needs 1 x 1, "
+                "with positions as further images"
+            )
+        for name, fmt in (("weight", self.formats.weight.integer), ("input", self.formats.input.integer)):
+            codes: Int64 = getattr(self, name)
+            low, high = int(codes.min()), int(codes.max())
+            if not fmt.holds(low, high):
+                value = low if low < fmt.low else high
+                raise QexportError(
+                    f"capture: {name} code {value} is outside {fmt.low}..{fmt.high} of its {fmt}; "
+                    f"correct the codes or formats.{name}"
+                )
+        if self.bias is not None:
+            furthest = max(map(int, (self.bias.min(), self.bias.max())), key=abs)
+            if abs(furthest) >= 2**47:
+                raise QexportError(f"capture: bias {furthest} is not below 2^47 in size")
+
+    @property
+    def images(self) -> int:
+        return len(self.input)
+
+    @property
+    def plane(self) -> tuple[int, int]:
+        """(iy, ix)."""
+        return self.input.shape[2], self.input.shape[3]
+
+    def part(self, start: int, stop: int) -> "LayerCapture":
+        """The same layer with the images start..stop-1."""
+        parts = {name: getattr(self, name)[start:stop] for name in PER_IMAGE if getattr(self, name) is not None}
+        return replace(self, **parts)
+
+    def to_bytes(self) -> bytes:
+        """The capture file: safetensors with one metadata entry; the same capture gives the same bytes."""
+        file = io.BytesIO()
+        writer = CaptureWriter.like(self, file)
+        writer.add(self)
+        return file.getvalue()
+
+    @classmethod
+    def load(cls, path: Path) -> "LayerCapture":
+        """Read a capture file whole; raises QexportError naming what is wrong with it."""
+        file = CaptureFile(path)
+        return file.part(0, file.images)
+
+
+class CaptureFile:
+    """A capture file of which images are read when they are asked for, so that memory does not grow with their number.
+
+    Raises QexportError naming what is wrong with the file.
+    """
+
+    def __init__(self, path: Path):
+        if not path.is_file():
+            raise QexportError(f"capture: {path} does not exist or is no file")
+        self.path = path
+        try:
+            with safe_open(str(path), framework="numpy") as file:
+                names = set(file.keys())
+                shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
+                entries = file.metadata() or {}
+        except (SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
+            raise QexportError(f"capture: {path} is no readable safetensors file: {error}") from None
+        if set(entries) != {METADATA_KEY}:
+            found = ", ".join(sorted(entries)) or "none"
+            raise QexportError(
+                f"capture: {path} has metadata entries {found}; needs '{METADATA_KEY}' alone, with layer, formats and "
+                "source (docs/vectors.md)"
+            )
+        if names - set(TENSORS) or not {"weight", "input"} <= names:
+            found = ", ".join(sorted(names)) or "none"
+            raise QexportError(
+                f"capture: {path} holds tensors {found}; needs weight and input, may have bias, reference, next_input"
+            )
+        try:
+            metadata = msgspec.convert(json.loads(entries[METADATA_KEY]), _Metadata)
+        except (ValueError, RecursionError) as error:
+            raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
+        self.layer, self.formats, self.source = metadata.layer, metadata.formats, metadata.source
+        _check_input_shape(shapes["input"])
+        self.images: int = shapes["input"][0]
+        self.plane: tuple[int, int] = (shapes["input"][2], shapes["input"][3])
+        self._per_image = [name for name in PER_IMAGE if name in names]
+        wanted = capture_shapes(self.layer, self.images, self.plane)
+        for name in sorted(names):
+            if shapes[name] != wanted[name]:
+                _check_array(name, shapes[name], None, wanted[name], self.layer)
+        first = self._read(dict.fromkeys(names - set(PER_IMAGE)) | dict.fromkeys(self._per_image, (0, 1)))
+        checked = LayerCapture(layer=self.layer, formats=self.formats, source=self.source, **first)
+        self.weight, self.bias = checked.weight, checked.bias
+
+    def part(self, start: int, stop: int) -> LayerCapture:
+        """The layer with the images start..stop-1; raises QexportError when their codes do not suit the formats."""
+        return LayerCapture(
+            layer=self.layer,
+            formats=self.formats,
+            source=self.source,
+            weight=self.weight,
+            bias=self.bias,
+            **self._read(dict.fromkeys(self._per_image, (start, stop))),
+        )
+
+    def _read(self, spans: Mapping[str, tuple[int, int] | None]) -> dict[str, NDArray[Any]]:
+        """The named tensors, whole or from one image to another."""
+        try:
+            with safe_open(str(self.path), framework="numpy") as file:
+                return {
+                    name: file.get_tensor(name) if span is None else file.get_slice(name)[span[0] : span[1]]
+                    for name, span in spans.items()
+                }
+        except (SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
+            raise QexportError(f"capture: {self.path} is no readable safetensors file: {error}") from None
+
+
+Capture = LayerCapture | CaptureFile
+
+
+class CaptureWriter:
+    """Writes a capture file image by image: safetensors, its tensors in that library's order, one metadata entry."""
+
+    def __init__(
+        self,
+        file: BinaryIO,
+        layer: ConvGeometry,
+        formats: Formats,
+        source: Source,
+        images: int,
+        plane: tuple[int, int],
+        optional: Collection[str],
+    ):
+        """`optional`: which of bias, reference and next_input there are."""
+        shapes = capture_shapes(layer, images, plane)
+        text = json.dumps(
+            msgspec.to_builtins(_Metadata(layer=layer, formats=formats, source=source)),
+            sort_keys=True,
+            separators=(",", ":"),
+        )
+        header: dict[str, Any] = {"__metadata__": {METADATA_KEY: text}}
+        self._offsets: dict[str, int] = {}
+        end = 0
+        for name in sorted({"weight", "input", *optional}, key=lambda name: (_ORDER.index(_STORED[name]), name)):
+            begin, end = end, end + math.prod(shapes[name]) * np.dtype(_STORED[name]).itemsize
+            kind = {"i": "I", "f": "F"}[np.dtype(_STORED[name]).kind]
+            dtype = f"{kind}{8 * np.dtype(_STORED[name]).itemsize}"
+            header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": (begin, end)}
+            self._offsets[name] = begin
+        encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+        encoded += b" " * (-len(encoded) % 8)
+        self._file = file
+        file.write(len(encoded).to_bytes(8, "little") + encoded)
+        self._data = 8 + len(encoded)
+        self._next = 0  # the image that comes next
+
+    @classmethod
+    def like(cls, capture: Capture, file: BinaryIO) -> "CaptureWriter":
+        """A writer for the same layer and number of images."""
+        first = capture.part(0, 1)
+        optional = [name for name in ("bias", *REAL) if getattr(first, name) is not None]
+        return cls(file, capture.layer, capture.formats, capture.source, capture.images, capture.plane, optional)
+
+    def add(self, part: LayerCapture) -> None:
+        """Write the next images; weights and bias come with the first ones."""
+        for name, offset in self._offsets.items():
+            array = getattr(part, name)
+            if name not in PER_IMAGE:
+                if self._next:
+                    continue
+                at = offset
+            else:
+                at = offset + self._next * array[0].size * np.dtype(_STORED[name]).itemsize
+            self._file.seek(self._data + at)
+            self._file.write(np.ascontiguousarray(array, _STORED[name]).tobytes())
+        self._next += part.images
+
+
+_STORED = {"weight": "<i4", "input": "<i4", "bias": "<i8", "reference": "<f4", "next_input": "<f4"}
+_ORDER = ("<i8", "<f4", "<i4")  # safetensors' own: by type, then by name
+
+
+def capture_shapes(layer: ConvGeometry, images: int, plane: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+    """The shapes of a capture's tensors."""
+    out = (images, layer.out_channels, *layer.output_plane(plane))
+    return {
+        "weight": (layer.out_channels, layer.group_inputs, *layer.kernel),
+        "input": (images, layer.in_channels, *plane),
+        "bias": (layer.out_channels,),
+        "reference": out,
+        "next_input": out,
+    }
+
+
+def _check_input_shape(shape: tuple[int, ...]) -> None:
+    if len(shape) != 4 or 0 in shape:
+        raise QexportError(f"capture: input has shape {_shape(shape)}; needs n x ic x iy x ix, all above 0")
+
+
+def _check_array(
+    name: str, shape: tuple[int, ...], dtype: np.dtype[Any] | None, wanted: tuple[int, ...], layer: ConvGeometry
+) -> None:
+    if shape != wanted:
+        raise QexportError(
+            f"capture: {name} has shape {_shape(shape)}; the geometry of layer {layer.name} needs {_shape(wanted)}"
+        )
+    if dtype is not None and dtype.kind not in ("f" if name in REAL else "iu"):
+        raise QexportError(
+            f"capture: {name} has dtype {dtype}; needs {'a float' if name in REAL else 'an integer'} type"
+        )
+
+
+def _clean(name: str, array: NDArray[Any]) -> NDArray[Any]:
+    """A read-only, contiguous int64 or, on the grid of real values, float32 array."""
+    if name in REAL:
+        if not np.isfinite(array).all():
+            raise QexportError(f"capture: {name} holds NaN or infinity; leave it out or write finite values")
+        clean = (np.rint(array.astype(np.float64) * REAL_GRID) / REAL_GRID + 0.0).astype(np.float32)  # no -0.0
+    else:
+        if array.dtype.kind == "u" and array.size and array.max() > np.iinfo(np.int64).max:
+            raise QexportError(f"capture: {name} code {array.max()} is outside {-(2**63)}..{2**63 - 1}")
+        if array.dtype == np.int64 and array.flags.c_contiguous and not array.flags.writeable:
+            return array
+        clean = np.array(array, dtype=np.int64, order="C")
+    clean.flags.writeable = False
+    return clean
+
+
+def _check_formats(layer: ConvGeometry, formats: Formats) -> None:
+    scales = formats.weight.scales
+    if isinstance(formats.weight.scale, tuple) and len(scales) != layer.out_channels:
+        raise QexportError(
+            f"capture: formats.weight has {len(scales)} scales; layer {layer.name} has {layer.out_channels} output "
+            "channels"
+        )
+    for step in formats.steps:
+        if not (step > 0 and np.isfinite(step * 2.0**62)):
+            raise QexportError(f"capture: weight scale x input scale is {step:g}; sums cannot be compared in that unit")
+    reach = [max(abs(fmt.integer.low), fmt.integer.high) for fmt in (formats.weight, formats.input)]
+    taps = layer.group_inputs * layer.kernel[0] * layer.kernel[1]
+    if taps * reach[0] * reach[1] >= 2**62:
+        raise QexportError(
+            f"capture: {formats.weight.bits}-bit weights and {formats.input.bits}-bit inputs can give "
+            "sums beyond 63 bits; use narrower formats"
+        )
+
+
+def _shape(shape: tuple[int, ...]) -> str:
+    return " x ".join(map(str, shape)) or "()"

@@ -1,0 +1,70 @@
+"""The geometry of a convolution: channels, kernel, stride, padding, planes."""
+
+import re
+from typing import Annotated
+
+import msgspec
+from msgspec import Meta
+
+from qexport.errors import QexportError
+
+MAX_SIZE = 2**20  # of a channel count, a plane, a tile: far beyond any layer, far below what breaks arithmetic
+Positive = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
+NotNegative = Annotated[int, Meta(ge=0, le=MAX_SIZE)]
+
+
+class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One convolution (or linear layer: 1x1 everywhere). `padding` is top, bottom, left, right."""
+
+    name: Annotated[str, Meta(min_length=1, max_length=100)]
+    index: NotNegative | None = None
+    kind: str = "conv2d"
+    in_channels: Positive
+    out_channels: Positive
+    kernel: tuple[Positive, Positive]
+    stride: tuple[Positive, Positive] = (1, 1)
+    padding: tuple[NotNegative, NotNegative, NotNegative, NotNegative] = (0, 0, 0, 0)
+    dilation: tuple[Positive, Positive] = (1, 1)
+    groups: Positive = 1
+    relu: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind not in ("conv2d", "linear"):
+            raise QexportError(f"layer kind: '{self.kind}' is not known; choose conv2d or linear")
+        if self.kind == "linear" and (self.kernel, self.padding) != ((1, 1), (0, 0, 0, 0)):
+            raise QexportError(
+                f"layer {self.name}: a linear layer has kernel 1x1 without padding; correct it or the kind"
+            )
+        for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
+            if channels % self.groups:
+                raise QexportError(f"layer {self.name}: {name} {channels} is no multiple of groups {self.groups}")
+
+    @property
+    def group_inputs(self) -> int:
+        """Input channels of one group."""
+        return self.in_channels // self.groups
+
+    @property
+    def slug(self) -> str:
+        """The name as a folder and an identifier: features.33 -> features_33."""
+        slug = re.sub(r"\W", "_", self.name, flags=re.ASCII)
+        return slug if slug[0].isalpha() else f"layer_{slug}"
+
+    def padded_plane(self, plane: tuple[int, int]) -> tuple[int, int]:
+        """(iy, ix) sizes to (py, px) sizes."""
+        top, bottom, left, right = self.padding
+        return plane[0] + top + bottom, plane[1] + left + right
+
+    def output_plane(self, plane: tuple[int, int]) -> tuple[int, int]:
+        """(iy, ix) sizes to (oy, ox) sizes; raises QexportError when the kernel is larger than the padded plane."""
+        padded = self.padded_plane(plane)
+        sizes = [
+            (size - dilation * (kernel - 1) - 1) // stride + 1
+            for size, dilation, kernel, stride in zip(padded, self.dilation, self.kernel, self.stride, strict=True)
+        ]
+        if min(sizes) < 1:
+            raise QexportError(
+                f"layer {self.name}: kernel {self.kernel[0]}x{self.kernel[1]} with dilation {self.dilation[0]}x"
+                f"{self.dilation[1]} is larger than the padded input {padded[0]}x{padded[1]}"
+            )
+        return sizes[0], sizes[1]

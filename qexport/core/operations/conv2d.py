@@ -1,0 +1,107 @@
+"""The exact integer convolution: padding, im2col, sums, partial sums, bounds. A linear layer is one of 1x1."""
+
+import math
+from typing import Any
+
+import numpy as np
+
+from qexport.core.geometry import ConvGeometry
+from qexport.core.intformat import Int64, IntFormat
+
+
+def pad(codes: Int64, layer: ConvGeometry) -> Int64:
+    """(n, ic, iy, ix) to the zero-padded (n, ic, py, px)."""
+    top, bottom, left, right = layer.padding
+    return np.pad(codes, ((0, 0), (0, 0), (top, bottom), (left, right)))
+
+
+def patches(padded: Int64, layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
+    """im2col: padded (n, ic, py, px) to (n, ic, kh, kw, oy, ox) for an unpadded plane of (iy, ix)."""
+    (kernel_h, kernel_w), (sy, sx), (dy, dx) = layer.kernel, layer.stride, layer.dilation
+    rows, cols = layer.output_plane(plane)
+    out = np.empty((*padded.shape[:2], kernel_h, kernel_w, rows, cols), np.int64)
+    for kh in range(kernel_h):
+        for kw in range(kernel_w):
+            top, left = kh * dy, kw * dx
+            out[:, :, kh, kw] = padded[:, :, top : top + rows * sy : sy, left : left + cols * sx : sx]
+    return out
+
+
+def accumulate(weight: Int64, im2col: Int64, bias: Int64 | None, layer: ConvGeometry, reach: int) -> Int64:
+    """The integer convolution plus bias, (n, oc, oy, ox), from patches (n, ic, kh, kw, oy, ox).
+
+    No sum of products is larger in size than `reach`.
+    """
+    n, _, _, _, rows, cols = im2col.shape
+    groups, per_group = layer.groups, layer.out_channels // layer.groups
+    dtype = _narrow(reach)
+    taps = weight.reshape(groups, per_group, -1).astype(dtype)  # (g, oc of g, ic of g * kh * kw)
+    seen = im2col.reshape(n, groups, -1, rows * cols).transpose(1, 0, 3, 2).astype(dtype)  # (g, n, oy * ox, taps)
+    sums = np.einsum("gok,gnpk->ngop", taps, np.ascontiguousarray(seen))  # integers: einsum is faster than matmul
+    out: Int64 = sums.reshape(n, layer.out_channels, rows, cols).astype(np.int64)
+    return out if bias is None else out + bias[:, np.newaxis, np.newaxis]
+
+
+def psums(weight: Int64, padded: Int64, layer: ConvGeometry, row: int, reach: int) -> Int64:
+    """What each input-channel tile of `row` channels and each tap adds at every padded position.
+
+    Returns (n, it, kh, kw, oc, py, px); weight-stationary, whatever the stride. `reach` as in `accumulate`.
+    """
+    n, _, rows, cols = padded.shape
+    groups, per_group, inputs = layer.groups, layer.out_channels // layer.groups, layer.group_inputs
+    tiles = math.ceil(inputs / row)
+    dtype = _narrow(reach)
+    streams = padded.reshape(n, groups, inputs, rows * cols).astype(dtype)
+    taps = weight.reshape(groups, per_group, inputs, *layer.kernel).astype(dtype)
+    out = np.empty((n, tiles, *layer.kernel, layer.out_channels, rows, cols), np.int64)
+    for it in range(tiles):
+        tile = slice(it * row, (it + 1) * row)
+        for kh in range(layer.kernel[0]):
+            for kw in range(layer.kernel[1]):
+                product = np.matmul(taps[np.newaxis, :, :, tile, kh, kw], streams[:, :, tile])
+                out[:, it, kh, kw] = product.reshape(n, layer.out_channels, rows, cols)
+    return out
+
+
+def _narrow(reach: int) -> type[np.signedinteger[Any]]:
+    """The narrowest of int32 and int64 in which nothing up to `reach` wraps."""
+    return np.int32 if reach < 2**31 else np.int64
+
+
+def acc_addresses(layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
+    """Where the psum of each tap lies that belongs to an output, (oy, ox, kh, kw)."""
+    padded_rows, padded_cols = layer.padded_plane(plane)
+    rows, cols = layer.output_plane(plane)
+    oy, ox, kh, kw = np.ogrid[:rows, :cols, : layer.kernel[0], : layer.kernel[1]]
+    (sy, sx), (dy, dx) = layer.stride, layer.dilation
+    address: Int64 = (
+        (kh * layer.kernel[1] + kw) * padded_rows * padded_cols
+        + (oy * sy + kh * dy) * padded_cols
+        + (ox * sx + kw * dx)
+    )
+    return address
+
+
+def accumulator_bounds(
+    weight: Int64, bias: Int64 | None, code: IntFormat, layer: ConvGeometry, plane: tuple[int, int]
+) -> tuple[int, int]:
+    """The exact least and greatest accumulator that these weights can give for inputs of this plane.
+
+    A tap that meets padding adds nothing, so each output position counts only the taps that lie inside.
+    """
+    inside = patches(pad(np.ones((1, 1, *plane), np.int64), layer), layer, plane)[0, 0]  # (kh, kw, oy, ox)
+    offset = 0 if bias is None else bias
+    low = np.minimum(weight * code.low, weight * code.high).sum(axis=1)  # (oc, kh, kw)
+    high = np.maximum(weight * code.low, weight * code.high).sum(axis=1)
+    position_axes = ([1, 2], [0, 1])
+    least = np.tensordot(low, inside, position_axes).min(axis=(1, 2)) + offset
+    greatest = np.tensordot(high, inside, position_axes).max(axis=(1, 2)) + offset
+    return int(least.min()), int(greatest.max())
+
+
+def psum_bounds(weight: Int64, code: IntFormat, row: int) -> tuple[int, int]:
+    """The exact least and greatest psum of any tap and input-channel tile of `row` channels."""
+    starts = np.arange(0, weight.shape[1], row)
+    low = np.add.reduceat(np.minimum(weight * code.low, weight * code.high), starts, axis=1)
+    high = np.add.reduceat(np.maximum(weight * code.low, weight * code.high), starts, axis=1)
+    return int(low.min()), int(high.max())

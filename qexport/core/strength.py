@@ -1,0 +1,279 @@
+"""How much a set can notice: exactly which single-bit errors of stored codes show in psums, accumulators and the ReLU.
+
+An error flips one bit of one stored code, in two's complement where the format is signed. It shows in a tensor when
+an element of the tensor differs from the golden once the whole layer is computed with that code. What shows in `relu`
+shows in `accumulator`, and what shows there shows in `psum`.
+"""
+
+import math
+from collections.abc import Iterable, Iterator
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.core.capture import Capture
+from qexport.core.codes import Formats
+from qexport.core.geometry import ConvGeometry
+from qexport.core.golden import Facts, Golden, parts
+from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.conv2d import pad
+
+Bools = NDArray[np.bool_]
+STAGES = ("psum", "accumulator", "relu")  # what a design's results are compared with, in the order of the computation
+
+
+class FlipCounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The single-bit errors of one kind of code: how many there are, and how many of them show in each tensor."""
+
+    flips: int
+    psum: int
+    accumulator: int
+    relu: int
+
+
+class StrengthInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The manifest's entry `strength`. Padding is not stored, so `input` counts the unpadded codes of every image."""
+
+    weight: FlipCounts
+    input: FlipCounts
+
+
+class Storing(Protocol):
+    """A memory, of a layout or of a manifest."""
+
+    @property
+    def tensor(self) -> str: ...
+
+    @property
+    def overflow(self) -> str: ...
+
+
+def compared(memories: Iterable[Storing]) -> dict[str, str]:
+    """Those of STAGES with which a design's results are compared, and how to call each; the first shows most errors.
+
+    What is counted is the exact tensor: a memory that saturates or wraps may show less, and its name says so.
+    """
+    overflows: dict[str, set[str]] = {}
+    for memory in memories:
+        overflows.setdefault(memory.tensor, set()).add(memory.overflow)
+    names = {}
+    for stage in STAGES:
+        if stage in overflows:
+            changed = {"saturate": "saturated", "wrap": "wrapped"}.get(min(overflows[stage]))  # "error" comes first
+            names[stage] = f"{stage} before it is {changed}" if changed else stage
+    return names
+
+
+def percent(part: int, whole: int) -> str:
+    """'98.2 %', rounded down, so that 100.0 % means all."""
+    return f"{1000 * part // whole / 10:.1f} %"
+
+
+def strength_text(info: StrengthInfo, memories: Iterable[Storing]) -> str:
+    """One line about a set of these memories: the share of weight errors that show in what is compared."""
+    stages = compared(memories)
+    if not stages:
+        return "the layout stores no psum, accumulator or relu, in which errors are counted"
+    counts = [percent(getattr(info.weight, stage), info.weight.flips) for stage in stages]
+    first, *others = [f"in {name}" for name in stages.values()]
+    rest = "".join(f", {share} {where}" for share, where in zip(counts[1:], others, strict=True))
+    return f"{counts[0]} of single-bit weight errors show {first}{rest}"
+
+
+# --- counting -------------------------------------------------------------------------------------------------------
+
+
+def _rises(codes: Int64, fmt: IntFormat) -> Bools:
+    """Whether the flip of a bit adds 2^bit to the code (else it takes 2^bit away), (bit, *codes.shape)."""
+    pattern = fmt.encode(codes)
+    return np.stack([fmt.decode(pattern ^ (1 << bit)) > codes for bit in range(fmt.bits)])
+
+
+def _meets(positive: Bools, moves: Bools) -> Bools:
+    """(g, a, k) and (g, t, k) to (g, a, t): whether both hold for some k.
+
+    A float32 sum of zeros and ones is above 0 just when one of them is 1, however many there are.
+    """
+    met: Bools = np.matmul(positive.astype(np.float32), moves.astype(np.float32).transpose(0, 2, 1)) > 0
+    return met
+
+
+def _lifts(sums: Int64, factor: Int64, rises: Bools, todo: Bools) -> Bools:
+    """Which flips of the codes in `todo` (g, a, t) lift a sum that is not above 0 over 0, (bit, g, a, t).
+
+    A flip of bit b of code (a, t) adds 2^b x factor (g, t, k) to sums (g, a, k) where it raises the code, and takes as
+    much away where not. Over 0 means 2^b x factor > -sum, which for whole numbers is factor > -sum >> b.
+    """
+    out = np.zeros(rises.shape, np.bool_)
+    a, t = np.flatnonzero(todo.any(axis=(0, 2))), np.flatnonzero(todo.any(axis=(0, 1)))
+    if not len(a):
+        return out
+    sums, factor = sums[:, a], factor[:, t]
+    top = int(np.abs(factor).max())
+    narrow = np.min_scalar_type(-top - 1)  # small numbers compare fast
+    margin = np.moveaxis(np.maximum(-sums, 0), 2, 0)[..., np.newaxis]  # (k, g, a, 1)
+    above = np.empty((len(sums), len(a), len(t)), np.bool_)
+    for sign in (1, -1):
+        steps = np.moveaxis(np.maximum(sign * factor, 0), 2, 0)[:, :, np.newaxis]  # (k, g, 1, t)
+        steps = np.ascontiguousarray(steps, narrow)
+        longest = steps.max(axis=(1, 2, 3))
+        if not longest.any():
+            continue
+        for bit, raised in enumerate(rises[:, :, a[:, np.newaxis], t] == (sign > 0)):
+            need = np.minimum(margin >> bit, top).astype(narrow)
+            lifted = np.zeros_like(above)
+            for k in np.flatnonzero(longest > need.min(axis=(1, 2, 3))):
+                lifted |= np.greater(steps[k], need[k], out=above)
+            out[bit][:, a[:, np.newaxis], t] |= lifted & raised
+    return out & todo
+
+
+def _by_group(values: NDArray[Any], groups: int) -> NDArray[Any]:
+    """(n, channels, ..., y, x) to (g, channels of one group x ..., n * y * x)."""
+    n, plane = len(values), values.shape[-2] * values.shape[-1]
+    split = values.reshape(n, groups, -1, plane)
+    return split.transpose(1, 2, 0, 3).reshape(groups, -1, n * plane)
+
+
+class WeightFlips:
+    """The single-bit errors of a layer's weights."""
+
+    def __init__(self, layer: ConvGeometry, formats: Formats, weight: Int64):
+        self.layer, self.weight, self.bits = layer, weight, formats.weight.bits
+        shape = (self.bits, layer.groups, layer.out_channels // layer.groups, weight[0].size)
+        self._rises = _rises(weight, formats.weight.integer).reshape(shape)
+
+    @property
+    def total(self) -> int:
+        return self.weight.size * self.bits
+
+    def seen(self, golden: Golden, stage: str) -> Bools:
+        """Which errors show in a tensor of STAGES; each element stands for equally many.
+
+        In psum (ic,) and in accumulator (ic, kh, kw) an error shows just where the code that meets the weight is not
+        0, whatever the bit and the output channel; in relu (bit, oc, ic of one group, kh, kw).
+        """
+        layer = self.layer
+        if stage == "psum":
+            return np.asarray(golden.input.any(axis=(0, 2, 3)))
+        im2col = golden.patches
+        if stage == "accumulator":
+            return np.asarray(im2col.any(axis=(0, 4, 5)))
+        sums, factor = _by_group(golden.accumulator, layer.groups), _by_group(im2col, layer.groups)
+        met = _meets(sums > 0, factor != 0)  # (g, oc of g, ic of g x kh x kw)
+        todo = ~met & np.asarray(factor.any(axis=2))[:, np.newaxis]
+        return (met | _lifts(sums, factor, self._rises, todo)).reshape(self.bits, *self.weight.shape)
+
+    def count(self, seen: Bools) -> int:
+        """How many errors `seen` stands for."""
+        return int(np.count_nonzero(seen)) * (self.total // seen.size)
+
+
+def input_flips_seen(golden: Golden) -> dict[str, Bools]:
+    """Which single-bit errors of the images' input codes show in each tensor of STAGES, (bit, n, ic, iy, ix)."""
+    c, layer, groups = golden.capture, golden.capture.layer, golden.capture.layer.groups
+    (n, channels, rows, cols), fmt = golden.input.shape, c.formats.input.integer
+    top, _, left, _ = layer.padding
+    inside = (..., slice(top, top + rows), slice(left, left + cols))
+    stored = pad(np.ones((1, 1, rows, cols), np.int64), layer)[0, 0] > 0  # (py, px)
+    rises = np.zeros((fmt.bits, n, channels, *stored.shape), np.bool_)
+    rises[inside] = _rises(golden.input, fmt)
+    shown = np.zeros_like(rises)
+    used = np.zeros((channels, *stored.shape), np.bool_)
+    weight = c.weight.reshape(groups, -1, layer.group_inputs, *layer.kernel).transpose(3, 4, 0, 2, 1)  # kh kw g ic oc
+    tied = weight.any(axis=4).reshape(*layer.kernel, channels, 1, 1)  # whether an error moves any sum through the tap
+    sums = _by_group(golden.accumulator, groups).transpose(0, 2, 1)  # (g, n x oy x ox, oc of g)
+    out_rows, out_cols = layer.output_plane(golden.capture.plane)
+
+    def taps() -> Iterator[tuple[Int64, Bools, Any]]:
+        """Each tap's weights (g, ic of g, oc of g), `tied` of it, and the window of the padded plane that meets it."""
+        for kh in range(layer.kernel[0]):
+            for kw in range(layer.kernel[1]):
+                y, x = kh * layer.dilation[0], kw * layer.dilation[1]
+                height, width = out_rows * layer.stride[0], out_cols * layer.stride[1]
+                window = (..., slice(y, y + height, layer.stride[0]), slice(x, x + width, layer.stride[1]))
+                yield weight[kh, kw], tied[kh, kw], window
+
+    def grouped(values: Bools) -> Bools:
+        """(n, ic, oy, ox) to (g, n x oy x ox, ic of g)."""
+        return _by_group(values, groups).transpose(0, 2, 1)
+
+    def spread(values: Bools) -> Bools:
+        """The way back, whatever axes stand before."""
+        split = values.reshape(*values.shape[:-2], n, out_rows, out_cols, layer.group_inputs)
+        moved = np.moveaxis(np.moveaxis(split, -1, -3), -5, -4)  # (n, g, ic of g, oy, ox)
+        return moved.reshape(*values.shape[:-3], n, channels, out_rows, out_cols)
+
+    for tap, moves, window in taps():
+        used[window] |= moves
+        shown[window] |= spread(_meets(sums > 0, tap != 0))
+    for tap, moves, window in taps():
+        todo = grouped(stored[window] & moves & ~shown[window].all(axis=0))
+        raised = np.stack([grouped(bit) for bit in rises[window]])
+        shown[window] |= spread(_lifts(sums, tap, raised, todo))
+    shape = (fmt.bits, *golden.input.shape)
+    return {
+        "psum": np.broadcast_to(tied.any(axis=(0, 1)), shape),
+        "accumulator": np.broadcast_to(used[inside], shape),
+        "relu": shown[inside],
+    }
+
+
+class Strength:
+    """Counts over all images of a layer, which come in parts; memory is that of one part.
+
+    An error of a weight counts when any image shows it, an error of an input code belongs to one image.
+    """
+
+    def __init__(self, layer: ConvGeometry, formats: Formats, weight: Int64):
+        self.flips = WeightFlips(layer, formats, weight)
+        self._input = dict.fromkeys(("flips", *STAGES), 0)
+        self._seen: dict[str, Bools] = {}
+        self._alive = np.zeros(layer.out_channels, np.bool_)
+
+    def add(self, golden: Golden) -> None:
+        """Take some images of the layer into account."""
+        for stage in STAGES:
+            seen = self.flips.seen(golden, stage)
+            self._seen[stage] = seen | self._seen[stage] if stage in self._seen else seen
+        self._alive |= (golden.accumulator > 0).any(axis=(0, 2, 3))
+        shown = input_flips_seen(golden)
+        self._input["flips"] += shown["relu"].size
+        for stage, flips in shown.items():
+            self._input[stage] += int(np.count_nonzero(flips))
+
+    @property
+    def info(self) -> StrengthInfo:
+        """The counts over the images so far, at least one."""
+        weight = {stage: self.flips.count(seen) for stage, seen in self._seen.items()}
+        return StrengthInfo(weight=FlipCounts(flips=self.flips.total, **weight), input=FlipCounts(**self._input))
+
+    @property
+    def dead_inputs(self) -> list[int]:
+        """Input channels whose codes are 0 in every image: no error of a weight that meets them shows anywhere."""
+        return np.flatnonzero(~self._seen["psum"]).tolist()
+
+    @property
+    def dead_outputs(self) -> list[int]:
+        """Output channels whose accumulators are above 0 nowhere: what their ReLU gives is always 0."""
+        return np.flatnonzero(~self._alive).tolist()
+
+    def unexercised(self, stage: str) -> Int64:
+        """The weights of which no error shows in the tensor, rows of (oc, ic, kh, kw)."""
+        seen, layer = self._seen[stage], self.flips.layer
+        if stage == "relu":
+            return np.argwhere(~seen.any(axis=0))
+        taps = seen.reshape(layer.groups, 1, layer.group_inputs, -1 if stage == "accumulator" else 1)
+        per_group = (layer.groups, layer.out_channels // layer.groups, layer.group_inputs, math.prod(layer.kernel))
+        return np.argwhere(~np.broadcast_to(taps, per_group).reshape(self.flips.weight.shape))
+
+
+def measure(capture: Capture) -> Strength:
+    """The strength of a capture's images, worked out part by part."""
+    facts = Facts(capture, None)
+    strength = Strength(capture.layer, capture.formats, capture.weight)
+    for start, stop in parts((), facts, capture.images):
+        strength.add(Golden(capture.part(start, stop), facts=facts))
+    return strength

@@ -1,0 +1,200 @@
+"""One output value, term by term: what the array multiplies and adds, in its order, and where each operand stands."""
+
+import csv
+import io
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+
+from qexport.core.operations.conv2d import pad
+from qexport.errors import CheckFailed, QexportError
+from qexport.layout.formats.base import WordSpec
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.order import TILE_AXIS
+from qexport.sets.folder import file_sha256
+from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
+
+COLUMN_AXIS = "col"  # the size of an output tile, where the layout has one
+
+
+@dataclass(frozen=True)
+class Step:
+    """One line of an explanation; what does not belong to its kind is None.
+
+    kind: term, psum, bias, accumulator, relu or output. it, kh, kw, row: input-channel tile, tap and row of the array;
+    ic: the layer's input channel. value: the product of a term, else the named tensor's; sum: of all values of terms
+    and the bias so far. Places are FILE:LINE:LANE, several where the memory stores single bits.
+    """
+
+    kind: str
+    value: int
+    sum: int
+    it: int | None = None
+    kh: int | None = None
+    kw: int | None = None
+    row: int | None = None
+    ic: int | None = None
+    padding: bool | None = None
+    input: int | None = None
+    weight: int | None = None
+    input_at: tuple[str, ...] = ()
+    weight_at: tuple[str, ...] = ()
+    at: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a memory of the set holds for the explained value."""
+
+    memory: str
+    tensor: str
+    at: str
+    value: int
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """`at`: n, oc, oy, ox; `column`: output tile and column of the array, where the layout has columns."""
+
+    set: str
+    layer: str
+    at: dict[str, int]
+    column: dict[str, int] | None
+    steps: tuple[Step, ...]
+    stored: tuple[Stored, ...]
+
+
+def explain(folder: Path, n: int, oc: int, oy: int, ox: int) -> Explanation:
+    """How the value of image n, output channel oc, position (oy, ox) of a set comes about.
+
+    The order is that of a weight-stationary array: input-channel tile, kernel row, kernel column, row of the array.
+    After each tap of a tile stands the psum that the array emits. Raises QexportError when there is no such value,
+    CheckFailed when a file that is named was changed since the dump.
+    """
+    manifest = read_manifest(folder)
+    capture = capture_of(folder, manifest)
+    layer, (rows, cols) = capture.layer, capture.layer.output_plane(capture.plane)
+    for axis, index, size in (
+        ("image", n, capture.images), ("oc", oc, layer.out_channels), ("y", oy, rows), ("x", ox, cols),
+    ):  # fmt: skip
+        if not 0 <= index < size:
+            raise QexportError(f"at: {axis} {index} is outside 0..{size - 1} of {folder}")
+    places = _Places(folder, manifest)
+    image = capture.part(n, n + 1)
+    padded = pad(image.input, layer)[0]
+    first = oc // (layer.out_channels // layer.groups) * layer.group_inputs  # the group's first input channel
+    row = manifest.array.get(TILE_AXIS, layer.group_inputs)
+    steps: list[Step] = []
+    total = 0
+    for start in range(0, layer.group_inputs, row):
+        it = start // row
+        for kh in range(layer.kernel[0]):
+            for kw in range(layer.kernel[1]):
+                py, px = oy * layer.stride[0] + kh * layer.dilation[0], ox * layer.stride[1] + kw * layer.dilation[1]
+                iy, ix = py - layer.padding[0], px - layer.padding[2]
+                padding = not (0 <= iy < capture.plane[0] and 0 <= ix < capture.plane[1])
+                psum = 0
+                for r, c in enumerate(range(start, min(start + row, layer.group_inputs))):
+                    ic = first + c
+                    code, weight = int(padded[ic, py, px]), int(capture.weight[oc, c, kh, kw])
+                    psum, total = psum + code * weight, total + code * weight
+                    input_at = () if padding else places.of("input", n, ic, iy, ix)
+                    input_at = input_at or places.of("input_padded", n, ic, py, px)
+                    input_at = input_at or places.of("patches", n, ic, kh, kw, oy, ox)
+                    weight_at = places.of("weight", oc, c, kh, kw)
+                    steps.append(
+                        Step(
+                            "term", code * weight, total, it, kh, kw, r, ic, padding, code, weight, input_at, weight_at
+                        )
+                    )
+                psum_at = places.of("psum", n, it, kh, kw, oc, py, px)
+                steps.append(Step("psum", psum, total, it, kh, kw, at=psum_at))
+    if capture.bias is not None:
+        total += int(capture.bias[oc])
+        steps.append(Step("bias", int(capture.bias[oc]), total, at=places.of("bias", oc)))
+    for kind, value in _results(manifest, total):
+        steps.append(Step(kind, value, total, at=places.of(kind, n, oc, oy, ox)))
+    column = manifest.array.get(COLUMN_AXIS)
+    return Explanation(
+        set=str(folder),
+        layer=layer.name,
+        at={"n": n, "oc": oc, "oy": oy, "ox": ox},
+        column=None if column is None else {"ot": oc // column, "col": oc % column},
+        steps=tuple(steps),
+        stored=tuple(places.stored(n, oc, oy, ox)),
+    )
+
+
+def steps_csv(explanations: Sequence[Explanation]) -> str:
+    """One line for each step, with a line of names before; several places of one operand are parted by blanks."""
+    names = [field.name for field in fields(Step)]
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["set", "image", "oc", "y", "x", *names])
+    for one in explanations:
+        for step in one.steps:
+            cells = [asdict(step)[name] for name in names]
+            table.writerow(
+                [one.set, *one.at.values(), *(" ".join(cell) if isinstance(cell, tuple) else cell for cell in cells)]
+            )
+    return text.getvalue()
+
+
+def _results(manifest: Manifest, accumulator: int) -> Iterator[tuple[str, int]]:
+    relu = max(accumulator, 0)
+    yield "accumulator", accumulator
+    yield "relu", relu
+    if (fmt := manifest.formats.output) is not None:
+        yield "output", min((relu * fmt.mul + (1 << (fmt.shift - 1))) >> fmt.shift, (1 << fmt.bits) - 1)
+
+
+class _Places:
+    """Where tensor elements stand in the files of a set."""
+
+    def __init__(self, folder: Path, manifest: Manifest):
+        self._folder = folder
+        self._manifest = manifest
+        # a memory of whole codes rather than one of single bits
+        self._entries = {m.tensor: m for m in sorted(manifest.memories, key=self._has_bits)[::-1]}
+        self._tilings = {m.name: m.tiling(manifest.array) for m in manifest.memories}
+        self._lines: dict[str, Sequence[int]] = {}  # of the words of a file, by its path
+
+    @staticmethod
+    def _has_bits(entry: MemoryEntry) -> bool:
+        return entry.memory().order.has_bits
+
+    def of(self, tensor: str, *index: int) -> tuple[str, ...]:
+        """FILE:LINE:LANE of an element, of each of its bits where the memory stores these; none without a memory."""
+        entry = self._entries.get(tensor)
+        if entry is None:
+            return ()
+        indices = [(*index, bit) for bit in range(entry.shape[-1])] if self._has_bits(entry) else [index]
+        return tuple(self._text(entry, *self._tilings[entry.name].place(*one)) for one in indices)
+
+    def stored(self, *index: int) -> Iterator[Stored]:
+        """What the memories of results of n, oc, oy, ox hold."""
+        for entry in self._manifest.memories:
+            if entry.tensor in ("accumulator", "relu", "output") and not self._has_bits(entry):
+                number, word, lane = self._tilings[entry.name].place(*index)
+                at = self._text(entry, number, word, lane)
+                path = self._folder / entry.files[number].path
+                words = FORMATS[entry.radix].read(path.read_bytes(), self._spec(entry, number))
+                yield Stored(entry.name, entry.tensor, at, int(words[word, lane]))
+
+    def _spec(self, entry: MemoryEntry, number: int) -> WordSpec:
+        return entry.memory().spec(self._tilings[entry.name], entry.element, entry.files[number].index)
+
+    def _text(self, entry: MemoryEntry, number: int, word: int, lane: int) -> str:
+        file, format_ = entry.files[number], FORMATS[entry.radix]
+        if file.path not in self._lines:
+            path = self._folder / file.path
+            if not path.is_file() or file_sha256(path) != file.sha256:
+                raise CheckFailed(f"{path} is missing, or its SHA-256 differs from the manifest; dump the set again")
+            plain = format_.text or format_.word_lines is None  # one word a line, or no lines
+            first = len(entry.header) + format_.preamble + 1 if format_.text else 1
+            self._lines[file.path] = (
+                range(first, first + file.words)
+                if plain
+                else format_.lines(path.read_bytes(), self._spec(entry, number), file.words).tolist()
+            )
+        return f"{file.path}:{self._lines[file.path][word]}:{lane}"

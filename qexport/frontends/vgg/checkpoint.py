@@ -1,0 +1,290 @@
+"""Checkpoints: the training state, the forms in circulation, and the packed form that ships.
+
+Any network of the family is rebuilt from its state_dict: the order of convolutions, BatchNorms and pools follows from
+the indices and shapes of `features.N.*`.
+"""
+
+import hashlib
+import io
+import json
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+from qexport.errors import QexportError
+from qexport.frontends.vgg.data import SIDE
+from qexport.frontends.vgg.model import ConvSpec, QuantVGG
+from qexport.frontends.vgg.quant import check_bits, weight_qmax
+
+LAST = "checkpoint.pth"
+BEST = "model_best.pth.tar"
+BUILTIN = Path(__file__).parent / "vgg16_quant_gradual.safetensors"
+DEFAULT_BITS = 4
+PACKED_KEY = "qexport"
+MODULE_PREFIX = "module."
+
+
+@dataclass(frozen=True)
+class Network:
+    """A network ready for inference, its weight codes fixed by float64 arithmetic."""
+
+    model: QuantVGG
+    path: Path
+    sha256: str
+
+
+def write_atomically(path: Path, data: bytes) -> None:
+    """A power cut leaves the earlier file whole."""
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+    partial.replace(path)
+
+
+def write_training(state: dict[str, Any], path: Path) -> None:
+    """Write a training state (tensors and plain values) atomically."""
+    buffer = io.BytesIO()
+    torch.save(state, buffer)
+    write_atomically(path, buffer.getvalue())
+
+
+def read_training(path: Path) -> dict[str, Any]:
+    """A checkpoint of `qexport train`, for resuming; raises QexportError."""
+    if not path.is_file():
+        raise QexportError(f"resume: {path} does not exist; start without --resume")
+    state = _unpickle(path)
+    if not isinstance(state, dict) or not {"state_dict", "model", "optimizer", "epoch", "recipe", "log"} <= set(state):
+        raise QexportError(f"resume: {path} is no checkpoint of qexport train; start without --resume")
+    return state
+
+
+def default_path() -> Path:
+    """The working directory's trained network when there is one, else the shipped one."""
+    trained = Path("result") / "vgg16_quant_gradual" / BEST
+    return trained if trained.is_file() else BUILTIN
+
+
+def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None) -> Network:
+    """Load a network of the family from any of its forms.
+
+    The bits default to what the checkpoint stores, else 4. Raises QexportError naming the file and what is wrong.
+    """
+    if not path.is_file():
+        raise QexportError(f"checkpoint: {path} does not exist or is no file; train one or use --checkpoint builtin")
+    data = path.read_bytes()
+    if not data:
+        raise QexportError(f"checkpoint: {path} is empty; train it again or use --checkpoint builtin")
+    if path.suffix == ".safetensors":
+        model = _load_packed(path, weight_bits, act_bits)
+    else:
+        model = _load_trained(path, weight_bits, act_bits)
+    return Network(model, path, hashlib.sha256(data).hexdigest())
+
+
+def load_trainable(path: Path) -> Network:
+    """Load a network whose real-valued weights can be trained further; a packed one holds codes only and is refused."""
+    if path.suffix == ".safetensors":
+        raise QexportError(f"init: {path} holds weight codes only; give a model_best.pth.tar of `qexport train`")
+    return load(path)
+
+
+def pack(network: Network, path: Path) -> None:
+    """Write the packed form: weight codes two to a byte (up to 4 bits), scales, BatchNorm and classifier."""
+    model = network.model
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in model.state_dict().items():
+        if not (
+            name.endswith((".weight", "num_batches_tracked")) and name.startswith("features.") and tensor.ndim != 1
+        ):
+            tensors[name] = tensor.detach().float().contiguous()
+    for index, conv in model.quantized().items():
+        codes = conv.weight_codes().to(torch.int8).flatten().numpy()
+        tensors[f"features.{index}.weight_codes"] = torch.from_numpy(_pack_codes(codes, conv.weight_bits))
+    for index, plain in model.plain().items():
+        tensors[f"features.{index}.weight"] = plain.weight.detach().float()
+    metadata = {
+        "specs": [asdict(spec) for spec in model.specs],
+        "weight_bits": model.weight_bits,
+        "act_bits": model.act_bits,
+        "in_features": model.classifier.in_features,
+        "source_sha256": network.sha256,
+    }
+    text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
+    write_atomically(path, save(tensors, metadata={PACKED_KEY: text}))
+
+
+def _pack_codes(codes: np.ndarray[Any, np.dtype[np.int8]], bits: int) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Two's complement codes: two to a byte, the first in the high nibble, up to 4 bits; one to a byte above."""
+    octets = codes.view(np.uint8)
+    if bits > 4:
+        return octets.copy()
+    nibbles = np.pad(octets & np.uint8(15), (0, len(octets) % 2))
+    packed: np.ndarray[Any, np.dtype[np.uint8]] = (nibbles[0::2] << np.uint8(4)) | nibbles[1::2]
+    return packed
+
+
+def _unpack_codes(
+    packed: np.ndarray[Any, np.dtype[np.uint8]], count: int, bits: int
+) -> np.ndarray[Any, np.dtype[np.int8]]:
+    if bits > 4:
+        return packed.view(np.int8)[:count]
+    nibbles = np.stack((packed >> np.uint8(4), packed & np.uint8(15)), axis=1).reshape(-1)[:count].astype(np.int8)
+    return (nibbles ^ np.int8(8)) - np.int8(8)
+
+
+def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> QuantVGG:
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
+            facts = json.loads((file.metadata() or {})[PACKED_KEY])
+        specs = tuple(ConvSpec(**spec) for spec in facts["specs"])
+        stored, in_features = (int(facts["weight_bits"]), int(facts["act_bits"])), int(facts["in_features"])
+    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+        reason = f"its metadata lacks {error}" if isinstance(error, KeyError) else error
+        raise QexportError(
+            f"checkpoint: {path} is no packed qexport network: {reason}; give what `qexport train` wrote, or 'builtin'"
+        ) from None
+    model = QuantVGG(specs, *_agree(path, stored, (weight_bits, act_bits)), in_features=in_features)
+    codes: dict[int, Tensor] = {}
+    for index, conv in model.quantized().items():
+        packed = tensors.pop(f"features.{index}.weight_codes", None)
+        if packed is None:
+            raise QexportError(f"checkpoint: {path}: features.{index}.weight_codes is missing")
+        flat = _unpack_codes(packed.numpy(), conv.weight.numel(), conv.weight_bits)
+        if len(flat) != conv.weight.numel():
+            raise QexportError(f"checkpoint: {path}: features.{index}.weight_codes has {len(flat)} codes")
+        codes[index] = torch.from_numpy(flat.astype(np.int64)).reshape(conv.weight.shape)
+        tensors[f"features.{index}.weight"] = conv.weight.detach()  # stands in; the codes are what counts
+    _fill(model, tensors, path)
+    for index, conv in model.quantized().items():
+        conv.fix_codes(codes[index])
+    return model.eval()
+
+
+def _unpickle(path: Path) -> Any:
+    """torch.load that runs no code of the file; raises QexportError."""
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # torch raises whatever its zip, tar and pickle readers meet
+        # the first line, less PyTorch's advice to load without weights_only
+        reason = re.split(r"\. |\n", str(error).strip())[0] or type(error).__name__
+        raise QexportError(
+            f"checkpoint: {path} cannot be loaded as weights: {reason}; give what `qexport train` wrote, or 'builtin'"
+        ) from None
+
+
+def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> QuantVGG:
+    document = _unpickle(path)
+    state = document.get("state_dict", document) if isinstance(document, dict) else None
+    if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
+        raise QexportError(f"checkpoint: {path} holds no state_dict; save model.state_dict() or the dict around it")
+    tensors = {str(name).removeprefix(MODULE_PREFIX): tensor for name, tensor in state.items()}
+    recipe = document.get("recipe")
+    asked = weight_bits, act_bits
+    if isinstance(recipe, dict) and {"weight_bits", "act_bits"} <= set(recipe):
+        bits = _agree(path, (int(recipe["weight_bits"]), int(recipe["act_bits"])), asked)
+    else:
+        bits = tuple(DEFAULT_BITS if b is None else b for b in asked)  # type: ignore[assignment]
+        _check_levels(path, tensors, bits[0])
+    specs, in_features = _infer(path, tensors)
+    model = QuantVGG(specs, *bits, in_features=in_features)
+    _fill(model, {name: tensor for name, tensor in tensors.items() if not name.endswith("weight_q")}, path)
+    for conv in model.quantized().values():
+        conv.fix_codes()
+    return model.eval()
+
+
+def _agree(path: Path, stored: tuple[int, int], asked: tuple[int | None, int | None]) -> tuple[int, int]:
+    for what, has, wants in zip(("weight", "act"), stored, asked, strict=True):
+        if wants is not None and wants != has:
+            raise QexportError(
+                f"checkpoint: {path} was trained with {has} {what} bits; --{what}-bits {wants} contradicts"
+            )
+    return stored
+
+
+def _check_levels(path: Path, tensors: Mapping[str, Tensor], bits: int) -> None:
+    """The quantized weights that a checkpoint carries show with how many levels it was trained."""
+    check_bits("weight", bits)
+    levels = max((len(np.unique(t.numpy())) for name, t in tensors.items() if name.endswith(".weight_q")), default=None)
+    if levels is None:
+        return
+    trained = next((b for b in range(2, 9) if levels <= 2 * weight_qmax(b) + 1), None)
+    if trained != bits:
+        says = f"{trained} bits" if trained else "more than 8 bits"
+        raise QexportError(
+            f"checkpoint: {path}: weight_q has {levels} levels, which is {says}; --weight-bits {bits} contradicts"
+        )
+
+
+def _infer(path: Path, tensors: Mapping[str, Tensor]) -> tuple[tuple[ConvSpec, ...], int]:
+    """The chain of convolutions and the classifier's inputs, from names and shapes."""
+    found = (re.fullmatch(r"features\.(\d+)\.weight", name) for name, t in tensors.items() if t.ndim == 4)
+    convs = sorted(int(match.group(1)) for match in found if match)
+    if not convs:
+        raise QexportError(
+            f"checkpoint: {path} is of another architecture: no features.N.weight of a convolution in it"
+        )
+    classifier = tensors.get("classifier.weight")
+    if classifier is None or classifier.ndim != 2:
+        raise QexportError(f"checkpoint: {path}: classifier.weight is missing")
+    specs: list[ConvSpec] = []
+    side = SIDE
+    for at, index in enumerate(convs):
+        weight = tensors[f"features.{index}.weight"]
+        if weight.shape[2:] != (3, 3) or (specs and weight.shape[1] != specs[-1].out_channels):
+            raise QexportError(
+                f"checkpoint: {path} is of another architecture: features.{index}.weight has shape "
+                f"{' x '.join(map(str, weight.shape))}"
+            )
+        batch_norm = f"features.{index + 1}.running_mean" in tensors
+        following = index + (3 if batch_norm else 2)  # behind convolution, BatchNorm and ReLU
+        if at + 1 < len(convs):
+            gap = convs[at + 1] - following
+            if gap not in (0, 1):
+                raise QexportError(
+                    f"checkpoint: {path} is of another architecture: between features.{index} and "
+                    f"features.{convs[at + 1]} stands more than BatchNorm, ReLU and a pool"
+                )
+            pool = gap == 1
+        else:
+            pool = int(classifier.shape[1]) == weight.shape[0] * (side // 2) ** 2
+        side = side // 2 if pool else side
+        quantized = f"features.{index}.act_alpha" in tensors or at > 0  # only the first may be a plain one
+        specs.append(ConvSpec(int(weight.shape[1]), int(weight.shape[0]), batch_norm, pool, quantized))
+    return tuple(specs), int(classifier.shape[1])
+
+
+def _fill(model: QuantVGG, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Copy the tensors into the model; raises QexportError naming what is missing, foreign, misshapen or not finite."""
+    own = model.state_dict()
+    filled: dict[str, Tensor] = {}
+    for name, tensor in own.items():
+        if name not in tensors:
+            if name.endswith("num_batches_tracked"):
+                continue
+            raise QexportError(f"checkpoint: {path}: {name} is missing; give a complete checkpoint of the VGG family")
+        given = tensors[name]
+        if given.numel() != tensor.numel() or (tensor.ndim > 0 and given.shape != tensor.shape):
+            shapes = [" x ".join(map(str, t.shape)) for t in (given, tensor)]
+            raise QexportError(f"checkpoint: {path}: {name} has shape {shapes[0]}; needs {shapes[1]}")
+        if not torch.isfinite(given.double()).all():
+            raise QexportError(f"checkpoint: {path}: {name} holds NaN or infinity")
+        if name.endswith("alpha") and float(given) <= 0:
+            raise QexportError(f"checkpoint: {path}: {name} is {float(given):g}; a clipping value must be above 0")
+        filled[name] = given.reshape(tensor.shape)
+    foreign = set(tensors) - set(own)
+    if foreign:
+        raise QexportError(f"checkpoint: {path} is of another architecture: {sorted(foreign)[0]} has no place in it")
+    model.load_state_dict(filled, strict=False)

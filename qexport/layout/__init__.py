@@ -1,0 +1,4 @@
+"""Which code stands where: the order notation, tiling, words, memory files, presets and file formats.
+
+Imports core.
+"""

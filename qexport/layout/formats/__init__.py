@@ -1,0 +1,1 @@
+"""File formats, one file for each family; `registry` lists them."""

@@ -1,0 +1,123 @@
+"""A memory's files, image by image: which words of which file a part of the images gives."""
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cached_property
+
+import numpy as np
+
+from qexport.core.golden import Facts
+from qexport.core.intformat import Int64, IntFormat
+from qexport.core.tensors import AXES
+from qexport.layout.formats.base import Format, WordSpec
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.memory import Memory
+from qexport.layout.order import IMAGE_AXIS
+from qexport.layout.tiling import Tiling
+
+_SIZED_WORDS = 2048  # from which the size of a file is worked out
+
+
+class MemoryFiles:
+    """One memory of one layer. `own`: the format of the tensor's elements; `shape`: the tensor's, with all images.
+
+    `reach`: the least and greatest element that any input can give; None where all that there is can be looked at.
+    """
+
+    def __init__(
+        self,
+        memory: Memory,
+        own: IntFormat,
+        shape: tuple[int, ...],
+        array: Mapping[str, int],
+        reach: tuple[int, int] | None,
+    ):
+        """Raises QexportError when order, shape and sizes contradict each other."""
+        self.memory, self.own, self.shape, self._array, self.reach = memory, own, shape, array, reach
+        self.element = memory.element_format(own)
+        self.tiling = Tiling(memory.order, shape, array, self.element.bits)
+        self._observed: list[tuple[int, int]] = []
+        self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
+
+    @classmethod
+    def of(cls, memory: Memory, facts: Facts, images: int, array: Mapping[str, int]) -> "MemoryFiles":
+        """The stream of a layout's memory; raises QexportError when the layer lacks the tensor or it does not fit."""
+        if not facts.has(memory.tensor):
+            raise facts.lacks(memory.tensor)
+        own = facts.default(memory.tensor)
+        shape, reach = facts.shape(memory.tensor, images), facts.range_of(memory.tensor)
+        if memory.order.has_bits:
+            shape, reach = (*shape, own.bits), (0, 1)
+        return cls(memory, own, shape, array, reach)
+
+    @property
+    def format(self) -> Format:
+        return FORMATS[self.memory.radix]
+
+    @property
+    def streamed(self) -> bool:
+        """Whether the files of all images are those of the parts: one after the other, or grown word by word."""
+        per_image = AXES[self.memory.tensor][0] == IMAGE_AXIS
+        return per_image and self.memory.order.streams_images and (self._by_files or self.format.streamed)
+
+    @cached_property
+    def specs(self) -> Sequence[tuple[str, dict[str, int], WordSpec]]:
+        """Path, index and words of each file, in C order of the file axes."""
+        return [
+            (path, index, self.memory.spec(self.tiling, self.element, index))
+            for path, index in self.memory.paths(self.tiling)
+        ]
+
+    @property
+    def size(self) -> int:
+        """Bytes of all files: exact where every word takes as many, else about (of decimals, at most)."""
+        _, _, spec = self.specs[0]
+        words = min(self.tiling.words, _SIZED_WORDS)
+        longest = self.element.low if self.element.signed else self.element.high
+        block = np.full((2 * words, self.tiling.lanes), longest, np.int64)
+        once, twice = (len(self.format.write(block[:count], spec)) for count in (words, 2 * words))
+        rest = (self.tiling.words - words) * (twice - once) / words
+        return self.tiling.files * (once + round(rest))
+
+    def stored(self, values: Int64, first_image: int) -> tuple[int, Int64]:
+        """The number of the first file, and (files, words, lanes) as stored, of the images from `first_image` on.
+
+        Raises QexportError naming the first code that does not fit.
+        """
+        self._observed.append((int(values.min()), int(values.max())))
+        codes = self.memory.elements(values, self.own, first_image)
+        tiling = self.part(len(codes), first_image)
+        blocks = self.memory.stored(tiling.tile(codes), self.element, tiling, self.reach)
+        first_file = self.tiling.files // self.shape[0] * first_image if self._by_files else 0
+        return first_file, blocks
+
+    def warnings(self, facts: Facts) -> list[str]:
+        """A warning when the memory holds what was stored but not all that other inputs can give."""
+        fmt, offset = (self.own, 0) if self.memory.order.has_bits else (self.element, self.memory.offset)
+        observed = min(low for low, _ in self._observed), max(high for _, high in self._observed)
+        low, high = (bound + offset for bound in (facts.range_of(self.memory.tensor) or observed))
+        if fmt.holds(low, high) or not fmt.holds(*(value + offset for value in observed)):
+            return []
+        return [
+            f"memory '{self.memory.name}': {fmt} hold the values of these inputs, but other inputs can give "
+            f"{low}..{high}, which needs {IntFormat.holding(low, high, fmt.signed or low < 0)}"
+        ]
+
+    def part(self, images: int, first_image: int) -> Tiling:
+        """The tiling of some images only; that of all where the memory is not streamed."""
+        if not self.streamed:
+            return self.tiling
+        shape = (images, *self.shape[1:])
+        return Tiling(self.memory.order, shape, self._array, self.element.bits, first_image)
+
+
+def streamed_tensors(memories: Iterable[MemoryFiles]) -> set[str]:
+    """The tensors of which the parts of the images are written or read one after the other."""
+    return {one.memory.tensor for one in memories if one.streamed}
+
+
+def warnings(facts: Facts, streams: Sequence[MemoryFiles]) -> tuple[str, ...]:
+    """What a user of the set must know: memories too narrow for other inputs, and an `output` that there is not."""
+    found = [warning for stream in streams for warning in stream.warnings(facts)]
+    if facts.formats.output is not None and facts.no_output is not None:
+        found.append(f"the layer has no tensor 'output', although the capture gives its format: {facts.no_output}")
+    return tuple(found)

@@ -1,0 +1,262 @@
+"""The layout notation: how tensors become memory files. Lane order is decided here, once.
+
+A memory's `order` reads `TENSOR AXES -> FILE AXES | ADDRESS AXES | LANE AXES`, a thin reading of einops patterns.
+Between the two may stand stages, each after an arrow of its own: the axes so far, joined and split again.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import chain
+
+from qexport.core.tensors import AXES
+
+BIT_AXIS = "bit"
+IMAGE_AXIS = "n"
+TILE_AXIS = "row"  # its size is that of psum's tiles too, whether an order names it or not
+
+
+class OrderFault(Exception):
+    """An error inside one value of a layout: its message and the offset of the culprit in the value."""
+
+    def __init__(self, message: str, offset: int = 0):
+        super().__init__(message)
+        self.offset = offset
+
+
+# --- the order ------------------------------------------------------------------------------------------------------
+
+_TOKEN = re.compile(r"\s*(->|[()|~:=]|[A-Za-z_]\w*|\S)", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Split:
+    """Axes joined in the order of writing, then split into named axes (the last runs fastest)."""
+
+    joined: tuple[str, ...]
+    names: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Item:
+    """One entry right of the last arrow: an axis, or a join of axes under a name; run backwards when `reverse`."""
+
+    name: str
+    parts: tuple[str, ...]
+    reverse: bool = False
+
+
+@dataclass(frozen=True)
+class Order:
+    """A parsed order. `tensor_axes` are the tensor's own before splitting, with `bit` when it is used.
+
+    The first of `stages` splits the tensor's axes, each further one what the stage before gave.
+    """
+
+    text: str
+    tensor_axes: tuple[str, ...]
+    stages: tuple[tuple[Split, ...], ...]
+    files: tuple[Item, ...]
+    addresses: tuple[Item, ...]
+    lanes: tuple[Item, ...]
+
+    @property
+    def has_bits(self) -> bool:
+        return self.tensor_axes[-1] == BIT_AXIS
+
+    @property
+    def splits(self) -> tuple[Split, ...]:
+        """The splits of all stages."""
+        return tuple(chain.from_iterable(self.stages))
+
+    @property
+    def right(self) -> tuple[Item, ...]:
+        return self.files + self.addresses + self.lanes
+
+    @property
+    def streams_images(self) -> bool:
+        """Whether the tiles of several images are those of each image, one after the other.
+
+        So it is when `n` is never split, joined or reversed and is the first file axis (the files of an image follow
+        those of the one before) or the first address axis (in each file, its words do).
+        """
+        first = [group[0] for group in (self.files, self.addresses) if group]
+        return Item(IMAGE_AXIS, (IMAGE_AXIS,)) in first
+
+
+class _Tokens:
+    """The order's tokens with their offsets; an end token closes the list."""
+
+    def __init__(self, text: str):
+        self.items = [(m.group(1), m.start(1)) for m in _TOKEN.finditer(text)]
+        self.items.append(("", len(text)))
+        self.at = 0
+
+    @property
+    def token(self) -> str:
+        return self.items[self.at][0]
+
+    @property
+    def offset(self) -> int:
+        return self.items[self.at][1]
+
+    def take(self) -> tuple[str, int]:
+        item = self.items[self.at]
+        self.at += 1
+        return item
+
+    def skip(self, token: str) -> bool:
+        if self.token != token:
+            return False
+        self.at += 1
+        return True
+
+    def name(self) -> tuple[str, int]:
+        if not (self.token[:1].isalpha() or self.token[:1] == "_"):
+            raise OrderFault(f"expected an axis name, found {self.described()}", self.offset)
+        return self.take()
+
+    def names(self) -> list[tuple[str, int]]:
+        """The names up to a closing parenthesis, at least one; the opening one is already taken."""
+        names = [self.name()]
+        while not self.skip(")"):
+            if self.token == "":
+                raise OrderFault("parenthesis is not closed", self.offset)
+            names.append(self.name())
+        return names
+
+    def described(self) -> str:
+        return f"'{self.token}'" if self.token else "the end"
+
+
+def _given(axes: tuple[str, ...]) -> str:
+    return f"left of the arrow stand {' '.join(axes)}"
+
+
+def _tensor_axes(tensor: str) -> tuple[Callable[[str | None, int], str], Callable[[], str | None]]:
+    """How the first stage takes the tensor's axes, in their order, `bit` being optional; and which one is missing."""
+    axes = AXES[tensor]
+    taken: list[str] = []
+
+    def take(name: str | None, offset: int) -> str:
+        if name is None:
+            if len(taken) >= len(axes):
+                raise OrderFault(f"tensor '{tensor}' has no axis left to split; it has {' '.join(axes)}", offset)
+            name = axes[len(taken)]
+        expected = (*axes, BIT_AXIS, None)[len(taken)]
+        if name != expected:
+            what = f"axis {len(taken) + 1} is '{expected}'" if expected else "no further axis"
+            raise OrderFault(f"axis '{name}': tensor '{tensor}' has axes {' '.join(axes)} [bit]; here {what}", offset)
+        taken.append(name)
+        return name
+
+    return take, lambda: axes[len(taken)] if len(taken) < len(axes) else None
+
+
+def _axes_before(axes: tuple[str, ...]) -> tuple[Callable[[str | None, int], str], Callable[[], str | None]]:
+    """How a further stage takes the axes of the stage before, in any order; and which one is missing."""
+    left = list(axes)
+
+    def take(name: str | None, offset: int) -> str:
+        if name is None:
+            raise OrderFault("after the first arrow a split names what it splits: (axes)=(parts)", offset)
+        if name not in axes:
+            raise OrderFault(f"axis '{name}' is unknown; {_given(axes)}", offset)
+        if name not in left:
+            raise OrderFault(f"axis '{name}' is repeated in this stage", offset)
+        left.remove(name)
+        return name
+
+    return take, lambda: left[0] if left else None
+
+
+def _read_stage(
+    tokens: _Tokens, take: Callable[[str | None, int], str], missing: Callable[[], str | None], known: set[str]
+) -> tuple[Split, ...]:
+    """The splits up to the next arrow; the names that they introduce go into `known`."""
+    splits: list[Split] = []
+    while tokens.token != "->":
+        if tokens.token in ("|", "~", ":"):
+            raise OrderFault(f"'{tokens.token}' stands right of the last arrow only", tokens.offset)
+        if not tokens.skip("("):
+            name, offset = tokens.name()
+            splits.append(Split((take(name, offset),), (name,)))
+            continue
+        names = tokens.names()
+        if tokens.skip("="):
+            joined = tuple(take(name, offset) for name, offset in names)
+            if not tokens.skip("("):
+                raise OrderFault(f"expected '(' after '=', found {tokens.described()}", tokens.offset)
+            names = tokens.names()
+        else:
+            joined = (take(None, names[0][1]),)
+        for name, offset in names:
+            if name in known:
+                raise OrderFault(f"axis '{name}' is there already; give the parts of a split new names", offset)
+            known.add(name)
+        splits.append(Split(joined, tuple(name for name, _ in names)))
+    if (axis := missing()) is not None:
+        raise OrderFault(f"axis '{axis}' is missing left of the arrow", tokens.offset)
+    tokens.take()
+    return tuple(splits)
+
+
+def _read_groups(tokens: _Tokens, axes: tuple[str, ...], known: set[str]) -> list[tuple[Item, ...]]:
+    """The file, address and lane axes, which are `axes` in another order; a join takes none of the `known` names."""
+    groups: list[list[Item]] = [[]]
+    used: set[str] = set()
+    while tokens.token:
+        bar = tokens.offset
+        if tokens.skip("|"):
+            groups.append([])
+            if len(groups) > 3:
+                raise OrderFault("more than three groups right of the arrow; needs FILE | ADDRESS | LANE", bar)
+            continue
+        tilde = tokens.offset
+        reverse = tokens.skip("~")
+        if reverse and len(groups) == 1:
+            raise OrderFault("'~' runs an address or lane axis backwards; a file axis has no direction", tilde)
+        name, offset = tokens.name()
+        parts = [(name, offset)]
+        if tokens.skip(":"):
+            if name in known:
+                raise OrderFault(f"join '{name}' has the name of an axis; choose another", offset)
+            if not tokens.skip("("):
+                raise OrderFault(f"expected '(' after '{name}:', found {tokens.described()}", tokens.offset)
+            parts = tokens.names()
+            if any(item.name == name for group in groups for item in group):
+                raise OrderFault(f"join '{name}' is repeated", offset)
+        for part, at in parts:
+            if part not in axes:
+                raise OrderFault(f"axis '{part}' is unknown; {_given(axes)}", at)
+            if part in used:
+                raise OrderFault(f"axis '{part}' is repeated right of the arrow", at)
+            used.add(part)
+        groups[-1].append(Item(name, tuple(part for part, _ in parts), reverse))
+    if len(groups) != 3:
+        message = f"{len(groups)} group(s) right of the arrow; needs three: FILE | ADDRESS | LANE"
+        raise OrderFault(message, tokens.offset)
+    for axis in axes:
+        if axis not in used:
+            raise OrderFault(f"axis '{axis}' is missing right of the arrow", tokens.offset)
+    return [tuple(group) for group in groups]
+
+
+def parse_order(text: str, tensor: str) -> Order:
+    """Parse the order of a memory that holds `tensor`; raises OrderFault with the offset of the culprit."""
+    tokens = _Tokens(text)
+    arrows = sum(token == "->" for token, _ in tokens.items)
+    if not arrows:
+        message = "no arrow; an order reads TENSOR AXES -> FILE AXES | ADDRESS AXES | LANE AXES"
+        raise OrderFault(message, len(text.rstrip()))
+    known = {*AXES[tensor], BIT_AXIS}
+    stages = [_read_stage(tokens, *_tensor_axes(tensor), known)]
+
+    def axes() -> tuple[str, ...]:
+        return tuple(name for split in stages[-1] for name in split.names)
+
+    while len(stages) < arrows:
+        stages.append(_read_stage(tokens, *_axes_before(axes()), known))
+    groups = _read_groups(tokens, axes(), known)
+    tensor_axes = tuple(axis for split in stages[0] for axis in split.joined)
+    return Order(" ".join(text.split()), tensor_axes, tuple(stages), *groups)

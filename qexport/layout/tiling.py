@@ -1,0 +1,206 @@
+"""An order with sizes: a tensor to files, words and lanes, and back."""
+
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import numpy as np
+
+from qexport.core.intformat import Int64, IntFormat
+from qexport.errors import QexportError
+from qexport.layout.order import IMAGE_AXIS, Order, Split
+
+MAX_WORD_BITS = 1 << 16  # beyond every memory; keeps a mistyped size from filling the disk
+
+
+def too_wide(order: Order, sizes: Mapping[str, int], bits: int) -> tuple[str, str] | None:
+    """The largest lane axis and what to do about it, where a word would be wider than MAX_WORD_BITS.
+
+    Sizes that are not known yet count as 1.
+    """
+    lanes = {part: sizes.get(part, 1) for item in order.lanes for part in item.parts}
+    width = bits * math.prod(lanes.values())
+    if width <= MAX_WORD_BITS:
+        return None
+    axis = max(lanes, key=lambda part: lanes[part])
+    return axis, (
+        f"a word would have {width} bits, more than {MAX_WORD_BITS}, because lane axis '{axis}' has size "
+        f"{lanes[axis]}; lower it, or make it an address axis"
+    )
+
+
+# --- tiling ---------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Step:
+    """Axes moved, run backwards, joined, filled up and split again. The entries are sizes but for the first two."""
+
+    transpose: tuple[int, ...]
+    flip: tuple[int, ...]
+    moved: tuple[int, ...]
+    joined: tuple[int, ...]
+    padded: tuple[int, ...]
+    split: tuple[int, ...]
+
+    def forth(self, array: Int64, fill: int) -> Int64:
+        joined = np.flip(array.transpose(self.transpose), self.flip).reshape(self.joined)
+        if self.padded != self.joined:
+            ragged = [(0, padded - size) for padded, size in zip(self.padded, self.joined, strict=True)]
+            joined = np.pad(joined, ragged, constant_values=fill)
+        return joined.reshape(self.split)
+
+    def back(self, array: Int64) -> Int64:
+        joined = array.reshape(self.padded)[tuple(slice(size) for size in self.joined)]
+        return np.flip(joined.reshape(self.moved), self.flip).transpose(np.argsort(self.transpose))
+
+    def place(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        """Where `forth` puts the element of this index."""
+        moved = [
+            self.moved[at] - 1 - index[axis] if at in self.flip else index[axis]
+            for at, axis in enumerate(self.transpose)
+        ]
+        joined = np.unravel_index(np.ravel_multi_index(moved, self.moved), self.joined)
+        split = np.unravel_index(np.ravel_multi_index(joined, self.padded), self.split)
+        return tuple(int(i) for i in split)
+
+
+class Tiling:
+    """An order with sizes: maps a tensor of `shape` to (files, words, lanes) and back.
+
+    `sizes` has every axis of every stage, the tensor's own among them.
+    """
+
+    def __init__(
+        self, order: Order, shape: tuple[int, ...], array: Mapping[str, int], bits: int = 1, first_image: int = 0
+    ):
+        """`bits` is the width of an element; `first_image` is that of a tensor of only some images.
+
+        Raises QexportError when the sizes of a split do not cover its axes, when elements cannot be dealt evenly to
+        files, or when a word would be too wide.
+        """
+        self.order = order
+        self.shape = shape
+        self._first_image = first_image
+        self.sizes = dict(zip(order.tensor_axes, shape, strict=True))
+        self._steps: list[_Step] = []
+        axes = order.tensor_axes
+        for stage in order.stages:
+            joined = tuple(self._size(split.joined) for split in stage)
+            for split, size in zip(stage, joined, strict=True):
+                if split.names != split.joined:
+                    self.sizes |= self._split_sizes(split, size, array)
+            padded = tuple(self._size(split.names) for split in stage)
+            moved = [axis for split in stage for axis in split.joined]
+            after = tuple(name for split in stage for name in split.names)
+            self._add_step(axes, moved, (), joined, padded, self._each(after))
+            axes = after
+        if wide := too_wide(order, self.sizes, bits):
+            raise QexportError(f"layout order '{order.text}': {wide[1]}")
+        right = [(part, item.reverse) for item in order.right for part in item.parts]
+        flip = tuple(at for at, (_, reverse) in enumerate(right) if reverse)
+        self.files, self.words, self.lanes = blocks = (
+            self._size(part for item in order.files for part in item.parts),
+            self._size(part for item in order.addresses for part in item.parts),
+            self._size(part for item in order.lanes for part in item.parts),
+        )
+        self._add_step(axes, [part for part, _ in right], tuple(flip), blocks, blocks, blocks)
+
+    def _add_step(
+        self, axes: Sequence[str], moved: Sequence[str], flip: tuple[int, ...], *sizes: tuple[int, ...]
+    ) -> None:
+        transpose = tuple(axes.index(axis) for axis in moved)
+        self._steps.append(_Step(transpose, flip, self._each(moved), *sizes))
+
+    def _each(self, axes: Sequence[str]) -> tuple[int, ...]:
+        return tuple(self.sizes[axis] for axis in axes)
+
+    def _size(self, axes: Iterable[str]) -> int:
+        return math.prod(self.sizes[axis] for axis in axes)
+
+    def _split_sizes(self, split: Split, size: int, array: Mapping[str, int]) -> dict[str, int]:
+        """The sizes of a split's parts; `size` is that of the joined axes."""
+        parts, whole = " ".join(split.names), " ".join(split.joined)
+        given = math.prod(array.get(name, 1) for name in split.names)
+        if all(name in array for name in split.names) and given < size:
+            raise QexportError(
+                f"layout order '{self.order.text}': ({parts}) holds {given} elements of the {size} of {whole}; "
+                "leave the size of the outer axis out of [array]"
+            )
+        sizes = {name: array.get(name, math.ceil(size / given)) for name in split.names}
+        fastest, spare = split.names[-1], "slot" if "slot" not in self.sizes else "slot2"
+        if math.prod(sizes.values()) != size and any(fastest in item.parts for item in self.order.files):
+            raise QexportError(
+                f"layout order '{self.order.text}': the {size} elements of {whole} cannot be dealt evenly to "
+                f"{sizes[fastest]} files '{fastest}'; give '{fastest}' a size that divides {size}, or fill up in a "
+                f"stage before: ({whole})=(k {spare}) -> k ({spare})=({fastest}) with {spare} = {sizes[fastest]} in "
+                "[array]"
+            )
+        return sizes
+
+    @property
+    def fill(self) -> int:
+        """How many elements over all files belong to no tensor element."""
+        return self.files * self.words * self.lanes - math.prod(self.shape)
+
+    def tile(self, tensor: Int64, fill: int = 0) -> Int64:
+        """(tensor's shape) to (files, words, lanes), lane 0 the most significant; ragged tiles are filled."""
+        for step in self._steps:
+            tensor = step.forth(tensor, fill)
+        return tensor
+
+    def untile(self, blocks: Int64) -> Int64:
+        """(files, words, lanes) back to the tensor's shape; fill is dropped."""
+        for step in reversed(self._steps):
+            blocks = step.back(blocks)
+        return blocks
+
+    def place(self, *index: int) -> tuple[int, int, int]:
+        """File, word and lane of the tensor element of this index; the way back is `origin`."""
+        place = index
+        for step in self._steps:
+            place = step.place(place)
+        file, word, lane = place
+        return file, word, lane
+
+    def file_indices(self) -> Iterator[dict[str, int]]:
+        """The index of each file in C order: every file axis and, for a join, its parts."""
+        parts = [part for item in self.order.files for part in item.parts]
+        for values in product(*(range(self.sizes[part]) for part in parts)):
+            index = dict(zip(parts, values, strict=True))
+            for item in self.order.files:
+                sizes = [self.sizes[part] for part in item.parts]
+                index[item.name] = int(np.ravel_multi_index([index[part] for part in item.parts], sizes))
+            yield index
+
+    @cached_property
+    def _origin(self) -> Int64:
+        flat = np.arange(math.prod(self.shape), dtype=np.int64).reshape(self.shape)
+        return self.tile(flat, fill=-1)
+
+    def origin(self, file: int, word: int, lane: int) -> dict[str, int] | None:
+        """The tensor index of one stored element, by axis; None for fill."""
+        flat = int(self._origin[file, word, lane])
+        if flat < 0:
+            return None
+        return tensor_index(self.order, np.unravel_index(flat, self.shape), self._first_image)
+
+
+def tensor_index(order: Order, index: Iterable[Any], first_image: int) -> dict[str, int]:
+    """An index by axis, its images counted from `first_image` on."""
+    named = {axis: int(i) for axis, i in zip(order.tensor_axes, index, strict=False)}
+    return {axis: i + first_image if axis == IMAGE_AXIS else i for axis, i in named.items()}
+
+
+def describe_index(index: Mapping[str, int] | None) -> str:
+    """'n=0 ic=3 py=1 px=2', or 'fill'."""
+    return "fill" if index is None else " ".join(f"{axis}={i}" for axis, i in index.items())
+
+
+def expand_bits(codes: Int64, fmt: IntFormat) -> Int64:
+    """Codes to single bits along a new last axis, most significant first."""
+    shifts = np.arange(fmt.bits - 1, -1, -1)
+    return (codes[..., np.newaxis] >> shifts) & 1

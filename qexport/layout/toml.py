@@ -1,0 +1,252 @@
+"""Layout files: reading them, and where in them a mistake stands; the presets."""
+
+import hashlib
+import re
+import tomllib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NoReturn
+
+from qexport.core.geometry import MAX_SIZE
+from qexport.core.intformat import MAX_BITS
+from qexport.core.tensors import AXES
+from qexport.errors import QexportError
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.memory import OVERFLOWS, Layout, Memory, verilog_name
+from qexport.layout.order import BIT_AXIS, TILE_AXIS, OrderFault, parse_order
+from qexport.layout.paths import check_file_name
+from qexport.layout.tiling import too_wide
+
+PRESETS = Path(__file__).parent / "presets"
+MEMORY_KEYS: Mapping[str, type] = {
+    "name": str, "tensor": str, "order": str, "file": str, "radix": str, "bits": int, "signed": bool, "offset": int,
+    "overflow": str, "header": list, "optional": bool,
+}  # fmt: skip
+_TYPE_NAMES = {
+    str: "text; write it in quotes", int: "whole number", bool: "true or false", list: "list; write it in [ ]",
+}  # fmt: skip
+REQUIRED_KEYS = ("name", "tensor", "order", "file", "radix")
+
+
+class LayoutError(QexportError):
+    """A layout that cannot be used; `line` and `column` count from 1, `source` is the text of that line."""
+
+    def __init__(self, where: str, line: int, column: int, source: str, message: str):
+        super().__init__(f"layout {where}:{line}:{column}: {message}")
+        self.line, self.column, self.source, self.message = line, column, source, message
+
+
+class _Source:
+    """The text of a layout file, to say where in it a table or a key stands (tomllib does not)."""
+
+    def __init__(self, text: str, where: str):
+        self.lines = text.splitlines() or [""]
+        self.where = where
+        self.headers: dict[int | str, tuple[int, int]] = {}  # name, or number of a memory -> line, column
+        self.keys: dict[tuple[int | str | None, str], tuple[int, int, int]] = {}  # -> line, column of key and value
+        table: int | str | None = None
+        memories = 0
+        for number, line in enumerate(self.lines, start=1):
+            if match := re.match(r"(\s*)(\[\[?)\s*(\w+)", line):
+                table = match.group(3)
+                self.headers.setdefault(table, (number, match.end(1) + 1))
+                if match.group(2) == "[[" and table == "memory":
+                    table = memories
+                    self.headers[table] = (number, match.end(1) + 1)
+                    memories += 1
+            elif match := re.match(r"(\s*)[\"']?([\w-]+)[\"']?\s*=\s*(\"\"\"|'''|[\"']?)", line):
+                self.keys.setdefault((table, match.group(2)), (number, match.end(1) + 1, match.end() + 1))
+
+    def fault(self, message: str, line: int, column: int) -> LayoutError:
+        return LayoutError(self.where, line, column, self.lines[min(line, len(self.lines)) - 1], message)
+
+    def at_key(self, message: str, table: int | str | None, key: str) -> LayoutError:
+        """An error at a key, or at the table of that name.
+
+        `table` is a memory's number, 'array', or None for the top of the file.
+        """
+        line, column, _ = self.keys.get((table, key), (*self.headers.get(key, (1, 1)), 0))
+        return self.fault(message, line, column)
+
+    def at_value(self, message: str, table: int | str | None, key: str | None = None, offset: int = 0) -> LayoutError:
+        """An error inside a key's value; where the key is not found, at its table."""
+        if key is not None and (table, key) in self.keys:
+            line, _, column = self.keys[table, key]
+            return self.fault(message, line, min(column + offset, len(self.lines[line - 1]) + 1))
+        place = self.headers.get(key or "") if table is None else self.headers.get(table)
+        return self.fault(message, *(place or (1, 1)))
+
+
+def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Source) -> Memory:
+    def fail(message: str, key: str | None = None, offset: int = 0) -> NoReturn:
+        raise source.at_value(message, number, key, offset)
+
+    if not isinstance(table, dict):
+        fail("memory: write each one as a [[memory]] table")
+    for key, value in table.items():
+        if key not in MEMORY_KEYS:
+            raise source.at_key(f"unknown key '{key}'; a memory may have {', '.join(MEMORY_KEYS)}", number, key)
+        if type(value) is not MEMORY_KEYS[key]:
+            fail(f"{key}: {value!r} is no {_TYPE_NAMES[MEMORY_KEYS[key]]}", key)
+    for key in REQUIRED_KEYS:
+        if key not in table:
+            fail(f"memory {table.get('name', number)!r} lacks the key '{key}'")
+    if message := _name_fault(table["name"]):
+        fail(message, "name")
+    if not re.match(r"[A-Za-z_]", verilog_name(table["name"])):
+        fail(f"name: '{table['name']}' does not make a Verilog name; begin with a letter", "name")
+    choices = {"tensor": tuple(AXES), "radix": tuple(FORMATS), "overflow": OVERFLOWS}
+    for key, allowed in choices.items():
+        if key in table and table[key] not in allowed:
+            fail(f"unknown {key} '{table[key]}'; choose one of {', '.join(allowed)}", key)
+    if "bits" in table and not 1 <= table["bits"] <= MAX_BITS:
+        fail(f"bits: {table['bits']} is outside 1..{MAX_BITS}", "bits")
+    if abs(table.get("offset", 0)) > 1 << 48:
+        fail(f"offset: {table['offset']} is larger than 2^48", "offset")
+    for line in table.get("header", []):
+        if not isinstance(line, str) or "\n" in line or "\r" in line:
+            fail(f"header: {line!r} is no single line of text", "header")
+        comment = FORMATS[table["radix"]].comment
+        if comment is None:
+            fail(f"header: a file of radix '{table['radix']}' has no place for one; take the key out", "header")
+        if not line.startswith(comment):
+            fail(f"header: {line!r} is no comment of radix '{table['radix']}'; begin it with {comment}", "header")
+        if comment == "//" and line.endswith("\\"):
+            fail(f"header: {line!r} ends with a backslash, which draws in the next line; take it out", "header")
+    try:
+        order = parse_order(table["order"], table["tensor"])
+    except OrderFault as fault:
+        fail(f"order: {fault}", "order", fault.offset)
+    for split in order.splits:
+        free = [name for name in split.names if name not in array]
+        if split.names != split.joined and len(free) > 1:
+            fail(
+                f"order: size of axis '{free[1]}' is not given; add it to [array]",
+                "order",
+                re.search(rf"\b{free[1]}\b", table["order"]).start(),  # type: ignore[union-attr]
+            )
+    try:
+        check_file_name(table["file"], order)
+    except OrderFault as fault:
+        fail(f"file: {fault}", "file", fault.offset)
+    return Memory(**(table | {"order": order, "header": tuple(table.get("header", ()))}))
+
+
+def _name_fault(name: object) -> str | None:
+    """What is wrong with the name of a layout or of a memory."""
+    if not isinstance(name, str):
+        return f"name: {name!r} is no {_TYPE_NAMES[str]}"
+    if not name.strip():
+        return "name: is empty; give a name"
+    return None if name.isprintable() else f"name: {name!r} has a line end or a control character; take it out"
+
+
+def layout_errors(text: str, where: str) -> list[LayoutError]:
+    """The errors of a layout file's text, the first of each memory; empty when it can be used."""
+    return _parse(text, where)[1]
+
+
+def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
+    source = _Source(text, where)
+    try:
+        document = tomllib.loads(text)
+    except ValueError as error:  # TOMLDecodeError, or an integer of more digits than Python reads
+        match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
+        line, column = map(int, match.groups()) if match else (len(source.lines), len(source.lines[-1]) + 1)
+        return None, [source.fault(f"not TOML: {re.sub(r' *[(]at .*', '', str(error))}", line, column)]
+    errors: list[LayoutError] = []
+    for key in document:
+        if key not in ("name", "array", "memory"):
+            errors.append(source.at_key(f"unknown key '{key}'; a layout has name, [array] and [[memory]]", None, key))
+    name, array, memories = document.get("name"), document.get("array", {}), document.get("memory")
+    if message := "name: give the layout a name" if name is None else _name_fault(name):
+        errors.append(source.at_value(message, None, "name"))
+    if not isinstance(array, dict):
+        errors.append(source.at_value("array: write it as a table [array]", None, "array"))
+        array = {}
+    own_axes = {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}
+    for key, size in array.items():
+        if type(size) is not int or not 1 <= size <= MAX_SIZE:
+            message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {MAX_SIZE}"
+            errors.append(source.at_value(message, "array", key))
+        if not re.fullmatch(r"[A-Za-z_]\w*", key, flags=re.ASCII):
+            errors.append(source.at_key(f"array: '{key}' is no axis name; use letters, digits and _", "array", key))
+        if key in own_axes:
+            message = f"array: '{key}' is a tensor's axis; its size comes from the layer"
+            errors.append(source.at_value(message, "array", key))
+    if isinstance(memories, dict):
+        errors.append(source.at_value("memory: write double brackets, [[memory]]", None, "memory"))
+        memories = []
+    elif not isinstance(memories, list) or not memories:
+        errors.append(source.at_value("memory: a layout needs at least one [[memory]]", None, "memory"))
+        memories = []
+    read: list[Memory] = []
+    seen: dict[tuple[str, str], int] = {}
+    for number, table in enumerate(memories):
+        try:
+            memory = _read_memory(table, number, array, source)
+            for key, value in (("name", verilog_name(memory.name).upper()), ("file", memory.file)):
+                first = seen.setdefault((key, value), number)
+                if first != number:
+                    message = f"{key}: '{table[key]}' is taken by memory {first + 1} already"
+                    raise source.at_value(message, number, key)
+            read.append(memory)
+        except LayoutError as error:
+            errors.append(error)
+    if not errors:
+        errors += _array_errors(array, read, source)
+    if errors:
+        return None, errors
+    return Layout(str(name), dict(array), tuple(read), hashlib.sha256(text.encode()).hexdigest()), []
+
+
+def _array_errors(array: Mapping[str, int], memories: list[Memory], source: _Source) -> Iterator[LayoutError]:
+    """What only all orders together say of the sizes."""
+    used = {name for memory in memories for split in memory.order.splits for name in split.names}
+    if any(memory.tensor == "psum" for memory in memories):
+        used.add(TILE_AXIS)
+    for key in array:
+        if key not in used:
+            yield source.at_key(f"array: no order has an axis '{key}'; take it out or use it", "array", key)
+    for memory in memories:
+        if wide := too_wide(memory.order, array, memory.bits or 1):
+            yield source.at_value(f"array: memory '{memory.name}': {wide[1]}", "array", wide[0])
+            return  # one size may widen the words of many memories
+
+
+def preset_names() -> list[str]:
+    """The layouts that come with the package."""
+    return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def layout_text(name: str) -> str:
+    """The text of a preset, by its name, or of a layout file, by its path; raises QexportError when there is none."""
+    path = PRESETS / f"{name}.toml" if name in preset_names() else Path(name)
+    try:
+        return path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise QexportError(
+            f"layout: '{name}' is neither a preset ({', '.join(preset_names())}) nor a TOML file"
+        ) from None
+    except UnicodeDecodeError as error:
+        raise QexportError(
+            f"layout: {path} is not UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from None
+
+
+def parse_layout(text: str, where: str) -> Layout:
+    """The layout that a file's text describes; raises LayoutError for its first error."""
+    layout, errors = _parse(text, where)
+    if layout is None:
+        raise errors[0]
+    return layout
+
+
+def preset_purpose(name: str) -> str:
+    """What a preset is for: the comment in its first line."""
+    return layout_text(name).splitlines()[0].removeprefix("# ")
+
+
+def load_layout(name: str) -> Layout:
+    """A preset by its name, or a layout file by its path; raises QexportError."""
+    return parse_layout(layout_text(name), name)

@@ -1,1 +1,0 @@
-"""The PyTorch half of qexport: networks, training and capture. Nothing outside this folder imports torch."""

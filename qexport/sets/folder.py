@@ -1,0 +1,54 @@
+"""What lies in a folder: its entries, their hashes, the sets below it."""
+
+import hashlib
+import json
+from pathlib import Path
+
+from qexport.errors import QexportError
+from qexport.layout.paths import MANIFEST, SUMS
+
+
+def sha256(data: bytes) -> str:
+    """The SHA-256 of the bytes, 64 lower-case hexadecimal digits."""
+    return hashlib.sha256(data).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """The SHA-256 of a file of any size."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sums_text(files: dict[str, str]) -> str:
+    """SHA256SUMS in the coreutils form, sorted by path."""
+    return "".join(f"{digest}  {path}\n" for path, digest in sorted(files.items()))
+
+
+def set_entries(folder: Path) -> dict[str, Path]:
+    """Everything in a folder by its relative path: files, links, and folders that hold nothing."""
+    found = (
+        path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
+    )
+    return {path.relative_to(folder).as_posix(): path for path in found}
+
+
+def claims_to_be_set(folder: Path) -> bool:
+    """Whether the folder holds a manifest that names our schema (of any version)."""
+    try:
+        document = json.loads((folder / MANIFEST).read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(document, dict) and str(document.get("schema", "")).startswith("qexport.vectors/")
+
+
+def find_sets(folder: Path) -> list[Path]:
+    """The set in `folder`, or all sets one level below it; raises QexportError when there is none."""
+    if not folder.is_dir():
+        raise QexportError(f"set: {folder} is no folder; give the folder that `qexport dump` wrote")
+    if (folder / MANIFEST).is_file():
+        return [folder]
+    marks = [path for name in (MANIFEST, SUMS) for path in folder.glob(f"*/{name}")]
+    sets = sorted({path.parent for path in marks if not path.parent.name.startswith(".")})
+    if not sets:
+        raise QexportError(f"set: {folder} has no {MANIFEST}, nor has a folder in it; give what `qexport dump` wrote")
+    return sets

@@ -1,0 +1,261 @@
+"""The contract's JSON, typed: what manifest.json says of a set, written and read in one place."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta
+
+from qexport import __version__
+from qexport.core.capture import CaptureFile, Source
+from qexport.core.codes import CodeFormat
+from qexport.core.geometry import ConvGeometry, Positive
+from qexport.core.golden import Facts
+from qexport.core.intformat import IntFormat
+from qexport.core.reference import ReferenceCheck
+from qexport.core.strength import StrengthInfo
+from qexport.errors import CheckFailed, QexportError
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.memory import Memory
+from qexport.layout.order import OrderFault, parse_order
+from qexport.layout.paths import MANIFEST, SUMS, is_inside
+from qexport.layout.tiling import Tiling
+from qexport.sets.folder import file_sha256, sha256
+
+SCHEMA = "qexport.vectors/1"
+
+
+class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of all entries: no unknown keys, no missing ones."""
+
+
+class Tool(Entry, frozen=True, kw_only=True):
+    name: str = "qexport"
+    version: str = __version__
+
+
+class AccumulatorFormat(Entry, frozen=True, kw_only=True):
+    bits: int
+    signed: bool
+    scale: float | tuple[float, ...]
+    observed: tuple[int, int]
+    bounds: tuple[int, int]
+
+
+class OutputFormat(Entry, frozen=True, kw_only=True):
+    """code = min(2^bits - 1, (relu * mul + 2^(shift - 1)) >> shift); `ties` lie on the edge between two codes."""
+
+    bits: int
+    signed: bool
+    scale: float
+    mul: int
+    shift: int
+    ties: tuple[int, ...]
+
+
+class ManifestFormats(Entry, frozen=True, kw_only=True, omit_defaults=True):
+    weight: CodeFormat
+    input: CodeFormat
+    accumulator: AccumulatorFormat
+    output: OutputFormat | None = None
+
+
+class LayoutInfo(Entry, frozen=True, kw_only=True):
+    name: str
+    sha256: str
+
+
+class GoldenInfo(Entry, frozen=True, kw_only=True):
+    exact: bool
+    mean_abs: float | None
+    max_abs: float | None
+    tolerance: float
+    reference: str | None
+
+
+class NamedFile(Entry, frozen=True, kw_only=True):
+    path: str
+    sha256: str
+
+
+class MemoryFile(Entry, frozen=True, kw_only=True):
+    path: str
+    index: dict[str, int]
+    words: int
+    sha256: str
+
+
+class MemoryEntry(Entry, frozen=True, kw_only=True):
+    name: str
+    tensor: str
+    shape: tuple[int, ...]
+    order: str
+    radix: str
+    bits: int
+    signed: bool
+    offset: Annotated[int, Meta(ge=-(1 << 48), le=1 << 48)]
+    overflow: Literal["error", "wrap", "saturate"]
+    word_bits: int
+    header: tuple[str, ...]
+    fill: int
+    files: tuple[MemoryFile, ...]
+
+    @property
+    def element(self) -> IntFormat:
+        return IntFormat(self.bits, self.signed)
+
+    def memory(self) -> Memory:
+        """The entry as a layout's memory; raises QexportError when its order or radix is not one."""
+        if self.radix not in FORMATS:
+            raise QexportError(f"manifest: memory '{self.name}': radix '{self.radix}' is not known")
+        try:
+            order = parse_order(self.order, self.tensor)
+        except (OrderFault, KeyError) as error:
+            raise QexportError(f"manifest: memory '{self.name}': order '{self.order}': {error}") from None
+        return Memory(
+            self.name,
+            self.tensor,
+            order,
+            "",
+            self.radix,
+            self.bits,
+            self.signed,
+            self.offset,
+            self.overflow,
+            self.header,
+        )
+
+    def tiling(self, array: dict[str, int]) -> Tiling:
+        """The order with its sizes; raises QexportError when order, shape and sizes contradict each other."""
+        order = self.memory().order
+        if len(self.shape) != len(order.tensor_axes):
+            raise QexportError(
+                f"manifest: memory '{self.name}': shape {list(self.shape)} does not have the axes "
+                f"{' '.join(order.tensor_axes)}"
+            )
+        tiling = Tiling(order, self.shape, array)
+        given = (len(self.files), max((file.words for file in self.files), default=0), self.word_bits)
+        if given != (sizes := (tiling.files, tiling.words, tiling.lanes * self.bits)):
+            raise QexportError(
+                f"manifest: memory '{self.name}': files, words and bits of a word are {given}, but {sizes} by its order"
+            )
+        return tiling
+
+
+class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
+    schema: str
+    tool: Tool
+    source: Source
+    layer: ConvGeometry
+    formats: ManifestFormats
+    layout: LayoutInfo
+    array: dict[str, Positive]
+    golden: GoldenInfo
+    strength: StrengthInfo
+    memories: tuple[MemoryEntry, ...]
+    capture: NamedFile
+    bench: tuple[NamedFile, ...]
+    warnings: tuple[str, ...] = ()
+
+    def to_bytes(self) -> bytes:
+        return json_bytes(self)
+
+    def named_files(self) -> dict[str, str]:
+        """Path -> SHA-256 of every file of the set but manifest.json and SHA256SUMS."""
+        named = {file.path: file.sha256 for memory in self.memories for file in memory.files}
+        return named | {file.path: file.sha256 for file in (self.capture, *self.bench)}
+
+    def memory_of(self, path: str) -> tuple[MemoryEntry, int] | None:
+        """The memory that has the file, and the file's number in it; None when no memory has it."""
+        found = ((m, number) for m in self.memories for number, file in enumerate(m.files) if file.path == path)
+        return next(found, None)
+
+    @property
+    def file_count(self) -> int:
+        """Files of the set, manifest.json and SHA256SUMS among them."""
+        return len(self.named_files()) + 2
+
+
+def json_bytes(document: msgspec.Struct) -> bytes:
+    """Sorted keys, two-space indent, final newline."""
+    return (json.dumps(msgspec.to_builtins(document), sort_keys=True, indent=2) + "\n").encode()
+
+
+def manifest_formats(facts: Facts, observed: tuple[int, int]) -> ManifestFormats:
+    """The formats' entry of the manifest; `observed`: the least and greatest accumulator that was seen."""
+    formats, requantizer = facts.formats, facts.requantizer
+    low, high = facts.bounds
+    steps = formats.steps
+    output = None
+    if requantizer is not None:
+        assert formats.output is not None
+        output = OutputFormat(
+            bits=formats.output.bits,
+            signed=formats.output.signed,
+            scale=formats.output.scales[0],
+            mul=requantizer.mul,
+            shift=requantizer.shift,
+            ties=requantizer.ties,
+        )
+    return ManifestFormats(
+        weight=formats.weight,
+        input=formats.input,
+        accumulator=AccumulatorFormat(
+            bits=IntFormat.holding(low, high, True).bits,
+            signed=True,
+            scale=steps if isinstance(formats.weight.scale, tuple) else steps[0],
+            observed=observed,
+            bounds=(low, high),
+        ),
+        output=output,
+    )
+
+
+def golden_info(check: ReferenceCheck) -> GoldenInfo:
+    """The golden's entry of the manifest."""
+    return GoldenInfo(
+        exact=True,
+        mean_abs=check.mean_abs,
+        max_abs=check.max_abs,
+        tolerance=check.tolerance,
+        reference=None if check.mean_abs is None else "pytorch",
+    )
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a set.
+
+    Raises CheckFailed when SHA256SUMS says that it was changed, QexportError when there is none or it is not ours.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise QexportError(f"set: {folder} has no {MANIFEST}; give the folder that `qexport dump` wrote")
+    data = path.read_bytes()
+    sums = folder / SUMS
+    if sums.is_file():
+        recorded = [line for line in sums.read_bytes().splitlines() if line.endswith(f"  {MANIFEST}".encode())]
+        if recorded and recorded != [f"{sha256(data)}  {MANIFEST}".encode()]:
+            raise CheckFailed(f"{path}: SHA-256 differs from {SUMS}; the set was changed, dump it again")
+    try:
+        document: Any = json.loads(data)
+        tool, schema = document["tool"]["name"], document["schema"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        raise QexportError(f"set: {path} is no qexport manifest; give the folder that `qexport dump` wrote") from None
+    if tool != "qexport" or schema != SCHEMA:
+        raise QexportError(f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {SCHEMA}")
+    try:
+        manifest = msgspec.convert(document, Manifest)
+    except msgspec.ValidationError as error:
+        raise QexportError(f"set: {path}: {error}") from None
+    if outside := [name for name in manifest.named_files() if not is_inside(name)]:
+        raise QexportError(f"set: {path} names the file {outside[0]!r}, which is none in the set; dump the set again")
+    return manifest
+
+
+def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
+    """The capture in a set; raises CheckFailed when it is missing or was changed."""
+    file = folder / manifest.capture.path
+    if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
+        raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
+    return CaptureFile(file)

@@ -1,0 +1,4 @@
+"""Running a bench: simulators, builds and their cache, the verdict.
+
+Imports bench and below.
+"""

@@ -1,0 +1,42 @@
+"""Icarus Verilog."""
+
+import os
+import shutil
+import subprocess
+from functools import cache
+from pathlib import Path
+
+from qexport.sim.tools import Job, call, too_old
+
+
+@cache
+def _icarus_version(program: str) -> str:
+    first = call([program, "-V"]).stdout.split("\n")[0]
+    return first.removeprefix("Icarus Verilog version ").split(" (")[0]
+
+
+class Icarus:
+    """Icarus Verilog, where `iverilog` is on the PATH (QEXPORT_IVERILOG names another)."""
+
+    name = "icarus"
+
+    @property
+    def _iverilog(self) -> str:
+        return os.environ.get("QEXPORT_IVERILOG", "iverilog")
+
+    def missing(self) -> str | None:
+        for program in (self._iverilog, "vvp"):
+            if shutil.which(program) is None:
+                return f"{program} is not on the PATH; install Icarus Verilog (apt-get install iverilog)"
+        return too_old("Icarus Verilog", self.version(), (11, 0))
+
+    def version(self) -> str:
+        return _icarus_version(self._iverilog)
+
+    def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
+        options = [f"-I{folder}" for folder in (job.include, job.sources[-1].parent)]
+        options += [f"-D{macro}" for macro in job.macros]
+        return call([self._iverilog, "-g2012", "-Wall", *options, "-s", job.top, "-o", build / "sim", *job.sources])
+
+    def command(self, executable: Path, waves: str | None = None) -> list[str]:
+        return ["vvp", "-N", str(executable), *(["-fst"] if waves == "fst" else [])]

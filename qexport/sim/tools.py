@@ -1,0 +1,53 @@
+"""What a simulator is: a job of sources in, an executable out."""
+
+import re
+import subprocess
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+SHOWN_ERRORS = 3  # of a compiler
+WAVES = ("vcd", "fst")
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a simulator compiles: the last source is the design's; `macros` as NAME or NAME=VALUE."""
+
+    sources: tuple[Path, ...]
+    include: Path
+    top: str
+    macros: tuple[str, ...] = ()
+    waves: str | None = None
+
+
+class Simulator(Protocol):
+    """One simulator: a program that turns sources into an executable `sim`, and the command that runs it."""
+
+    name: str
+
+    def missing(self) -> str | None:
+        """What keeps it from running, with the remedy; None when it can run."""
+
+    def version(self) -> str: ...
+
+    def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]: ...
+
+    def command(self, executable: Path, waves: str | None = None) -> list[str]: ...
+
+
+def too_old(name: str, version: str, oldest: tuple[int, int]) -> str | None:
+    """Why a version cannot be used, None when it can or when it says nothing."""
+    number = re.match(r"(\d+)\.(\d+)", version)
+    if number is None or (int(number[1]), int(number[2])) >= oldest:
+        return None
+    return f"{name} {version} is too old; install {oldest[0]}.{oldest[1]:03d} or newer"
+
+
+def call(
+    command: Sequence[str | Path], env: dict[str, str] | None = None, cwd: Path | None = None
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [str(part) for part in command], capture_output=True, text=True, errors="replace", env=env, cwd=cwd, check=False
+    )

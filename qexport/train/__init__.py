@@ -1,0 +1,4 @@
+"""The flat training loop, several processes, comparisons.
+
+Imports frontends.vgg.
+"""

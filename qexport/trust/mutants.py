@@ -1,0 +1,426 @@
+"""Mutants of RTL: which mistakes in a design does the bench of a set see?
+
+Every mutant of a design lives in one build; the plusarg `mutant` selects one, 0 is the design itself. Hand-placed ones
+are edits of the reference RTL (edits.py), general ones are changes of single bits of its netlist by Yosys `mutate`.
+"""
+
+import os
+import random
+import re
+import shlex
+import tempfile
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+from qexport.bench.interface import Port, Stream, interface
+from qexport.bench.ports import connected, read_module
+from qexport.bench.rtl import PARTS, render_rtl, rtl_numbers
+from qexport.errors import CheckFailed, QexportError
+from qexport.sets.manifest import Manifest, read_manifest
+from qexport.sim.cache import build_bench, cache_folder
+from qexport.sim.registry import SIMULATORS, choose
+from qexport.sim.run import run_bench
+from qexport.sim.tools import Job, Simulator
+from qexport.sim.verdict import check_words, judge
+from qexport.trust.equivalence import PROOF, equivalent, whole_paths, yosys
+from qexport.trust.rtl_edits import EDITS, Edit
+
+GENERAL = 120  # mutants of a netlist
+SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
+
+Progress = Callable[[str, int, int], None]  # what, how many of it are done, of how many
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """No progress shown."""
+
+
+@dataclass(frozen=True)
+class MutantResult:
+    """What became of one mutant.
+
+    `where`: file:line of the templates, or cell/port[bit] of the netlist. `kind`: 'hand' or 'general'. `fate`: 'killed'
+    (a run failed), 'equivalent' (proven to behave as the design) or 'survived'. `how`: the FAIL line, or the proof.
+    """
+
+    name: str
+    where: str
+    kind: str
+    style: str
+    fate: str
+    how: str
+
+
+def applied(edit: Edit, text: str, pattern: str = "{new}") -> str:
+    """The text of the edit's file with the edit in it; `pattern` says what stands in its place, of {old} and {new}."""
+    return _replaced(text, {_span(edit, text): pattern.format(old=_marked(edit)[1], new=edit.new)})
+
+
+def _marked(edit: Edit) -> tuple[str, str, str]:
+    """What stands in front of the edit, what is replaced, what stands behind."""
+    before, rest = edit.old.split("«")
+    old, behind = rest.split("»")
+    return before, old, behind
+
+
+def _span(edit: Edit, text: str) -> tuple[int, int]:
+    """Where the replaced text stands; raises ValueError unless the edit's text stands there exactly once."""
+    before, old, behind = _marked(edit)
+    if text.count(before + old + behind) != 1:
+        raise ValueError(f"edit {edit.name}: '{before}{old}{behind}' does not stand once in {edit.file}")
+    start = text.index(before + old + behind) + len(before)
+    return start, start + len(old)
+
+
+def _replaced(text: str, parts: dict[tuple[int, int], str]) -> str:
+    """The text with new parts; raises ValueError when two of the replaced ones overlap."""
+    behind = len(text)
+    for (start, end), new in sorted(parts.items(), reverse=True):
+        if end > behind:
+            raise ValueError(f"two edits overlap in '{text[start:end]}'")
+        text, behind = text[:start] + new + text[end:], start
+    return text
+
+
+def selectable(files: dict[str, str], edits: Sequence[Edit]) -> dict[str, str]:
+    """The files of the RTL with all edits in them, of which the plusarg `mutant` selects one, counted from 1."""
+    made = dict(files)
+    for name, text in files.items():
+        parts: dict[tuple[int, int], str] = {}
+        for number, edit in enumerate(edits, 1):
+            if edit.file == name:
+                span = _span(edit, text)
+                old = parts.get(span, f"({text[slice(*span)]})")
+                parts[span] = f"(qexport_mutant::number == {number} ? ({edit.new}) : {old})"
+        made[name] = _replaced(text, parts)
+    select = 'import qexport_mutant::*;\n  initial if ($value$plusargs("mutant=%d", number) == 0) number = 0;'
+    made["dut.sv"] = made["dut.sv"].replace("endmodule", f"  {select}\nendmodule")
+    return {"qexport_mutant.sv": "package qexport_mutant;\n  int number = 0;\nendpackage\n"} | made
+
+
+class _Bench:
+    """The bench of a set around a design that the plusarg `mutant` changes, built once."""
+
+    def __init__(
+        self, folder: Path, simulator: Simulator, found: Sequence[Stream], design: Path, scratch: Path
+    ) -> None:
+        self.folder, self.simulator, self.scratch = folder, simulator, scratch
+        self.manifest = read_manifest(folder)
+        offered = interface(folder, self.manifest)
+        slug = self.manifest.layer.slug
+        include = scratch / "include"
+        include.mkdir()
+        (include / "params.vh").symlink_to((folder / "params.vh").resolve())
+        lacking = tuple(f"QEXPORT_WITHOUT_{s.memory.upper()}" for s in offered if s not in found)
+        job = Job((folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", design), include, f"tb_{slug}", lacking)
+        self.results = [stream for stream in found if not stream.driven]
+        self.executable = build_bench(simulator, job, scratch, scratch / "build.log", cache_folder())
+
+    def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
+        """Why the mutant fails with the first seed with which it does; None when it passes with all.
+
+        That is the FAIL line or, where `cycles` has those of the design by seed, that the mutant took others.
+        """
+        for seed in SEEDS:
+            try:
+                took = self._cycles(mutant, seed)
+            except CheckFailed as failed:
+                lines = [line for line in str(failed).splitlines() if line.startswith("FAIL")]
+                return f"seed {seed}: {lines[0] if lines else str(failed).removeprefix(f'simulate: {self.folder}: ')}"
+            if cycles is not None and took != cycles.setdefault(seed, took):
+                return f"seed {seed}: PASS, but in {took} cycles, not {cycles[seed]}"
+        return None
+
+    def _cycles(self, mutant: int, seed: int) -> int:
+        """The cycles of a run; raises CheckFailed unless it passes, as `simulate` judges it."""
+        with tempfile.TemporaryDirectory(dir=self.scratch) as place:
+            run = Path(place)
+            (run / "set").symlink_to(self.folder.resolve())
+            (run / "out").mkdir()
+            plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}"]
+            command = [*self.simulator.command(self.executable), *plusargs]
+            status = run_bench(command, run, run / "run.log", lambda line: None)
+            if status is None:
+                raise CheckFailed("no end")
+            output = (run / "run.log").read_text(errors="replace")
+            checks = sum(stream.words * stream.lanes for stream in self.results)
+            judge(output, status, checks, "mutant", str(self.folder))
+            files = {memory.name: memory.files[0].path for memory in self.manifest.memories}
+            for stream in self.results:
+                check_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
+        return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
+
+    def failures(self, count: int, timed: bool, progress: Callable[[int], None]) -> list[str | None]:
+        """The failure of each mutant from 1 on; `timed`: other cycles than those of the design are one, too.
+
+        Raises CheckFailed when the unchanged design fails.
+        """
+        cycles: dict[int, int] = {}
+        own = self.failure(0, cycles)
+        if own is not None:
+            raise CheckFailed(f"mutants: {self.folder}: the unchanged design fails, no mutant was run: {own}")
+        found = []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            for failure in pool.map(
+                lambda number: self.failure(number, cycles if timed else None), range(1, count + 1)
+            ):
+                found.append(failure)
+                progress(len(found))
+        return found
+
+
+def reference_files(style: str, manifest: Manifest) -> dict[str, str]:
+    """The sources of the reference RTL of a set by name, the top `dut` last."""
+    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    del files["dut_mm.sv"]
+    return files
+
+
+def chosen_edits(style: str, manifest: Manifest) -> list[Edit]:
+    """The edits that change anything for the layer of a set."""
+    memories = {memory.name: memory for memory in manifest.memories}
+    numbers = rtl_numbers(manifest.layer, memories, manifest.array, manifest.formats, style)
+    output = memories["accumulator"].shape
+    facts = SimpleNamespace(
+        **numbers, IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3], HAS_OUTPUT="output" in memories
+    )
+    return [edit for edit in EDITS[style] if edit.when(facts)]
+
+
+def hand_mutants(
+    folder: Path, style: str, edits: Sequence[Edit], *, simulator: str = "auto", progress: Progress = quiet
+) -> list[MutantResult]:
+    """Run hand-placed mutants of the reference array `style` in the bench of the set `folder`.
+
+    Raises CheckFailed when the unchanged array fails, QexportError when the set has no bench for it.
+    """
+    manifest = read_manifest(folder)
+    files = reference_files(style, manifest)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        design = Path(place) / "dut.sv"
+        design.write_text("\n".join(selectable(files, edits).values()))
+        bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, Path(place))
+        failures = bench.failures(len(edits), True, lambda done: progress("hand-placed", done, len(edits)))
+    made = []
+    for edit, failure in zip(edits, failures, strict=True):
+        line = files[edit.file][: _span(edit, files[edit.file])[0]].count("\n") + 1
+        fate = "survived" if failure is None else "killed"
+        made.append(MutantResult(edit.name, f"{edit.file}:{line}", "hand", style, fate, failure or edit.what))
+    return made
+
+
+@dataclass(frozen=True)
+class Netlist:
+    """A flat netlist of a design with changes of single bits in it.
+
+    `folder` holds netlist.v, in which the plusarg `mutant` selects a change, and unchanged.il, the netlist as it was.
+    `changes`: the options of Yosys `mutate` by name, for each mutant.
+    """
+
+    folder: Path
+    changes: tuple[dict[str, str], ...]
+
+    def name(self, change: dict[str, str]) -> str:
+        """Such as 'const0', or 'cnot1 by bit 3': the bit is inverted where bit 3 is 1."""
+        return change["mode"] + (f" by bit {change['ctrlbit']}" if "ctrlbit" in change else "")
+
+    def where(self, change: dict[str, str]) -> str:
+        place = f"{change['cell']}/{change['port']}[{change['portbit']}]"
+        return f"{place} ({whole_paths(change['src'], self.folder)})" if "src" in change else place
+
+
+def _options(change: dict[str, str]) -> str:
+    return " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
+
+
+def netlist(read: str, include: Path, top: str, ports: dict[str, Port], count: int, seed: int, to: Path) -> Netlist:
+    """Synthesize a design to a flat netlist with `count` seeded changes, in the folder `to`; memories stay memories.
+
+    `read`: the command of Yosys that reads the sources; it runs in `to`, where `include` is a link. Raises QexportError
+    when Yosys is missing or cannot read the sources.
+    """
+    (to / "include").symlink_to(include.resolve())  # -I takes no name with spaces
+    yosys(
+        to,
+        read,
+        f"prep -flatten -top {top}",
+        "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
+        # no registers that never leave their reset value, such as the counter of an axis of one place
+        "select -set small t:$sdff* r:WIDTH=1 %i; zinit -all @small; dffunmap; opt_dff -sat -nosdff -nodffe",
+        "setattr -unset init w:*; opt -full; opt_clean",
+        f"rename {top} qexport_core; write_rtlil unchanged.il",
+        f"mutate -list {3 * count} -seed {seed} -o candidates.txt",
+    )
+    listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "candidates.txt").read_text().splitlines()]
+    # each line is `mutate` and options
+    changes = [{key[1:]: value for key, value in zip(w[1::2], w[2::2], strict=True)} for w in listed]
+    renaming = _renaming(to)
+    changes = [
+        change
+        for change in changes
+        # a memory without reset has ports for it, which cannot be written as Verilog when they are used
+        if not re.fullmatch("RD_[AS]RST", change["port"]) and change["cell"] not in renaming
+    ][:count]
+    return with_changes(to, changes, ports)
+
+
+def with_changes(to: Path, changes: Sequence[dict[str, str]], ports: dict[str, Port]) -> Netlist:
+    """The netlist unchanged.il of the folder `to` as Verilog with these changes in it."""
+    (to / "changes.txt").write_text(
+        "".join(f"mutate -ctrl qexport_mutant 16 {n} {_options(change)}\n" for n, change in enumerate(changes, 1))
+    )
+    yosys(to, "read_rtlil unchanged.il; script changes.txt; write_verilog -noattr netlist.v")
+    with (to / "netlist.v").open("a") as text:
+        declared = ",\n".join(f"  {port.direction} wire [{port.bits - 1}:0] {name}" for name, port in ports.items())
+        text.write(
+            f"module dut (\n{declared}\n);\n  reg [15:0] number;\n"
+            '  initial if ($value$plusargs("mutant=%d", number) == 0) number = 0;\n'
+            f"  qexport_core core ({', '.join(f'.{name}({name})' for name in ports)}, .qexport_mutant(number));\n"
+            "endmodule\n"
+        )
+    return Netlist(to, tuple(changes))
+
+
+def _renaming(folder: Path) -> set[str]:
+    """The cells of unchanged.il that address a memory for reading and, a register later, for writing alike.
+
+    A change of them may put the words into another order, and be no mistake that anything could show.
+    """
+    said = yosys(folder, "read_rtlil unchanged.il; select -list t:$mem_v2")
+    memories = re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE)
+    within = "%ci*:-[D,EN,SRST,CLK]"  # a cycle
+    shared = (
+        f"select -set both{n} c:{memory} %ci:+[RD_ADDR] {within} "
+        f"c:{memory} %ci:+[WR_ADDR] {within} %ci:+[D] {within} %i t:$*ff* %d t:$mem_v2 %d; select -list @both{n}"
+        for n, memory in enumerate(memories)
+    )
+    return set(re.findall(r"^qexport_core/(\S+)$", yosys(folder, "read_rtlil unchanged.il", *shared), re.MULTILINE))
+
+
+def _ports(found: Iterable[Stream]) -> dict[str, Port]:
+    ports = {"clk": Port("input", 1), "rst": Port("input", 1)}
+    for stream in found:
+        ports |= stream.ports
+    return ports
+
+
+def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
+    return tuple(s for s in interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
+
+
+def general_mutants(
+    folder: Path, made: Netlist, found: Sequence[Stream], style: str, simulator: str, prove: bool, progress: Progress
+) -> list[MutantResult]:
+    """Run the changes of a netlist in the bench of the set `folder`.
+
+    `prove`: what survives is proven equivalent where it is; what is not, runs with Icarus, too, where it can run: there
+    registers and memories start unknown, and a word that was never written shows.
+    """
+    used = choose(simulator)
+    names = [made.name(change) for change in made.changes]
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        bench = _Bench(folder, used, found, made.folder / "netlist.v", Path(place))
+        failures = bench.failures(len(names), style in PARTS, lambda done: progress("general", done, len(names)))
+    survivors = [number for number, failure in enumerate(failures) if failure is None]
+    proven = _proven(made, found, survivors, progress) if prove else set()
+    left = [number for number in survivors if number not in proven]
+    unknown = SIMULATORS["icarus"]
+    if prove and left and used is not unknown and not unknown.missing():
+        with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+            bench = _Bench(folder, unknown, found, made.folder / "netlist.v", Path(place))
+            if bench.failure(0) is None:
+                for number in left:
+                    failure = bench.failure(number + 1)
+                    failures[number] = failure and f"{failure} (Icarus)"
+    results = []
+    for number, (name, change, failure) in enumerate(zip(names, made.changes, failures, strict=True)):
+        fate, how = ("survived", f"passes with seeds {SEEDS}") if failure is None else ("killed", failure)
+        if number in proven:
+            fate, how = "equivalent", PROOF
+        results.append(MutantResult(name, made.where(change), "general", style, fate, how))
+    return results
+
+
+def _proven(made: Netlist, found: Sequence[Stream], numbers: Sequence[int], progress: Progress) -> set[int]:
+    """Those of the numbered changes that are proven to make no difference."""
+    words = {f"s_{stream.memory}": stream.words for stream in found if stream.driven}
+
+    def proof(number: int) -> bool:
+        return equivalent(made.folder / "unchanged.il", _options(made.changes[number]), words)
+
+    proven = set()
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        for done, (number, equal) in enumerate(zip(numbers, pool.map(proof, numbers), strict=True), start=1):
+            proven |= {number} if equal else set()
+            progress("proofs", done, len(numbers))
+    return proven
+
+
+def reference_mutants(
+    folder: Path,
+    style: str,
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    simulator: str = "auto",
+    prove: bool = True,
+    progress: Progress = quiet,
+) -> list[MutantResult]:
+    """Run mutants of the reference array `style` ('ws' or 'os') in the bench of a set: hand-placed and general ones.
+
+    `sample`: at most so many of each kind, drawn by `seed`; None: all. `prove`: general ones that survive are proven
+    equivalent where they are, which takes up to minutes for each that is not. Raises CheckFailed when the unchanged
+    array fails, QexportError when the set has no bench for it or Yosys is missing.
+    """
+    manifest = read_manifest(folder)
+    edits = chosen_edits(style, manifest)
+    if sample is not None:
+        edits = random.Random(seed).sample(edits, min(sample, len(edits)))
+    count = GENERAL if sample is None else min(sample, GENERAL)
+    results = hand_mutants(folder, style, edits, simulator=simulator, progress=progress)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        scratch = Path(place)
+        sources = reference_files(style, manifest)
+        for name, text in sources.items():
+            (scratch / name).write_text(text)
+        found = _reference_streams(folder, style)
+        read = f"read_verilog -sv -Iinclude {' '.join(sources)}"
+        made = netlist(read, folder, "dut", _ports(found), count, seed, scratch)
+        return results + general_mutants(folder, made, found, style, simulator, prove, progress)
+
+
+def user_mutants(
+    folder: Path,
+    dut: Sequence[Path],
+    top: str = "dut",
+    *,
+    sample: int | None = None,
+    seed: int = 0,
+    simulator: str = "auto",
+    progress: Progress = quiet,
+) -> list[MutantResult]:
+    """Run general mutants of a user's module `top` in the bench of a set: which mistakes does this set see?
+
+    Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
+    """
+    for path in dut:
+        if re.search(r'[\s;"]', str(path.resolve())):
+            raise QexportError(
+                f"dut: '{path.resolve()}': Yosys cannot name places in it; use a path without blanks, ; and quotes"
+            )
+    package = folder / f"{read_manifest(folder).layer.slug}_pkg.sv"
+    module = read_module(dut, package, (folder, dut[-1].parent), top)
+    found = connected(module, interface(folder, read_manifest(folder)))
+    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+        count = GENERAL if sample is None else min(sample, GENERAL)
+        (Path(place) / package.name).symlink_to(package.resolve())  # the set's path may have spaces
+        # unlike read_verilog, slang knows packages; a single unit shares macros between files, as simulators do
+        sources = " ".join([package.name, *(str(path.resolve()) for path in dut)])
+        read = f"read_slang --single-unit --top {top} -Iinclude {sources}"
+        progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
+        made = netlist(read, folder, top, _ports(found), count, seed, Path(place))
+        progress("netlist", 1, 1)
+        return general_mutants(folder, made, found, "user", simulator, True, progress)

@@ -1,0 +1,392 @@
+"""Proof that a verdict can fail: mutants of a set and of its RTL, and which check notices each."""
+
+import hashlib
+import re
+import shutil
+import tempfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cache, partial
+from pathlib import Path
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from qexport.bench.context import TEMPLATES
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN
+from qexport.bench.rtl import PARTS
+from qexport.build.dump import dump
+from qexport.build.verify import verify
+from qexport.core.capture import CaptureFile
+from qexport.core.golden import Facts
+from qexport.core.intformat import IntFormat
+from qexport.core.strength import StrengthInfo
+from qexport.errors import CheckFailed, QexportError
+from qexport.layout.formats.registry import FORMATS
+from qexport.layout.memory import Layout
+from qexport.layout.paths import MANIFEST
+from qexport.layout.toml import load_layout
+from qexport.sets.folder import file_sha256, set_entries, sha256
+from qexport.sets.manifest import Manifest, MemoryEntry, read_manifest
+from qexport.sim.cache import cache_folder
+from qexport.sim.registry import choose
+from qexport.sim.run import bench_alone, bench_files, simulate
+from qexport.sim.tools import Simulator
+from qexport.trust.mutants import MutantResult, Progress, reference_mutants, user_mutants
+from qexport.trust.stress import stress_capture
+
+FLIPS = 200  # of single bits over all files of a set, at least
+SEALED = 10  # of single bits of each memory with its checksum
+SAMPLE = 20  # mutants of each kind of an array, unless all are asked for
+SIMULATE, BENCH, VERIFY = CHECKERS = ("simulate", "bench alone", "verify")
+
+Result = TypeVar("Result")
+
+
+@dataclass(frozen=True)
+class FileMutant:
+    """A change of one file of a set, and what noticed it.
+
+    `noticed`: by checker the line that it said, None where it passed; a checker that does not look at the file is not
+    among them. `demanded`: whether every checker must notice it; where not, it tells what the vectors cannot see.
+    """
+
+    group: str
+    name: str
+    noticed: dict[str, str | None]
+    demanded: bool
+
+    @property
+    def missed(self) -> list[str]:
+        """The checkers that passed."""
+        return [checker for checker, said in self.noticed.items() if said is None]
+
+
+@dataclass(frozen=True)
+class Table:
+    """What became of the mutants of one set's files and of the RTL in its bench."""
+
+    images: int
+    strength: StrengthInfo
+    observed: tuple[int, int]
+    bounds: tuple[int, int]
+    files: list[FileMutant]
+    rtl: list[MutantResult]
+
+
+@dataclass(frozen=True)
+class Selftest:
+    """The table of a set and that of its stress capture."""
+
+    set: Path
+    layer: str
+    simulator: str
+    version: str
+    own: Table
+    stress: Table
+
+    @property
+    def survivors(self) -> list[str]:
+        """What had to be noticed and was not: changed files, and RTL in the bench of the stress capture."""
+        found = []
+        for where, table in ((str(self.set), self.own), ("stress", self.stress)):
+            missed = [mutant for mutant in table.files if mutant.demanded and mutant.missed]
+            found += [f"{where}: {mutant.name}: not noticed by {', '.join(mutant.missed)}" for mutant in missed]
+        survived = [mutant for mutant in self.stress.rtl if mutant.fate == "survived"]
+        return found + [f"stress: {mutant.style} {mutant.name} at {mutant.where}: {mutant.how}" for mutant in survived]
+
+
+def selftest(
+    folder: Path,
+    simulator_name: str = "auto",
+    dut: Sequence[Path] = (),
+    *,
+    top: str = "dut",
+    styles: Sequence[str] = tuple(PARTS),
+    seed: int = 0,
+    sample: int | None = None,
+    progress: Progress = lambda what, done, total: None,
+) -> Selftest:
+    """Change a set and the RTL of its layer in many ways, and see who notices.
+
+    The files of the set are changed in a copy. The RTL is the reference array of each of `styles`, in the bench of the
+    set and in that of a stress capture of the same geometry; with `dut` it is the module `top` of these files, in the
+    bench of the set only. `sample`: how many mutants of each kind of RTL, None: all. What was found is kept beside the
+    simulators' builds, by the content of all that it depends on, but for `dut`: it may include other files.
+
+    Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench.
+    """
+    simulator = choose(simulator_name)
+    simulate(folder, simulator.name)
+    if faults := verify(folder)[1]:
+        raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
+
+    def files(where: Path, what: str, sealed_only: bool) -> list[FileMutant]:
+        made = partial(_file_mutants, where, simulator, seed, sealed_only, partial(progress, what))
+        return _kept(list[FileMutant], made, simulator, where, what, seed, sealed_only)
+
+    def told(what: str) -> Progress:
+        return lambda step, done, total: progress(f"{what}: {step}", done, total)
+
+    def rtl(where: Path, what: str, prove: bool) -> list[MutantResult]:
+        found = []
+        for style in styles:
+            tell = told(f"{what}, {style}")
+            made = partial(
+                reference_mutants,
+                where,
+                style,
+                sample=sample,
+                seed=seed,
+                simulator=simulator.name,
+                prove=prove,
+                progress=tell,
+            )
+            found += _kept(list[MutantResult], made, simulator, where, what, seed, style, sample)
+        return found
+
+    manifest = read_manifest(folder)
+    own_files = files(folder, "files of the set", False)
+    if dut:
+        tell = told("your RTL")
+        own_rtl = user_mutants(folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, progress=tell)
+    else:
+        own_rtl = rtl(folder, "RTL, the set", prove=False)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
+        layout = _stress_layout(manifest, Facts(capture, manifest.array["row"]))
+        stress = dump(capture, layout, Path(scratch)).folder
+        stress_table = _table(
+            stress, files(stress, "stress", True), [] if dut else rtl(stress, "RTL, stress", prove=True)
+        )
+    return Selftest(
+        set=folder,
+        layer=manifest.layer.name,
+        simulator=simulator.name,
+        version=simulator.version(),
+        own=_table(folder, own_files, own_rtl),
+        stress=stress_table,
+    )
+
+
+def _table(folder: Path, files: list[FileMutant], rtl: list[MutantResult]) -> Table:
+    manifest = read_manifest(folder)
+    images = next(entry.shape[0] for entry in manifest.memories if entry.name == "input")
+    accumulator = manifest.formats.accumulator
+    return Table(images, manifest.strength, accumulator.observed, accumulator.bounds, files, rtl)
+
+
+def _stress_layout(manifest: Manifest, facts: Facts) -> Layout:
+    """The memories of the bench with the sizes of a set's array, wide enough for all that the stress codes give."""
+    stored = {entry.name: entry.bits for entry in manifest.memories}
+    preset = load_layout("default")
+    memories = []
+    for memory in preset.memories:
+        if memory.name not in (*DRIVEN, *COMPARED):
+            continue
+        bits = None  # of an optional memory that the layer does not have
+        if facts.has(memory.tensor):
+            own = facts.default(memory.tensor)
+            low, high = facts.range_of(memory.tensor) or (own.low, own.high)
+            bits = max(stored.get(memory.name, own.bits), IntFormat.holding(low, high, own.signed).bits)
+        memories.append(replace(memory, bits=bits))
+    return replace(preset, array=manifest.array, memories=tuple(memories))
+
+
+# --- mutants of files -----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Change:
+    """One change of one file; `make`: what the file holds then, None for a file that is missing.
+
+    `sealed`: the checksum for the bench is changed along, as somebody who edits vectors would do.
+    """
+
+    file: str
+    what: str
+    make: Callable[[bytes], bytes | None]
+    sealed: bool = False
+    demanded: bool = True
+
+    def __str__(self) -> str:
+        return f"{self.file}: {self.what}"
+
+    @property
+    def group(self) -> str:
+        return f"{self.file} with its checksum" if self.sealed else self.file
+
+
+def _file_mutants(
+    folder: Path, simulator: Simulator, seed: int, sealed_only: bool, progress: Callable[[int, int], None]
+) -> list[FileMutant]:
+    """Change a copy of a set in one way after the other, and have it checked."""
+    manifest = read_manifest(folder)
+    rng = np.random.default_rng(seed)
+    read = bench_files(manifest) - {CHECKS}  # whose flaws the bench itself must notice
+    changes = list(_sealed_changes(folder, manifest, rng, sealed_only))
+    if not sealed_only:
+        changes = [*_changes(folder, manifest, rng), *changes]
+    found = []
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, bench_alone(folder, simulator) as alone:
+        copy = Path(shutil.copytree(folder, Path(scratch) / folder.resolve().name))
+        for number, change in enumerate(changes, start=1):
+            path, checks = copy / change.file, copy / CHECKS
+            kept, kept_checks = path.read_bytes(), checks.read_bytes()
+            data = change.make(kept)
+            if data is None:
+                path.unlink()
+            else:
+                path.write_bytes(data)
+                if change.sealed:
+                    checks.write_bytes(_resealed(kept_checks, change.file, data))
+            exit_code = 2 if (change.file, data) == (MANIFEST, None) else 1  # without a manifest it is no set of ours
+            noticed = {SIMULATE: _said(partial(simulate, copy, simulator.name), exit_code)}
+            if change.file in read:
+                noticed[BENCH] = _said(partial(alone, copy), exit_code)
+            noticed[VERIFY] = _said(partial(_verify, copy), exit_code)
+            found.append(FileMutant(change.group, str(change), noticed, change.demanded))
+            path.write_bytes(kept)
+            checks.write_bytes(kept_checks)
+            progress(number, len(changes))
+    return found
+
+
+def _said(check: Callable[[], object], exit_code: int) -> str | None:
+    """The line with which a check fails as it must; None when it passes, or refuses the set for another reason."""
+    try:
+        check()
+    except QexportError as error:
+        lines = str(error).splitlines()
+        if error.exit_code == exit_code:
+            return next((line for line in lines if line.startswith("FAIL")), lines[0])
+    return None
+
+
+def _verify(folder: Path) -> None:
+    if faults := verify(folder)[1]:
+        raise CheckFailed(str(faults[0]))
+
+
+def _changes(folder: Path, manifest: Manifest, rng: np.random.Generator) -> Iterator[_Change]:
+    """Bits flipped in every file, every file empty and missing, and lines of every memory changed."""
+    paths = sorted(set_entries(folder))
+    for path in paths:
+        bits = 8 * (folder / path).stat().st_size
+        for bit in sorted(rng.choice(bits, min(bits, -(-FLIPS // len(paths))), replace=False).tolist()):
+            yield _Change(path, f"bit {bit % 8} of byte {bit // 8} flipped", partial(_flipped, bit=bit))
+        yield _Change(path, "empty", lambda data: b"")
+        yield _Change(path, "missing", lambda data: None)
+        if found := manifest.memory_of(path):
+            yield from _line_changes(path, (folder / path).read_bytes(), found[0], rng)
+
+
+def _flipped(data: bytes, bit: int) -> bytes:
+    at = bit // 8
+    return data[:at] + bytes([data[at] ^ 1 << bit % 8]) + data[at + 1 :]
+
+
+def _line_changes(path: str, data: bytes, entry: MemoryEntry, rng: np.random.Generator) -> Iterator[_Change]:
+    """A word's line dropped, doubled, swapped with another, too wide, with an X; and a header too many."""
+    format_ = FORMATS[entry.radix]
+    if not format_.word_lines:
+        return
+    lines = data.split(b"\n")
+    words = range(len(entry.header) + format_.preamble, len(lines) - 1)
+    at = int(rng.choice(words))
+    word = lines[at]
+    column = int(rng.integers(len(word)))
+    yield _Change(path, f"line {at + 1} dropped", partial(_with_lines, at=at, new=[]))
+    yield _Change(path, f"line {at + 1} doubled", partial(_with_lines, at=at, new=[word, word]))
+    if others := [other for other in words if lines[other] != word]:
+        other = int(rng.choice(others))
+        yield _Change(path, f"lines {at + 1} and {other + 1} swapped", partial(_swapped, at=at, other=other))
+    yield _Change(path, f"line {at + 1} a digit too wide", partial(_with_lines, at=at, new=[b"1" + word]))
+    crossed = word[:column] + b"x" + word[column + 1 :]
+    yield _Change(path, f"line {at + 1} with an X digit", partial(_with_lines, at=at, new=[crossed]))
+    yield _Change(path, "a header too many", lambda data: b"#header#\n" + data)
+
+
+def _with_lines(data: bytes, at: int, new: Sequence[bytes]) -> bytes:
+    """The text with other lines instead of one."""
+    lines = data.split(b"\n")
+    return b"\n".join([*lines[:at], *new, *lines[at + 1 :]])
+
+
+def _swapped(data: bytes, at: int, other: int) -> bytes:
+    lines = data.split(b"\n")
+    lines[at], lines[other] = lines[other], lines[at]
+    return b"\n".join(lines)
+
+
+def _sealed_changes(folder: Path, manifest: Manifest, rng: np.random.Generator, strong: bool) -> Iterator[_Change]:
+    """Bits of words that the bench drives or compares, with the checksum changed along: the comparison must notice.
+
+    Those of driven words only on `strong` vectors: others may not show them. Of lanes that are fill nothing must show.
+    """
+    entries = {entry.name: entry for entry in manifest.memories}
+    for name in (*DRIVEN, *COMPARED):
+        if (entry := entries.get(name)) is None:
+            continue
+        tiling, bits = entry.tiling(manifest.array), entry.bits
+        if name == "bias":  # what it adds beyond the width of a sum's words does not show in them
+            bits = min(bits, *(entries[stage].bits for stage in ("accumulator", "relu") if stage in entries))
+        wanted = min(SEALED, (tiling.words * tiling.lanes - tiling.fill) * bits)
+        drawn: set[tuple[int, int, int]] = set()
+        while len(drawn) < wanted:
+            word, lane, bit = (int(rng.integers(size)) for size in (tiling.words, tiling.lanes, bits))
+            if tiling.origin(0, word, lane) is not None:
+                drawn.add((word, lane, bit))
+        for word, lane, bit in sorted(drawn):
+            yield _Change(
+                entry.files[0].path,
+                f"line {word + 1} lane {lane} bit {bit} flipped, its checksum too",
+                partial(_word_flipped, word=word, bit=(tiling.lanes - 1 - lane) * entry.bits + bit),
+                sealed=True,
+                demanded=strong or name in COMPARED,
+            )
+
+
+def _word_flipped(data: bytes, word: int, bit: int) -> bytes:
+    """A file of hexadecimal words with a bit of one of them flipped."""
+    lines = data.split(b"\n")
+    lines[word] = b"%0*x" % (len(lines[word]), int(lines[word], 16) ^ 1 << bit)
+    return b"\n".join(lines)
+
+
+def _resealed(checks: bytes, file: str, data: bytes) -> bytes:
+    """The bench's file of checksums with that of one memory file made anew."""
+    pattern = rb"^(\d+) [0-9a-f]{8} " + re.escape(file.encode()) + rb"$"
+    return re.sub(pattern, rb"\g<1> %08x %s" % (zlib.crc32(data), file.encode()), checks, flags=re.MULTILINE)
+
+
+# --- what was found before ------------------------------------------------------------------------------------------
+
+
+def _kept(
+    type_: type[list[Result]], make: Callable[[], list[Result]], simulator: Simulator, folder: Path, *options: object
+) -> list[Result]:
+    """What `make` finds about a set, or found before: kept by files, options, program and tools."""
+    files = [f"{file_sha256(path)}  {name}" for name, path in set_entries(folder).items()]
+    key = sha256("\n".join([_program(), simulator.name, simulator.version(), *map(str, options), *files]).encode())
+    path = cache_folder() / f"selftest-{key}.json"
+    if path.is_file():
+        return msgspec.json.decode(path.read_bytes(), type=type_)
+    found = make()
+    with tempfile.TemporaryDirectory(prefix="new-", dir=path.parent) as staging:
+        new = Path(staging) / path.name
+        new.write_bytes(msgspec.json.encode(found))
+        new.replace(path)
+    return found
+
+
+@cache
+def _program() -> str:
+    """The SHA-256 of this program and its templates."""
+    digest = hashlib.sha256()
+    for root in (Path(__file__).parent.parent, TEMPLATES):
+        for path in sorted(file for file in root.rglob("*") if file.suffix in (".py", ".toml", ".j2", ".sv")):
+            digest.update(f"{path.relative_to(root)} {file_sha256(path)}\n".encode())
+    return digest.hexdigest()

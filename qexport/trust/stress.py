@@ -1,0 +1,208 @@
+"""A full-range capture of a layer's geometry that reaches its accumulators' bounds, made for `qexport selftest`."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+
+import numpy as np
+from numpy.typing import NDArray
+
+from qexport.core.capture import Capture, LayerCapture, Source
+from qexport.core.geometry import ConvGeometry
+from qexport.core.golden import Facts, Golden
+from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.conv2d import pad, patches
+from qexport.core.strength import Strength
+
+MAX_IMAGES = 16
+_TRIES = 4  # channels, and places for each, that one accumulator is tried with
+STIMULUS = "stress"
+
+
+def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
+    """Codes for the geometry, formats and plane of another capture, which try the arithmetic as hard as they can.
+
+    Weights and inputs fill the whole range of their formats. Every output channel reaches its own least and greatest
+    accumulator, and so one of them the proven bounds; at the corners of the plane each reaches what is possible there.
+    Single accumulators are -1, 0 and 1, and lie on both sides of every edge between two codes of the output and on its
+    ties, as far as MAX_IMAGES images have room; images are added until every single-bit error of a weight shows behind
+    the ReLU. The same seed gives the same codes.
+    """
+    rng = np.random.default_rng(seed)
+    layer, formats, plane = like.layer, like.formats, like.plane
+    lifts, weight = _weights(rng, layer, formats.weight.integer)
+    codes = formats.input.integer
+    sheets = _Sheets(rng, layer, codes, plane)
+    bias = None
+    if like.bias is not None:
+        least, greatest = (side.sum(axis=(1, 2, 3)) for side in _sides(weight, codes))
+        span = max(1, int((greatest - least).max()) // 8)
+        bias = rng.integers(-span, span + 1, layer.out_channels)
+    source = Source(seed=seed, stimulus=STIMULUS)
+    blank = np.zeros((1, layer.in_channels, *plane), np.int64)
+    draft = LayerCapture(layer, formats, weight, blank, bias, source=source)
+
+    rows, cols = layer.output_plane(plane)
+    corners = [(oy, ox) for oy in (0, rows - 1) for ox in (0, cols - 1)]
+    for position in dict.fromkeys((*_furthest(draft), *corners)):
+        for up in (True, False):  # the channels that rise with `lifts` reach their greatest sum, the others the least
+            for group in range(layer.groups):
+                window = sheets.window(group, position)
+                sheets.put(window, np.where((window.of(lifts[group]) > 0) == up, codes.high, codes.low))
+    reach = [(k - 1) * d // s + 1 for k, d, s in zip(layer.kernel, layer.dilation, layer.stride, strict=True)]
+    spots = [(oy, ox) for oy in range(0, rows, reach[0]) for ox in range(0, cols, reach[1])]  # they do not overlap
+    spots += _furthest(draft)
+    windows = [[sheets.window(group, position) for position in spots] for group in range(layer.groups)]
+    channels = rng.permutation(layer.out_channels)
+    for number, target in enumerate(_targets(Facts(draft, None))):
+        for channel in np.roll(channels, -number)[:_TRIES].tolist():
+            group = channel // (layer.out_channels // layer.groups)
+            if sheets.aim(windows[group], weight[channel], target - (0 if bias is None else int(bias[channel]))):
+                break
+    strength = Strength(layer, formats, weight)
+    for number in range(MAX_IMAGES):
+        if number == len(sheets.images):
+            weights = strength.info.weight
+            if weights.relu == weights.flips:
+                break
+            sheets.add()
+        strength.add(Golden(replace(draft, input=sheets.images[number][np.newaxis])))
+    return LayerCapture(layer, formats, weight, np.stack(sheets.images), bias, source=source)
+
+
+def _weights(rng: np.random.Generator, layer: ConvGeometry, fmt: IntFormat) -> tuple[Int64, Int64]:
+    """Signs (g, ic of g, kh, kw) and weights (oc, ic of g, kh, kw) of all codes.
+
+    The even channels of a group have the signs, the odd ones their opposites: one input drives all of them to a bound.
+    """
+    shape = (layer.groups, 1, layer.group_inputs, *layer.kernel)
+    roomy = math.prod(shape[1:]) > 2 * (fmt.high - fmt.low)  # for all codes in each channel
+    lifts = rng.choice([-1, 1], shape) if fmt.low < 0 else np.ones(shape, np.int64)
+    if roomy and fmt.low < 0:  # as many of each sign, so that all channels reach as far and use every bit of a sum
+        lifts = rng.permuted(np.resize([1, -1], (layer.groups, lifts[0].size)), axis=1).reshape(shape)
+    channels = layer.out_channels // layer.groups
+    odd = np.arange(channels).reshape(1, -1, 1, 1, 1) % 2 == 1
+    signs = np.where(odd & (fmt.low < 0), -lifts, lifts)
+    weight: Int64 = np.empty((layer.out_channels, signs[0, 0].size), np.int64)
+    parts = layer.out_channels if roomy else 1
+    for part, sign in zip(weight.reshape(parts, -1), signs.reshape(parts, -1), strict=True):
+        for cells, codes in ((sign > 0, np.arange(fmt.high, -1, -1)), (sign < 0, np.arange(fmt.low, 1))):
+            part[cells] = rng.permutation(np.resize(codes, int(np.count_nonzero(cells))))
+    for row in weight if fmt.high else ():  # codes reach further down; sums that balance are above 0 as often as below
+        kept = int(row.argmin())  # one of them stays the least code
+        while (excess := -int(row.sum())) > 0:
+            able = np.flatnonzero((row < (0 if roomy else fmt.high)) & (row != 0) & (np.arange(row.size) != kept))
+            if not len(able):
+                break
+            row[rng.permutation(able)[:excess]] += 1
+    return lifts[:, 0], weight.reshape(layer.out_channels, *shape[2:])
+
+
+def _sides(weight: Int64, codes: IntFormat) -> tuple[Int64, Int64]:
+    """The least and the greatest product of each weight."""
+    products = weight * codes.low, weight * codes.high
+    return np.minimum(*products), np.maximum(*products)
+
+
+def _furthest(draft: LayerCapture) -> Iterator[tuple[int, int]]:
+    """The positions of the least and of the greatest accumulator that any input gives; of several the middle one."""
+    layer, plane = draft.layer, draft.plane
+    inside = patches(pad(np.ones((1, 1, *plane), np.int64), layer), layer, plane)[0, 0]  # (kh, kw, oy, ox)
+    offset = 0 if draft.bias is None else draft.bias[:, np.newaxis, np.newaxis]
+    for side, sign in zip(_sides(draft.weight, draft.formats.input.integer), (-1, 1), strict=True):
+        sums = sign * (np.tensordot(side.sum(axis=1), inside, ([1, 2], [0, 1])) + offset)
+        reached = np.argwhere(sums.max(axis=0) == sums.max())
+        oy, ox = reached[len(reached) // 2].tolist()
+        yield oy, ox
+
+
+def _targets(facts: Facts) -> Iterator[int]:
+    """Accumulators that must not be wrong by one: around 0, ties, and both sides of each edge of the output's codes."""
+    yield from (-1, 0, 1)
+    if (requantizer := facts.requantizer) is None:
+        return
+    yield from requantizer.ties
+    half = 1 << (requantizer.shift - 1)
+    for code in range(1, requantizer.qmax + 1):
+        first = math.ceil(((code << requantizer.shift) - half) / requantizer.mul)
+        if first > facts.bounds[1]:
+            return
+        yield from (first - 1, first)
+
+
+@dataclass(frozen=True)
+class _Window:
+    """The inputs of a group's channels inside the plane that an output position meets, and the taps that meet them."""
+
+    group: int
+    channels: slice
+    ys: Int64
+    xs: Int64
+    khs: Int64
+    kws: Int64
+
+    def of(self, taps: Int64) -> Int64:
+        """Those of (ic of g, kh, kw) that meet an input, in the order of the inputs."""
+        return taps[:, self.khs[:, np.newaxis], self.kws]
+
+
+class _Sheets:
+    """Images (ic, iy, ix) of random codes; each part of them is written at most once."""
+
+    def __init__(self, rng: np.random.Generator, layer: ConvGeometry, codes: IntFormat, plane: tuple[int, int]):
+        self._rng, self._layer, self._codes, self._plane = rng, layer, codes, plane
+        self.images: list[Int64] = []
+        self._taken: list[NDArray[np.bool_]] = []  # (g, iy, ix)
+
+    def add(self) -> None:
+        shape = (self._layer.in_channels, *self._plane)
+        self.images.append(self._rng.integers(self._codes.low, self._codes.high + 1, shape))
+        self._taken.append(np.zeros((self._layer.groups, *self._plane), np.bool_))
+
+    def window(self, group: int, position: tuple[int, int]) -> _Window:
+        layer, met = self._layer, []
+        for axis, at in enumerate(position):
+            taps = np.arange(layer.kernel[axis])
+            places = at * layer.stride[axis] + taps * layer.dilation[axis] - layer.padding[2 * axis]
+            inside = (places >= 0) & (places < self._plane[axis])
+            met.append((places[inside], taps[inside]))
+        (ys, khs), (xs, kws) = met
+        channels = slice(group * layer.group_inputs, (group + 1) * layer.group_inputs)
+        return _Window(group, channels, ys, xs, khs, kws)
+
+    def _rooms(self, windows: Sequence[_Window]) -> Iterator[tuple[int, _Window]]:
+        """Images and windows of them in which nothing is written yet; new images come last."""
+        for number in range(MAX_IMAGES):
+            if number == len(self.images):
+                self.add()
+            for window in windows:
+                if not self._taken[number][window.group, window.ys[:, np.newaxis], window.xs].any():
+                    yield number, window
+
+    def _write(self, number: int, window: _Window, codes: Int64) -> None:
+        self.images[number][window.channels, window.ys[:, np.newaxis], window.xs] = codes
+        self._taken[number][window.group, window.ys[:, np.newaxis], window.xs] = True
+
+    def put(self, window: _Window, codes: Int64) -> None:
+        """Write (ic of g, ys, xs) where there is room."""
+        for number, _ in self._rooms([window]):
+            return self._write(number, window, codes)
+
+    def aim(self, windows: Sequence[_Window], weight: Int64, target: int) -> bool:
+        """Write one of the windows so that the weights (ic of g, kh, kw) sum up to the target; whether it was done."""
+        low, high = self._codes.low, self._codes.high
+        for number, window in islice(self._rooms(windows), _TRIES):
+            taps = window.of(weight)
+            found = self._rng.integers(low, high + 1, taps.shape)
+            lacks = target - int((taps * found).sum())
+            for at in np.argsort(-np.abs(taps), axis=None, kind="stable"):  # the small ones last, they hit exactly
+                tap, code = int(taps.flat[at]), int(found.flat[at])
+                if tap and lacks:
+                    step = abs(lacks) // abs(tap) * (1 if (lacks > 0) == (tap > 0) else -1)
+                    found.flat[at] = min(max(code + step, low), high)
+                    lacks -= tap * (int(found.flat[at]) - code)
+            if not lacks:
+                self._write(number, window, found)
+                return True
+        return False

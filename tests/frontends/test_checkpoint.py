@@ -1,0 +1,188 @@
+"""Every checkpoint form loads to the same network; everything else is refused by name and runs nothing."""
+
+import os
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from qexport.errors import QexportError
+from qexport.frontends.vgg import checkpoint
+from qexport.frontends.vgg.model import QuantVGG, specs_of
+from tests.conftest import cli, fails
+from tests.frontends.networks import small_network
+
+X = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
+State = dict[str, Tensor]
+
+
+def saved(path: Path, state: object) -> Path:
+    torch.save(state, path)
+    return path
+
+
+def with_prefix(state: State) -> State:
+    return {f"module.{name}": tensor for name, tensor in state.items()}
+
+
+def with_weight_q(state: State) -> State:
+    model = small_network()
+    model.load_state_dict(state)
+    extra = {f"features.{i}.weight_q": conv.quantized_weight().detach() for i, conv in model.quantized().items()}
+    return state | extra
+
+
+FORMS: dict[str, Callable[[State], Any]] = {
+    "bare": lambda state: state,
+    "module": with_prefix,
+    "weight_q": with_weight_q,
+    "dict": lambda state: {"state_dict": state, "epoch": 3, "best_prec": torch.tensor(90.0), "optimizer": {}},
+    "module in dict with weight_q": lambda state: {"state_dict": with_prefix(with_weight_q(state)), "epoch": 1},
+    "one-element alphas": lambda state: {k: t.reshape(1) if k.endswith("alpha") else t for k, t in state.items()},
+}
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_every_form_loads_to_the_same_network(form: str, tmp_path: Path) -> None:
+    model = small_network()
+    network = checkpoint.load(saved(tmp_path / "model_best.pth.tar", FORMS[form](model.state_dict())))
+    assert network.model.specs == model.specs
+    torch.testing.assert_close(network.model(X), model(X))
+
+
+@pytest.mark.parametrize(
+    "cfg",
+    [
+        "8 8 M 16 M 16 M",  # two convolutions before the first pool
+        "8 16 8* 8* 16 M",  # no BatchNorm twice
+        "8 M 8 M 8 M 8 M 8 M",
+        "8 8 8",  # no pool at all
+        "4* M 8",
+    ],
+)
+def test_the_chain_is_inferred_from_names_and_shapes(cfg: str, tmp_path: Path) -> None:
+    specs = specs_of(cfg)
+    side = 32 // 2 ** sum(spec.pool for spec in specs)
+    torch.manual_seed(0)
+    model = QuantVGG(specs, in_features=specs[-1].out_channels * side**2).eval()
+    network = checkpoint.load(saved(tmp_path / "m.pth", model.state_dict()))
+    assert network.model.specs == specs
+    torch.testing.assert_close(network.model(X), model(X))
+
+
+def test_a_plain_first_convolution_stays_plain(tmp_path: Path) -> None:
+    state = small_network().state_dict()
+    for name in ("features.0.act_alpha", "features.0.weight_quant.wgt_alpha"):
+        del state[name]
+    network = checkpoint.load(saved(tmp_path / "m.pth", state))
+    assert type(network.model.features[0]) is nn.Conv2d
+    assert 0 not in network.model.quantized()
+    packed = tmp_path / "m.safetensors"
+    checkpoint.pack(network, packed)
+    assert torch.equal(checkpoint.load(packed).model(X), network.model(X))
+
+
+@pytest.mark.parametrize("bits", [(4, 4), (2, 8), (8, 2), (5, 3)])
+def test_the_packed_form_computes_bit_for_bit_as_its_source(bits: tuple[int, int], tmp_path: Path) -> None:
+    model = small_network(weight_bits=bits[0], act_bits=bits[1])
+    source = checkpoint.load(saved(tmp_path / "m.pth", model.state_dict()), *bits)
+    checkpoint.pack(source, tmp_path / "m.safetensors")
+    packed = checkpoint.load(tmp_path / "m.safetensors")
+    assert (packed.model.weight_bits, packed.model.act_bits) == bits
+    for index, conv in source.model.quantized().items():
+        assert torch.equal(packed.model.quantized()[index].weight_codes(), conv.weight_codes())
+    assert torch.equal(packed.model(X), source.model(X))
+    assert torch.equal(packed.model.double()(X.double()), source.model.double()(X.double()))
+    with pytest.raises(QexportError, match=f"was trained with {bits[0]} weight bits; --weight-bits 6 contradicts"):
+        checkpoint.load(tmp_path / "m.safetensors", 6)
+
+
+def test_the_shipped_network_is_small_and_of_the_gradual_architecture() -> None:
+    assert checkpoint.BUILTIN.stat().st_size < 7_000_000
+    convs = checkpoint.load(checkpoint.BUILTIN).model.quantized()
+    assert (convs[33].in_channels, convs[33].out_channels) == (8, 8)
+    assert len(convs) == 17
+
+
+def test_the_number_of_levels_in_weight_q_must_agree_with_the_bits(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.pth", with_weight_q(small_network().state_dict()))
+    with pytest.raises(QexportError, match=r"weight_q has \d+ levels, which is 4 bits; --weight-bits 3 contradicts"):
+        checkpoint.load(path, 3)
+
+
+class Hostile:
+    def __init__(self, witness: Path):
+        self.witness = witness
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.witness),)
+
+
+def test_a_hostile_pickle_runs_nothing(tmp_path: Path) -> None:
+    path = saved(tmp_path / "m.pth", {"state_dict": {"features.0.weight": Hostile(tmp_path / "ran")}})
+    fails(cli("layers", "--checkpoint", path), "m.pth cannot be loaded as weights")
+    (tmp_path / "n.pth").write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
+    fails(cli("layers", "--checkpoint", tmp_path / "n.pth"), "n.pth cannot be loaded as weights")
+    assert not (tmp_path / "ran").exists()
+
+
+def broken(change: Callable[[State], None]) -> State:
+    state = dict(small_network().state_dict())
+    change(state)
+    return state
+
+
+def set_to(name: str, value: float) -> Callable[[State], None]:
+    def change(state: State) -> None:
+        state[name] = torch.full_like(state[name], value)
+
+    return change
+
+
+BROKEN: dict[str, tuple[Callable[[State], None], str]] = {
+    "missing weight": (lambda s: void(s.pop("features.1.running_var")), "features.1.running_var is missing"),
+    "missing alpha": (lambda s: void(s.pop("features.4.act_alpha")), "features.4.act_alpha is missing"),
+    "missing classifier": (lambda s: void(s.pop("classifier.weight")), "classifier.weight is missing"),
+    "NaN": (set_to("features.4.weight", float("nan")), "features.4.weight holds NaN"),
+    "negative alpha": (set_to("features.4.act_alpha", -1.25), "features.4.act_alpha is -1.25"),
+    "zero alpha": (set_to("features.4.weight_quant.wgt_alpha", 0.0), "features.4.weight_quant.wgt_alpha is 0"),
+    "foreign entry": (lambda s: s.update({"layer1.0.weight": torch.zeros(3)}), "layer1.0.weight has no place in it"),
+    "5x5 kernel": (lambda s: s.update({"features.4.weight": torch.zeros(16, 8, 5, 5)}), "16 x 8 x 5 x 5"),
+    "misshapen": (lambda s: s.update({"features.1.bias": torch.zeros(9)}), "features.1.bias has shape 9; needs 8"),
+}
+
+
+def void(_: object) -> None: ...
+
+
+@pytest.mark.parametrize("case", BROKEN)
+def test_a_broken_network_is_refused_by_name(case: str, tmp_path: Path) -> None:
+    change, message = BROKEN[case]
+    path = saved(tmp_path / "m.pth", broken(change))
+    fails(cli("layers", "--checkpoint", path), "m.pth", message)
+
+
+@pytest.mark.parametrize("name", ["m.pth", "m.safetensors"])
+@pytest.mark.parametrize("content", [b"", b"junk" * 100, None])
+def test_files_that_are_no_checkpoint_are_refused(name: str, content: bytes | None, tmp_path: Path) -> None:
+    path = tmp_path / name
+    if content is None:  # cut a good one in half
+        if name == "m.pth":
+            saved(path, small_network().state_dict())
+        else:
+            checkpoint.pack(checkpoint.load(saved(tmp_path / "s.pth", small_network().state_dict())), path)
+        content = path.read_bytes()[: path.stat().st_size // 2]
+    path.write_bytes(content)
+    fails(cli("layers", "--checkpoint", path), f"checkpoint: {path}")
+
+
+def test_a_missing_checkpoint_and_another_architecture_are_refused(tmp_path: Path) -> None:
+    fails(cli("layers", "--checkpoint", tmp_path / "none.pth"), "does not exist", "--checkpoint builtin")
+    path = saved(tmp_path / "resnet.pth", {"conv1.weight": torch.zeros(8, 3, 3, 3)})
+    fails(cli("layers", "--checkpoint", path), "another architecture", "no features.N.weight")
+    path = saved(tmp_path / "list.pth", [1, 2, 3])
+    fails(cli("layers", "--checkpoint", path), "holds no state_dict")

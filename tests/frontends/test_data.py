@@ -1,0 +1,88 @@
+"""Pictures: both folder forms, normalisation, augmentation, and what is refused."""
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from qexport.errors import QexportError
+from qexport.frontends.vgg.data import CLASS_NAMES, SamplePictures, augment, cut_out, normalise, open_split, read
+
+
+def test_an_image_folder_is_read_in_torchvisions_order(noise_folder: Path) -> None:
+    pictures = read(open_split(noise_folder, "test"))
+    assert pictures.pixels.shape == (20, 3, 32, 32)
+    assert pictures.labels.tolist() == [label for label in range(10) for _ in range(2)]
+    first = np.asarray(Image.open(noise_folder / "test" / "airplane" / "0.png")).transpose(2, 0, 1)
+    assert (pictures.pixels[0].numpy() == first).all()
+    assert torch.equal(read(open_split(noise_folder, "test"), [3, 0]).pixels[1], pictures.pixels[0])
+
+
+def test_the_official_batches_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "cifar-10-batches-py"
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    data = rng.integers(0, 256, (10, 3072), np.uint8)
+    content = {"data": data, "labels": list(range(10))}
+    for name in ("test_batch", *(f"data_batch_{i}" for i in range(1, 6))):
+        (folder / name).write_bytes(pickle.dumps(content))
+    (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list(CLASS_NAMES)}))
+    with pytest.MonkeyPatch.context() as patch:  # torchvision knows the official files by their MD5 only
+        patch.setattr("torchvision.datasets.cifar.check_integrity", lambda *args: True)
+        pictures = read(open_split(tmp_path, "test"))
+    assert pictures.labels.tolist() == list(range(10))
+    assert (pictures.pixels.numpy().reshape(10, 3072) == data).all()
+
+
+def test_normalise_is_the_stated_formula() -> None:
+    pixels = torch.tensor([0, 128, 255], dtype=torch.uint8).view(1, 3, 1, 1)
+    want = [(0 / 255 - 0.491) / 0.247, (128 / 255 - 0.482) / 0.243, (255 / 255 - 0.447) / 0.262]
+    torch.testing.assert_close(normalise(pixels, torch.float64).flatten(), torch.tensor(want, dtype=torch.float64))
+
+
+def test_augment_crops_out_of_zero_padding_and_mirrors_as_told() -> None:
+    pixels = torch.randint(1, 256, (40, 3, 32, 32), dtype=torch.uint8)
+    top, left = torch.randint(9, (2, 40))
+    mirrored = torch.arange(40) % 3 == 0
+    out = augment(pixels, top, left, mirrored)
+    padded = torch.nn.functional.pad(pixels, (4, 4, 4, 4))
+    for at in range(40):
+        crop = padded[at, :, top[at] : top[at] + 32, left[at] : left[at] + 32]
+        assert torch.equal(out[at], crop.flip(2) if mirrored[at] else crop)
+
+
+def test_cut_out_zeroes_one_square_a_picture() -> None:
+    out = cut_out(torch.ones(3, 3, 32, 32), torch.tensor([0, 5, 24]), torch.tensor([0, 17, 24]), 8)
+    for picture, (top, left) in zip(out, ((0, 0), (5, 17), (24, 24)), strict=True):
+        assert not picture[:, top : top + 8, left : left + 8].any()
+        assert picture.sum() == 3 * (32 * 32 - 64)
+
+
+def test_thirty_two_sample_pictures_ship() -> None:
+    samples = SamplePictures()
+    assert len(samples) == 32
+    pixels = read(samples).pixels
+    assert pixels.shape == (32, 3, 32, 32)
+    assert len({picture.numpy().tobytes() for picture in pixels}) == 32
+
+
+def test_what_is_no_data_is_refused(tmp_path: Path, noise_folder: Path) -> None:
+    with pytest.raises(QexportError, match=r"holds neither cifar-10-batches-py/ nor test/<class>/"):
+        open_split(tmp_path, "test")
+    (tmp_path / "test" / "zebra").mkdir(parents=True)
+    Image.new("RGB", (32, 32)).save(tmp_path / "test" / "zebra" / "0.png")
+    with pytest.raises(QexportError, match="has classes zebra; needs airplane"):
+        open_split(tmp_path, "test")
+    with pytest.raises(QexportError, match=r"image index: 20 is outside 0..19"):
+        read(open_split(noise_folder, "test"), [20])
+
+
+def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
+    for name in CLASS_NAMES:
+        (tmp_path / "test" / name).mkdir(parents=True)
+        Image.new("RGB", (64, 48)).save(tmp_path / "test" / name / "0.png")
+    with pytest.raises(QexportError, match="picture 0 is 64x48; needs 32x32"):
+        read(open_split(tmp_path, "test"))

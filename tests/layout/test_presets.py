@@ -1,0 +1,212 @@
+"""The presets: lines worked out by hand, and every preset on layers of every kind."""
+
+import tomllib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qexport.core.capture import LayerCapture
+from qexport.layout.toml import PRESETS, load_layout, preset_names, preset_purpose
+from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.sim.conftest import ragged_capture
+
+# --- lines worked out by hand ---------------------------------------------------------------------------------------
+
+
+def hand_capture() -> LayerCapture:
+    """Two inputs, two outputs, a kernel of 1x2, a column of padding on the right, on a plane of 1x2."""
+    blank = make_capture(in_channels=2, out_channels=2, kernel=(1, 2), padding=(0, 0, 0, 1), plane=(1, 2), images=1)
+    return replace(
+        blank,
+        weight=np.array([[[[1, -1]], [[7, -8]]], [[[0, 2]], [[-3, 4]]]]),
+        input=np.array([[[[1, 2]], [[15, 3]]]]),
+        bias=np.array([10, -20]),
+    )
+
+
+@pytest.fixture(scope="module")
+def hand_sets(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
+    return cache(lambda preset: checked_dump(hand_capture(), preset, tmp_path_factory.mktemp(preset)))
+
+
+ACTIVATION = ["#time0row7[msb-lsb],time0row6[msb-lsb],...,time0row0[msb-lsb]#",
+              "#time1row7[msb-lsb],time1row6[msb-lsb],...,time1row0[msb-lsb]#", "#................#"]  # fmt: skip
+WEIGHT = ["#col0row7[msb-lsb],col0row6[msb-lsb],...,col0row0[msb-lsb]#",
+          "#col1row7[msb-lsb],col1row6[msb-lsb],...,col1row0[msb-lsb]#", "#................#"]  # fmt: skip
+PSUM = ["#time0col7[msb-lsb],time0col6[msb-lsb],...,time0col0[msb-lsb]#",
+        "#time1col7[msb-lsb],time1col6[msb-lsb],...,time1col0[msb-lsb]#", "#................#"]  # fmt: skip
+OUTPUT = ["#out0col7[msb-lsb],out0col6[msb-lsb],...,out0col0[msb-lsb]#",
+          "#out1col7[msb-lsb],out1col6[msb-lsb],...,out1col0[msb-lsb]#", "#................#"]  # fmt: skip
+ADDRESS = ["#out0kij0[msb-lsb]#", "#out0kij1[msb-lsb]#", "#................#"]
+
+
+# Accumulators by hand: 1*1 - 1*2 + 7*15 - 8*3 + 10 = 90 and 1*2 + 7*3 + 10 = 33 of output channel 0;
+# 0*1 + 2*2 - 3*15 + 4*3 - 20 = -49 and 0*2 - 3*3 - 20 = -29 of output channel 1. The psum of kw=1 at px=0 is
+# -1*1 - 8*15 = -121 of channel 0 and 2*1 + 4*15 = 62 of channel 1.
+@pytest.mark.parametrize(
+    ("preset", "file", "first"),
+    [
+        ("default", "weight.hex", ["00000071", "000000d0", *["00000000"] * 6, "0000008f", "00000042"]),
+        ("default", "bias.hex", ["0" * 48 + "ffffffec" + "0000000a"]),
+        ("default", "input.hex", ["000000f1", "00000032"]),
+        ("default", "input_padded.hex", ["000000f1", "00000032", "00000000"]),
+        ("default", "patches.hex", ["000000f1", "00000032", "00000032", "00000000"]),
+        ("default", "psum.hex", ["0" * 24 + word for word in
+                                 ("ffd3006a", "fff70017", "00000000", "003eff87", "0010ffe6", "00000000")]),
+        ("default", "acc_address.hex", ["0", "4", "1", "5"]),
+        ("default", "accumulator.hex", ["0" * 24 + "ffcf005a", "0" * 24 + "ffe30021"]),
+        ("default", "relu.hex", ["0" * 24 + "0000005a", "0" * 24 + "00000021"]),
+        ("ws8x8", "activation_tile0.txt", [*ACTIVATION, "0" * 24 + "11110001", "0" * 24 + "00110010", "0" * 32]),
+        ("ws8x8", "weight_itile0_otile0_kij0.txt", [*WEIGHT, "0" * 24 + "01110001", "0" * 24 + "11010000", "0" * 32]),
+        ("ws8x8", "weight_itile0_otile0_kij1.txt", [*WEIGHT, "0" * 24 + "10001111", "0" * 24 + "01000010", "0" * 32]),
+        ("ws8x8", "psum_itile0_otile0_kij1.txt", [*PSUM, "0" * 96 + "0000000000111110" + "1111111110000111"]),
+        ("ws8x8", "output.txt", [*OUTPUT, "0" * 112 + "0000000001011010", "0" * 112 + "0000000000100001"]),
+        ("ws8x8", "acc_address.txt", [*ADDRESS, "00000000000", "00000000100", "00000000001", "00000000101"]),
+        ("ws8x8_row0msb", "weight_itile0_otile0_kij0.txt", ["00010111" + "0" * 24, "00001101" + "0" * 24]),
+        ("ws8x8_row0msb", "activation_tile0.txt", ["00011111" + "0" * 24, "00100011" + "0" * 24]),
+        ("ws8x8_row0msb", "output_otile0.txt", ["0" * 112 + "0000000001011010"]),
+        ("ws8x8_col0msb", "weight_itile0_otile0_kij0.txt", ["0" * 24 + "01110001", "0" * 24 + "11010000"]),
+        ("ws8x8_col0msb", "psum_itile0_otile0_kij0.txt", ["0000000001101010" + "1111111111010011" + "0" * 96]),
+        ("ws8x8_col0msb", "output_otile0.txt", ["0000000001011010" + "0" * 112]),
+        ("ws8x8_rowwords", "weight_itile0_otile0_kij0.txt", ["0" * 31 + "1", "0" * 24 + "11010111", "0" * 32]),
+        ("ws8x8_taps", "weight_itile0_otile0.txt",
+         ["0" * 24 + "01110001", "0" * 24 + "11010000", *["0" * 32] * 6, "0" * 24 + "10001111", "0" * 24 + "01000010"]),
+        ("ws8x8_taps", "acc_address.txt", ["000", "100", "001", "101"]),
+        ("address_from_1", "acc_address.hex", ["00000001", "00000005", "00000002", "00000006"]),
+        ("address_from_1", "psum_image0_itile0_otile0.hex", ["0" * 24 + word for word in
+                                 ("ffd3006a", "fff70017", "00000000", "003eff87", "0010ffe6", "00000000")]),
+        ("os8x8", "weight_otile0_kij0.txt", ["0" * 31 + "1", "0" * 24 + "11010111", ""]),
+        ("os8x8", "weight_otile0_kij1.txt", ["0" * 24 + "00101111", "0" * 24 + "01001000", ""]),
+        ("os8x8", "activation_ptile0.txt",
+         ["0" * 24 + step for step in ("00100001", "00111111", "00000010", "00000011")]),
+        ("os8x8", "output_ptile0_otile0.txt", ["0" * 121 + "1011010", "0" * 122 + "100001", "0" * 128]),
+        ("os8x8_onefile", "weight_otile0.txt",
+         ["0" * 24 + step for step in ("00000001", "00101111", "11010111", "01001000")]),
+        ("os8x8_onefile", "activation_ptile0.txt",
+         ["0" * 24 + step for step in ("00100001", "00000010", "00111111", "00000011")]),
+        ("simd_2bit_halves", "activation_tile0_half0.txt", ["0" * 12 + "1100", "0" * 16, "0" * 16, ""]),
+        ("simd_2bit_halves", "activation_tile0_half1.txt", ["0" * 12 + "1101", "0" * 12 + "1110", "0" * 16, ""]),
+        ("simd_2bit_even", "activation_tile0.txt", ["0" * 56 + "00011111", "0" * 56 + "00100011"]),
+        ("simd_2bit_even", "weight_itile0_otile0_kij0.txt",
+         ["0" * 28 + code for code in ("0001", "0111", "0000", "1101")]),
+        ("simd_2bit_odd", "activation_tile0.txt", ["0" * 56 + "11110001", "0" * 56 + "00110010"]),
+        ("simd_2bit_odd", "weight_itile0_otile0_kij0.txt",
+         ["0" * 28 + code for code in ("0111", "0001", "1101", "0000")]),
+        ("stream_nhwc32", "input.hex", ["03020f01", ""]),
+        ("stream_nhwc32", "weight.hex", ["f8ff0701", "0402fd00", ""]),
+        ("stream_nhwc32", "bias.hex", ["0000000a", "ffffffec", ""]),
+        ("stream_nhwc32", "accumulator.hex", ["0000005a", "ffffffcf", "00000021", "ffffffe3", ""]),
+        ("stream_nhwc64", "input.hex", ["0000000003020f01", ""]),
+        ("stream_nhwc64", "weight.hex", ["0402fd00f8ff0701", ""]),
+        ("stream_nhwc64", "accumulator.hex", ["ffffffcf0000005a", "ffffffe300000021", ""]),
+        ("stream_nhwc128", "weight.hex", ["00000000000000000402fd00f8ff0701", ""]),
+        ("stream_nhwc128", "accumulator.hex", ["ffffffe300000021ffffffcf0000005a", ""]),
+        ("stream_nchw32", "input.hex", ["030f0201", ""]),
+        ("stream_nchw32", "weight.hex", ["f807ff01", "04fd0200", ""]),
+        ("stream_nchw32", "accumulator.hex", ["0000005a", "00000021", "ffffffcf", "ffffffe3", ""]),
+        ("stream_nchw64", "weight.hex", ["04fd0200f807ff01", ""]),
+        ("stream_nchw64", "accumulator.hex", ["000000210000005a", "ffffffe3ffffffcf", ""]),
+        ("stream_nchw128", "bias.hex", ["0000000000000000ffffffec0000000a", ""]),
+        ("stream_nchw128", "accumulator.hex", ["ffffffe3ffffffcf000000210000005a", ""]),
+        ("hwc_bytes_int8", "input_0.hex", ["01", "0f", "02", "03", ""]),
+        ("hwc_bytes_int8", "weight.hex", ["01", "07", "ff", "f8", "00", "fd", "02", "04", ""]),
+        ("hwc_bytes_int8", "output_0.hex", ["5a", "cf", "21", "e3", ""]),
+        ("decimals", "weight.txt", ["1", "-1", "7", "-8", "0", "2", "-3", "4", ""]),
+        ("decimals", "bias.txt", ["10", "-20", ""]),
+        ("decimals", "accumulator.txt", ["90", "33", "-49", "-29", ""]),
+        ("banks", "weight_bank0.hex", ["00000071", "00000000", "0000008f", "00000000", ""]),
+        ("banks", "weight_bank1.hex", ["000000d0", "00000000", "00000042", "00000000", ""]),
+        ("banks", "weight_bank3.hex", [*["00000000"] * 4, ""]),
+        ("banks", "activation_bank0.hex", ["000000f1", ""]),
+        ("banks", "activation_bank1.hex", ["00000032", ""]),
+        ("banks", "activation_bank3.hex", ["00000000", ""]),
+        ("bitplanes", "activation_plane0.txt", ["00000010", "00000000", "00000000", ""]),
+        ("bitplanes", "activation_plane2.txt", ["00000010", "00000011", "00000000", ""]),
+        ("bitplanes", "activation_plane3.txt", ["00000011", "00000010", "00000000", ""]),
+        ("bitplanes", "weight_plane0.txt", ["00000000", "00000010", *["00000000"] * 6, "00000011", "00000000"]),
+    ],
+)  # fmt: skip
+def test_preset_writes_the_lines_worked_out_by_hand(
+    hand_sets: Callable[[str], Path], preset: str, file: str, first: list[str]
+) -> None:
+    lines = (hand_sets(preset) / file).read_text().split("\n")
+    assert lines[: len(first)] == first
+
+
+def test_joined_tile_number_counts_input_tiles_within_output_tiles(tmp_path: Path) -> None:
+    tiles = np.arange(4).reshape(2, 1, 2, 1, 1, 1) + np.zeros((2, 8, 2, 8, 3, 3), np.int64)
+    capture = replace(make_capture(in_channels=16, out_channels=16), weight=tiles.reshape(16, 16, 3, 3))
+    folder = checked_dump(capture, "ws16_2x2", tmp_path)
+    for tile in range(4):
+        for kij in range(9):
+            assert (folder / f"weight_tile{tile}_kij{kij}.txt").read_text() == (f"{tile:04b}" * 8 + "\n") * 8
+
+
+def test_int8_accumulators_saturate_on_both_sides(tmp_path: Path) -> None:
+    weight = np.array([7, 1, -8]).reshape(3, 1, 1, 1)
+    blank = make_capture(in_channels=1, out_channels=3, kernel=(1, 1), padding=(0, 0, 0, 0), plane=(1, 1), images=1)
+    capture = replace(blank, weight=weight, input=np.array([[[[15]]]]), bias=np.array([30, 0, -20]))
+    folder = checked_dump(capture, "hwc_bytes_int8", tmp_path)
+    assert (folder / "output_0.hex").read_text().split() == ["7f", "0f", "80"]  # 135, 15, -140
+
+
+# --- layers of every kind -------------------------------------------------------------------------------------------
+
+LAYERS: dict[str, LayerCapture] = {
+    "8 to 8, 3x3": make_capture(),
+    "20 to 12 in two groups, ragged": ragged_capture(),
+    "linear": make_capture(
+        kind="linear", in_channels=10, out_channels=5, kernel=(1, 1), padding=(0, 0, 0, 0), plane=(1, 1), bias=True
+    ),
+    "depthwise": make_capture(in_channels=6, out_channels=6, groups=6, plane=(5, 3), stride=(1, 2)),
+    "1-bit": make_capture(weight_bits=1, input_bits=1),
+    "8-bit signed": make_capture(weight_bits=8, input_bits=8, input_signed=True, in_channels=1, kernel=(1, 1)),
+    "7 and 8 bits unsigned": make_capture(
+        weight_bits=7, input_bits=8, weight_signed=False, in_channels=1, kernel=(1, 1)
+    ),
+}
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+@pytest.mark.parametrize("preset", preset_names())
+def test_preset_serves_every_kind_of_layer(tmp_path: Path, preset: str, layer: str) -> None:
+    checked_dump(LAYERS[layer], preset, tmp_path)
+
+
+# --- how they are found ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_preset_has_its_files_name_and_a_line_that_says_what_it_serves(preset: str) -> None:
+    assert load_layout(preset).name == preset
+    lines = (PRESETS / f"{preset}.toml").read_text().splitlines()
+    assert lines[0] == f"# {preset_purpose(preset)}"
+    assert preset_purpose(preset).endswith(".")
+    comments = [line for line in lines if line.startswith("#")]
+    assert comments == lines[: len(comments)]
+    assert 2 <= len(comments) <= 3
+
+
+def test_layout_list_is_a_table_of_100_columns() -> None:
+    lines = [line.rstrip() for line in cli("layout", "list").stdout.splitlines()]
+    assert max(map(len, lines)) <= 100
+    for preset, line in zip(preset_names(), lines[1:], strict=True):
+        memories = len(tomllib.loads((PRESETS / f"{preset}.toml").read_text())["memory"])
+        assert line.split(maxsplit=2) == [preset, str(memories), preset_purpose(preset)]
+
+
+@pytest.mark.parametrize("preset", preset_names())
+def test_layout_show_toml_prints_a_text_to_start_from(tmp_path: Path, preset: str) -> None:
+    printed = cli("layout", "show", preset, "--toml").stdout
+    assert printed == (PRESETS / f"{preset}.toml").read_text()
+    (tmp_path / "mine.toml").write_text(printed)
+    assert cli("layout", "check", tmp_path / "mine.toml").exit_code == 0
+    assert cli("layout", "show", tmp_path / "mine.toml", "--toml").stdout == printed
+
+
+def test_layout_show_prints_either_toml_or_json() -> None:
+    fails(cli("layout", "show", "default", "--toml", "--json"), "either --toml or --json")
