@@ -35,12 +35,11 @@ from qexport.build.verify import Fault, verify, verify_index
 from qexport.core.capture import Capture, CaptureFile, LayerCapture
 from qexport.core.codes import Formats
 from qexport.core.geometry import ConvGeometry
-from qexport.core.golden import Facts
 from qexport.core.intformat import IntFormat
 from qexport.core.operations.conv2d import accumulator_bounds
+from qexport.core.operations.registry import AXES, operation
 from qexport.core.reference import MEAN_BAR
 from qexport.core.strength import STAGES, compared, measure, percent, strength_text
-from qexport.core.tensors import AXES
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.diagnose import Diagnosis, diagnose
 from qexport.findings.explain import Explanation, explain, steps_csv
@@ -450,7 +449,7 @@ def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: Layout, as_json:
         (capture.layer.name, stream.memory.name, stream.tiling.files, stream.tiling.files * stream.tiling.words,
          stream.size)
         for capture, images in captures
-        for stream in plan(Facts(capture, layout.array.get(TILE_AXIS)), layout, images)
+        for stream in plan(operation(capture, layout.array.get(TILE_AXIS)), layout, images)
     ]  # fmt: skip
     totals = [sum(row[at] for row in rows) for at in (2, 3, 4)]  # type: ignore[misc]
 
@@ -1435,7 +1434,7 @@ def layers_command(
         if (checkpoint, weight_bits, act_bits) != (None, None, None):
             raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
         read = CaptureFile(capture)
-        rows = [_layer_row(read.layer, read.formats, read.plane, Facts(read, None).bounds)]
+        rows = [_layer_row(read.layer, read.formats, read.plane, operation(read, None).bounds)]
     else:
         network = _load_network(checkpoint, weight_bits, act_bits)
         from qexport.frontends.vgg.capture import layer_facts

@@ -16,7 +16,7 @@ from qexport.build.dump import dump
 from qexport.cli import main as program
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import ConvGeometry
+from qexport.core.geometry import Conv2d
 from qexport.core.golden import Golden
 from qexport.errors import CheckFailed
 from qexport.layout.formats.registry import FORMATS
@@ -126,7 +126,7 @@ def commands() -> str:
 
 def nibbles() -> str:
     """The worked example of docs/layouts.md: what some orders make of eight weights."""
-    layer = ConvGeometry(name="eight", in_channels=4, out_channels=2, kernel=(1, 1))
+    layer = Conv2d(name="eight", in_channels=4, out_channels=2, kernel=(1, 1))
     formats = Formats(
         weight=CodeFormat(bits=4, signed=True, scale=1.0), input=CodeFormat(bits=4, signed=False, scale=1.0)
     )
@@ -158,7 +158,7 @@ def nibbles() -> str:
 
 def presets() -> str:
     """What each preset serves, and the first words of its first memory."""
-    layer = ConvGeometry(name="eight", in_channels=8, out_channels=8, kernel=(3, 3))
+    layer = Conv2d(name="eight", in_channels=8, out_channels=8, kernel=(3, 3))
     formats = Formats(
         weight=CodeFormat(bits=4, signed=True, scale=1.0), input=CodeFormat(bits=4, signed=False, scale=1.0)
     )

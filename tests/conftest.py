@@ -14,7 +14,7 @@ from qexport.build.dump import dump
 from qexport.cli import main
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import ConvGeometry
+from qexport.core.geometry import KINDS
 from qexport.core.golden import Golden
 from qexport.core.reference import ReferenceCheck, Scan
 from qexport.layout.memory import Layout
@@ -36,7 +36,7 @@ def make_capture(
 ) -> LayerCapture:
     """A capture of uniformly random full-range codes; by default the 8-to-8 3x3 layer of the README."""
     facts: dict[str, Any] = {"name": "features.33", "index": 33, "in_channels": 8, "out_channels": 8, "kernel": (3, 3)}
-    layer = ConvGeometry(**(facts | {"padding": (1, 1, 1, 1), "relu": True} | geometry))
+    layer = KINDS[geometry.pop("kind", "conv2d")](**(facts | {"padding": (1, 1, 1, 1), "relu": True} | geometry))
     formats = Formats(
         weight=CodeFormat(bits=weight_bits, signed=weight_signed, scale=0.25),
         input=CodeFormat(bits=input_bits, signed=input_signed, scale=0.5),

@@ -8,6 +8,7 @@ from typing import Any
 from qexport.bench.context import TEMPLATES, environment
 from qexport.bench.interface import COMPARED, DRIVEN
 from qexport.core.geometry import ConvGeometry
+from qexport.core.operations.registry import RESULTS
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
 from qexport.sets.manifest import ManifestFormats, MemoryEntry
@@ -18,7 +19,7 @@ PARTS: Mapping[str, tuple[str, ...]] = {  # style -> its own modules, beside the
     "os": ("feeder", "os_pe", "os_grid", "os_array"),
 }
 SELECTS = {"weight": 0, "bias": 1, "input": 2, "accumulator": 1, "relu": 2, "output": 3}  # of the ports of dut_mm
-KEPT = ("accumulator", "relu", "output")  # the results that dut_mm keeps
+KEPT = RESULTS[RESULTS.index("accumulator") :]  # the results that dut_mm keeps: not the psums
 FOLDER = TEMPLATES / "rtl"
 
 

@@ -1,59 +1,40 @@
 """The pipeline of `dump`: capture -> golden -> tiles -> words -> files -> manifest -> verified folder."""
 
-import ctypes
-import fcntl
-import filecmp
 import hashlib
-import os
-import shutil
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
+
 from qexport.bench.sv import render_bench
 from qexport.build.verify import verify
-from qexport.errors import CheckFailed, QexportError
-from qexport.core.golden import Facts
-from qexport.core.golden import Golden
+from qexport.core.capture import Capture, CaptureWriter
+from qexport.core.golden import Golden, parts
+from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import operation
 from qexport.core.reference import Scan
-from qexport.core.capture import Capture
-from qexport.core.capture import CaptureWriter
-from qexport.layout.paths import CAPTURE
-from qexport.layout.paths import MANIFEST
-from qexport.layout.paths import SUMS
-from qexport.layout.order import TILE_AXIS
-from qexport.layout.memory import Layout
-from qexport.sets.index import INDEX
-from qexport.sets.manifest import SCHEMA
-from qexport.sets.index import Index
-from qexport.sets.index import IndexEntry
-from qexport.sets.manifest import LayoutInfo
-from qexport.sets.manifest import Manifest
-from qexport.sets.manifest import MemoryEntry
-from qexport.sets.manifest import MemoryFile
-from qexport.sets.manifest import NamedFile
-from qexport.sets.manifest import Tool
-from qexport.sets.folder import claims_to_be_set
-from qexport.sets.folder import file_sha256
-from qexport.sets.manifest import golden_info
-from qexport.sets.manifest import manifest_formats
-from qexport.sets.folder import set_entries
-from qexport.sets.folder import sha256
-from qexport.sets.folder import sums_text
-from qexport.layout.pack import word_bits
-from qexport.layout.memory_files import MemoryFiles
-from qexport.core.golden import parts
-from qexport.layout.memory_files import streamed_tensors
-from qexport.layout.memory_files import warnings
 from qexport.core.strength import Strength
-from qexport.sets.staging import append
-from qexport.sets.staging import naming
-from qexport.sets.staging import put_in_place
-from qexport.sets.staging import refuse_strays
-from qexport.sets.staging import same_sets
-from qexport.sets.staging import staging
-from qexport.sets.staging import sync
+from qexport.errors import CheckFailed, QexportError
+from qexport.layout.memory import Layout
+from qexport.layout.memory_files import MemoryFiles, streamed_tensors, warnings
+from qexport.layout.order import TILE_AXIS
+from qexport.layout.pack import word_bits
+from qexport.layout.paths import CAPTURE, MANIFEST, SUMS
+from qexport.sets.folder import file_sha256, sha256, sums_text
+from qexport.sets.index import INDEX, Index, IndexEntry
+from qexport.sets.manifest import (
+    SCHEMA,
+    LayoutInfo,
+    Manifest,
+    MemoryEntry,
+    MemoryFile,
+    NamedFile,
+    Tool,
+    golden_info,
+    manifest_formats,
+)
+from qexport.sets.staging import append, naming, put_in_place, refuse_strays, same_sets, staging, sync
+
 
 @dataclass(frozen=True)
 class Dump:
@@ -64,7 +45,7 @@ class Dump:
     unchanged: bool
 
 
-def plan(facts: Facts, layout: Layout, images: int) -> list[MemoryFiles]:
+def plan(facts: Convolution, layout: Layout, images: int) -> list[MemoryFiles]:
     """The memories that a set of this layer gets; raises QexportError when the layout does not suit the layer."""
     memories = [memory for memory in layout.memories if facts.has(memory.tensor) or not memory.optional]
     streams = [MemoryFiles.of(memory, facts, images, layout.array) for memory in memories]
@@ -83,7 +64,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
     order mixes images). Raises CheckFailed when the golden contradicts the capture's reference; QexportError when the
     layout does not suit the layer, or when something else is in the way.
     """
-    facts = Facts(capture, layout.array.get(TILE_AXIS))
+    facts = operation(capture, layout.array.get(TILE_AXIS))
     streams = plan(facts, layout, capture.images)
     with staging(out, capture.layer.slug) as (partial, target):
         writers = [_MemoryWriter(stream, partial) for stream in streams]

@@ -4,40 +4,27 @@ from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
+
 import numpy as np
-from qexport.errors import CheckFailed, QexportError
-from qexport.layout.formats.registry import FORMATS
-from qexport.layout.formats.base import FileFault
-from qexport.layout.formats.base import Format
-from qexport.layout.formats.base import WordSpec
-from qexport.core.golden import Facts
-from qexport.core.golden import Golden
-from qexport.core.reference import Scan
+
+from qexport.core.capture import Capture, CaptureFile
+from qexport.core.golden import Golden, parts
 from qexport.core.intformat import Int64
-from qexport.core.capture import Capture
-from qexport.core.capture import CaptureFile
-from qexport.layout.paths import MANIFEST
-from qexport.layout.paths import SUMS
-from qexport.layout.order import TILE_AXIS
-from qexport.layout.tiling import describe_index
-from qexport.sets.index import INDEX
-from qexport.sets.index import Index
-from qexport.sets.manifest import Manifest
-from qexport.sets.manifest import MemoryEntry
-from qexport.sets.folder import file_sha256
-from qexport.sets.manifest import golden_info
-from qexport.sets.manifest import manifest_formats
-from qexport.sets.manifest import read_manifest
-from qexport.sets.folder import set_entries
-from qexport.sets.folder import sha256
-from qexport.sets.folder import sums_text
-from qexport.layout.pack import pack
-from qexport.layout.pack import word_bits
-from qexport.layout.memory_files import MemoryFiles
-from qexport.core.golden import parts
-from qexport.layout.memory_files import streamed_tensors
-from qexport.layout.memory_files import warnings
+from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import operation
+from qexport.core.reference import Scan
 from qexport.core.strength import Strength
+from qexport.errors import CheckFailed, QexportError
+from qexport.layout.formats.base import FileFault, Format, WordSpec
+from qexport.layout.memory_files import MemoryFiles, streamed_tensors, warnings
+from qexport.layout.order import TILE_AXIS
+from qexport.layout.pack import word_bits
+from qexport.layout.paths import MANIFEST, SUMS
+from qexport.layout.tiling import describe_index
+from qexport.sets.folder import file_sha256, set_entries, sha256, sums_text
+from qexport.sets.index import INDEX, Index
+from qexport.sets.manifest import Manifest, MemoryEntry, golden_info, manifest_formats, read_manifest
+
 
 @dataclass(frozen=True)
 class Fault:
@@ -145,7 +132,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
 
     The memories of weights and inputs are compared with the capture, so that the golden is that of what they hold.
     """
-    facts = Facts(capture, manifest.array.get(TILE_AXIS))
+    facts = operation(capture, manifest.array.get(TILE_AXIS))
     readers: list[_MemoryReader] = []
     for entry in manifest.memories:
         try:
@@ -187,7 +174,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
         yield Fault(MANIFEST, "warnings differ from what layer and layout give")
 
 
-def _stream(entry: MemoryEntry, manifest: Manifest, facts: Facts, images: int) -> MemoryFiles:
+def _stream(entry: MemoryEntry, manifest: Manifest, facts: Convolution, images: int) -> MemoryFiles:
     """The entry's memory; raises QexportError when it is not what the layer and the manifest give."""
     stream = MemoryFiles.of(entry.memory(), facts, images, manifest.array)
     tiling = stream.tiling

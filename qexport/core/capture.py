@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from qexport.core.codes import Formats
-from qexport.core.geometry import ConvGeometry
+from qexport.core.geometry import KINDS, ConvGeometry, Layer
 from qexport.core.intformat import Int64
 from qexport.errors import QexportError
 
@@ -33,7 +33,7 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
 
 
 class _Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    layer: ConvGeometry
+    layer: Layer
     formats: Formats
     source: Source = Source()
 
@@ -52,7 +52,7 @@ class LayerCapture:
     quantized layer receives. Raises QexportError when shapes, formats and codes contradict each other.
     """
 
-    layer: ConvGeometry
+    layer: Layer
     formats: Formats
     weight: Int64
     input: Int64
@@ -117,6 +117,15 @@ class LayerCapture:
         return file.part(0, file.images)
 
 
+def _read_metadata(document: Any) -> _Metadata:
+    """The metadata of a capture file; a layer without a kind is a convolution."""
+    if isinstance(document, dict) and isinstance(layer := document.get("layer"), dict):
+        kind = layer.setdefault("kind", "conv2d")
+        if kind not in KINDS:
+            raise QexportError(f"layer kind: {kind!r} is not known; choose {' or '.join(KINDS)}")
+    return msgspec.convert(document, _Metadata)
+
+
 class CaptureFile:
     """A capture file of which images are read when they are asked for, so that memory does not grow with their number.
 
@@ -146,7 +155,7 @@ class CaptureFile:
                 f"capture: {path} holds tensors {found}; needs weight and input, may have bias, reference, next_input"
             )
         try:
-            metadata = msgspec.convert(json.loads(entries[METADATA_KEY]), _Metadata)
+            metadata = _read_metadata(json.loads(entries[METADATA_KEY]))
         except (ValueError, RecursionError) as error:
             raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
         self.layer, self.formats, self.source = metadata.layer, metadata.formats, metadata.source
@@ -194,7 +203,7 @@ class CaptureWriter:
     def __init__(
         self,
         file: BinaryIO,
-        layer: ConvGeometry,
+        layer: Layer,
         formats: Formats,
         source: Source,
         images: int,

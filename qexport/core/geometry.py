@@ -13,12 +13,11 @@ Positive = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
 NotNegative = Annotated[int, Meta(ge=0, le=MAX_SIZE)]
 
 
-class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One convolution (or linear layer: 1x1 everywhere). `padding` is top, bottom, left, right."""
+class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):
+    """What convolutions and linear layers have in common. `padding` is top, bottom, left, right."""
 
     name: Annotated[str, Meta(min_length=1, max_length=100)]
     index: NotNegative | None = None
-    kind: str = "conv2d"
     in_channels: Positive
     out_channels: Positive
     kernel: tuple[Positive, Positive]
@@ -29,15 +28,14 @@ class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     relu: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind not in ("conv2d", "linear"):
-            raise QexportError(f"layer kind: '{self.kind}' is not known; choose conv2d or linear")
-        if self.kind == "linear" and (self.kernel, self.padding) != ((1, 1), (0, 0, 0, 0)):
-            raise QexportError(
-                f"layer {self.name}: a linear layer has kernel 1x1 without padding; correct it or the kind"
-            )
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if channels % self.groups:
                 raise QexportError(f"layer {self.name}: {name} {channels} is no multiple of groups {self.groups}")
+
+    @property
+    def kind(self) -> str:
+        """The name of the layer's operation."""
+        return str(self.__struct_config__.tag)
 
     @property
     def group_inputs(self) -> int:
@@ -68,3 +66,22 @@ class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
                 f"{self.dilation[1]} is larger than the padded input {padded[0]}x{padded[1]}"
             )
         return sizes[0], sizes[1]
+
+
+class Conv2d(ConvGeometry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="conv2d"):
+    """One convolution."""
+
+
+class Linear(ConvGeometry, frozen=True, kw_only=True, forbid_unknown_fields=True, tag="linear"):
+    """One linear layer: a convolution of 1x1 on planes of 1x1."""
+
+    def __post_init__(self) -> None:
+        if (self.kernel, self.padding) != ((1, 1), (0, 0, 0, 0)):
+            raise QexportError(
+                f"layer {self.name}: a linear layer has kernel 1x1 without padding; correct it or the kind"
+            )
+        super().__post_init__()
+
+
+Layer = Conv2d | Linear
+KINDS = {"conv2d": Conv2d, "linear": Linear}

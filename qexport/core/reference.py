@@ -7,7 +7,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.capture import REAL, LayerCapture
-from qexport.core.golden import Facts, Golden
+from qexport.core.golden import Golden
+from qexport.core.operations.conv2d import Convolution
 from qexport.errors import CheckFailed
 
 MEAN_BAR = 1e-3
@@ -28,7 +29,7 @@ class Scan:
     Parts are added in order; the result does not depend on how the images were parted.
     """
 
-    def __init__(self, facts: Facts):
+    def __init__(self, facts: Convolution):
         self._facts = facts
         self._seen: list[tuple[int, int]] = []
         self._differences = {name: _Differences(facts.formats.steps) for name in REAL}

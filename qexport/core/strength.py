@@ -16,9 +16,10 @@ from numpy.typing import NDArray
 from qexport.core.capture import Capture
 from qexport.core.codes import Formats
 from qexport.core.geometry import ConvGeometry
-from qexport.core.golden import Facts, Golden, parts
+from qexport.core.golden import Golden, parts
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import pad
+from qexport.core.operations.registry import operation
 
 Bools = NDArray[np.bool_]
 STAGES = ("psum", "accumulator", "relu")  # what a design's results are compared with, in the order of the computation
@@ -158,7 +159,7 @@ class WeightFlips:
         layer = self.layer
         if stage == "psum":
             return np.asarray(golden.input.any(axis=(0, 2, 3)))
-        im2col = golden.patches
+        im2col = golden.values("patches")
         if stage == "accumulator":
             return np.asarray(im2col.any(axis=(0, 4, 5)))
         sums, factor = _by_group(golden.accumulator, layer.groups), _by_group(im2col, layer.groups)
@@ -272,7 +273,7 @@ class Strength:
 
 def measure(capture: Capture) -> Strength:
     """The strength of a capture's images, worked out part by part."""
-    facts = Facts(capture, None)
+    facts = operation(capture, None)
     strength = Strength(capture.layer, capture.formats, capture.weight)
     for start, stop in parts((), facts, capture.images):
         strength.add(Golden(capture.part(start, stop), facts=facts))

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64
-from qexport.core.tensors import RESULTS
+from qexport.core.operations.registry import RESULTS
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.hypotheses import REMEDIES, hypotheses
 from qexport.findings.model import STAGES, UNKNOWN, Change, Model, Sample, array_sides

@@ -13,9 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.capture import LayerCapture
-from qexport.core.golden import Facts
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import pad, patches
+from qexport.core.operations.registry import operation
 from qexport.layout.order import TILE_AXIS, parse_order
 from qexport.layout.tiling import Tiling, expand_bits
 from qexport.sets.manifest import Manifest, MemoryEntry
@@ -221,11 +221,11 @@ class Model:
         self.manifest, self.capture, self.entry = manifest, capture, entry
         self.layer, self.plane, self.images = capture.layer, capture.plane, capture.images
         self.row, self.col = side
-        self.facts = Facts(capture, manifest.array.get(TILE_AXIS))
+        self.facts = operation(capture, manifest.array.get(TILE_AXIS))
         self.tensor = entry.tensor
         self.memory = entry.memory()
-        self.own = self.facts.default(self.tensor)
-        self.shape = self.facts.shape(self.tensor, self.images)
+        self.own = self.facts.tensor(self.tensor).format
+        self.shape = self.facts.tensor(self.tensor).shape(self.images)
         stored = (*self.shape, self.own.bits) if self.memory.order.has_bits else self.shape
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
         self.channel_axis = 4 if self.tensor == "psum" else 1
@@ -440,8 +440,8 @@ class Model:
         """How the set stores weights or inputs; as the layout 'default' does where it does not."""
         found = {entry.tensor: entry for entry in reversed(self.manifest.memories) if entry.tensor in tensors}
         for tensor, entry in found.items():
-            own = self.facts.default(tensor)
-            shape = self.facts.shape(tensor, self.images)
+            own = self.facts.tensor(tensor).format
+            shape = self.facts.tensor(tensor).shape(self.images)
             order = entry.memory().order
             shape = (*shape, own.bits) if order.has_bits else shape
             yield Wiring(tensor, Tiling(order, shape, self.manifest.array, entry.bits), entry.element, own)
@@ -450,9 +450,9 @@ class Model:
                 "weight": "(ot col) (it row) kh kw -> | ot it kh kw col | ~row",
                 "input": "n (ct row) iy ix -> | n ct iy ix | ~row",
             }[tensors[0]]
-            own = self.facts.default(tensors[0])
+            own = self.facts.tensor(tensors[0]).format
             sizes = {"row": self.row, "col": self.col}
-            tiling = Tiling(parse_order(text, tensors[0]), self.facts.shape(tensors[0], self.images), sizes)
+            tiling = Tiling(parse_order(text, tensors[0]), self.facts.tensor(tensors[0]).shape(self.images), sizes)
             yield Wiring(tensors[0], tiling, own, own)
 
 

@@ -21,9 +21,9 @@ import numpy as np
 from qexport.bench.interface import DRIVEN, streams
 from qexport.build.dump import dump
 from qexport.core.capture import PER_IMAGE, LayerCapture
-from qexport.core.golden import Facts, Golden
+from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.tensors import RESULTS
+from qexport.core.operations.registry import RESULTS, operation
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.words import Actual, Known, read_actual
 from qexport.layout.memory import Layout, Memory
@@ -211,11 +211,11 @@ class _NamedMemory(Memory):
 
 def _layout(manifest: Manifest, capture: LayerCapture) -> Layout:
     """The layout of a set, as far as sets of the same layer or of a part of it need it."""
-    facts = Facts(capture, manifest.array.get(TILE_AXIS))
+    facts = operation(capture, manifest.array.get(TILE_AXIS))
     memories: list[Memory] = []
     for entry in manifest.memories:
         memory = entry.memory()
-        own = IntFormat(1, False) if memory.order.has_bits else facts.default(entry.tensor)
+        own = IntFormat(1, False) if memory.order.has_bits else facts.tensor(entry.tensor).format
         memory = replace(  # what is the tensor's own stays so, above all for the bench
             memory,
             bits=None if entry.bits == own.bits else entry.bits,
@@ -234,7 +234,7 @@ def _layout(manifest: Manifest, capture: LayerCapture) -> Layout:
 
 def _stream(layout: Layout, name: str, capture: LayerCapture) -> MemoryFiles:
     [memory] = [memory for memory in layout.memories if memory.name == name]
-    return MemoryFiles.of(memory, Facts(capture, layout.array.get(TILE_AXIS)), capture.images, layout.array)
+    return MemoryFiles.of(memory, operation(capture, layout.array.get(TILE_AXIS)), capture.images, layout.array)
 
 
 def _differences(stream: MemoryFiles, golden: Int64, got: Int64, known: Known, most: int) -> list[dict[str, int]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.tensors import RESULTS
+from qexport.core.operations.registry import RESULTS
 from qexport.errors import QexportError
 from qexport.layout.formats.base import FileFault, WordSpec
 from qexport.layout.formats.registry import FORMATS

@@ -5,9 +5,9 @@ from functools import cached_property
 
 import numpy as np
 
-from qexport.core.golden import Facts
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.tensors import AXES
+from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import AXES
 from qexport.layout.formats.base import Format, WordSpec
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Memory
@@ -39,12 +39,10 @@ class MemoryFiles:
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
 
     @classmethod
-    def of(cls, memory: Memory, facts: Facts, images: int, array: Mapping[str, int]) -> "MemoryFiles":
+    def of(cls, memory: Memory, facts: Convolution, images: int, array: Mapping[str, int]) -> "MemoryFiles":
         """The stream of a layout's memory; raises QexportError when the layer lacks the tensor or it does not fit."""
-        if not facts.has(memory.tensor):
-            raise facts.lacks(memory.tensor)
-        own = facts.default(memory.tensor)
-        shape, reach = facts.shape(memory.tensor, images), facts.range_of(memory.tensor)
+        tensor = facts.tensor(memory.tensor)
+        own, shape, reach = tensor.format, tensor.shape(images), tensor.range
         if memory.order.has_bits:
             shape, reach = (*shape, own.bits), (0, 1)
         return cls(memory, own, shape, array, reach)
@@ -90,11 +88,11 @@ class MemoryFiles:
         first_file = self.tiling.files // self.shape[0] * first_image if self._by_files else 0
         return first_file, blocks
 
-    def warnings(self, facts: Facts) -> list[str]:
+    def warnings(self, facts: Convolution) -> list[str]:
         """A warning when the memory holds what was stored but not all that other inputs can give."""
         fmt, offset = (self.own, 0) if self.memory.order.has_bits else (self.element, self.memory.offset)
         observed = min(low for low, _ in self._observed), max(high for _, high in self._observed)
-        low, high = (bound + offset for bound in (facts.range_of(self.memory.tensor) or observed))
+        low, high = (bound + offset for bound in (facts.tensor(self.memory.tensor).range or observed))
         if fmt.holds(low, high) or not fmt.holds(*(value + offset for value in observed)):
             return []
         return [
@@ -115,7 +113,7 @@ def streamed_tensors(memories: Iterable[MemoryFiles]) -> set[str]:
     return {one.memory.tensor for one in memories if one.streamed}
 
 
-def warnings(facts: Facts, streams: Sequence[MemoryFiles]) -> tuple[str, ...]:
+def warnings(facts: Convolution, streams: Sequence[MemoryFiles]) -> tuple[str, ...]:
     """What a user of the set must know: memories too narrow for other inputs, and an `output` that there is not."""
     found = [warning for stream in streams for warning in stream.warnings(facts)]
     if facts.formats.output is not None and facts.no_output is not None:

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
-from qexport.core.tensors import AXES
+from qexport.core.operations.registry import AXES
 
 BIT_AXIS = "bit"
 IMAGE_AXIS = "n"

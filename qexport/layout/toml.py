@@ -9,7 +9,7 @@ from typing import Any, NoReturn
 
 from qexport.core.geometry import MAX_SIZE
 from qexport.core.intformat import MAX_BITS
-from qexport.core.tensors import AXES
+from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import OVERFLOWS, Layout, Memory, verilog_name

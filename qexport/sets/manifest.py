@@ -10,9 +10,9 @@ from msgspec import Meta
 from qexport import __version__
 from qexport.core.capture import CaptureFile, Source
 from qexport.core.codes import CodeFormat
-from qexport.core.geometry import ConvGeometry, Positive
-from qexport.core.golden import Facts
+from qexport.core.geometry import Layer, Positive
 from qexport.core.intformat import IntFormat
+from qexport.core.operations.conv2d import Convolution
 from qexport.core.reference import ReferenceCheck
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
@@ -147,7 +147,7 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
     schema: str
     tool: Tool
     source: Source
-    layer: ConvGeometry
+    layer: Layer
     formats: ManifestFormats
     layout: LayoutInfo
     array: dict[str, Positive]
@@ -182,7 +182,7 @@ def json_bytes(document: msgspec.Struct) -> bytes:
     return (json.dumps(msgspec.to_builtins(document), sort_keys=True, indent=2) + "\n").encode()
 
 
-def manifest_formats(facts: Facts, observed: tuple[int, int]) -> ManifestFormats:
+def manifest_formats(facts: Convolution, observed: tuple[int, int]) -> ManifestFormats:
     """The formats' entry of the manifest; `observed`: the least and greatest accumulator that was seen."""
     formats, requantizer = facts.formats, facts.requantizer
     low, high = facts.bounds

@@ -20,8 +20,9 @@ from qexport.bench.rtl import PARTS
 from qexport.build.dump import dump
 from qexport.build.verify import verify
 from qexport.core.capture import CaptureFile
-from qexport.core.golden import Facts
 from qexport.core.intformat import IntFormat
+from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import operation
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.registry import FORMATS
@@ -156,7 +157,7 @@ def selftest(
         own_rtl = rtl(folder, "RTL, the set", prove=False)
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
-        layout = _stress_layout(manifest, Facts(capture, manifest.array["row"]))
+        layout = _stress_layout(manifest, operation(capture, manifest.array["row"]))
         stress = dump(capture, layout, Path(scratch)).folder
         stress_table = _table(
             stress, files(stress, "stress", True), [] if dut else rtl(stress, "RTL, stress", prove=True)
@@ -178,7 +179,7 @@ def _table(folder: Path, files: list[FileMutant], rtl: list[MutantResult]) -> Ta
     return Table(images, manifest.strength, accumulator.observed, accumulator.bounds, files, rtl)
 
 
-def _stress_layout(manifest: Manifest, facts: Facts) -> Layout:
+def _stress_layout(manifest: Manifest, facts: Convolution) -> Layout:
     """The memories of the bench with the sizes of a set's array, wide enough for all that the stress codes give."""
     stored = {entry.name: entry.bits for entry in manifest.memories}
     preset = load_layout("default")
@@ -188,8 +189,8 @@ def _stress_layout(manifest: Manifest, facts: Facts) -> Layout:
             continue
         bits = None  # of an optional memory that the layer does not have
         if facts.has(memory.tensor):
-            own = facts.default(memory.tensor)
-            low, high = facts.range_of(memory.tensor) or (own.low, own.high)
+            own = facts.tensor(memory.tensor).format
+            low, high = facts.tensor(memory.tensor).range or (own.low, own.high)
             bits = max(stored.get(memory.name, own.bits), IntFormat.holding(low, high, own.signed).bits)
         memories.append(replace(memory, bits=bits))
     return replace(preset, array=manifest.array, memories=tuple(memories))

@@ -10,9 +10,10 @@ from numpy.typing import NDArray
 
 from qexport.core.capture import Capture, LayerCapture, Source
 from qexport.core.geometry import ConvGeometry
-from qexport.core.golden import Facts, Golden
+from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.conv2d import pad, patches
+from qexport.core.operations.conv2d import Convolution, pad, patches
+from qexport.core.operations.registry import operation
 from qexport.core.strength import Strength
 
 MAX_IMAGES = 16
@@ -55,7 +56,7 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
     spots += _furthest(draft)
     windows = [[sheets.window(group, position) for position in spots] for group in range(layer.groups)]
     channels = rng.permutation(layer.out_channels)
-    for number, target in enumerate(_targets(Facts(draft, None))):
+    for number, target in enumerate(_targets(operation(draft, None))):
         for channel in np.roll(channels, -number)[:_TRIES].tolist():
             group = channel // (layer.out_channels // layer.groups)
             if sheets.aim(windows[group], weight[channel], target - (0 if bias is None else int(bias[channel]))):
@@ -117,7 +118,7 @@ def _furthest(draft: LayerCapture) -> Iterator[tuple[int, int]]:
         yield oy, ox
 
 
-def _targets(facts: Facts) -> Iterator[int]:
+def _targets(facts: Convolution) -> Iterator[int]:
     """Accumulators that must not be wrong by one: around 0, ties, and both sides of each edge of the output's codes."""
     yield from (-1, 0, 1)
     if (requantizer := facts.requantizer) is None:

@@ -27,8 +27,8 @@ from qexport.core.golden import Golden
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
 from qexport.sets.staging import _exchange
-from tests.judges import decoder
 from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.judges import decoder
 
 QEXPORT = [sys.executable, "-c", "from qexport.cli import main; main()"]
 PRESETS = ("default", "ws8x8")

@@ -16,7 +16,8 @@ from qexport.build.dump import dump
 from qexport.build.verify import verify
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.golden import Facts, Golden
+from qexport.core.golden import Golden
+from qexport.core.operations.registry import operation
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.paths import CAPTURE, MANIFEST
 from tests.build.test_verify import faults_of, read_json, reseal
@@ -193,7 +194,7 @@ def test_output_codes_are_those_of_a_fake_quantizer(
 ) -> None:
     output = code(bits, output_scale)
     capture = scaled(make_capture(seed=seed, plane=(3, 3), bias=bias), scale, output)
-    assume(Facts(capture, None).has("output"))
+    assume(operation(capture, None).has("output"))
     layout = one_memory_layout("n oc oy ox -> | n oy ox | ~oc", "output", file="o.dec", radix="dec")
     folder = checked_dump(capture, layout, tmp_path_factory.mktemp("set"))
     stored = np.array([line.split() for line in (folder / "o.dec").read_text().splitlines()], np.int64)

@@ -269,7 +269,7 @@ def test_no_more_than_the_limit_is_looked_at(monkeypatch: pytest.MonkeyPatch) ->
 def memories_of(capture: LayerCapture, layout: Layout) -> list[Stored]:
     golden = Golden(capture, layout.array.get("row"))
     return [
-        Stored(m.name, m.tensor, Tiling(m.order, golden.facts.shape(m.tensor, capture.images), layout.array))
+        Stored(m.name, m.tensor, Tiling(m.order, golden.facts.tensor(m.tensor).shape(capture.images), layout.array))
         for m in layout.memories
         if golden.facts.has(m.tensor)
     ]

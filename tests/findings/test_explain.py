@@ -69,7 +69,7 @@ def test_the_sum_is_the_golden_and_every_operand_is_where_it_is_said_to_be(
             seen.append((step.it, step.kh, step.kw, step.row))
             assert step.ic == group + c
             assert step.weight == capture.weight[oc, c, step.kh, step.kw]
-            assert step.input == golden.patches[n, step.ic, step.kh, step.kw, oy, ox]
+            assert step.input == golden.values("patches")[n, step.ic, step.kh, step.kw, oy, ox]
             assert step.value == step.weight * step.input
             assert not (step.padding and step.input)
             assert step.weight_at

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from qexport.core.capture import LayerCapture
-from qexport.core.golden import Facts, Golden
+from qexport.core.golden import Golden
+from qexport.core.operations.registry import operation
 from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.capture import capture_layers, choose_layer, layer_facts
 from qexport.frontends.vgg.data import SamplePictures, read
@@ -132,7 +133,7 @@ def test_output_of_layer_33_is_what_enters_layer_35_for_every_sample(tmp_path: P
     golden = Golden(before)
     output = golden.values("output")
     np.testing.assert_array_equal(output, behind.input)
-    assert golden.facts.default("output") == behind.formats.input.integer
+    assert golden.facts.tensor("output").format == behind.formats.input.integer
     assert len(np.unique(output)) > 8
 
 
@@ -140,7 +141,7 @@ def test_output_is_there_just_where_only_a_relu_lies_between() -> None:
     network = checkpoint.load(checkpoint.BUILTIN)
     there = [facts.geometry.index for facts in layer_facts(network.model) if facts.formats.output is not None]
     assert there == [33]
-    assert Facts(captured(network, choose_layer(network.model, "33"), [0]), None).has("output")
+    assert operation(captured(network, choose_layer(network.model, "33"), [0]), None).has("output")
 
 
 # --- the index ------------------------------------------------------------------------------------------------------

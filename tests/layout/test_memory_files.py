@@ -18,8 +18,8 @@ from qexport.build.dump import dump, plan
 from qexport.build.verify import verify
 from qexport.core import golden
 from qexport.core.capture import Capture, CaptureFile, CaptureWriter, LayerCapture
-from qexport.core.golden import Facts, Golden
-from qexport.core.tensors import AXES
+from qexport.core.golden import Golden
+from qexport.core.operations.registry import AXES, operation
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Layout
@@ -73,9 +73,9 @@ def files_of(folder: Path) -> dict[str, bytes]:
 
 def part_sizes(capture: LayerCapture, layout: Layout) -> Iterator[int]:
     """PART_ELEMENTS that part the images one by one and in pairs, the last of which is no whole one."""
-    facts = Facts(capture, layout.array.get("row"))
+    facts = operation(capture, layout.array.get("row"))
     tensors = {"patches", *(stream.memory.tensor for stream in plan(facts, layout, IMAGES) if stream.streamed)}
-    yield from (1, 2 * max(math.prod(facts.shape(tensor, 1)) for tensor in tensors))
+    yield from (1, 2 * max(math.prod(facts.tensor(tensor).shape(1)) for tensor in tensors))
 
 
 def stored(capture: LayerCapture, folder: Path) -> CaptureFile:
@@ -103,7 +103,7 @@ def assert_parts_change_nothing(
 
 def test_parts_are_of_one_image_and_of_two() -> None:
     capture, layout = CAPTURES["ragged"], load_layout("default")
-    facts = Facts(capture, 8)
+    facts = operation(capture, 8)
     streams = plan(facts, layout, IMAGES)
     spans = []
     with pytest.MonkeyPatch.context() as patch:
@@ -407,7 +407,7 @@ def test_the_size_of_a_file_of_many_words_is_told_beforehand(radix: str, tmp_pat
 
 
 def assert_told(capture: LayerCapture, layout: Layout, out: Path, exact: bool) -> None:
-    told = sum(stream.size for stream in plan(Facts(capture, None), layout, capture.images))
+    told = sum(stream.size for stream in plan(operation(capture, None), layout, capture.images))
     folder = dump(capture, layout, out).folder
     written = sum((folder / name).stat().st_size for name in memories(folder))
     assert told == written if exact else told >= written

@@ -17,7 +17,7 @@ from qexport.core.capture import LayerCapture
 from qexport.core.geometry import MAX_SIZE
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
-from qexport.core.tensors import AXES
+from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.order import parse_order
@@ -137,9 +137,9 @@ def tensors(draw: st.DrawFn) -> tuple[LayerCapture, str, int, Plan]:
     name = draw(st.sampled_from([name for name in TENSORS if name != "bias" or capture.bias is not None]))
     row = draw(st.integers(1, 4))
     facts = Golden(capture, row).facts
-    extent = dict(zip(AXES[name], facts.shape(name, capture.images), strict=True))
+    extent = dict(zip(AXES[name], facts.tensor(name).shape(capture.images), strict=True))
     if draw(st.booleans()):
-        extent["bit"] = facts.default(name).bits
+        extent["bit"] = facts.tensor(name).format.bits
     plan = draw(plans(tuple(extent)))
     sizes = plan.sizes(extent)
     for stage in plan.stages:
@@ -154,7 +154,7 @@ def test_every_element_lies_where_the_order_says(case: tuple[LayerCapture, str, 
     capture, name, row, plan = case
     facts = Golden(capture, row).facts
     order = parse_order(plan.text, name)
-    shape = facts.shape(name, capture.images) + ((facts.default(name).bits,) if order.has_bits else ())
+    shape = facts.tensor(name).shape(capture.images) + ((facts.tensor(name).format.bits,) if order.has_bits else ())
     codes = np.arange(math.prod(shape)).reshape(shape)
     extent = dict(zip(order.tensor_axes, shape, strict=True))
     if not plan.is_even(extent):
@@ -189,7 +189,7 @@ def test_independent_decoder_reads_every_order(
     golden = Golden(capture, row)
     assume(golden.accumulator.any())
     order, facts = parse_order(plan.text, name), golden.facts
-    shape = facts.shape(name, capture.images) + ((facts.default(name).bits,) if order.has_bits else ())
+    shape = facts.tensor(name).shape(capture.images) + ((facts.tensor(name).format.bits,) if order.has_bits else ())
     assume(plan.is_even(dict(zip(order.tensor_axes, shape, strict=True))))
     array = plan.array | ({"row": row} if name == "psum" else {})
     layout = one_memory_layout(plan.text, name, file=plan.file, radix=radix, array=array)

@@ -1,12 +1,16 @@
 """The exact integer convolution: padding, im2col, sums, partial sums, bounds. A linear layer is one of 1x1."""
 
 import math
+from functools import cached_property
 from typing import Any
 
 import numpy as np
 
+from qexport.core.capture import Capture
 from qexport.core.geometry import ConvGeometry
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.base import Need, Operation
+from qexport.core.tensors import BIAS_BITS, Range, Record, Role, Values, wide
 
 
 def pad(codes: Int64, layer: ConvGeometry) -> Int64:
@@ -105,3 +109,135 @@ def psum_bounds(weight: Int64, code: IntFormat, row: int) -> tuple[int, int]:
     low = np.add.reduceat(np.minimum(weight * code.low, weight * code.high), starts, axis=1)
     high = np.add.reduceat(np.maximum(weight * code.low, weight * code.high), starts, axis=1)
     return int(low.min()), int(high.max())
+
+
+class Convolution(Operation):
+    """A convolution, or a linear layer as one of 1x1. `row`: the input-channel tile of psum; None means one tile."""
+
+    offers = frozenset(Need)
+
+    def __init__(self, capture: Capture, row: int | None):
+        super().__init__(capture)
+        self.plane, self.weight, self.bias = capture.plane, capture.weight, capture.bias
+        self.row = self.layer.group_inputs if row is None else row
+        formats = (self.formats.weight.integer, self.formats.input.integer)
+        self.reach = self.weight[0].size * math.prod(max(-fmt.low, fmt.high) for fmt in formats)
+
+    @cached_property
+    def addresses(self) -> Int64:
+        return acc_addresses(self.layer, self.plane)
+
+    @cached_property
+    def bounds(self) -> Range:
+        return accumulator_bounds(self.weight, self.bias, self.formats.input.integer, self.layer, self.plane)
+
+    @cached_property
+    def psum_bounds(self) -> Range:
+        """The exact least and greatest psum."""
+        return psum_bounds(self.weight, self.formats.input.integer, self.row)
+
+    @property
+    def relu_bounds(self) -> Range:
+        return max(self.bounds[0], 0), max(self.bounds[1], 0)
+
+    @property
+    def output_format(self) -> IntFormat:
+        assert self.formats.output is not None
+        return self.formats.output.integer
+
+    def results(self, images: int) -> tuple[int, ...]:
+        """The shape of what the layer gives."""
+        return images, self.layer.out_channels, *self.layer.output_plane(self.plane)
+
+    @property
+    def padded_plane(self) -> tuple[int, int]:
+        return self.layer.padded_plane(self.plane)
+
+    def output(self, golden: Values) -> Int64:
+        assert self.requantizer is not None
+        return self.requantizer.apply(golden.values("relu"))
+
+
+def _code_range(op: Convolution) -> Range:
+    return op.formats.input.integer.low, op.formats.input.integer.high
+
+
+def _bias(op: Convolution) -> Int64:
+    assert op.bias is not None
+    return op.bias
+
+
+_RESULTS = ("n", "oc", "oy", "ox")
+Convolution.table = {
+    "weight": Record(
+        ("oc", "ic", "kh", "kw"), Role.OPERAND, operand="weight",
+        shape=lambda op, n: op.weight.shape,
+        format=lambda op: op.formats.weight.integer,
+        values=lambda op, golden: op.weight,
+    ),
+    "bias": Record(
+        ("oc",), Role.OPERAND, operand="bias",
+        shape=lambda op, n: (op.layer.out_channels,),
+        format=lambda op: wide((int(_bias(op).min()), int(_bias(op).max())), BIAS_BITS),
+        values=lambda op, golden: _bias(op),
+        lacking=lambda op: "its capture holds no bias" if op.bias is None else None,
+    ),
+    "input": Record(
+        ("n", "ic", "iy", "ix"), Role.OPERAND, operand="input",
+        shape=lambda op, n: (n, op.layer.in_channels, *op.plane),
+        format=lambda op: op.formats.input.integer,
+        range=_code_range,
+        values=lambda op, golden: golden.input,
+    ),
+    "input_padded": Record(
+        ("n", "ic", "py", "px"), Role.OPERAND, operand="input", kept=True,
+        shape=lambda op, n: (n, op.layer.in_channels, *op.padded_plane),
+        format=lambda op: op.formats.input.integer,
+        range=_code_range,
+        values=lambda op, golden: pad(golden.input, op.layer),
+    ),
+    "patches": Record(
+        ("n", "ic", "kh", "kw", "oy", "ox"), Role.OPERAND, operand="input",
+        shape=lambda op, n: (n, op.layer.in_channels, *op.layer.kernel, *op.layer.output_plane(op.plane)),
+        format=lambda op: op.formats.input.integer,
+        range=_code_range,
+        values=lambda op, golden: patches(golden.values("input_padded"), op.layer, op.plane),
+    ),
+    "psum": Record(
+        ("n", "it", "kh", "kw", "oc", "py", "px"), Role.RESULT,
+        shape=lambda op, n: (
+            n, math.ceil(op.layer.group_inputs / op.row), *op.layer.kernel, op.layer.out_channels, *op.padded_plane
+        ),
+        format=lambda op: wide(op.psum_bounds),
+        range=lambda op: op.psum_bounds,
+        values=lambda op, golden: psums(op.weight, golden.values("input_padded"), op.layer, op.row, op.reach),
+    ),
+    "acc_address": Record(
+        ("oy", "ox", "kh", "kw"), Role.ASIDE,
+        shape=lambda op, n: (*op.layer.output_plane(op.plane), *op.layer.kernel),
+        format=lambda op: IntFormat.holding(0, int(op.addresses.max()), False),
+        values=lambda op, golden: op.addresses,
+    ),
+    "accumulator": Record(
+        _RESULTS, Role.RESULT, kept=True,
+        shape=lambda op, n: op.results(n),
+        format=lambda op: wide(op.bounds),
+        range=lambda op: op.bounds,
+        values=lambda op, golden: accumulate(op.weight, golden.values("patches"), op.bias, op.layer, op.reach),
+    ),
+    "relu": Record(
+        _RESULTS, Role.RESULT,
+        shape=lambda op, n: op.results(n),
+        format=lambda op: wide(op.relu_bounds),
+        range=lambda op: op.relu_bounds,
+        values=lambda op, golden: np.maximum(golden.values("accumulator"), 0),
+    ),
+    "output": Record(
+        _RESULTS, Role.RESULT,
+        shape=lambda op, n: op.results(n),
+        format=lambda op: op.output_format,
+        range=lambda op: (op.output_format.low, op.output_format.high),
+        values=lambda op, golden: op.output(golden),
+        lacking=lambda op: op.no_output,
+    ),
+}  # fmt: skip

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qexport.core.capture import REAL, CaptureWriter, LayerCapture, Source
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import ConvGeometry
+from qexport.core.geometry import Conv2d
 from qexport.core.intformat import Int64, IntFormat
 from qexport.errors import QexportError
 from qexport.frontends.vgg.checkpoint import Network
@@ -29,7 +29,7 @@ BATCH = 8  # pictures in one forward pass: float64 activations of the whole netw
 class LayerFacts:
     """A quantized convolution of a network; `plane` is the input's (iy, ix)."""
 
-    geometry: ConvGeometry
+    geometry: Conv2d
     formats: Formats
     conv: QuantConv2d
     plane: tuple[int, int]
@@ -68,7 +68,7 @@ def layer_facts(model: QuantVGG) -> list[LayerFacts]:
             continue
         after_relu = any(isinstance(earlier, nn.ReLU) for earlier in features[:index])
         code = IntFormat(module.act_bits, False) if after_relu else _pixel_format(module)
-        geometry = ConvGeometry(
+        geometry = Conv2d(
             name=f"features.{index}",
             index=index,
             in_channels=module.in_channels,

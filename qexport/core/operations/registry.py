@@ -1,0 +1,33 @@
+"""The operations by the layer's kind: a new one is a file beside this and a line here."""
+
+from collections.abc import Mapping
+
+from qexport.core.capture import Capture
+from qexport.core.geometry import Layer
+from qexport.core.operations.base import Need
+from qexport.core.operations.conv2d import Convolution
+from qexport.core.tensors import Role
+from qexport.errors import QexportError
+
+OPERATIONS: Mapping[str, type[Convolution]] = {"conv2d": Convolution, "linear": Convolution}
+
+_RECORDS = {name: record for kind in OPERATIONS.values() for name, record in kind.table.items()}
+AXES: Mapping[str, tuple[str, ...]] = {name: record.axes for name, record in _RECORDS.items()}
+OPERANDS: Mapping[str, str] = {  # tensor that goes into a design -> what it carries
+    name: record.operand for name, record in _RECORDS.items() if record.role is Role.OPERAND
+}
+RESULTS = tuple(name for name, record in _RECORDS.items() if record.role is Role.RESULT)  # in the order of computation
+
+
+def operation(capture: Capture, row: int | None) -> Convolution:
+    """The operation of a capture's layer; `row` is the array's input-channel tile for psum, None means one tile."""
+    return OPERATIONS[capture.layer.kind](capture, row)
+
+
+def require(layer: Layer, need: Need) -> None:
+    """Raises QexportError where the layer's operation does not offer what a command needs."""
+    if need not in OPERATIONS[layer.kind].offers:
+        raise QexportError(
+            f"layer {layer.name}: a {layer.kind} layer has no {need.value} yet; "
+            f"kinds that have: {', '.join(kind for kind, one in OPERATIONS.items() if need in one.offers) or 'none'}"
+        )
