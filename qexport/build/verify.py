@@ -176,7 +176,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
 
 def _stream(entry: MemoryEntry, manifest: Manifest, facts: Convolution, images: int) -> MemoryFiles:
     """The entry's memory; raises QexportError when it is not what the layer and the manifest give."""
-    stream = MemoryFiles.of(entry.memory(), facts, images, manifest.array)
+    stream = MemoryFiles.of(entry.memory(), facts, images, manifest.array, entry.bits_of_element(manifest.schema))
     tiling = stream.tiling
     if entry.shape != stream.shape:
         raise QexportError(f"shape {list(entry.shape)} is not {list(stream.shape)}")

@@ -39,10 +39,16 @@ class MemoryFiles:
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
 
     @classmethod
-    def of(cls, memory: Memory, facts: Convolution, images: int, array: Mapping[str, int]) -> "MemoryFiles":
-        """The stream of a layout's memory; raises QexportError when the layer lacks the tensor or it does not fit."""
+    def of(
+        cls, memory: Memory, facts: Convolution, images: int, array: Mapping[str, int], bits: int | None = None
+    ) -> "MemoryFiles":
+        """The files of a layout's memory. `bits`: of the tensor's elements, where they are not the default.
+
+        Raises QexportError when the layer lacks the tensor or it does not fit.
+        """
         tensor = facts.tensor(memory.tensor)
         own, shape, reach = tensor.format, tensor.shape(images), tensor.range
+        own = own if bits is None else IntFormat(bits, own.signed)
         if memory.order.has_bits:
             shape, reach = (*shape, own.bits), (0, 1)
         return cls(memory, own, shape, array, reach)

@@ -23,7 +23,8 @@ from qexport.layout.paths import MANIFEST, SUMS, is_inside
 from qexport.layout.tiling import Tiling
 from qexport.sets.folder import file_sha256, sha256
 
-SCHEMA = "qexport.vectors/1"
+SCHEMA = "qexport.vectors/2"
+READ_SCHEMAS = ("qexport.vectors/1", SCHEMA)  # a major schema is read for ever: tests/frozen
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -104,6 +105,11 @@ class MemoryEntry(Entry, frozen=True, kw_only=True):
     @property
     def element(self) -> IntFormat:
         return IntFormat(self.bits, self.signed)
+
+    def bits_of_element(self, schema: str) -> int | None:
+        """The tensor's own bits, where a memory of single bits has another default: schema 1 took 16 for all sums."""
+        single = schema == READ_SCHEMAS[0] and len(self.shape) > 1 and self.memory().order.has_bits
+        return self.shape[-1] if single else None
 
     def memory(self) -> Memory:
         """The entry as a layout's memory; raises QexportError when its order or radix is not one."""
@@ -242,8 +248,10 @@ def read_manifest(folder: Path) -> Manifest:
         tool, schema = document["tool"]["name"], document["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
         raise QexportError(f"set: {path} is no qexport manifest; give the folder that `qexport dump` wrote") from None
-    if tool != "qexport" or schema != SCHEMA:
-        raise QexportError(f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {SCHEMA}")
+    if tool != "qexport" or schema not in READ_SCHEMAS:
+        raise QexportError(
+            f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {', '.join(READ_SCHEMAS)}"
+        )
     try:
         manifest = msgspec.convert(document, Manifest)
     except msgspec.ValidationError as error:

@@ -295,7 +295,7 @@ def test_a_folder_without_a_manifest_ends_with_2(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [{"tool": {"name": "other", "version": "1"}}, {"schema": "qexport.vectors/2"}, {"schema": None}]
+    "change", [{"tool": {"name": "other", "version": "1"}}, {"schema": "qexport.vectors/3"}, {"schema": None}]
 )
 def test_a_manifest_of_another_tool_or_schema_ends_with_2(folder: Path, change: dict[str, Any]) -> None:
     reseal(folder, **change)
