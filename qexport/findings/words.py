@@ -1,7 +1,7 @@
 """What a design gave for one memory of a set: its words, read from the files or the waves of a run.
 
-The readers of formats.py refuse what is not to the letter what was dumped. Here people's own files are read, so what
-has only one meaning is taken: comments, other headers, line ends, upper-case digits, prefixes, another radix.
+The readers of layout/formats refuse what is not to the letter what was dumped. Here people's own files are read, so
+what has only one meaning is taken: comments, other headers, line ends, upper-case digits, prefixes, another radix.
 """
 
 import math

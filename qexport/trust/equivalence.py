@@ -79,7 +79,9 @@ def equivalent(netlist: Path, change: str, words: dict[str, int]) -> bool:
             place = Path(scratch)
             spec = json.dumps([str(netlist.resolve()), change, words, exact, same])
             try:
-                program = "import json, sys; from qexport.equivalence import build; build(*json.loads(sys.argv[1]))"
+                program = (
+                    "import json, sys; from qexport.trust.equivalence import build; build(*json.loads(sys.argv[1]))"
+                )
                 _run(place, program, spec, limit=4 * LIMIT)
                 said = subprocess.run(
                     [abc, "-c", f"read both.aig; scorr; pdr -a -T {LIMIT}"],

@@ -1,7 +1,7 @@
 """Mutants of RTL: which mistakes in a design does the bench of a set see?
 
 Every mutant of a design lives in one build; the plusarg `mutant` selects one, 0 is the design itself. Hand-placed ones
-are edits of the reference RTL (edits.py), general ones are changes of single bits of its netlist by Yosys `mutate`.
+are edits of the reference RTL (rtl_edits.py), general ones are changes of single bits of its netlist by Yosys `mutate`.
 """
 
 import os

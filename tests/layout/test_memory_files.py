@@ -319,7 +319,6 @@ def test_too_few_and_too_many_raw_words_are_found_at_the_first_that_is_not_there
         ("n oc oy ox -> | n oy ox | oc", {"bits": 10}),
         ("n oc oy ox -> n | oy ox | oc", {"bits": 10, "file": "m_{n}"}),
         ("n oc oy ox -> | oy ox | n oc", {"bits": 10}),
-        ("n oc oy ox bit -> | n oy ox | oc bit", {}),
     ],
 )
 def test_a_code_that_does_not_fit_is_named_with_its_image(

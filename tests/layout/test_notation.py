@@ -16,10 +16,11 @@ from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.geometry import MAX_SIZE
 from qexport.core.golden import Golden
-from qexport.core.intformat import Int64
+from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
+from qexport.layout.memory import Memory
 from qexport.layout.order import parse_order
 from qexport.layout.tiling import Tiling
 from qexport.layout.toml import LayoutError, layout_errors, parse_layout, preset_names
@@ -312,10 +313,13 @@ def test_code_that_does_not_fit_names_its_index_and_the_bits_needed(
     checked_dump(four_weights(), one_memory_layout(EACH, **(keys | remedy)), tmp_path)
 
 
-def test_bits_of_a_code_wider_than_the_element_are_refused(tmp_path: Path) -> None:
-    capture = make_capture(weight_bits=12, input_bits=12)
-    with pytest.raises(QexportError, match=r"memory 'm': .* does not fit 16 signed bits"):
-        dump(capture, one_memory_layout("n oc oy ox bit -> | n oc oy ox | bit", "accumulator"), tmp_path)
+def test_bits_of_a_code_wider_than_the_element_are_refused() -> None:
+    """A set of schema 1 may say fewer bits than a sum has; the default holds all."""
+    order = parse_order("n oc oy ox bit -> | n oc oy ox | bit", "accumulator")
+    memory = Memory("m", "accumulator", order, "m.txt", "hex")
+    codes = np.full((1, 1, 1, 2), 40_000)
+    with pytest.raises(QexportError, match=r"memory 'm': 40000 at n=0 oc=0 oy=0 ox=0 does not fit 16 signed bits"):
+        memory.elements(codes, IntFormat(16, True))
 
 
 @pytest.mark.parametrize(

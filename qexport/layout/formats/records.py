@@ -42,7 +42,8 @@ def _read_records(data: bytes, spec: WordSpec, radix: str) -> tuple[Words, Int64
         try:
             kind, address, _, payload = unpack_record(line.group().decode("ascii").rstrip())
         except (bincopy.Error, ValueError, IndexError) as error:
-            raise fault_at(data, at, f"no sound record: {error}") from None
+            shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
+            raise fault_at(data, at, f"no sound record: {shown}") from None
         if kind == IHEX_DATA or kind in tuple(SREC_DATA):
             pieces.append((base + address, at, bytes(payload)))
         elif kind in IHEX_BASE:

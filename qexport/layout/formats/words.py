@@ -80,6 +80,8 @@ class WordLines:
         for match in _ADDRESS_LINE.finditer(self.text):
             words = self.text.count(b"\n", at, match.start())
             runs.append(np.arange(address, address + words))
+            if match.end() == len(self.text) or (at and not words):
+                raise self._fault(match.start(), "no word follows the address")
             if not re.fullmatch(rb"[0-9a-fA-F]+", match[1]):
                 text = match[1].decode(errors="replace")
                 raise self._fault(match.start(), f"'@{text}' is no hexadecimal address")
