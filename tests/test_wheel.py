@@ -36,6 +36,8 @@ def test_installed_wheel_dumps_verifies_and_simulates_without_torch(tmp_path: Pa
 
     assert "ModuleNotFoundError: No module named 'torch'" in run(python, "-c", "import torch").stderr
     assert str(environment) in succeed(python, "-c", "import qexport; print(qexport.__file__)")
+    marker = "from importlib.resources import files; print(files('qexport').joinpath('py.typed').is_file())"
+    assert succeed(python, "-c", marker).strip() == "True"
     (neutral / "capture.safetensors").write_bytes(make_capture().to_bytes())
     succeed(qexport, "dump", "--capture", "capture.safetensors", "--out", "vectors")
     succeed(qexport, "verify", "vectors/features_33")
