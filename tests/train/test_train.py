@@ -184,8 +184,8 @@ def test_the_learning_rate_makes_one_cycle() -> None:
     recipe = Recipe(lr=0.2)
     rates = [learning_rate(recipe, step, 1000) for step in range(1000)]
     assert max(rates) == pytest.approx(0.2)
-    assert rates.index(max(rates)) == 250
-    assert rates[0] == pytest.approx(0.02)
+    assert rates.index(max(rates)) == 50
+    assert rates[0] == pytest.approx(0.2 / 51)
     assert rates[-1] < 0.001
 
 
