@@ -1516,7 +1516,7 @@ def _epochs_on(device: str) -> int:
 @click.option("--weight-bits", type=click.IntRange(2, 8), default=4, show_default=True)
 @click.option("--act-bits", type=click.IntRange(2, 8), default=4, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Default: 100 on a GPU, 14 on the CPU.")
-@click.option("--batch-size", type=click.IntRange(1), default=128, show_default=True, help="Over all processes.")
+@click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Over all processes.")
 @click.option(
     "--lr", type=click.FloatRange(0, min_open=True), default=0.1, show_default=True, help="Peak of the cycle."
 )
@@ -1670,12 +1670,14 @@ def eval_command(
     qexport eval --checkpoint builtin --data cifar10/
     """
     network = _load_network(checkpoint, weight_bits, act_bits)
+    import torch
+
     from qexport.frontends.vgg.data import open_split, read
     from qexport.train.loop import count_correct, pick_device
 
     where = pick_device(device)
     pictures = read(open_split(data, "test", download)).to(where)
-    correct, total = count_correct(network.model.to(where), pictures), len(pictures.labels)
+    correct, total = count_correct(network.model.double().to(where), pictures, torch.float64), len(pictures.labels)
     result = {"checkpoint": str(network.path), "correct": correct, "total": total, "top1": 100 * correct / total}
     _emit(
         as_json, result, lambda: click.echo(f"{network.path}: {correct}/{total} correct, top-1 {result['top1']:.2f} %")

@@ -169,14 +169,17 @@ def alphas_of(model: QuantVGG, batch_size: int) -> tuple[list[Tensor], list[floa
 
 
 @torch.no_grad()
-def count_correct(model: QuantVGG, pictures: Pictures) -> int:
-    """How many pictures the network classifies correctly, in float32; torchrun's processes share the work."""
+def count_correct(model: QuantVGG, pictures: Pictures, dtype: torch.dtype = torch.float32) -> int:
+    """How many pictures a network of that precision classifies correctly; torchrun's processes share the work.
+
+    float32 rounds differently from machine to machine, which moves codes at an edge; float64 does not get there.
+    """
     model.eval()
     rank, world = parallel.place()
     correct = torch.zeros((), dtype=torch.int64, device=pictures.labels.device)
     with torch.backends.cudnn.flags(enabled=True, allow_tf32=False):  # TF32 would round inputs to 10 bits
         for start in range(rank * EVAL_BATCH, len(pictures.labels), world * EVAL_BATCH):
-            logits = model(normalise(pictures.pixels[start : start + EVAL_BATCH]))
+            logits = model(normalise(pictures.pixels[start : start + EVAL_BATCH], dtype))
             correct += (logits.argmax(1) == pictures.labels[start : start + EVAL_BATCH]).sum()
     return int(parallel.total(correct))
 

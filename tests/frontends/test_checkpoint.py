@@ -186,3 +186,40 @@ def test_a_missing_checkpoint_and_another_architecture_are_refused(tmp_path: Pat
     fails(cli("layers", "--checkpoint", path), "another architecture", "no features.N.weight")
     path = saved(tmp_path / "list.pth", [1, 2, 3])
     fails(cli("layers", "--checkpoint", path), "holds no state_dict")
+
+
+@pytest.mark.parametrize("bits", [None, "x", float("nan"), float("inf"), torch.tensor(4)])
+def test_recipe_bits_that_are_no_whole_number_are_refused(bits: object, tmp_path: Path) -> None:
+    state = {"state_dict": small_network().state_dict(), "recipe": {"weight_bits": bits, "act_bits": 4}}
+    fails(cli("layers", "--checkpoint", saved(tmp_path / "m.pth", state)), "m.pth", "weight_bits of its recipe")
+
+
+WEIGHT = "features.4.weight"
+NOT_PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
+    "sparse": lambda t: t.to_sparse(),
+    "meta": lambda t: t.to("meta"),
+    "quantized": lambda t: torch.quantize_per_tensor(t, 0.1, 0, torch.qint8),
+    "stride 0": lambda t: torch.zeros(1).expand(t.shape),
+    "complex": lambda t: t.to(torch.complex64),
+    "bool": lambda t: t > 0,
+}
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's own about quantized tensors
+@pytest.mark.parametrize("kind", NOT_PLAIN)
+def test_a_tensor_that_is_not_plain_real_numbers_is_refused(kind: str, tmp_path: Path) -> None:
+    state = small_network().state_dict()
+    state[WEIGHT] = NOT_PLAIN[kind](state[WEIGHT])
+    fails(cli("layers", "--checkpoint", saved(tmp_path / "m.pth", state)), "m.pth", f"{WEIGHT} is ")
+
+
+def test_a_missing_weight_is_named(tmp_path: Path) -> None:
+    state = small_network().state_dict()
+    del state[WEIGHT]
+    fails(cli("layers", "--checkpoint", saved(tmp_path / "m.pth", state)), f"{WEIGHT} is missing")
+
+
+def test_bf16_parameters_load(tmp_path: Path) -> None:
+    state: State = dict(small_network().state_dict())
+    state[WEIGHT] = nn.Parameter(state[WEIGHT].bfloat16())
+    assert checkpoint.load(saved(tmp_path / "m.pth", state)).model.quantized()

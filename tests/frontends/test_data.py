@@ -84,5 +84,13 @@ def test_a_picture_of_another_size_is_refused(tmp_path: Path) -> None:
     for name in CLASS_NAMES:
         (tmp_path / "test" / name).mkdir(parents=True)
         Image.new("RGB", (64, 48)).save(tmp_path / "test" / name / "0.png")
-    with pytest.raises(QexportError, match="picture 0 is 64x48; needs 32x32"):
+    with pytest.raises(QexportError, match=r"picture 0 \(.*airplane/0.png\) is 64x48; needs 32x32"):
         read(open_split(tmp_path, "test"))
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
+    for name in CLASS_NAMES:
+        (tmp_path / "test" / name).mkdir(parents=True)
+        (tmp_path / "test" / name / "0.png").write_bytes(b"junk")
+    with pytest.raises(QexportError, match=r"picture 3 \(.*cat/0.png\) cannot be read"):
+        read(open_split(tmp_path, "test"), [3])

@@ -190,10 +190,16 @@ def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> 
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
         raise QexportError(f"checkpoint: {path} holds no state_dict; save model.state_dict() or the dict around it")
     tensors = {str(name).removeprefix(MODULE_PREFIX): tensor for name, tensor in state.items()}
+    for name, tensor in tensors.items():
+        _check_plain(path, name, tensor)
     recipe = document.get("recipe")
     asked = weight_bits, act_bits
     if isinstance(recipe, dict) and {"weight_bits", "act_bits"} <= set(recipe):
-        bits = _agree(path, (int(recipe["weight_bits"]), int(recipe["act_bits"])), asked)
+        for what in ("weight_bits", "act_bits"):
+            if type(recipe[what]) is not int:
+                kind = type(recipe[what]).__name__
+                raise QexportError(f"checkpoint: {path}: {what} of its recipe is a {kind}; needs a whole number, 2..8")
+        bits = _agree(path, (recipe["weight_bits"], recipe["act_bits"]), asked)
     else:
         bits = tuple(DEFAULT_BITS if b is None else b for b in asked)  # type: ignore[assignment]
         _check_levels(path, tensors, bits[0])
@@ -203,6 +209,17 @@ def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> 
     for conv in model.quantized().values():
         conv.fix_codes()
     return model.eval()
+
+
+def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
+    """Raises QexportError unless the tensor's numbers lie in memory, one by one, as real numbers."""
+    whole = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
+    real = not tensor.is_complex() and tensor.dtype != torch.bool
+    # a stride of 0 lets a small file claim any size
+    if not (whole and real) or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        layout = str(tensor.layout).removeprefix("torch.")
+        kind = f"{layout} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device.type}"
+        raise QexportError(f"checkpoint: {path}: {name} is {kind}; needs plain real numbers: save it as float32")
 
 
 def _agree(path: Path, stored: tuple[int, int], asked: tuple[int | None, int | None]) -> tuple[int, int]:
@@ -217,7 +234,10 @@ def _agree(path: Path, stored: tuple[int, int], asked: tuple[int | None, int | N
 def _check_levels(path: Path, tensors: Mapping[str, Tensor], bits: int) -> None:
     """The quantized weights that a checkpoint carries show with how many levels it was trained."""
     check_bits("weight", bits)
-    levels = max((len(np.unique(t.numpy())) for name, t in tensors.items() if name.endswith(".weight_q")), default=None)
+    levels = max(
+        (len(np.unique(t.detach().float().numpy())) for name, t in tensors.items() if name.endswith(".weight_q")),
+        default=None,
+    )
     if levels is None:
         return
     trained = next((b for b in range(2, 9) if levels <= 2 * weight_qmax(b) + 1), None)
@@ -232,6 +252,12 @@ def _infer(path: Path, tensors: Mapping[str, Tensor]) -> tuple[tuple[ConvSpec, .
     """The chain of convolutions and the classifier's inputs, from names and shapes."""
     found = (re.fullmatch(r"features\.(\d+)\.weight", name) for name, t in tensors.items() if t.ndim == 4)
     convs = sorted(int(match.group(1)) for match in found if match)
+    for name in tensors:
+        alpha = re.fullmatch(r"features\.(\d+)\.(act_alpha|weight_quant\.wgt_alpha)", name)
+        if alpha and f"features.{alpha.group(1)}.weight" not in tensors:
+            raise QexportError(
+                f"checkpoint: {path}: features.{alpha.group(1)}.weight is missing; give a complete checkpoint"
+            )
     if not convs:
         raise QexportError(
             f"checkpoint: {path} is of another architecture: no features.N.weight of a convolution in it"

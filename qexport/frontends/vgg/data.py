@@ -89,12 +89,23 @@ def read(dataset: Any, indices: Sequence[int] | None = None) -> Pictures:
     for at, index in enumerate(chosen):
         if not 0 <= index < len(dataset):
             raise QexportError(f"image index: {index} is outside 0..{len(dataset) - 1} of this data")
-        picture, label = dataset[index]
+        try:
+            picture, label = dataset[index]
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            reason = str(error).splitlines()[0]
+            raise QexportError(f"data: {_name(dataset, index)} cannot be read: {reason}; replace it") from None
         if picture.size != (SIDE, SIDE):
-            raise QexportError(f"data: picture {index} is {picture.size[0]}x{picture.size[1]}; needs {SIDE}x{SIDE}")
+            raise QexportError(
+                f"data: {_name(dataset, index)} is {picture.size[0]}x{picture.size[1]}; needs {SIDE}x{SIDE}"
+            )
         pixels[at] = np.asarray(picture.convert("RGB"))
         labels[at] = label
     return Pictures(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), labels)
+
+
+def _name(dataset: Any, index: int) -> str:
+    """The picture's file where it has one of its own, beside its index."""
+    return f"picture {index} ({dataset.samples[index][0]})" if isinstance(dataset, ImageFolder) else f"picture {index}"
 
 
 def normalise(pixels: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
