@@ -521,15 +521,31 @@ def _reduce(search: _Search) -> None:
     whole = search.best
     images = [search.first["n"]] if search.first else []
     search.smallest(range(whole.images), lambda kept: _with_images(whole, kept), images)
-    layer = whole.layer
+    _zero_planes(search)
+    _zero_weights(search)
+    _zero_codes(search)
+    for parts in (("channels", "plane", "kernel"), ("channels",), ("plane",), ("kernel",)):
+        cut = _cropped(search.best, parts)
+        if cut is not None and search.attempt(cut) and len(parts) > 1:
+            return
+
+
+def _zero_planes(search: _Search) -> None:
+    """Rows, columns and channels of the inputs."""
+    layer, plane = search.best.layer, search.best.plane
     for axis in (0, 1):
         at, edge = _seen(search, axis), layer.padding[2 * axis]
         span = [slice(None)] * (2 + axis)
-        atoms: list[_Atom] = [[("input", (*span, i))] for i in range(whole.plane[axis])]
-        _zero(search, atoms, [i - edge for i in at if edge <= i < edge + whole.plane[axis]])
+        atoms: list[_Atom] = [[("input", (*span, i))] for i in range(plane[axis])]
+        _zero(search, atoms, [i - edge for i in at if edge <= i < edge + plane[axis]])
     _zero(search, [[("input", (slice(None), ic))] for ic in range(layer.in_channels)], _seen_channels(search))
+
+
+def _zero_weights(search: _Search) -> None:
+    """Output channels with their bias, taps, and channels of the weights."""
+    layer, bias = search.best.layer, search.best.bias
     outputs: list[_Atom] = [
-        [("weight", oc), *([("bias", oc)] if whole.bias is not None else [])] for oc in range(layer.out_channels)
+        [("weight", oc), *([("bias", oc)] if bias is not None else [])] for oc in range(layer.out_channels)
     ]
     _zero(search, outputs, [search.first["oc"]] if search.first else [])
     taps = list(np.ndindex(*layer.kernel))
@@ -537,18 +553,18 @@ def _reduce(search: _Search) -> None:
     by_tap: list[_Atom] = [[("weight", (slice(None), slice(None), *one))] for one in taps]
     _zero(search, by_tap, [number for number, one in enumerate(taps) if one == tap])
     _zero(search, [[("weight", (slice(None), c))] for c in range(layer.group_inputs)], [])
+
+
+def _zero_codes(search: _Search) -> None:
+    """Single codes, until none goes: fewer weights may leave fewer inputs, and the other way round."""
     before, size = -1, -2
-    while before != size:  # fewer weights may leave fewer inputs, and the other way round
+    while before != size:
         before = size
         for name in ("weight", "input", "bias"):
             array = getattr(search.best, name)
             if array is not None:
                 _zero(search, [[(name, place)] for place in map(tuple, np.argwhere(array))], [])
         size = sum(int(np.count_nonzero(a)) for a in (search.best.weight, search.best.input))
-    for parts in (("channels", "plane", "kernel"), ("channels",), ("plane",), ("kernel",)):
-        cut = _cropped(search.best, parts)
-        if cut is not None and search.attempt(cut) and len(parts) > 1:
-            return
 
 
 def _seen(search: _Search, axis: int) -> range:
