@@ -58,6 +58,7 @@ from qexport.sets.manifest import Manifest, capture_of, read_manifest
 from qexport.sets.staging import write_new_folder
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
+from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.tools import WAVES
 from qexport.sim.verdict import Verdict
 from qexport.trust.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
@@ -589,6 +590,10 @@ def verify_command(folder: Path, as_json: bool) -> None:
 )  # fmt: skip
 @click.option("--keep", type=_path(), help="Folder for logs, the words that came back, and waves.")
 @click.option("--waves", type=click.Choice(WAVES), help="Record all signals in --keep.")
+@click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True), default=TIME_LIMIT, show_default=True,
+    help="Seconds for the build, and again for the run.",
+)  # fmt: skip
 @json_option
 def simulate_command(
     folder: Path,
@@ -598,11 +603,12 @@ def simulate_command(
     seed: int,
     keep: Path | None,
     waves: str | None,
+    time_limit: float,
     as_json: bool,
 ) -> None:
     """Run the self-checking bench of a set, or of every set in a folder, and judge.
 
-    A run that has not ended after 600 s counts as failed.
+    A run that has not ended after --time-limit counts as failed, as does one that prints more than 64 MiB.
 
     \b
     qexport simulate vectors/features_33
@@ -619,7 +625,7 @@ def simulate_command(
         try:
             verdicts.append(
                 simulate(
-                    path, simulator, dut, top=top or "dut", seed=seed, waves=waves,
+                    path, simulator, dut, top=top or "dut", seed=seed, waves=waves, limit=time_limit,
                     keep=keep if keep is None or path == folder else keep / path.name,
                     progress=lambda line, path=path: click.echo(f"{path}: {line}", err=True),  # type: ignore[misc]
                 )

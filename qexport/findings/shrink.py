@@ -36,7 +36,9 @@ from qexport.sets.folder import file_sha256
 from qexport.sets.manifest import Manifest, capture_of, read_manifest
 from qexport.sets.staging import write_new_folder
 from qexport.sim.registry import SIMULATORS
-from qexport.sim.run import WALL_LIMIT, simulate
+from qexport.sim.run import simulate
+from qexport.sim.supervisor import TIME_LIMIT, CutOff
+from qexport.sim.work import scratch_folder
 
 Index = Mapping[str, int]
 BUDGET = 120  # seconds
@@ -72,6 +74,7 @@ def shrink_dut(
     simulator: str = "auto",
     seed: int = 0,
     budget: float = BUDGET,
+    limit: float = TIME_LIMIT,
     progress: Callable[[str], None] = lambda line: None,
 ) -> Shrunk:
     """Write as the new folder `out` the smallest set found on which the design fails in the same way as on `folder`.
@@ -79,8 +82,8 @@ def shrink_dut(
     Images are dropped and codes set to 0: rows, columns and channels of the inputs, output channels, taps, at last
     single codes (delta debugging; what the first difference of a run points at is tried first). Then the sizes are cut
     to what is left, for designs that have their sizes from the set's package. Every step is confirmed by a simulation;
-    `budget` (seconds) ends the search between two of them. The same way: wrong values, or a fault of the protocol, of
-    memories that were wrong before.
+    `budget` (seconds) ends the search between two of them, `limit` (seconds) each of them. The same way: wrong values,
+    or a fault of the protocol, of memories that were wrong before.
 
     `simulator` auto: Icarus, else Verilator. Raises QexportError when the design passes or cannot be run, CheckFailed
     when a run ends without a verdict, or not at all.
@@ -94,14 +97,14 @@ def shrink_dut(
             raise CheckFailed(
                 f"{folder / name} is missing, or its SHA-256 differs from the manifest; dump the set again"
             )
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        builds = Path(scratch) / "builds"
+    with scratch_folder() as scratch:
+        builds = scratch / "builds"
         builds.mkdir()
 
         def run(of: Path, keep: Path) -> None:
-            simulate(of, simulator, dut, top=top, seed=seed, keep=keep, builds=builds)
+            simulate(of, simulator, dut, top=top, seed=seed, keep=keep, builds=builds, limit=limit)
 
-        search = _Search(manifest, capture, Path(scratch), run, budget, progress)
+        search = _Search(manifest, capture, scratch, run, budget, progress)
         search.start(folder)
         try:
             _reduce(search)
@@ -422,12 +425,11 @@ class _Search:
 
     def start(self, folder: Path) -> None:
         """Simulate the whole set; raises QexportError when the design passes."""
-        began = time.monotonic()
         self._progress(f"simulating {folder}")
         kinds, error = self._simulated(folder)
         if error is None:
             raise QexportError("shrink: nothing to shrink: the design passes; give the set on which it fails")
-        if not isinstance(error, CheckFailed) or not kinds or time.monotonic() - began > WALL_LIMIT:
+        if not isinstance(error, CheckFailed) or not kinds or isinstance(error, CutOff):
             raise error
         self._take(self.best, folder, kinds)
 
@@ -519,15 +521,31 @@ def _reduce(search: _Search) -> None:
     whole = search.best
     images = [search.first["n"]] if search.first else []
     search.smallest(range(whole.images), lambda kept: _with_images(whole, kept), images)
-    layer = whole.layer
+    _zero_planes(search)
+    _zero_weights(search)
+    _zero_codes(search)
+    for parts in (("channels", "plane", "kernel"), ("channels",), ("plane",), ("kernel",)):
+        cut = _cropped(search.best, parts)
+        if cut is not None and search.attempt(cut) and len(parts) > 1:
+            return
+
+
+def _zero_planes(search: _Search) -> None:
+    """Rows, columns and channels of the inputs."""
+    layer, plane = search.best.layer, search.best.plane
     for axis in (0, 1):
         at, edge = _seen(search, axis), layer.padding[2 * axis]
         span = [slice(None)] * (2 + axis)
-        atoms: list[_Atom] = [[("input", (*span, i))] for i in range(whole.plane[axis])]
-        _zero(search, atoms, [i - edge for i in at if edge <= i < edge + whole.plane[axis]])
+        atoms: list[_Atom] = [[("input", (*span, i))] for i in range(plane[axis])]
+        _zero(search, atoms, [i - edge for i in at if edge <= i < edge + plane[axis]])
     _zero(search, [[("input", (slice(None), ic))] for ic in range(layer.in_channels)], _seen_channels(search))
+
+
+def _zero_weights(search: _Search) -> None:
+    """Output channels with their bias, taps, and channels of the weights."""
+    layer, bias = search.best.layer, search.best.bias
     outputs: list[_Atom] = [
-        [("weight", oc), *([("bias", oc)] if whole.bias is not None else [])] for oc in range(layer.out_channels)
+        [("weight", oc), *([("bias", oc)] if bias is not None else [])] for oc in range(layer.out_channels)
     ]
     _zero(search, outputs, [search.first["oc"]] if search.first else [])
     taps = list(np.ndindex(*layer.kernel))
@@ -535,18 +553,18 @@ def _reduce(search: _Search) -> None:
     by_tap: list[_Atom] = [[("weight", (slice(None), slice(None), *one))] for one in taps]
     _zero(search, by_tap, [number for number, one in enumerate(taps) if one == tap])
     _zero(search, [[("weight", (slice(None), c))] for c in range(layer.group_inputs)], [])
+
+
+def _zero_codes(search: _Search) -> None:
+    """Single codes, until none goes: fewer weights may leave fewer inputs, and the other way round."""
     before, size = -1, -2
-    while before != size:  # fewer weights may leave fewer inputs, and the other way round
+    while before != size:
         before = size
         for name in ("weight", "input", "bias"):
             array = getattr(search.best, name)
             if array is not None:
                 _zero(search, [[(name, place)] for place in map(tuple, np.argwhere(array))], [])
         size = sum(int(np.count_nonzero(a)) for a in (search.best.weight, search.best.input))
-    for parts in (("channels", "plane", "kernel"), ("channels",), ("plane",), ("kernel",)):
-        cut = _cropped(search.best, parts)
-        if cut is not None and search.attempt(cut) and len(parts) > 1:
-            return
 
 
 def _seen(search: _Search, axis: int) -> range:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from qexport.errors import QexportError
 from qexport.sets.folder import sha256
+from qexport.sim.supervisor import CutOff
 from qexport.sim.tools import SHOWN_ERRORS, Job, Simulator
 
 
@@ -36,7 +37,11 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, cache:
         return kept
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces
     build.mkdir()
-    done = simulator.compile(job, build)
+    try:
+        done = simulator.compile(job, build)
+    except CutOff as cut:
+        what = f"simulate: {simulator.name} compiles the sources"
+        raise CutOff(f"{what}: {cut}; simplify them, or give it more with --time-limit") from None
     log.write_text(done.stdout + done.stderr, errors="replace")
     if done.returncode != 0:
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)

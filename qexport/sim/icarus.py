@@ -6,7 +6,8 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
-from qexport.sim.tools import Job, call, too_old
+from qexport.sim.supervisor import call
+from qexport.sim.tools import Job, too_old
 
 
 @cache
@@ -36,7 +37,8 @@ class Icarus:
     def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
         options = [f"-I{folder}" for folder in (job.include, job.sources[-1].parent)]
         options += [f"-D{macro}" for macro in job.macros]
-        return call([self._iverilog, "-g2012", "-Wall", *options, "-s", job.top, "-o", build / "sim", *job.sources])
+        options += ["-s", job.top, "-o", str(build / "sim"), *map(str, job.sources)]
+        return call([self._iverilog, "-g2012", "-Wall", *options], limit=job.limit)
 
     def command(self, executable: Path, waves: str | None = None) -> list[str]:
         return ["vvp", "-N", str(executable), *(["-fst"] if waves == "fst" else [])]

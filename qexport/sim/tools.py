@@ -2,10 +2,11 @@
 
 import re
 import subprocess
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
+
+from qexport.sim.supervisor import TIME_LIMIT
 
 SHOWN_ERRORS = 3  # of a compiler
 WAVES = ("vcd", "fst")
@@ -13,13 +14,17 @@ WAVES = ("vcd", "fst")
 
 @dataclass(frozen=True)
 class Job:
-    """What a simulator compiles: the last source is the design's; `macros` as NAME or NAME=VALUE."""
+    """What a simulator compiles: the last source is the design's; `macros` as NAME or NAME=VALUE.
+
+    limit: seconds that compiling may take.
+    """
 
     sources: tuple[Path, ...]
     include: Path
     top: str
     macros: tuple[str, ...] = ()
     waves: str | None = None
+    limit: float = TIME_LIMIT
 
 
 class Simulator(Protocol):
@@ -43,11 +48,3 @@ def too_old(name: str, version: str, oldest: tuple[int, int]) -> str | None:
     if number is None or (int(number[1]), int(number[2])) >= oldest:
         return None
     return f"{name} {version} is too old; install {oldest[0]}.{oldest[1]:03d} or newer"
-
-
-def call(
-    command: Sequence[str | Path], env: dict[str, str] | None = None, cwd: Path | None = None
-) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, errors="replace", env=env, cwd=cwd, check=False
-    )

@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 from qexport.errors import QexportError
-from qexport.sim.tools import Job, call, too_old
+from qexport.sim.supervisor import call
+from qexport.sim.tools import Job, too_old
 
 
 class Verilator:
@@ -64,9 +65,8 @@ class Verilator:
         options += ["--unroll-count", "4", *(f"-D{macro}" for macro in job.macros)]
         if job.waves is not None:
             options.append({"vcd": "--trace", "fst": "--trace-fst"}[job.waves])
-        done = call(
-            [program, *options, "--top-module", job.top, "--Mdir", build, "-o", "sim", *job.sources], env, build
-        )
+        options += ["--top-module", job.top, "--Mdir", str(build), "-o", "sim", *map(str, job.sources)]
+        done = call([program, *options], env, build, job.limit)
         if lacks := re.search(r"(lz4|zlib)\.h: No such file", done.stdout + done.stderr):
             raise QexportError(
                 f"waves: Verilator needs {lacks[1]}.h to write FST: apt-get install liblz4-dev zlib1g-dev, "

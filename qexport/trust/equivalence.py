@@ -11,15 +11,15 @@ holds for the real ones. (Localization: Kurshan, Computer-Aided Verification of 
 
 import json
 import re
-import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from qexport.errors import QexportError
+from qexport.sim.supervisor import call
+from qexport.sim.work import scratch_folder
 
 if TYPE_CHECKING:
     from pyosys.libyosys import Module, SigSpec
@@ -54,10 +54,7 @@ def _run(folder: Path, program: str, *arguments: str, limit: float | None = None
     """Run a program that uses Yosys in a process of its own, which an error ends."""
     if find_spec("pyosys") is None:
         raise QexportError("mutants: Yosys is missing; pip install 'qexport[selftest]'")
-    done = subprocess.run(
-        [sys.executable, "-c", program, *arguments],
-        cwd=folder, capture_output=True, text=True, errors="replace", check=False, timeout=limit,
-    )  # fmt: skip
+    done = call([sys.executable, "-c", program, *arguments], cwd=folder, limit=limit)
     if done.returncode != 0:
         error = re.search(r"^.*ERROR: .*$", done.stdout + done.stderr, re.MULTILINE)
         said = whole_paths(error[0], folder) if error else done.stderr.strip()[-300:]
@@ -75,19 +72,14 @@ def equivalent(netlist: Path, change: str, words: dict[str, int]) -> bool:
     assert found.origin is not None
     abc = Path(found.origin).with_name("yosys-abc")
     for exact, same in ATTEMPTS:
-        with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-            place = Path(scratch)
+        with scratch_folder() as place:
             spec = json.dumps([str(netlist.resolve()), change, words, exact, same])
             try:
-                program = (
-                    "import json, sys; from qexport.trust.equivalence import build; build(*json.loads(sys.argv[1]))"
-                )
+                program = f"import json, sys\nfrom {__name__} import build\nbuild(*json.loads(sys.argv[1]))"
                 _run(place, program, spec, limit=4 * LIMIT)
-                said = subprocess.run(
-                    [abc, "-c", f"read both.aig; scorr; pdr -a -T {LIMIT}"],
-                    cwd=place, capture_output=True, text=True, check=False, timeout=4 * LIMIT,
-                ).stdout  # fmt: skip
-            except (subprocess.TimeoutExpired, QexportError):  # too large, or cells that are no gates of one clock
+                proof: list[str | Path] = [abc, "-c", f"read both.aig; scorr; pdr -a -T {LIMIT}"]
+                said = call(proof, cwd=place, limit=4 * LIMIT).stdout
+            except QexportError:  # too large, or cells that are no gates of one clock
                 continue
         if re.search(r"^Properties: +All = 1\. Proved = 1\.", said, re.MULTILINE):
             return True

@@ -4,14 +4,11 @@ Every mutant of a design lives in one build; the plusarg `mutant` selects one, 0
 are edits of the reference RTL (rtl_edits.py), general ones are changes of single bits of its netlist by Yosys `mutate`.
 """
 
-import os
 import random
 import re
 import shlex
-import tempfile
 from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -22,9 +19,10 @@ from qexport.errors import CheckFailed, QexportError
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sim.cache import build_bench, cache_folder
 from qexport.sim.registry import SIMULATORS, choose
-from qexport.sim.run import run_bench
-from qexport.sim.tools import Job, Simulator
-from qexport.sim.verdict import check_words, judge
+from qexport.sim.run import check_all_words, judged, lacking
+from qexport.sim.supervisor import workers
+from qexport.sim.tools import Simulator
+from qexport.sim.work import Work, scratch_folder, work_folder
 from qexport.trust.equivalence import PROOF, equivalent, whole_paths, yosys
 from qexport.trust.rtl_edits import EDITS, Edit
 
@@ -104,20 +102,13 @@ def selectable(files: dict[str, str], edits: Sequence[Edit]) -> dict[str, str]:
 class _Bench:
     """The bench of a set around a design that the plusarg `mutant` changes, built once."""
 
-    def __init__(
-        self, folder: Path, simulator: Simulator, found: Sequence[Stream], design: Path, scratch: Path
-    ) -> None:
-        self.folder, self.simulator, self.scratch = folder, simulator, scratch
+    def __init__(self, folder: Path, simulator: Simulator, found: Sequence[Stream], design: Path, work: Work) -> None:
+        self.folder, self.simulator, self.work = folder, simulator, work
         self.manifest = read_manifest(folder)
-        offered = interface(folder, self.manifest)
-        slug = self.manifest.layer.slug
-        include = scratch / "include"
-        include.mkdir()
-        (include / "params.vh").symlink_to((folder / "params.vh").resolve())
-        lacking = tuple(f"QEXPORT_WITHOUT_{s.memory.upper()}" for s in offered if s not in found)
-        job = Job((folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", design), include, f"tb_{slug}", lacking)
-        self.results = [stream for stream in found if not stream.driven]
-        self.executable = build_bench(simulator, job, scratch, scratch / "build.log", cache_folder())
+        macros = lacking(interface(folder, self.manifest), found)
+        job = replace(work.job(folder, self.manifest, [design]), macros=macros)
+        self.compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
+        self.executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
 
     def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
         """Why the mutant fails with the first seed with which it does; None when it passes with all.
@@ -136,21 +127,11 @@ class _Bench:
 
     def _cycles(self, mutant: int, seed: int) -> int:
         """The cycles of a run; raises CheckFailed unless it passes, as `simulate` judges it."""
-        with tempfile.TemporaryDirectory(dir=self.scratch) as place:
-            run = Path(place)
-            (run / "set").symlink_to(self.folder.resolve())
-            (run / "out").mkdir()
+        with work_folder(self.folder, within=self.work.root) as work:
             plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}"]
             command = [*self.simulator.command(self.executable), *plusargs]
-            status = run_bench(command, run, run / "run.log", lambda line: None)
-            if status is None:
-                raise CheckFailed("no end")
-            output = (run / "run.log").read_text(errors="replace")
-            checks = sum(stream.words * stream.lanes for stream in self.results)
-            judge(output, status, checks, "mutant", str(self.folder))
-            files = {memory.name: memory.files[0].path for memory in self.manifest.memories}
-            for stream in self.results:
-                check_words(run / "out" / f"{stream.memory}.hex", self.folder / files[stream.memory], str(self.folder))
+            output = judged(command, work, sum(self.compared.values()), "mutant", str(self.folder))
+            check_all_words(work, self.folder, self.manifest, self.compared, str(self.folder))
         return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
 
     def failures(self, count: int, timed: bool, progress: Callable[[int], None]) -> list[str | None]:
@@ -163,7 +144,7 @@ class _Bench:
         if own is not None:
             raise CheckFailed(f"mutants: {self.folder}: the unchanged design fails, no mutant was run: {own}")
         found = []
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
+        with workers() as pool:
             for failure in pool.map(
                 lambda number: self.failure(number, cycles if timed else None), range(1, count + 1)
             ):
@@ -199,10 +180,10 @@ def hand_mutants(
     """
     manifest = read_manifest(folder)
     files = reference_files(style, manifest)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
-        design = Path(place) / "dut.sv"
+    with work_folder(folder) as work:
+        design = work.root / "dut.sv"
         design.write_text("\n".join(selectable(files, edits).values()))
-        bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, Path(place))
+        bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, work)
         failures = bench.failures(len(edits), True, lambda done: progress("hand-placed", done, len(edits)))
     made = []
     for edit, failure in zip(edits, failures, strict=True):
@@ -321,16 +302,16 @@ def general_mutants(
     """
     used = choose(simulator)
     names = [made.name(change) for change in made.changes]
-    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
-        bench = _Bench(folder, used, found, made.folder / "netlist.v", Path(place))
+    with work_folder(folder) as work:
+        bench = _Bench(folder, used, found, made.folder / "netlist.v", work)
         failures = bench.failures(len(names), style in PARTS, lambda done: progress("general", done, len(names)))
     survivors = [number for number, failure in enumerate(failures) if failure is None]
     proven = _proven(made, found, survivors, progress) if prove else set()
     left = [number for number in survivors if number not in proven]
     unknown = SIMULATORS["icarus"]
     if prove and left and used is not unknown and not unknown.missing():
-        with tempfile.TemporaryDirectory(prefix="qexport-") as place:
-            bench = _Bench(folder, unknown, found, made.folder / "netlist.v", Path(place))
+        with work_folder(folder) as work:
+            bench = _Bench(folder, unknown, found, made.folder / "netlist.v", work)
             if bench.failure(0) is None:
                 for number in left:
                     failure = bench.failure(number + 1)
@@ -352,7 +333,7 @@ def _proven(made: Netlist, found: Sequence[Stream], numbers: Sequence[int], prog
         return equivalent(made.folder / "unchanged.il", _options(made.changes[number]), words)
 
     proven = set()
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with workers() as pool:
         for done, (number, equal) in enumerate(zip(numbers, pool.map(proof, numbers), strict=True), start=1):
             proven |= {number} if equal else set()
             progress("proofs", done, len(numbers))
@@ -381,8 +362,7 @@ def reference_mutants(
         edits = random.Random(seed).sample(edits, min(sample, len(edits)))
     count = GENERAL if sample is None else min(sample, GENERAL)
     results = hand_mutants(folder, style, edits, simulator=simulator, progress=progress)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
-        scratch = Path(place)
+    with scratch_folder() as scratch:
         sources = reference_files(style, manifest)
         for name, text in sources.items():
             (scratch / name).write_text(text)
@@ -414,13 +394,13 @@ def user_mutants(
     package = folder / f"{read_manifest(folder).layer.slug}_pkg.sv"
     module = read_module(dut, package, (folder, dut[-1].parent), top)
     found = connected(module, interface(folder, read_manifest(folder)))
-    with tempfile.TemporaryDirectory(prefix="qexport-") as place:
+    with scratch_folder() as place:
         count = GENERAL if sample is None else min(sample, GENERAL)
-        (Path(place) / package.name).symlink_to(package.resolve())  # the set's path may have spaces
+        (place / package.name).symlink_to(package.resolve())  # the set's path may have spaces
         # unlike read_verilog, slang knows packages; a single unit shares macros between files, as simulators do
         sources = " ".join([package.name, *(str(path.resolve()) for path in dut)])
         read = f"read_slang --single-unit --top {top} -Iinclude {sources}"
         progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
-        made = netlist(read, folder, top, _ports(found), count, seed, Path(place))
+        made = netlist(read, folder, top, _ports(found), count, seed, place)
         progress("netlist", 1, 1)
         return general_mutants(folder, made, found, "user", simulator, True, progress)

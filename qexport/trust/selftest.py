@@ -35,6 +35,7 @@ from qexport.sim.cache import cache_folder
 from qexport.sim.registry import choose
 from qexport.sim.run import bench_alone, bench_files, simulate
 from qexport.sim.tools import Simulator
+from qexport.sim.work import scratch_folder
 from qexport.trust.mutants import MutantResult, Progress, reference_mutants, user_mutants
 from qexport.trust.stress import stress_capture
 
@@ -155,10 +156,10 @@ def selftest(
         own_rtl = user_mutants(folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, progress=tell)
     else:
         own_rtl = rtl(folder, "RTL, the set", prove=False)
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+    with scratch_folder() as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
         layout = _stress_layout(manifest, operation(capture, manifest.array["row"]))
-        stress = dump(capture, layout, Path(scratch)).folder
+        stress = dump(capture, layout, scratch).folder
         stress_table = _table(
             stress, files(stress, "stress", True), [] if dut else rtl(stress, "RTL, stress", prove=True)
         )
@@ -231,8 +232,8 @@ def _file_mutants(
     if not sealed_only:
         changes = [*_changes(folder, manifest, rng), *changes]
     found = []
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch, bench_alone(folder, simulator) as alone:
-        copy = Path(shutil.copytree(folder, Path(scratch) / folder.resolve().name))
+    with scratch_folder() as scratch, bench_alone(folder, simulator) as alone:
+        copy = Path(shutil.copytree(folder, scratch / folder.resolve().name))
         for number, change in enumerate(changes, start=1):
             path, checks = copy / change.file, copy / CHECKS
             kept, kept_checks = path.read_bytes(), checks.read_bytes()

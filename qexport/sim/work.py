@@ -1,0 +1,116 @@
+"""The folders that benches are built and run in; they go with their owner, whatever ends it."""
+
+import fcntl
+import os
+import shutil
+import signal
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import NoReturn
+
+from qexport.sets.manifest import Manifest
+from qexport.sim.tools import Job
+
+PREFIX = "qexport-run-"
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a run of a bench needs: include/params.vh, the link `set`, and `out` for words, waves and logs."""
+
+    root: Path
+
+    @property
+    def out(self) -> Path:
+        return self.root / "out"
+
+    @property
+    def include(self) -> Path:
+        return self.root / "include"
+
+    def job(self, folder: Path, manifest: Manifest, design: Sequence[Path]) -> Job:
+        """The bench of a set around a design."""
+        slug = manifest.layer.slug
+        return Job((folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", *design), self.include, f"tb_{slug}")
+
+
+@contextmanager
+def work_folder(folder: Path, keep: Path | None = None, within: Path | None = None) -> Iterator[Work]:
+    """A new folder for runs on the set `folder`; what comes out goes to `keep`, where it is given."""
+    with scratch_folder(within) as root:
+        work = Work(root)
+        work.include.mkdir()
+        (work.include / "params.vh").symlink_to((folder / "params.vh").resolve())
+        # a relative name, because Icarus opens no path with letters beyond ASCII
+        (root / "set").symlink_to(folder.resolve())
+        if keep is None:
+            work.out.mkdir()
+        else:
+            keep.mkdir(parents=True, exist_ok=True)
+            work.out.symlink_to(keep.resolve())
+        yield work
+
+
+@contextmanager
+def scratch_folder(within: Path | None = None) -> Iterator[Path]:
+    """A new folder that goes with the block, on SIGTERM, too: among the temporary ones, or `within` a scratch folder.
+
+    Its owner holds a lock on it. Those that nobody holds any more, because their owner was killed, are taken away.
+    """
+    if within is not None:
+        with tempfile.TemporaryDirectory(dir=within) as place:
+            yield Path(place)
+        return
+    clear_stale()
+    with _unwinding_on_sigterm():
+        new = Path(tempfile.mkdtemp(prefix="qexport-new-"))
+        lock = os.open(new, os.O_RDONLY)
+        folder = new.with_name(PREFIX + new.name.removeprefix("qexport-new-"))
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX)  # before it has the name by which others look for stale ones
+            new.rename(folder)
+            yield folder
+        finally:
+            for path in (new, folder):
+                shutil.rmtree(path, ignore_errors=True)
+            os.close(lock)
+
+
+def clear_stale() -> None:
+    """Take away the scratch folders of this user that no process holds."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        try:
+            lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
+        except OSError:  # another's, or gone meanwhile
+            continue
+        try:
+            if os.fstat(lock).st_uid == os.getuid():
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(folder, ignore_errors=True)
+        except BlockingIOError:
+            pass
+        finally:
+            os.close(lock)
+
+
+@contextmanager
+def _unwinding_on_sigterm() -> Iterator[None]:
+    """Let SIGTERM leave the block as an exception, so that children and folders go; nothing where others handle it."""
+    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+        yield
+        return
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        signal.signal(number, signal.SIG_IGN)  # a second one must not disturb the cleaning
+        raise SystemExit(128 + number)
+
+    signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
