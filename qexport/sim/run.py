@@ -20,6 +20,7 @@ from qexport.bench.ports import check_files, connected, read_module
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sim.cache import build_bench, cache_folder
+from qexport.sim.keep import prepare_keep
 from qexport.sim.registry import choose
 from qexport.sim.tools import Job, Simulator
 from qexport.sim.verdict import Verdict, changed_files, check_words, judge
@@ -94,7 +95,7 @@ def simulate(
         if keep is None:
             (scratch / "out").mkdir()
         else:
-            keep.mkdir(parents=True, exist_ok=True)
+            prepare_keep(keep, [stream.memory for stream in streams(manifest) or ()], progress)
             (scratch / "out").symlink_to(keep.resolve())
         kept = scratch / "out"
         executable = build_bench(simulator, job, scratch, kept / "build.log", builds if dut else cache_folder())

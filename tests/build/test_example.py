@@ -10,8 +10,8 @@ import pytest
 from qexport.build.verify import verify
 from qexport.core.capture import LayerCapture
 from qexport.sim.run import simulate
-from tests.judges import decoder
 from tests.conftest import checked_dump
+from tests.judges import decoder
 
 EXAMPLE = Path(__file__).parents[2] / "vectors" / "features_33"
 

@@ -14,8 +14,8 @@ import pytest
 from qexport.build.verify import Fault, verify
 from qexport.errors import QexportError
 from qexport.layout.paths import CAPTURE, MANIFEST, SUMS
-from tests.judges import decoder
 from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.judges import decoder
 
 FLIPS = 200
 DIGIT_BITS = {"hex": 4, "bin": 1}
