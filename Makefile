@@ -35,15 +35,15 @@ $(BIN)/python:
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing: install it (apt-get install python3-venv)"; exit 2; }
 
 $(VENV)/.for-vectors: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,sim]'
 	@touch $@
 
 $(VENV)/.for-test: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,test]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,sim,test]'
 	@touch $@
 
 $(VENV)/.for-lint: pyproject.toml | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,test,lint]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,sim,test,lint]'
 	@touch $@
 
 clean:

@@ -28,7 +28,7 @@ from qexport.bench.cocotb_bench import render_cocotb
 from qexport.bench.rtl import PARTS, render_rtl
 from qexport.bench.stub import STYLES, render_stub
 from qexport.build.blind_spots import Stored, blind_spots
-from qexport.build.dump import Dump, dump, plan, write_index
+from qexport.build.dump import Dump, dump, dump_all, plan
 from qexport.build.images import DEFAULT_SHARE, choose_images
 from qexport.build.show import dissect
 from qexport.build.verify import Fault, verify, verify_index
@@ -55,7 +55,7 @@ from qexport.layout.toml import LayoutError, layout_errors, layout_text, load_la
 from qexport.sets.folder import find_sets
 from qexport.sets.index import INDEX
 from qexport.sets.manifest import Manifest, capture_of, read_manifest
-from qexport.sets.staging import write_new_folder
+from qexport.sets.staging import write_new_folders
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
 from qexport.sim.supervisor import TIME_LIMIT
@@ -402,22 +402,18 @@ def dump_command(
         if dry_run:
             _emit_plan(captures, chosen, as_json)
             return
-        dumps = []
-        with _progress("layers", len(captures)) as advance:
-            for one, _ in captures:
-                try:
-                    dumps.append(dump(one, chosen, folder, force))
-                except QexportError as error:
-                    if not every:
-                        raise
-                    written = f"{len(dumps)} of {len(captures)} sets were written"
-                    raise type(error)(f"{one.layer.name}: {error}; {written}") from None
-                advance(1)
-    index = write_index(folder, dumps) if every else None
+        index = None
+        if every:
+            with _progress("layers", len(captures)) as advance:
+                dumps, index = dump_all((one for one, _ in captures), chosen, folder, force, advance)
+        else:
+            dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]
     result = results[0] if index is None else {"index": str(index), "sets": results}
     _emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
     for done in dumps:
+        for line in done.kept:
+            click.echo(f"qexport: {line}", err=True)
         for warning in done.manifest.warnings:
             where = f"{done.manifest.layer.name}: " if every else ""
             click.echo(f"qexport: warning: {where}{warning}", err=True)
@@ -775,14 +771,14 @@ def rtl_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     qexport rtl vectors/features_33 --style ws --out rtl/
     qexport rtl vectors/features_33 --style os --out rtl_os/
     """
-    written: dict[str, list[str]] = {}
+    designs: dict[Path, dict[str, str]] = {}
     for path in find_sets(folder):
         manifest = read_manifest(path)
         files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
         files["files.f"] = "".join(f"{name}\n" for name in files if name != "dut_mm.sv")
-        to = target if path == folder else target / path.name
-        write_new_folder(to, files)
-        written[str(to)] = list(files)
+        designs[target if path == folder else target / path.name] = files
+    write_new_folders(designs)
+    written = {str(to): list(files) for to, files in designs.items()}
 
     def show() -> None:
         for to, names in written.items():
@@ -811,8 +807,7 @@ def stub_command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     """
     targets = {path: target if path == folder else target / path.name for path in find_sets(folder)}
     stubs = {to: render_stub(read_manifest(path), style, path, to) for path, to in targets.items()}
-    for to, files in stubs.items():
-        write_new_folder(to, files)
+    write_new_folders(stubs)
     written = {str(to): list(files) for to, files in stubs.items()}
 
     def show() -> None:
@@ -846,8 +841,7 @@ def cocotb_command(folder: Path, target: Path, dut: tuple[Path, ...], top: str |
         raise click.UsageError("--top belongs to --dut")
     targets = {path: target if path == folder else target / path.name for path in find_sets(folder)}
     benches = {to: render_cocotb(path, to, dut, top or "dut") for path, to in targets.items()}
-    for to, files in benches.items():
-        write_new_folder(to, files)
+    write_new_folders(benches)
 
     def show() -> None:
         for to, files in benches.items():

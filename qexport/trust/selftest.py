@@ -3,9 +3,9 @@
 import hashlib
 import re
 import shutil
-import tempfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache, partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from qexport.bench.interface import CHECKS, COMPARED, DRIVEN
 from qexport.bench.rtl import PARTS
 from qexport.build.dump import dump
 from qexport.build.verify import verify
+from qexport.core.atomic import write_atomically
 from qexport.core.capture import CaptureFile
 from qexport.core.intformat import IntFormat
 from qexport.core.operations.conv2d import Convolution
@@ -374,13 +375,10 @@ def _kept(
     files = [f"{file_sha256(path)}  {name}" for name, path in set_entries(folder).items()]
     key = sha256("\n".join([_program(), simulator.name, simulator.version(), *map(str, options), *files]).encode())
     path = cache_folder() / f"selftest-{key}.json"
-    if path.is_file():
+    with suppress(OSError, msgspec.DecodeError):  # not there yet, or damaged
         return msgspec.json.decode(path.read_bytes(), type=type_)
     found = make()
-    with tempfile.TemporaryDirectory(prefix="new-", dir=path.parent) as staging:
-        new = Path(staging) / path.name
-        new.write_bytes(msgspec.json.encode(found))
-        new.replace(path)
+    write_atomically(path, msgspec.json.encode(found))
     return found
 
 

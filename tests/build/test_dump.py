@@ -1,6 +1,5 @@
 """`dump` writes a whole set or nothing, the same bytes for the same inputs, and leaves what is in the way alone."""
 
-import fcntl
 import json
 import os
 import random
@@ -18,6 +17,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import Result
+from filelock import FileLock
 from safetensors import safe_open
 
 from qexport.build.dump import dump
@@ -26,7 +26,7 @@ from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
-from qexport.sets.staging import _exchange
+from qexport.sets.staging import LOCK, _exchange
 from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.judges import decoder
 
@@ -441,8 +441,8 @@ def test_a_killed_dump_leaves_a_whole_set_and_the_next_one_cleans_up(
             assert process.poll() is None, process.stderr.read()
         finally:
             process.kill()
-    target, previous = out / "features_33", out / ".features_33.previous"
-    assert contents(target if target.exists() else previous) in whole  # `previous`: no folder exchange on this system
+    target = out / "features_33"
+    assert contents(target) in whole
     assert run(captures[1], out, "--force").exit_code == 0
     assert (names(out), contents(target)) == (["features_33"], whole[1])
 
@@ -452,7 +452,7 @@ def test_a_killed_first_dump_leaves_no_set_or_a_whole_one(captures: tuple[Path, 
     rng = random.Random(0)
     for _ in range(4):
         with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
-            while process.poll() is None and not (out / ".features_33.partial").exists():
+            while process.poll() is None and not list(out.glob(".qexport-*")):
                 time.sleep(0.0005)
             time.sleep(rng.uniform(0, 0.03))
             process.kill()
@@ -463,31 +463,91 @@ def test_a_killed_first_dump_leaves_no_set_or_a_whole_one(captures: tuple[Path, 
     assert names(out) == ["features_33"]
 
 
-def interrupt_between_the_renames(out: Path) -> None:
-    """The state that a dump leaves that was killed while it replaced a set without folder exchange."""
-    (out / "features_33").rename(out / ".features_33.previous")
-    (out / ".features_33.partial").mkdir()
-    (out / ".features_33.partial" / "weight.hex").write_text("half")
+KILLED_AT = """
+import os, signal, sys
+from pathlib import Path
+from qexport.cli import main
+from qexport.sets import staging
+at, exchange, *arguments = sys.argv[1:]
+if exchange == "without":
+    staging._exchange = lambda a, b: False
+real, calls = os.rename, 0
+def rename(self, to):
+    global calls
+    calls += 1
+    if calls == int(at):
+        os.kill(os.getpid(), signal.SIGKILL)
+    real(self, to)
+    return Path(to)
+Path.rename = Path.replace = rename
+main(arguments)
+"""
 
 
-def test_the_next_dump_brings_back_a_set_that_was_set_aside(captures: tuple[Path, Path], out: Path) -> None:
+@pytest.mark.parametrize("at", range(1, 5))
+@pytest.mark.parametrize("exchange", ["with", "without"])
+def test_a_dump_killed_before_any_rename_is_undone_or_finished_by_the_next(
+    captures: tuple[Path, Path], tmp_path: Path, out: Path, at: int, exchange: str
+) -> None:
+    run(captures[1], tmp_path / "other")
     run(captures[0], out)
-    before = contents(out)
-    interrupt_between_the_renames(out)
-    fails(run(captures[1], out), "--force")
-    assert (contents(out), names(out)) == (before, ["features_33"])
-    interrupt_between_the_renames(out)
-    assert "unchanged" in run(captures[0], out).stdout
-    interrupt_between_the_renames(out)
-    assert run(captures[1], out, "--force").exit_code == 0
-    assert (contents(out) != before, names(out)) == (True, ["features_33"])
-
-
-def test_a_set_aside_beside_a_whole_one_is_cleared(captures: tuple[Path, Path], out: Path) -> None:
-    run(captures[0], out)
-    shutil.copytree(out / "features_33", out / ".features_33.previous")
-    assert "unchanged" in run(captures[0], out).stdout
+    old, new = contents(out / "features_33"), contents(tmp_path / "other" / "features_33")
+    arguments = ["dump", "--capture", str(captures[1]), "--out", str(out), "--force"]
+    done = subprocess.run([sys.executable, "-c", KILLED_AT, str(at), exchange, *arguments], capture_output=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    assert (out / "features_33").exists() or exchange == "without"
+    run(captures[1], out)  # whatever it says, what was begun is undone or finished before
     assert names(out) == ["features_33"]
+    assert contents(out / "features_33") in (old, new)
+    assert run(captures[1], out, "--force").exit_code == 0
+    assert (names(out), contents(out / "features_33")) == (["features_33"], new)
+
+
+def test_hidden_folders_of_others_stay(captures: tuple[Path, Path], out: Path) -> None:
+    run(captures[0], out)
+    for name in (".features_33.partial", ".features_33.previous", ".qexport-mine", ".qexport-0123456789abcdef"):
+        (out / name).mkdir()
+        (out / name / "notes.txt").write_text("mine")
+    assert run(captures[1], out, "--force").exit_code == 0
+    assert len(list(out.glob(".*/notes.txt"))) == 4
+
+
+def test_what_a_user_changed_in_a_set_is_kept_when_it_is_replaced(captures: tuple[Path, Path], out: Path) -> None:
+    run(captures[0], out)
+    for number, capture in ((1, captures[1]), (2, captures[0])):
+        (out / "features_33" / "dut.sv").write_text(f"// mine {number}")
+        result = run(capture, out, "--force")
+        assert result.exit_code == 0
+        assert f"dut.sv of {out / 'features_33'} had been changed" in result.stderr
+        kept = out / f"features_33.~{number}~"
+        assert str(kept) in result.stderr
+        assert contents(kept) == {"dut.sv": f"// mine {number}".encode()}
+    assert cli("verify", out).exit_code == 0
+
+
+def test_a_replaced_set_that_nobody_changed_leaves_no_backup(captures: tuple[Path, Path], out: Path) -> None:
+    run(captures[0], out)
+    result = run(captures[1], out, "--force")
+    assert (result.stderr, names(out)) == ("", ["features_33"])
+
+
+@pytest.mark.parametrize("command", [("rtl",), ("stub", "--style", "blank"), ("cocotb",)])
+def test_of_many_at_once_into_one_new_folder_one_wins_and_the_others_say_so(
+    captures: tuple[Path, Path], out: Path, tmp_path: Path, command: tuple[str, ...]
+) -> None:
+    run(captures[0], out)
+    target = tmp_path / "new" / "target"
+    line = [*QEXPORT, *command, str(out / "features_33"), "--out", str(target)]
+    count = 20 if command == ("rtl",) else 4
+    processes = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(count)]
+    said = [process.communicate()[1].decode() for process in processes]
+    assert sorted(process.returncode for process in processes) == [0] + [2] * (count - 1), said
+    for process, text in zip(processes, said, strict=True):
+        if process.returncode:
+            assert re.fullmatch(r"qexport: error: out: \S+ is there already and not empty; give a new folder\n", text)
+    assert names(tmp_path / "new") == ["target"]
+    assert cli(*command, out / "features_33", "--out", tmp_path / "alone").exit_code == 0
+    assert contents(target).keys() == contents(tmp_path / "alone").keys()
 
 
 def test_dumps_at_once_wait_for_each_other_and_leave_one_whole_set(captures: tuple[Path, Path], out: Path) -> None:
@@ -556,28 +616,27 @@ def test_no_warning_says_that_a_memory_holds_values_that_it_wraps_or_saturates(o
     assert not [warning for warning in warnings if "hold the values of these inputs" in warning]
 
 
-def waits_for_lock(pid: int) -> bool:
-    """Whether the system lists the process among those that wait for a lock."""
-    lines = [line.split() for line in Path("/proc/locks").read_text().splitlines()]
-    return any(line[1] == "->" and int(line[5]) == pid for line in lines)
+LOGGED = """
+import logging, sys
+logging.basicConfig(level=logging.DEBUG, stream=sys.stderr)
+from qexport.cli import main
+main()
+"""
 
 
 def test_a_dump_that_is_interrupted_while_it_waits_leaves_the_running_ones_folder(
     captures: tuple[Path, Path], out: Path
 ) -> None:
-    out.mkdir(exist_ok=True)
-    (out / ".features_33.partial").mkdir()  # a dump that runs holds the lock and has its folder
-    lock = os.open(out, os.O_RDONLY)
-    fcntl.flock(lock, fcntl.LOCK_EX)
-    command = [*QEXPORT, "dump", "--capture", str(captures[0]), "--out", str(out)]
-    with subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    running = out / ".qexport-0123456789abcdef"
+    (running / "new").mkdir(parents=True)  # a dump that runs holds the lock and has its folder
+    command = [sys.executable, "-c", LOGGED, "dump", "--capture", str(captures[0]), "--out", str(out)]
+    with FileLock(out / LOCK), subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
         preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
     ) as process:  # fmt: skip
-        while not waits_for_lock(process.pid):
-            assert process.poll() is None
-            time.sleep(0.01)
+        assert process.stderr is not None
+        assert any("not acquired" in line for line in process.stderr)
         process.send_signal(signal.SIGINT)
-        assert process.wait() == 130
-    assert (out / ".features_33.partial").is_dir()
-    os.close(lock)
+        process.stderr.read()
+        assert process.wait(timeout=60) == 130
+    assert running.is_dir()

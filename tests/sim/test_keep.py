@@ -1,5 +1,6 @@
 """What a run leaves behind: logs, the words that came back, waves; and what it does not build again."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -85,6 +86,50 @@ def test_nothing_is_kept_in_a_set(simulator: str, tiny_set: Path, tmp_path: Path
     fails(cli(*run, "--waves", "vcd"), "--waves needs --keep")
     (tmp_path / "file").write_text("")
     fails(cli(*run, "--keep", tmp_path / "file"), str(tmp_path / "file"), "exists")
+
+
+@on_icarus
+def test_keep_loses_nothing_of_others(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    other = checked_dump(tiny_capture(), "default", tmp_path / "other")
+    before, mine, notes = state(other), tmp_path / "mine", tmp_path / "notes"
+    run = ("simulate", tiny_set, "--simulator", simulator, "--keep")
+    fails(cli(*run, other), f"{other} is a vector set", "give a new folder")
+    assert state(other) == before
+    notes.mkdir()
+    (notes / "notes.txt").write_text("mine")
+    fails(cli(*run, notes), "holds notes.txt", "give a new folder")
+    assert [path.name for path in notes.iterdir()] == ["notes.txt"]
+    mine.mkdir()
+    (mine / "run.log").write_text("my own")
+    for backup in (True, False):  # the second time the log is that of a run
+        result = cli(*run, mine)
+        assert result.exit_code == 0, result.output
+        assert (f"kept as {mine / 'run.log.~1~'}" in result.stderr) == backup
+        assert (mine / "run.log.~1~").read_text() == "my own"
+
+
+@on_icarus
+@pytest.mark.parametrize("damage", [lambda data: data[: len(data) // 2], lambda data: b"garbage" * 99])
+def test_a_damaged_build_is_built_again(
+    simulator: str, damage: Callable[[bytes], bytes], tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
+    assert simulate(tiny_set, simulator).checks == 96
+    [build] = (tmp_path / "cache").glob("*/*")
+    build.write_bytes(damage(build.read_bytes()))
+    assert simulate(tiny_set, simulator).checks == 96
+
+
+@on_icarus
+def test_a_cache_that_cannot_be_written_is_said_in_one_line(
+    simulator: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "file"))
+    result = cli("simulate", tiny_set, "--simulator", simulator)
+    assert result.exit_code == 0, result.output
+    [line] = result.stderr.splitlines()
+    assert f"cache: {tmp_path / 'file'} cannot be written" in line
 
 
 @on_icarus

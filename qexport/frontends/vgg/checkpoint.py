@@ -7,7 +7,6 @@ the indices and shapes of `features.N.*`.
 import hashlib
 import io
 import json
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -20,6 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from qexport.core.atomic import write_atomically
 from qexport.errors import QexportError
 from qexport.frontends.vgg.data import SIDE
 from qexport.frontends.vgg.model import ConvSpec, QuantVGG
@@ -40,16 +40,6 @@ class Network:
     model: QuantVGG
     path: Path
     sha256: str
-
-
-def write_atomically(path: Path, data: bytes) -> None:
-    """A power cut leaves the earlier file whole."""
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    partial.replace(path)
 
 
 def write_training(state: dict[str, Any], path: Path) -> None:

@@ -1,0 +1,26 @@
+"""One file, written whole or not at all; here, because frontends may import nothing else of the package."""
+
+import os
+import secrets
+import time
+from contextlib import suppress
+from pathlib import Path
+
+STALE = 3600  # seconds without a write, after which the temporary file's writer is taken for dead
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that a reader finds whole, as it was or as it will be, also after a power cut."""
+    for left in path.parent.glob(f".{path.name}.*.partial"):
+        with suppress(OSError):
+            if left.stat().st_mtime < time.time() - STALE:
+                left.unlink()
+    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    try:
+        with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)

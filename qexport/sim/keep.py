@@ -1,0 +1,40 @@
+"""The folder of `--keep`: that of an earlier run, or a new one; nobody else's file is lost in it."""
+
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from qexport.errors import QexportError
+from qexport.sets.folder import claims_to_be_set
+from qexport.sets.staging import numbered
+from qexport.sim.tools import WAVES
+
+LOGS = RUN, BUILD = "run.log", "build.log"
+
+
+def prepare_keep(keep: Path, memories: Sequence[str], say: Callable[[str], None]) -> None:
+    """Make the folder ready for what a run leaves: logs, waves, words of the memories.
+
+    Files of these names that no bench has written get a numbered name, which `say` is told. Raises QexportError when
+    the folder is a set or holds anything else.
+    """
+    if claims_to_be_set(keep):
+        raise QexportError(f"keep: {keep} is a vector set; give a new folder")
+    keep.mkdir(parents=True, exist_ok=True)
+    ours = {*LOGS, *(f"waves.{kind}" for kind in WAVES), *(f"{memory}.hex" for memory in memories)}
+    present = sorted(path.name for path in keep.iterdir() if not path.name.endswith("~"))  # backups may lie there
+    if foreign := [name for name in present if name not in ours]:
+        raise QexportError(f"keep: {keep} holds {foreign[0]}, which no run has written; give a new folder")
+    if _of_a_bench(keep / RUN):
+        return
+    for name in present:
+        if name != BUILD and (keep / name).stat().st_size:  # a run that was cut off leaves empty files
+            backup = numbered(keep / name)
+            (keep / name).rename(backup)
+            say(f"keep: {keep / name} is not of a run of the bench; kept as {backup}")
+
+
+def _of_a_bench(log: Path) -> bool:
+    return log.is_file() and bool(
+        re.search(r"^(PASS|FAIL|DONE|PROGRESS) ", log.read_text(errors="replace"), flags=re.MULTILINE)
+    )
