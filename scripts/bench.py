@@ -135,6 +135,24 @@ def start_to_end() -> None:
     print(f"  ratio {ours / bare:.1f}, difference {ours - bare:.2f} s (goal: at most 0.5 s)")
 
 
+def start_up() -> None:
+    """What `qexport verify` imports, and its run, against the bare import of numpy, in turns."""
+    imports = "from qexport.cli import main; main.commands['verify']"
+    calls = {
+        "import numpy": [sys.executable, "-c", "import numpy"],
+        "imports of verify": [sys.executable, "-c", imports],
+        "verify, start to end": [*PROGRAM, "verify", str(ROOT / "vectors/features_33")],
+    }
+    seconds = dict.fromkeys(calls, float("inf"))
+    for _ in range(3 * ROUNDS):
+        for name, call in calls.items():
+            taken = best(lambda call=call: subprocess.run(call, check=True, stdout=subprocess.DEVNULL), 1)  # type: ignore[misc]
+            seconds[name] = min(seconds[name], taken)
+    print("\nstart-up of qexport verify, as long as 'import numpy' (goal of the imports: at most 1.5 times)")
+    for name, taken in seconds.items():
+        print(f"  {name:21}  {taken:.3f} s  {taken / seconds['import numpy']:5.2f}")
+
+
 def strengths() -> None:
     """qexport strength on layer 33 and on a 512x512 layer."""
     print("\nqexport strength, start to end")
@@ -189,6 +207,7 @@ def main() -> None:
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, numpy {np.__version__}\n")
     packing()
     start_to_end()
+    start_up()
     strengths()
     simulation()
     with tempfile.TemporaryDirectory(dir=".") as pictures:

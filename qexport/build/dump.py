@@ -95,7 +95,7 @@ def dump_all(
                 dumps.append(_stage_set(stage, capture, layout, force))
             except QexportError as error:
                 raise type(error)(f"{capture.layer.name}: {error}; nothing was written") from None
-            advance(1)
+            advance(len(dumps))
         index = _index(stage, dumps).to_bytes()
         write_atomically(stage.new / INDEX, index)
         changed = [done.folder.name for done in dumps if not done.unchanged]

@@ -1,7 +1,6 @@
 """raw and npz: words as bytes and as numpy arrays."""
 
 import io
-import zipfile
 from typing import Any, BinaryIO
 
 import numpy as np
@@ -51,6 +50,8 @@ def _npz_arrays(elements: Int64, spec: WordSpec) -> dict[str, NDArray[Any]]:
 
 
 def write_npz(elements: Int64, spec: WordSpec) -> bytes:
+    import zipfile  # with what it needs a good part of the start-up, for one format
+
     file = io.BytesIO()
     with zipfile.ZipFile(file, "w") as archive:
         for name, array in _npz_arrays(elements, spec).items():

@@ -1,0 +1,14 @@
+"""The command line: one file for each command, loaded when it is called, and what the commands share.
+
+Others use `main`, the program. Only commands import frontends and train, inside functions.
+"""
+
+import sys
+
+try:
+    from qexport.cli.program import main
+except KeyboardInterrupt:  # nothing of the program is there yet that could say it
+    sys.stderr.write("qexport: error: interrupted\n")
+    sys.exit(130)
+
+__all__ = ["main"]

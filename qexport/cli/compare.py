@@ -1,0 +1,58 @@
+"""The command compare."""
+
+from pathlib import Path
+
+import click
+
+from qexport.cli.network import default_epochs, needs_matplotlib, needs_torch
+from qexport.cli.options import data_options, device_option, json_option, path_type
+from qexport.cli.output import emit, say
+from qexport.errors import QexportError
+
+
+@click.command(name="compare")
+@click.argument("models", nargs=-1, required=True)
+@data_options
+@click.option("--epochs", type=click.IntRange(3), help="Of each run. Default: 100 on a GPU, 14 on the CPU.")
+@click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
+@device_option
+@click.option("--work", type=path_type(), default="result/compare", show_default=True, help="The runs; gone on with.")
+@click.option("--out", "page", type=path_type(), default="docs/squeeze.md", show_default=True)
+@json_option
+def command(
+    models: tuple[str, ...],
+    data: Path,
+    download: bool,
+    epochs: int | None,
+    seeds: int,
+    device: str,
+    work: Path,
+    page: Path,
+    as_json: bool,
+) -> None:
+    """Train several networks with one recipe and compare them.
+
+    Each runs quantized and in float, with several seeds; a page of the results is written.
+
+    \b
+    qexport compare vgg16_quant vgg16_quant_gradual --data cifar10/
+    """
+    needs_torch()
+    needs_matplotlib()
+    from qexport.frontends.vgg.data import open_split, read
+    from qexport.train.compare import run_all, write_page
+    from qexport.train.loop import Recipe, pick_device
+
+    where = pick_device(device)
+    recipe = Recipe(epochs=epochs or default_epochs(where.type))
+    if not page.parent.is_dir():
+        raise QexportError(f"out: {page.parent} is no folder; make it first, or choose another --out")
+    training, validation = (read(open_split(data, split, download)) for split in ("train", "test"))
+    logs = run_all(models, recipe, seeds, training, validation, work, where)
+    command = f"qexport compare {' '.join(models)} --epochs {recipe.epochs} --seeds {seeds} --data DATA"
+    write_page(logs, recipe, command, page)
+    result = {
+        model: {"quantized": [r[-1]["top1"] for r in runs[True]], "float": [r[-1]["top1"] for r in runs[False]]}
+        for model, runs in logs.items()
+    }
+    emit(as_json, {"top1": result, "page": str(page)}, lambda: say(f"written: {page}"))

@@ -1,0 +1,97 @@
+"""The command diagnose."""
+
+import sys
+from pathlib import Path
+
+import click
+
+from qexport.cli.options import folder_argument, json_option, path_type
+from qexport.cli.output import emit, say
+from qexport.cli.tables import print_pairs
+from qexport.core.strength import percent
+from qexport.errors import CheckFailed
+from qexport.findings.diagnose import Diagnosis, diagnose
+from qexport.findings.waves import read_wave
+from qexport.findings.words import Actual, read_actual
+
+
+@click.command(name="diagnose")
+@folder_argument
+@click.option(
+    "--actual", "files", type=path_type(), multiple=True, required=True,
+    help="What your design gave: text, its files or the folder of simulate --keep; or VCD or FST.",
+)  # fmt: skip
+@click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
+@click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
+@click.option("--clock", help="Of a VCD or FST: the clock at whose rising edges they are taken.")
+@click.option(
+    "--valid",
+    help="Of a VCD or FST: the signal that is 1 where a word counts.  [default: tvalid and tready of a tdata]",
+)
+@json_option
+def command(
+    folder: Path,
+    files: tuple[Path, ...],
+    memory: str | None,
+    signal: str | None,
+    clock: str | None,
+    valid: str | None,
+    as_json: bool,
+) -> None:
+    """Say where results differ from a set, and which mistake it is.
+
+    \b
+    qexport simulate vectors/features_33 --dut my_core.sv --keep run/
+    qexport diagnose vectors/features_33 --actual run/accumulator.hex
+    qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
+    qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
+    """
+    if (signal is None) != (clock is None):
+        raise click.UsageError("--signal and --clock belong together; a text file needs neither")
+    if valid is not None and signal is None:
+        raise click.UsageError("--valid belongs to --signal and --clock")
+    if signal is None or clock is None:
+        actual = read_actual(folder, files, memory)
+    elif len(files) > 1:
+        raise click.UsageError("--signal is of one file; give --actual once")
+    else:
+        actual = read_wave(folder, files[0], signal, clock, memory, valid)
+    file = ", ".join(map(str, files))
+    watched = sys.stderr.isatty()
+    found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
+    result = {"set": str(folder), "actual": file, "memory": actual.memory.name, **found.as_json()}
+    emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
+    if found.differing or found.findings:
+        raise CheckFailed(f"diagnose: {file}: {found.summary}")
+
+
+def _show_diagnosis(folder: Path, file: str, actual: Actual, found: Diagnosis) -> None:
+    rows = [
+        ("set", str(folder)),
+        ("compared", f"{file} with memory {actual.memory.name}"),
+        ("differ", f"{found.differing} of {found.total} values ({percent(found.differing, found.total)})"),
+        *(("note", note) for note in actual.notes),
+    ]
+    if found.first is not None:
+        rows.append(("first", str(found.first)))
+    rows += [("note", finding) for finding in found.findings]
+    print_pairs(rows)
+    if found.shares:
+        say()
+        say("\n".join(found.map))
+    if not found.causes:
+        return
+    say()
+    rows = []
+    if not found.explained:
+        rows.append(("cause", "unexplained; the closest hypotheses are"))
+    for cause in found.causes[:1] if found.explained else found.causes:
+        rows.append(("cause" if found.explained else "", f"{cause}, {found.share_text(cause)}"))
+        rows.append(("remedy" if found.explained else "", cause.remedy))
+    if found.explained and len(found.causes) > 1:
+        others = ", ".join(map(str, found.causes[1:]))
+        rows.append(("alike", f"no vector of this set tells it from {others}"))
+    rows += [("separate", str(separation)) for separation in found.separations]
+    if found.inseparable:
+        rows.append(("", f"no vector was found that tells it from {', '.join(found.inseparable)}"))
+    print_pairs(rows)

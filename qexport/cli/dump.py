@@ -1,0 +1,330 @@
+"""The command dump."""
+
+import re
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+from rich.markup import escape
+
+from qexport.build.dump import Dump, dump, dump_all, plan
+from qexport.build.images import DEFAULT_SHARE, choose_images
+from qexport.cli.network import load_network
+from qexport.cli.options import json_option, network_options, path_type
+from qexport.cli.output import emit, golden_text, layer_text, say
+from qexport.cli.progress import show_progress
+from qexport.cli.tables import make_table, print_pairs, print_table
+from qexport.core.capture import Capture, CaptureFile, LayerCapture
+from qexport.core.operations.registry import operation
+from qexport.core.strength import STAGES, compared, percent, strength_text
+from qexport.errors import QexportError
+from qexport.layout.memory import Layout
+from qexport.layout.order import TILE_AXIS
+from qexport.layout.toml import load_layout
+from qexport.sets.manifest import Manifest
+
+
+@dataclass(frozen=True)
+class _Auto:
+    """Pictures are chosen so that `share` percent of the weight errors show in the tensor `stage`."""
+
+    stage: str
+    share: float
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What the options ask of a network: which layers, in which bits, for which pictures."""
+
+    layer: str | None
+    every: bool
+    checkpoint: str | None
+    weight_bits: int | None
+    act_bits: int | None
+    data: Path | None
+    images: int | str | None
+    share: float | None
+    indices: list[int] | None
+
+
+@contextmanager
+def _network_captures(
+    asked: _Asked, layout: Layout, dry_run: bool, as_json: bool
+) -> Iterator[list[tuple[Capture, int]]]:
+    """Captures of the layers that are asked for and their numbers of images; on a dry run without the codes.
+
+    Says what is taken, on stderr where stdout is for machines.
+    """
+    wanted = _wanted_pictures(asked, layout)
+    network = load_network(asked.checkpoint, asked.weight_bits, asked.act_bits)
+    from qexport.frontends.vgg import capture as capturing
+    from qexport.frontends.vgg import data as pictures
+
+    source = pictures.SamplePictures() if asked.data is None else pictures.open_split(asked.data, "test")
+    if isinstance(wanted, int) and not 1 <= wanted <= len(source):
+        raise QexportError(f"images: {wanted} is outside 1..{len(source)}, the pictures of this source")
+    if asked.layer is None:
+        layers = capturing.layer_facts(network.model)
+    else:
+        layers = [capturing.choose_layer(network.model, asked.layer)]
+    if isinstance(wanted, _Auto):
+        chosen = layers[0]
+        choice = choose_images(
+            chosen.geometry,
+            chosen.formats,
+            chosen.conv.weight_codes().numpy(),
+            wanted.stage,
+            wanted.share,
+            len(source),
+            lambda batch: capturing.input_codes(network, chosen, pictures.read(source, batch)),
+        )
+        click.echo(f"{choice}", err=as_json)
+        wanted = choice.images
+    indices = list(range(wanted)) if isinstance(wanted, int) else list(wanted)
+    taken = (
+        f"layer {layers[0].geometry.name}, {layers[0].shape}, kernel 3x3," if asked.layer else f"{len(layers)} layers"
+    )
+    click.echo(
+        f"{taken} of {network.path} (sha256 {network.sha256[:12]}), pictures {_ranges(indices)} of "
+        f"{asked.data or 'the shipped samples'}",
+        err=as_json,
+    )
+    read = pictures.read(source, indices)
+    if dry_run:
+        yield [
+            (LayerCapture(f.geometry, f.formats, f.conv.weight_codes().numpy(), f.blank_input()), len(indices))
+            for f in layers
+        ]
+        return
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        with show_progress() as tell:
+            ready = 0
+
+            def advance(images: int) -> None:
+                nonlocal ready
+                ready += images
+                tell("pictures", ready, len(indices))
+
+            captured = capturing.capture_layers(network, layers, read, indices, Path(scratch), advance)
+        different, codes = sum(one.float32_differences for one in captured), sum(one.codes for one in captured)
+        click.echo(f"float32 pass: {different} of {codes} input codes differ from float64's", err=as_json)
+        yield [(CaptureFile(one.path), len(indices)) for one in captured]
+
+
+def _ranges(indices: Sequence[int]) -> str:
+    """'0,1,2,3', or '0..255' for many that follow each other."""
+    if len(indices) > 8 and list(indices) == list(range(indices[0], indices[0] + len(indices))):
+        return f"{indices[0]}..{indices[-1]}"
+    return ",".join(map(str, indices))
+
+
+def _read_indices(ctx: click.Context, param: click.Parameter, value: str | None) -> list[int] | None:
+    if value is None:
+        return None
+    parts = value.split(",")
+    if not all(re.fullmatch(r" *[0-9]{1,9} *", part) for part in parts):
+        raise click.BadParameter(f"'{value}' is no list of picture indices such as 3,17", ctx, param)
+    return [int(part) for part in parts]
+
+
+def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) -> int | str | None:
+    if value is None or value == "auto":
+        return value
+    if not re.fullmatch(r"[+-]?[0-9]{1,9}", value):
+        raise click.BadParameter(f"'{value}' is neither a number of pictures nor 'auto'", ctx, param)
+    return int(value)
+
+
+@click.command(name="dump")
+@click.option("--layer", help="Index (33), name (features.33) or shape (8x8) of a quantized convolution.")
+@network_options
+@click.option("--data", type=path_type(), help="CIFAR-10; its test pictures. Default: the pictures that ship.")
+@click.option(
+    "--images", metavar="N|auto", callback=_read_images,
+    help="How many pictures, from the first on; auto: few of them that reach --strength.  [default: 4]",
+)  # fmt: skip
+@click.option(
+    "--strength", "share", type=click.FloatRange(0, 100, min_open=True),
+    help="Of --images auto: the percentage of single-bit weight errors that must show in what the layout compares."
+    f"  [default: {DEFAULT_SHARE}]",
+)  # fmt: skip
+@click.option(
+    "--indices", metavar="I,J,...", callback=_read_indices, help="Which pictures, counted from 0 in the data's order."
+)
+@click.option("--capture", type=path_type(), help="Instead of a network: a layer's codes, capture.safetensors.")
+@click.option("--all", "every", is_flag=True, help="Every quantized layer: one set for each, and index.json.")
+@click.option("--layout", default="default", show_default=True, help="A preset's name or a layout file (TOML).")
+@click.option(
+    "--out", "folder", type=path_type(), required=True, help="Folder for the sets' folders, made when missing."
+)
+@click.option("--force", is_flag=True, help="Replace another set of this layer.")
+@click.option("--dry-run", is_flag=True, help="Write nothing; print files, words and bytes.")
+@json_option
+def command(
+    capture: Path | None, layout: str, folder: Path, force: bool, dry_run: bool, as_json: bool, **of_network: Any
+) -> None:
+    """Write a layer's vector set: memory files, bench and manifest.
+
+    The set is verified before it appears.
+
+    \b
+    qexport dump --layer 33 --out vectors/
+    qexport dump --layer 8x8 --checkpoint model_best.pth.tar --data cifar10/ --indices 3,17 --out vectors/
+    qexport dump --layer 33 --data cifar10/ --images auto --strength 99.5 --out vectors/
+    qexport dump --all --images 16 --layout stream_nhwc64 --out vectors/ --dry-run
+    qexport dump --capture capture.safetensors --out vectors/
+    qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
+    qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
+    """
+    asked = _Asked(**of_network)
+    if [asked.layer is not None, capture is not None, asked.every].count(True) != 1:
+        raise click.UsageError("give one of --layer and --all (from a network) and --capture (from a file)")
+    if asked.images is not None and asked.indices is not None:
+        raise click.UsageError("give either --images or --indices")
+    chosen = load_layout(layout)
+    with ExitStack() as stack:
+        if capture is not None:
+            captures = _file_capture(capture, asked)
+        else:
+            captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
+        if dry_run:
+            _emit_plan(captures, chosen, as_json)
+            return
+        index = None
+        if asked.every:
+            with show_progress() as tell:
+
+                def advance(done: int) -> None:
+                    tell("layers", done, len(captures))
+
+                dumps, index = dump_all((one for one, _ in captures), chosen, folder, force, advance)
+        else:
+            dumps = [dump(captures[0][0], chosen, folder, force)]
+    results = [_dump_result(done) for done in dumps]
+    result = results[0] if index is None else {"index": str(index), "sets": results}
+    emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
+    for done in dumps:
+        for line in done.kept:
+            click.echo(f"qexport: {line}", err=True)
+        for warning in done.manifest.warnings:
+            where = f"{done.manifest.layer.name}: " if asked.every else ""
+            click.echo(f"qexport: warning: {where}{warning}", err=True)
+
+
+def _file_capture(path: Path, asked: _Asked) -> list[tuple[Capture, int]]:
+    """The capture of a file; raises UsageError where something of a network is asked for, too."""
+    names = {"share": "strength"}  # where the option has another name
+    unused = ("checkpoint", "weight_bits", "act_bits", "data", "images", "share", "indices")
+    given = [f"--{names.get(name, name)}".replace("_", "-") for name in unused if getattr(asked, name) is not None]
+    if given:
+        raise click.UsageError(f"{', '.join(given)} belongs to --layer; a capture holds its codes already")
+    read = CaptureFile(path)
+    return [(read, read.images)]
+
+
+def _wanted_pictures(asked: _Asked, layout: Layout) -> Sequence[int] | int | _Auto:
+    """Which pictures the options ask for."""
+    if asked.images == "auto":
+        if asked.every:
+            raise click.UsageError("--images auto belongs to --layer, because each layer needs its own pictures")
+        stages = compared(layout.memories)
+        if not stages:
+            raise QexportError(
+                f"images: layout '{layout.name}' stores none of {', '.join(STAGES)}, in which errors are counted; "
+                "give a number"
+            )
+        return _Auto(next(iter(stages)), DEFAULT_SHARE if asked.share is None else asked.share)
+    if asked.share is not None:
+        raise click.UsageError("--strength belongs to --images auto")
+    if asked.indices is not None:
+        return asked.indices
+    return asked.images if isinstance(asked.images, int) else 4
+
+
+def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: Layout, as_json: bool) -> None:
+    """What a dump would write."""
+    rows = [
+        (capture.layer.name, stream.memory.name, stream.tiling.files, stream.tiling.files * stream.tiling.words,
+         stream.size)
+        for capture, images in captures
+        for stream in plan(operation(capture, layout.array.get(TILE_AXIS)), layout, images)
+    ]  # fmt: skip
+    totals = [sum(row[at] for row in rows) for at in (2, 3, 4)]  # type: ignore[misc]
+
+    def show() -> None:
+        table = make_table("layer", "memory", "files", "words", "bytes", right=3)
+        for name, memory, *numbers in [*rows, ("all", "", *totals)]:
+            table.add_row(escape(str(name)), escape(str(memory)), *(f"{number:,}" for number in numbers))
+        print_table(table)
+        say("\nNothing was written. Beside these stand the capture, the bench and the manifest.")
+        say("Bytes of decimals are the most that there can be.")
+
+    names = ("layer", "memory", "files", "words", "bytes")
+    listed = [dict(zip(names, row, strict=True)) for row in rows]
+    emit(as_json, {"memories": listed, **dict(zip(names[2:], totals, strict=True))}, show)
+
+
+def _dump_result(done: Dump) -> dict[str, Any]:
+    manifest = done.manifest
+    return {
+        "set": str(done.folder),
+        "unchanged": done.unchanged,
+        "files": manifest.file_count,
+        "golden": {"mean_abs": manifest.golden.mean_abs, "max_abs": manifest.golden.max_abs},
+        "strength": msgspec.to_builtins(manifest.strength),
+        "warnings": list(manifest.warnings),
+    }
+
+
+def _accumulator_text(manifest: Manifest) -> str:
+    a = manifest.formats.accumulator
+    return f"{a.observed[0]}..{a.observed[1]} seen, {a.bounds[0]}..{a.bounds[1]} possible: {a.bits} signed bits"
+
+
+def _share(manifest: Manifest) -> str:
+    """The share of weight errors that show in the first tensor that the set compares."""
+    weight = manifest.strength.weight
+    return next((percent(getattr(weight, stage), weight.flips) for stage in compared(manifest.memories)), "-")
+
+
+def _show_set(done: Dump) -> None:
+    manifest = done.manifest
+    table = make_table("memory", "tensor", "files", "words", "word bits", "first file")
+    for m in manifest.memories:
+        words = sum(file.words for file in m.files)
+        table.add_row(m.name, m.tensor, str(len(m.files)), str(words), str(m.word_bits), escape(m.files[0].path))
+    print_table(table)
+    say()
+    rows = [
+        ("layer", layer_text(manifest.layer)),
+        ("layout", manifest.layout.name),
+        ("accumulator", _accumulator_text(manifest)),
+        ("golden", golden_text(manifest)),
+        ("strength", strength_text(manifest.strength, manifest.memories)),
+        ("set", f"{done.folder} ({manifest.file_count} files{', unchanged' if done.unchanged else ''})"),
+    ]
+    print_pairs(rows)
+
+
+def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
+    table = make_table("set", "in x out", "files", "accumulator bits", "max difference", "tolerance", "strength")
+    for done in dumps:
+        m = done.manifest
+        difference = "-" if m.golden.max_abs is None else f"{m.golden.max_abs:.1e}"
+        table.add_row(
+            escape(str(done.folder)),
+            f"{m.layer.in_channels}x{m.layer.out_channels}",
+            str(m.file_count),
+            str(m.formats.accumulator.bits),
+            difference,
+            f"{m.golden.tolerance:.2g}",
+            _share(m),
+        )
+    print_table(table)
+    unchanged = sum(done.unchanged for done in dumps)
+    say(f"\n{len(dumps)} sets{f', {unchanged} unchanged' * bool(unchanged)}, listed in {index}")

@@ -1,0 +1,85 @@
+"""The command explain."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+from rich.markup import escape
+
+from qexport.cli.options import folder_argument, json_option
+from qexport.cli.output import emit, say
+from qexport.cli.tables import make_table, print_table
+from qexport.findings.explain import Explanation, explain, steps_csv
+from qexport.layout.tiling import describe_index
+from qexport.sets.folder import find_sets
+
+
+def _read_output_index(ctx: click.Context, param: click.Parameter, value: str) -> tuple[int, ...]:
+    parts = value.split(",")
+    if len(parts) != 4 or not all(re.fullmatch(r" *[0-9]{1,9} *", part) for part in parts):
+        raise click.BadParameter(f"'{value}' is not IMAGE,OC,Y,X, such as 0,5,2,3", ctx, param)
+    return tuple(int(part) for part in parts)
+
+
+@click.command(name="explain")
+@folder_argument
+@click.option(
+    "--at", required=True, metavar="IMAGE,OC,Y,X", callback=_read_output_index, help="Image, output channel, position."
+)
+@click.option("--csv", "as_csv", is_flag=True, help="Print the terms as CSV.")
+@json_option
+def command(folder: Path, at: tuple[int, int, int, int], as_csv: bool, as_json: bool) -> None:
+    """Say how one output value comes about, term by term.
+
+    Terms stand in the order of the array, with each operand's place.
+    Places are FILE:LINE:LANE. In a folder of sets, for every set.
+
+    \b
+    qexport explain vectors/features_33 --at 0,5,2,3
+    qexport explain vectors/features_33 --at 0,5,2,3 --csv
+    """
+    if as_csv and as_json:
+        raise click.UsageError("give either --csv or --json")
+    found = [explain(path, *at) for path in find_sets(folder)]
+    if as_csv:
+        click.echo(steps_csv(found), nl=False)
+        return
+
+    def show() -> None:
+        for one in found:
+            _show_explanation(one)
+
+    emit(as_json, {"values": [asdict(one) for one in found]}, show)
+
+
+def _show_explanation(one: Explanation) -> None:
+    column = "" if one.column is None else f", {describe_index(one.column)} of the array"
+    say(f"{click.style(one.set, bold=True)}: layer {one.layer}, {describe_index(one.at)}{column}")
+    numbers = ("it", "kh", "kw", "row", "ic", "input", "weight", "product", "sum")
+    table = make_table(*numbers, "input at", "weight at", "")
+    ending = make_table("value", "computed", "stored", "at")
+    for step in one.steps:
+        if step.kind == "term":
+            terms = (step.it, step.kh, step.kw, step.row, step.ic, step.input, step.weight, step.value, step.sum)
+            padding = "padding" if step.padding else ""
+            table.add_row(*map(str, terms), _places(step.input_at), _places(step.weight_at), padding)
+        elif step.kind == "psum":
+            tap, sums = map(str, (step.it, step.kh, step.kw)), map(str, (step.value, step.sum))
+            table.add_row(*tap, "", "", "", "psum", *sums, _places(step.at), style="bold")
+        else:
+            held = [(str(stored.value), stored.at) for stored in one.stored if stored.tensor == step.kind]
+            for value, at in held or [("-", _places(step.at))]:
+                ending.add_row(step.kind, str(step.value), value, escape(at))
+    for column_ in (*table.columns[: len(numbers)], *ending.columns[1:3]):
+        column_.justify = "right"
+    print_table(table)
+    say()
+    print_table(ending)
+
+
+def _places(places: Sequence[str]) -> str:
+    """The first, and how many more there are."""
+    more = f" and {len(places) - 1} more bits" if len(places) > 1 else ""
+    return escape(places[0]) + more if places else "-"

@@ -1,0 +1,100 @@
+"""The command layers."""
+
+import math
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.markup import escape
+
+from qexport.cli.network import load_network
+from qexport.cli.options import json_option, network_options, path_type
+from qexport.cli.output import emit
+from qexport.cli.tables import make_table, print_table
+from qexport.core.capture import CaptureFile
+from qexport.core.codes import Formats
+from qexport.core.geometry import ConvGeometry
+from qexport.core.intformat import IntFormat
+from qexport.core.operations.conv2d import accumulator_bounds
+from qexport.core.operations.registry import operation
+
+
+@click.command(name="layers")
+@network_options
+@click.option("--capture", type=path_type(), help="Instead of a network: a capture.safetensors.")
+@json_option
+def command(
+    checkpoint: str | None, weight_bits: int | None, act_bits: int | None, capture: Path | None, as_json: bool
+) -> None:
+    """List the quantized layers: shapes, bits, accumulator bounds.
+
+    The bounds are proven; tiles are those of an 8x8 array.
+
+    \b
+    qexport layers
+    qexport layers --checkpoint model_best.pth.tar
+    """
+    if capture is not None:
+        if (checkpoint, weight_bits, act_bits) != (None, None, None):
+            raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
+        read = CaptureFile(capture)
+        rows = [_layer_row(read.layer, read.formats, read.plane, operation(read, None).bounds)]
+    else:
+        network = load_network(checkpoint, weight_bits, act_bits)
+        from qexport.frontends.vgg.capture import layer_facts
+
+        rows = [
+            _layer_row(
+                facts.geometry,
+                facts.formats,
+                facts.plane,
+                accumulator_bounds(
+                    facts.conv.weight_codes().numpy(), None, facts.formats.input.integer, facts.geometry, facts.plane
+                ),
+            )
+            for facts in layer_facts(network.model)
+        ]
+
+    def show() -> None:
+        table = make_table(
+            "index", "name", "in x out", "kernel", "weight bits", "input bits", "positions", "8x8 tiles", "accumulator"
+        )
+        for row in rows:
+            table.add_row(
+                "-" if row["index"] is None else str(row["index"]),
+                escape(row["name"]),
+                f"{row['in_channels']}x{row['out_channels']}",
+                f"{row['kernel'][0]}x{row['kernel'][1]}",
+                f"{row['weight_bits']} {'signed' if row['weight_signed'] else 'unsigned'}",
+                f"{row['input_bits']} {'signed' if row['input_signed'] else 'unsigned'}",
+                f"{row['output_plane'][0]}x{row['output_plane'][1]}",
+                f"{row['tiles'][0]}x{row['tiles'][1]}",
+                f"{row['bounds'][0]}..{row['bounds'][1]}, {row['accumulator_bits']} bits",
+            )
+        print_table(table)
+
+    emit(as_json, {"layers": rows}, show)
+
+
+_ARRAY_SIDE = 8  # the array for which `layers` counts tiles
+
+
+def _layer_row(
+    layer: ConvGeometry, formats: Formats, plane: tuple[int, int], bounds: tuple[int, int]
+) -> dict[str, Any]:
+    return {
+        "index": layer.index,
+        "name": layer.name,
+        "in_channels": layer.in_channels,
+        "out_channels": layer.out_channels,
+        "kernel": list(layer.kernel),
+        "weight_bits": formats.weight.bits,
+        "weight_signed": formats.weight.signed,
+        "input_bits": formats.input.bits,
+        "input_signed": formats.input.signed,
+        "input_plane": list(plane),
+        "output_plane": list(layer.output_plane(plane)),
+        "tiles": [math.ceil(layer.group_inputs / _ARRAY_SIDE), math.ceil(layer.out_channels / _ARRAY_SIDE)],
+        "bounds": list(bounds),
+        "accumulator_bits": IntFormat.holding(*bounds, True).bits,
+    }

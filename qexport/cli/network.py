@@ -1,0 +1,35 @@
+"""What the commands on networks need: the packages of the extras, and a trained network."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+from qexport.errors import QexportError
+
+
+def needs_torch() -> None:
+    for package in ("torch", "torchvision"):
+        if importlib.util.find_spec(package) is None:
+            raise QexportError(f"{package} is not installed; pip install 'qexport[torch]', or start from --capture")
+
+
+def needs_matplotlib() -> None:
+    if importlib.util.find_spec("matplotlib") is None:
+        raise QexportError("matplotlib is not installed; pip install 'qexport[plot]'")
+
+
+def load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int | None) -> Any:
+    """The network of --checkpoint, --weight-bits and --act-bits."""
+    needs_torch()
+    from qexport.frontends.vgg import checkpoint as checkpoints
+
+    if checkpoint is None:
+        path = checkpoints.default_path()
+    else:
+        path = checkpoints.BUILTIN if checkpoint == "builtin" else Path(checkpoint)
+    return checkpoints.load(path, weight_bits, act_bits)
+
+
+def default_epochs(device: str) -> int:
+    """What one has the patience for: minutes on a GPU, hours on a CPU."""
+    return 100 if device == "cuda" else 14

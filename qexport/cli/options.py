@@ -1,0 +1,83 @@
+"""Arguments and options that several commands share, each written once."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+class _Path(click.Path):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        if value == "":
+            self.fail("is empty; give a path", param, ctx)
+        return super().convert(value, param, ctx)
+
+
+def path_type() -> click.Path:
+    return _Path(path_type=Path)
+
+
+def together(*options: Decorator) -> Decorator:
+    """Several options as one, in the order of the help."""
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return decorate
+
+
+folder_argument = click.argument("folder", type=path_type())
+json_option = click.option("--json", "as_json", is_flag=True, help="Print the result for machines.")
+
+
+def out_option(what: str) -> Decorator:
+    return click.option("--out", "target", type=path_type(), required=True, help=what)
+
+
+def dut_options(what: str = "Your module instead of the set's dut.sv; give it again for further files.") -> Decorator:
+    return together(
+        click.option("--dut", type=path_type(), multiple=True, help=what),
+        click.option("--top", help="Your module's name, where it is not 'dut'."),
+    )
+
+
+def simulator_option(what: str = "auto takes Verilator, else Icarus.") -> Decorator:
+    from qexport.sim.registry import SIMULATORS
+
+    choice = click.Choice(["auto", *SIMULATORS])
+    return click.option("--simulator", type=choice, default="auto", show_default=True, help=what)
+
+
+def seed_option(what: str, default: int | None = 0) -> Decorator:
+    shown = default is not None
+    return click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=default, show_default=shown, help=what)
+
+
+def check_top(top: str | None, dut: tuple[Path, ...]) -> None:
+    if top is not None and not dut:
+        raise click.UsageError("--top belongs to --dut")
+
+
+network_options = together(
+    click.option(
+        "--checkpoint",
+        help="A trained network's file, or 'builtin'. Default: result/vgg16_quant_gradual, else the shipped one.",
+    ),
+    *(
+        click.option(f"--{what}-bits", type=click.IntRange(2, 8), help="Default: what the checkpoint says, else 4.")
+        for what in ("weight", "act")
+    ),
+)
+data_options = together(
+    click.option(
+        "--data", type=path_type(), default="data", show_default=True,
+        help="Folder with cifar-10-batches-py, or with train/<class> and test/<class>.",
+    ),
+    click.option("--download", is_flag=True, help="Fetch CIFAR-10 into --data first."),
+)  # fmt: skip
+device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")

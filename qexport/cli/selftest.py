@@ -1,0 +1,144 @@
+"""The command selftest."""
+
+from collections import Counter
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+import msgspec
+from rich.markup import escape
+
+from qexport.bench.rtl import PARTS
+from qexport.cli.options import check_top, dut_options, folder_argument, json_option, seed_option, simulator_option
+from qexport.cli.output import SHOWN_FAULTS, emit, say
+from qexport.cli.progress import show_progress
+from qexport.cli.tables import make_table, print_pairs, print_table
+from qexport.core.strength import percent
+from qexport.errors import CheckFailed
+from qexport.sets.folder import find_sets
+from qexport.trust.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
+from qexport.trust.selftest import Table as SelftestTable
+
+
+@click.command(name="selftest")
+@folder_argument
+@dut_options("Change your module instead of the reference arrays; give it again for further files.")
+@click.option(
+    "--style", type=click.Choice(tuple(PARTS)), help="Change this reference array.  [default: ws; with --all both]"
+)
+@simulator_option()
+@seed_option("Of the mutants, and of the stress capture's codes.")
+@click.option(
+    "--sample", type=click.IntRange(1), default=SAMPLE, show_default=True, help="Mutants of each kind of an array."
+)
+@click.option("--all", "every", is_flag=True, help="All mutants, of both arrays, instead of a sample.")
+@json_option
+def command(
+    folder: Path,
+    dut: tuple[Path, ...],
+    top: str | None,
+    style: str | None,
+    simulator: str,
+    seed: int,
+    sample: int,
+    every: bool,
+    as_json: bool,
+) -> None:
+    """Prove that the verdict can fail, by changes to a set and to RTL.
+
+    In a folder of sets, to every one. Each file of the set is changed in many ways, in a copy: bench and verify must
+    notice. The reference arrays are changed, too. How much of that the set's own vectors show is reported; vectors of
+    the same geometry that try the arithmetic as hard as they can, the stress capture, must show all. The exit code is 1
+    when something survives that must be noticed.
+
+    \b
+    qexport selftest vectors/features_33
+    qexport selftest vectors/features_33 --style os --sample 5
+    qexport selftest vectors/features_33 --all
+    qexport selftest vectors/features_33 --dut my_core.sv --top my_core
+    """
+    check_top(top, dut)
+    if style is not None and dut:
+        raise click.UsageError("--style names a reference array, --dut your own module; give one of them")
+    styles = (style,) if style is not None else tuple(PARTS) if every else tuple(PARTS)[:1]
+    results: list[Selftest] = []
+    for path in find_sets(folder):
+        with show_progress() as progress:
+            results.append(
+                selftest(
+                    path, simulator, dut, top=top or "dut", styles=styles, seed=seed,
+                    sample=None if every else sample, progress=progress,
+                )
+            )  # fmt: skip
+    survivors = [name for result in results for name in result.survivors]
+
+    def show() -> None:
+        for result in results:
+            _show_selftest(result)
+        for name in survivors:
+            say(f"survivor  {name}")
+
+    listed = [asdict(result) | {"set": str(result.set), "survivors": result.survivors} for result in results]
+    for entry in listed:
+        for table in (entry["own"], entry["stress"]):
+            table["strength"] = msgspec.to_builtins(table["strength"])
+    emit(as_json, {"ok": not survivors, "sets": listed}, show)
+    if survivors:
+        names = ", ".join(survivors[:SHOWN_FAULTS])
+        more = ", ..." if len(survivors) > SHOWN_FAULTS else ""
+        raise CheckFailed(f"selftest: {len(survivors)} mutant(s) survived: {names}{more}")
+
+
+def _show_selftest(result: Selftest) -> None:
+    own, stress = result.own, result.stress
+    print_pairs([
+        ("set", f"{result.set}, layer {result.layer}, {own.images} image(s); simulator {result.simulator} "
+                f"{result.version}"),
+    ])  # fmt: skip
+    say()
+    _show_file_mutants("changed in the set", own)
+    _show_rtl_mutants("changed in the RTL, seen by the set's vectors", own)
+    low, high = stress.observed
+    weight = stress.strength.weight
+    print_pairs([
+        ("stress capture", f"{stress.images} images, accumulators {low}..{high} of {stress.bounds[0]}.."
+                           f"{stress.bounds[1]}, {percent(weight.relu, weight.flips)} of single-bit weight errors show "
+                           "in relu"),
+    ])  # fmt: skip
+    say()
+    _show_file_mutants("changed in the stress set", stress)
+    _show_rtl_mutants("changed in the RTL, seen by the stress capture", stress)
+
+
+def _show_file_mutants(title: str, mutants: SelftestTable) -> None:
+    """By file, how many changes each checker noticed; '-' where it does not look at the file."""
+    groups: dict[str, list[FileMutant]] = {}
+    for mutant in mutants.files:
+        groups.setdefault(mutant.group, []).append(mutant)
+    table = make_table(title, "mutants", *CHECKERS, right=1 + len(CHECKERS))
+    for group, found in groups.items():
+        noticed = [
+            str(sum(m.noticed[checker] is not None for m in found)) if checker in found[0].noticed else "-"
+            for checker in CHECKERS
+        ]
+        table.add_row(escape(group), str(len(found)), *noticed)
+    print_table(table)
+    if any(len(m.noticed) < len(CHECKERS) for m in mutants.files):
+        say("-: the bench does not look at this file, its SHA-256 is compared")
+    say()
+
+
+def _show_rtl_mutants(title: str, mutants: SelftestTable) -> None:
+    """By array and kind, how many changes were noticed."""
+    if not mutants.rtl:
+        return
+    groups: dict[tuple[str, str], Counter[str]] = {}
+    for mutant in mutants.rtl:
+        groups.setdefault((mutant.style, mutant.kind), Counter())[mutant.fate] += 1
+    table = make_table(title, "mutants", "killed", "equivalent", "survived", "killed or equivalent", right=5)
+    for (style, kind), fates in groups.items():
+        total = fates.total()
+        counts = [str(fates[fate]) for fate in ("killed", "equivalent", "survived")]
+        table.add_row(f"{style}, {kind}", str(total), *counts, percent(total - fates["survived"], total))
+    print_table(table)
+    say()

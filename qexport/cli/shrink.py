@@ -1,0 +1,98 @@
+"""The command shrink."""
+
+import math
+from dataclasses import asdict
+from pathlib import Path
+
+import click
+
+from qexport.cli.options import (
+    dut_options,
+    folder_argument,
+    json_option,
+    out_option,
+    path_type,
+    seed_option,
+    simulator_option,
+)
+from qexport.cli.output import emit, say
+from qexport.cli.tables import make_table, print_pairs, print_table
+from qexport.findings.shrink import BUDGET, shrink_actual, shrink_dut
+from qexport.findings.words import read_actual
+
+
+@click.command(name="shrink")
+@folder_argument
+@out_option("New folder, which becomes the small set.")
+@dut_options("The failing module; give it again for further files. Each step is simulated.")
+@simulator_option("With --dut: auto takes Icarus, which builds fastest, else Verilator.")
+@seed_option("With --dut: that of the failing run.  [default: 0]", default=None)
+@click.option(
+    "--budget", type=click.FloatRange(0, min_open=True),
+    help=f"With --dut: seconds after which the best set so far is taken.  [default: {BUDGET}]",
+)  # fmt: skip
+@click.option(
+    "--actual", type=path_type(), multiple=True,
+    help="Instead of --dut: what the design gave, a file, its files or the folder of simulate --keep.",
+)  # fmt: skip
+@click.option("--memory", help="With --actual: the memory that was given, where its name does not tell.")
+@json_option
+def command(
+    folder: Path,
+    target: Path,
+    dut: tuple[Path, ...],
+    top: str | None,
+    simulator: str,
+    seed: int | None,
+    budget: float | None,
+    actual: tuple[Path, ...],
+    memory: str | None,
+    as_json: bool,
+) -> None:
+    """Write the smallest set that still shows a failure.
+
+    Beside it, in OUT.actual, stands what the design gives for it.
+
+    With --dut images are dropped, codes set to 0 and sizes cut, as long as the simulation fails in the same way. With
+    --actual one differing value is kept: its image, output channel and position.
+
+    \b
+    qexport shrink vectors/features_33 --out small --dut my_core.sv --top my_core
+    qexport shrink vectors/features_33 --out small --actual run/relu.hex
+    """
+    if bool(dut) == bool(actual):
+        raise click.UsageError("give either --dut or --actual")
+    if budget is not None and math.isnan(budget):
+        raise click.UsageError("--budget nan is no number of seconds")
+    of_dut = {
+        "--top": top,
+        "--seed": seed,
+        "--budget": budget,
+        "--simulator": None if simulator == "auto" else simulator,
+    }
+    foreign = {"--memory": memory} if dut else of_dut
+    if given := [name for name, value in foreign.items() if value is not None]:
+        raise click.UsageError(f"{', '.join(given)} belongs to {'--actual' if dut else '--dut'}")
+    if dut:
+        done = shrink_dut(
+            folder, target, dut, top=top or "dut", simulator=simulator, seed=seed or 0, budget=budget or BUDGET,
+            progress=lambda line: click.echo(line, err=True),
+        )  # fmt: skip
+    else:
+        done = shrink_actual(folder, target, read_actual(folder, actual, memory))
+
+    def show() -> None:
+        table = make_table("", "before", "after", right=2)
+        for name, count in done.before.items():
+            table.add_row(name, str(count), str(done.after[name]))
+        print_table(table)
+        say()
+        rows = [("set", str(done.set)), ("design gives", str(done.actual)), ("differ", ", ".join(done.failures))]
+        if done.runs:
+            ended = "search complete" if done.complete else "ended by the budget; a larger --budget may find less"
+            rows.append(("simulations", f"{done.runs}, {ended}"))
+        if done.kept:
+            rows.append(("not reduced", done.kept))
+        print_pairs(rows)
+
+    emit(as_json, asdict(done) | {"set": str(done.set), "actual": str(done.actual)}, show)
