@@ -8,7 +8,8 @@ from typing import Any
 from qexport.bench.context import TEMPLATES, environment
 from qexport.bench.interface import COMPARED, DRIVEN
 from qexport.core.geometry import ConvGeometry
-from qexport.core.operations.registry import RESULTS
+from qexport.core.operations.base import Need
+from qexport.core.operations.registry import RESULTS, require
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
 from qexport.sets.manifest import ManifestFormats, MemoryEntry
@@ -37,6 +38,7 @@ def render_rtl(
     """
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
+    require(layer, Need.RTL)
     by_name = {memory.name: memory for memory in memories}
     preset = {memory.name: memory for memory in load_layout("default").memories}
     for name in (*DRIVEN, *COMPARED, "output"):

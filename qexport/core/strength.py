@@ -18,8 +18,9 @@ from qexport.core.codes import Formats
 from qexport.core.geometry import ConvGeometry
 from qexport.core.golden import Golden, parts
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.base import Need
 from qexport.core.operations.conv2d import pad
-from qexport.core.operations.registry import operation
+from qexport.core.operations.registry import operation, require
 
 Bools = NDArray[np.bool_]
 STAGES = ("psum", "accumulator", "relu")  # what a design's results are compared with, in the order of the computation
@@ -273,6 +274,7 @@ class Strength:
 
 def measure(capture: Capture) -> Strength:
     """The strength of a capture's images, worked out part by part."""
+    require(capture.layer, Need.STRENGTH)
     facts = operation(capture, None)
     strength = Strength(capture.layer, capture.formats, capture.weight)
     for start, stop in parts((), facts, capture.images):

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64
-from qexport.core.operations.registry import RESULTS
+from qexport.core.operations.base import Need
+from qexport.core.operations.registry import RESULTS, require
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.hypotheses import REMEDIES, hypotheses
 from qexport.findings.model import STAGES, UNKNOWN, Change, Model, Sample, array_sides
@@ -178,6 +179,7 @@ def diagnose(folder: Path, actual: Actual, progress: Callable[[str], None] = lam
     compared = Comparison(folder, actual)
     found = compared.where()
     if found.differing:
+        require(compared.model.layer, Need.DIAGNOSIS)
         causes = _search(folder, compared.model, actual, compared.got, compared.known, compared.wrong, progress)
         return replace(found, **causes)
     if actual.extra:

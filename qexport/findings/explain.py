@@ -6,7 +6,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+from qexport.core.operations.base import Need
 from qexport.core.operations.conv2d import pad
+from qexport.core.operations.registry import require
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import WordSpec
 from qexport.layout.formats.registry import FORMATS
@@ -72,6 +74,7 @@ def explain(folder: Path, n: int, oc: int, oy: int, ox: int) -> Explanation:
     CheckFailed when a file that is named was changed since the dump.
     """
     manifest = read_manifest(folder)
+    require(manifest.layer, Need.EXPLANATION)
     capture = capture_of(folder, manifest)
     layer, (rows, cols) = capture.layer, capture.layer.output_plane(capture.plane)
     for axis, index, size in (

@@ -12,8 +12,9 @@ from qexport.core.capture import Capture, LayerCapture, Source
 from qexport.core.geometry import ConvGeometry
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.base import Need
 from qexport.core.operations.conv2d import Convolution, pad, patches
-from qexport.core.operations.registry import operation
+from qexport.core.operations.registry import operation, require
 from qexport.core.strength import Strength
 
 MAX_IMAGES = 16
@@ -30,6 +31,7 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
     ties, as far as MAX_IMAGES images have room; images are added until every single-bit error of a weight shows behind
     the ReLU. The same seed gives the same codes.
     """
+    require(like.layer, Need.STRESS)
     rng = np.random.default_rng(seed)
     layer, formats, plane = like.layer, like.formats, like.plane
     lifts, weight = _weights(rng, layer, formats.weight.integer)

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 from qexport.core.capture import Capture
-from qexport.core.geometry import Layer
+from qexport.core.geometry import ConvGeometry
 from qexport.core.operations.base import Need
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.tensors import Role
@@ -24,7 +24,7 @@ def operation(capture: Capture, row: int | None) -> Convolution:
     return OPERATIONS[capture.layer.kind](capture, row)
 
 
-def require(layer: Layer, need: Need) -> None:
+def require(layer: ConvGeometry, need: Need) -> None:
     """Raises QexportError where the layer's operation does not offer what a command needs."""
     if need not in OPERATIONS[layer.kind].offers:
         raise QexportError(
