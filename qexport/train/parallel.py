@@ -1,5 +1,6 @@
 """Several processes as one: torchrun's group, BatchNorm over the global batch, sums over all ranks."""
 
+import gc
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,6 +31,7 @@ def group(device: torch.device) -> Iterator[torch.device]:
     try:
         yield device
     finally:
+        gc.collect()  # a DistributedDataParallel in a cycle would keep gloo's threads past the interpreter's end
         dist.destroy_process_group()
 
 

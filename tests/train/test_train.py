@@ -277,7 +277,7 @@ from qexport.train import parallel
 from qexport.frontends.vgg.data import Pictures, normalise
 from qexport.train.loop import Recipe, count_correct, train
 from tests.frontends.networks import small_network
-with parallel.group(torch.device("cpu")):
+def compare() -> None:
     rank, world = parallel.place()
     x, y = torch.randn(12, 3, 32, 32, generator=torch.Generator().manual_seed(0)).double(), torch.arange(12) % 10
     found = []
@@ -311,6 +311,8 @@ with parallel.group(torch.device("cpu")):
         assert "batch_size: 15 is no multiple of 2 processes" in str(error)
     else:
         raise AssertionError("accepted")
+with parallel.group(torch.device("cpu")):
+    compare()
 """)
     done = subprocess.run([*TORCHRUN, str(program)], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
