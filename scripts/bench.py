@@ -176,9 +176,9 @@ def simulation() -> None:
             run("dump", "--layer", layer, "--checkpoint", "builtin", "--images", "1", "--out", out)
             for name in SIMULATORS:
                 begin = time.perf_counter()
-                simulate(Path(out) / f"features_{layer}", name)
+                simulate(Path(out) / f"features_{layer}", name).check()
                 middle = time.perf_counter()
-                verdict = simulate(Path(out) / f"features_{layer}", name)
+                verdict = simulate(Path(out) / f"features_{layer}", name).check()
                 second = time.perf_counter() - middle
                 print(
                     f"  {layer:5}  {name:9}  {middle - begin:12.1f}  {second:13.2f}  {verdict.cycles / second:8,.0f}"
@@ -199,7 +199,7 @@ def reference_rtl() -> None:
                 files = Path(out) / f"{entry.path}_{style}"
                 run("rtl", f"{out}/{entry.path}", "--style", style, "--out", str(files))
                 names = (files / "files.f").read_text().split()
-                verdict = simulate(Path(out) / entry.path, "verilator", [files / name for name in names])
+                verdict = simulate(Path(out) / entry.path, "verilator", [files / name for name in names]).check()
                 print(f"  {entry.path:11}  {style:5}  {verdict.cycles:9,}  {sum(verdict.compared.values()):15,}")
 
 

@@ -78,7 +78,7 @@ def failure() -> str:
         dut = Path(folder) / "dut.sv"
         dut.write_text(text.replace(signed, unsigned))
         try:
-            simulate(ROOT / SET, "verilator", [dut])
+            simulate(ROOT / SET, "verilator", [dut]).check()
         except CheckFailed as error:
             lines = [line for line in str(error).splitlines() if line.startswith("FAIL")]
             return "\n".join(["```", *lines[:3], "...", *lines[10:], "```"])

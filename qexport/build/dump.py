@@ -168,8 +168,7 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
     append(partial / MANIFEST, manifest.to_bytes())
     sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
     append(partial / SUMS, sums_text(sums).encode())
-    _, faults = verify(partial)
-    if faults:
+    if faults := verify(partial).faults:
         raise CheckFailed(
             f"dump: what was written does not verify: {faults[0]}; nothing was kept, report this as a bug"
         )

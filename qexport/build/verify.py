@@ -12,6 +12,7 @@ from qexport.core.golden import Golden, parts
 from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import operation
+from qexport.core.printed import Printed
 from qexport.core.reference import Scan
 from qexport.core.strength import Strength
 from qexport.errors import CheckFailed, QexportError
@@ -23,7 +24,14 @@ from qexport.layout.paths import MANIFEST, SUMS
 from qexport.layout.tiling import describe_index
 from qexport.sets.folder import file_sha256, set_entries, sha256, sums_text
 from qexport.sets.index import INDEX, Index
-from qexport.sets.manifest import Manifest, MemoryEntry, golden_info, manifest_formats, read_manifest
+from qexport.sets.manifest import (
+    Manifest,
+    MemoryEntry,
+    golden_info,
+    golden_text,
+    manifest_formats,
+    read_manifest,
+)
 
 
 @dataclass(frozen=True)
@@ -45,17 +53,43 @@ class Fault:
         return asdict(self)
 
 
-def verify(folder: Path) -> tuple[Manifest | None, list[Fault]]:
-    """Check every promise of the contract for one set; no fault means that all hold.
+SHOWN_FAULTS = 10
 
-    Returns the manifest (None when it was changed) and the faults. Raises QexportError when the folder holds no set
-    of ours.
+
+@dataclass(frozen=True)
+class Report(Printed):
+    """What `verify` found of one set: its manifest (None when it was changed), and the faults; none where all holds."""
+
+    folder: Path
+    manifest: Manifest | None
+    faults: tuple[Fault, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.faults
+
+    def __str__(self) -> str:
+        if self.manifest is not None and self.ok:
+            return f"{self.folder}: ok, {self.manifest.file_count} files; {golden_text(self.manifest)}"
+        more = [f"  ... and {len(self.faults) - SHOWN_FAULTS} more"] if len(self.faults) > SHOWN_FAULTS else []
+        shown = [f"  {fault}" for fault in self.faults[:SHOWN_FAULTS]]
+        return "\n".join([f"{self.folder}: {len(self.faults)} fault(s)", *shown, *more])
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines: what the command prints with --json."""
+        return {"set": str(self.folder), "faults": [fault.as_json() for fault in self.faults]}
+
+
+def verify(folder: Path) -> Report:
+    """Check every promise of the contract for one set.
+
+    Raises QexportError when the folder holds no set of ours.
     """
     try:
         manifest = read_manifest(folder)
     except CheckFailed as error:
-        return None, [Fault(MANIFEST, str(error).removeprefix(f"{folder / MANIFEST}: "))]
-    return manifest, list(_faults(folder, manifest))
+        return Report(folder, None, (Fault(MANIFEST, str(error).removeprefix(f"{folder / MANIFEST}: ")),))
+    return Report(folder, manifest, tuple(_faults(folder, manifest)))
 
 
 def verify_index(folder: Path) -> list[Fault]:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from qexport.cli.network import default_epochs, needs_matplotlib, needs_torch
+from qexport.cli.network import default_epochs, needs_matplotlib
 from qexport.cli.options import data_options, device_option, json_option, path_type
 from qexport.cli.output import emit, say
 from qexport.errors import QexportError
@@ -37,6 +37,8 @@ def command(
     \b
     qexport compare vgg16_quant vgg16_quant_gradual --data cifar10/
     """
+    from qexport.frontends import needs_torch
+
     needs_torch()
     needs_matplotlib()
     from qexport.frontends.vgg.data import open_split, read

@@ -8,7 +8,6 @@ import click
 from qexport.cli.options import folder_argument, json_option, path_type
 from qexport.cli.output import emit, say
 from qexport.cli.tables import print_pairs
-from qexport.core.strength import percent
 from qexport.errors import CheckFailed
 from qexport.findings.diagnose import Diagnosis, diagnose
 from qexport.findings.waves import read_wave
@@ -66,32 +65,12 @@ def command(
 
 
 def _show_diagnosis(folder: Path, file: str, actual: Actual, found: Diagnosis) -> None:
-    rows = [
-        ("set", str(folder)),
-        ("compared", f"{file} with memory {actual.memory.name}"),
-        ("differ", f"{found.differing} of {found.total} values ({percent(found.differing, found.total)})"),
-        *(("note", note) for note in actual.notes),
-    ]
-    if found.first is not None:
-        rows.append(("first", str(found.first)))
-    rows += [("note", finding) for finding in found.findings]
-    print_pairs(rows)
+    differ, *more = found.differences
+    compared = ("compared", f"{file} with memory {actual.memory.name}")
+    print_pairs([("set", str(folder)), compared, differ, *(("note", note) for note in actual.notes), *more])
     if found.shares:
         say()
         say("\n".join(found.map))
-    if not found.causes:
-        return
-    say()
-    rows = []
-    if not found.explained:
-        rows.append(("cause", "unexplained; the closest hypotheses are"))
-    for cause in found.causes[:1] if found.explained else found.causes:
-        rows.append(("cause" if found.explained else "", f"{cause}, {found.share_text(cause)}"))
-        rows.append(("remedy" if found.explained else "", cause.remedy))
-    if found.explained and len(found.causes) > 1:
-        others = ", ".join(map(str, found.causes[1:]))
-        rows.append(("alike", f"no vector of this set tells it from {others}"))
-    rows += [("separate", str(separation)) for separation in found.separations]
-    if found.inseparable:
-        rows.append(("", f"no vector was found that tells it from {', '.join(found.inseparable)}"))
-    print_pairs(rows)
+    if found.causes:
+        say()
+        print_pairs(found.reasons)

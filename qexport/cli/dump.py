@@ -16,7 +16,7 @@ from qexport.build.dump import Dump, dump, dump_all, plan
 from qexport.build.images import DEFAULT_SHARE, choose_images
 from qexport.cli.network import load_network
 from qexport.cli.options import json_option, network_options, path_type
-from qexport.cli.output import emit, golden_text, layer_text, say
+from qexport.cli.output import emit, say
 from qexport.cli.progress import show_progress
 from qexport.cli.tables import make_table, print_pairs, print_table
 from qexport.core.capture import Capture, CaptureFile, LayerCapture
@@ -26,7 +26,7 @@ from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.toml import load_layout
-from qexport.sets.manifest import Manifest
+from qexport.sets.manifest import Manifest, golden_text, layer_text
 
 
 @dataclass(frozen=True)

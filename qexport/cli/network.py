@@ -7,12 +7,6 @@ from typing import Any
 from qexport.errors import QexportError
 
 
-def needs_torch() -> None:
-    for package in ("torch", "torchvision"):
-        if importlib.util.find_spec(package) is None:
-            raise QexportError(f"{package} is not installed; pip install 'qexport[torch]', or start from --capture")
-
-
 def needs_matplotlib() -> None:
     if importlib.util.find_spec("matplotlib") is None:
         raise QexportError("matplotlib is not installed; pip install 'qexport[plot]'")
@@ -20,6 +14,8 @@ def needs_matplotlib() -> None:
 
 def load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int | None) -> Any:
     """The network of --checkpoint, --weight-bits and --act-bits."""
+    from qexport.frontends import needs_torch
+
     needs_torch()
     from qexport.frontends.vgg import checkpoint as checkpoints
 

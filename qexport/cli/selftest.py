@@ -10,7 +10,7 @@ from rich.markup import escape
 
 from qexport.bench.rtl import PARTS
 from qexport.cli.options import check_top, dut_options, folder_argument, json_option, seed_option, simulator_option
-from qexport.cli.output import SHOWN_FAULTS, emit, say
+from qexport.cli.output import emit, say
 from qexport.cli.progress import show_progress
 from qexport.cli.tables import make_table, print_pairs, print_table
 from qexport.core.strength import percent
@@ -18,6 +18,8 @@ from qexport.errors import CheckFailed
 from qexport.sets.folder import find_sets
 from qexport.trust.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
 from qexport.trust.selftest import Table as SelftestTable
+
+SHOWN = 10  # survivors in the line of the error
 
 
 @click.command(name="selftest")
@@ -84,8 +86,8 @@ def command(
             table["strength"] = msgspec.to_builtins(table["strength"])
     emit(as_json, {"ok": not survivors, "sets": listed}, show)
     if survivors:
-        names = ", ".join(survivors[:SHOWN_FAULTS])
-        more = ", ..." if len(survivors) > SHOWN_FAULTS else ""
+        names = ", ".join(survivors[:SHOWN])
+        more = ", ..." if len(survivors) > SHOWN else ""
         raise CheckFailed(f"selftest: {len(survivors)} mutant(s) survived: {names}{more}")
 
 

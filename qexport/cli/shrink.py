@@ -87,12 +87,6 @@ def command(
             table.add_row(name, str(count), str(done.after[name]))
         print_table(table)
         say()
-        rows = [("set", str(done.set)), ("design gives", str(done.actual)), ("differ", ", ".join(done.failures))]
-        if done.runs:
-            ended = "search complete" if done.complete else "ended by the budget; a larger --budget may find less"
-            rows.append(("simulations", f"{done.runs}, {ended}"))
-        if done.kept:
-            rows.append(("not reduced", done.kept))
-        print_pairs(rows)
+        print_pairs(done.rows)
 
     emit(as_json, asdict(done) | {"set": str(done.set), "actual": str(done.actual)}, show)

@@ -1,8 +1,6 @@
 """The command simulate."""
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import click
 
@@ -15,7 +13,7 @@ from qexport.cli.options import (
     seed_option,
     simulator_option,
 )
-from qexport.cli.output import emit, golden_text, layer_text
+from qexport.cli.output import emit
 from qexport.cli.tables import print_pairs
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.folder import find_sets
@@ -62,7 +60,7 @@ def command(
         raise click.UsageError("--waves needs --keep, the folder for them")
     check_top(top, dut)
     verdicts: list[Verdict] = []
-    failures: dict[Path, QexportError] = {}
+    not_run: dict[Path, QexportError] = {}
     for path in find_sets(folder):
         try:
             verdicts.append(
@@ -73,46 +71,20 @@ def command(
                 )
             )  # fmt: skip
         except QexportError as error:
-            failures[path] = error
+            not_run[path] = error
 
     def show() -> None:
         for verdict in verdicts:
-            manifest = verdict.manifest
-            what = f"PASS, {verdict.checks} values compared by {verdict.simulator} {verdict.version}"
-            rows = [
-                ("set", f"{verdict.set}, layer {layer_text(manifest.layer)}"),
-                ("files", f"{manifest.file_count} as dumped, layout '{manifest.layout.name}'"),
-                ("golden", golden_text(manifest)),
-                ("simulation", what + (f", streams stalled with seed {verdict.seed}" if verdict.seed else "")),
-                ("compared", _counts_text(verdict.compared)),
-            ]
-            if verdict.not_compared:
-                rows.append(("not compared", f"{_counts_text(verdict.not_compared)}: the module has no such ports"))
-            rows.append((
-                "speed",
-                f"{verdict.cycles} cycles, {verdict.macs_per_cycle:.3g} multiplications a cycle, "
-                f"{verdict.utilisation:.1%} of {verdict.multipliers} multipliers",
-            ))  # fmt: skip
-            print_pairs(rows)
+            if verdict.passed:
+                print_pairs(verdict.rows)
 
-    listed: list[dict[str, Any]] = [
-        {
-            "set": str(v.set), "result": "PASS", "checks": v.checks, "compared": v.compared,
-            "not_compared": v.not_compared, "seed": v.seed, "cycles": v.cycles, "macs": v.macs,
-            "macs_per_cycle": v.macs_per_cycle, "multipliers": v.multipliers, "utilisation": v.utilisation,
-            "simulator": v.simulator, "version": v.version,
-        }
-        for v in verdicts
-    ]  # fmt: skip
+    listed = [verdict.as_json() for verdict in verdicts]
     listed += [
         {"set": str(path), "result": "FAIL" if isinstance(error, CheckFailed) else "NOT RUN", "why": str(error)}
-        for path, error in failures.items()
+        for path, error in not_run.items()
     ]
+    failures = [*(verdict.failure for verdict in verdicts if verdict.failure is not None), *not_run.values()]
     emit(as_json, {"ok": not failures, "sets": listed}, show)
     if failures:
-        kind = CheckFailed if any(isinstance(error, CheckFailed) for error in failures.values()) else QexportError
-        raise kind("\n".join(map(str, failures.values())))
-
-
-def _counts_text(counts: Mapping[str, int]) -> str:
-    return ", ".join(f"{memory} ({count})" for memory, count in counts.items())
+        kind = CheckFailed if any(isinstance(error, CheckFailed) for error in failures) else QexportError
+        raise kind("\n".join(map(str, failures)))

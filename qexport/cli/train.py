@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from qexport.cli.network import default_epochs, needs_matplotlib, needs_torch
+from qexport.cli.network import default_epochs, needs_matplotlib
 from qexport.cli.options import data_options, device_option, json_option, path_type
 from qexport.cli.output import emit, say
 from qexport.cli.tables import make_table, print_table
@@ -54,6 +54,8 @@ def command(
     qexport train --data cifar10/ --epochs 30 --resume
     torchrun --nproc-per-node 4 -m qexport train --data cifar10/ --batch-size 512
     """
+    from qexport.frontends import needs_torch
+
     needs_torch()
     from qexport.frontends.vgg.checkpoint import load_trainable
     from qexport.frontends.vgg.data import open_split, read

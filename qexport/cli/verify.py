@@ -5,13 +5,12 @@ from typing import Any
 
 import click
 
-from qexport.build.verify import Fault, verify, verify_index
+from qexport.build.verify import Report, verify, verify_index
 from qexport.cli.options import folder_argument, json_option
-from qexport.cli.output import SHOWN_FAULTS, emit, golden_text, say
+from qexport.cli.output import emit, say
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.folder import find_sets
 from qexport.sets.index import INDEX
-from qexport.sets.manifest import Manifest
 
 
 @click.command(name="verify")
@@ -25,37 +24,28 @@ def command(folder: Path, as_json: bool) -> None:
     \b
     qexport verify vectors/features_33
     """
-    results: list[tuple[Path, Manifest | None, list[Fault]]] = []
+    reports: list[Report] = []
     unusable: dict[Path, QexportError] = {}
     for path in find_sets(folder):
         try:
-            results.append((path, *verify(path)))
+            reports.append(verify(path))
         except QexportError as error:
             unusable[path] = error
-    if faults_of_index := verify_index(folder):
-        results.append((folder / INDEX, None, faults_of_index))
-    failed = [path for path, _, faults in results if faults]
+    if of_index := verify_index(folder):
+        reports.append(Report(folder / INDEX, None, tuple(of_index)))
+    failed = [report.folder for report in reports if not report.ok]
 
     def show() -> None:
-        for path, manifest, faults in results:
-            if manifest and not faults:
-                say(f"{path}: ok, {manifest.file_count} files; {golden_text(manifest)}")
-                continue
-            say(f"{path}: {len(faults)} fault(s)")
-            for fault in faults[:SHOWN_FAULTS]:
-                say(f"  {fault}")
-            if len(faults) > SHOWN_FAULTS:
-                say(f"  ... and {len(faults) - SHOWN_FAULTS} more")
+        for report in reports:
+            say(str(report))
 
-    listed: list[dict[str, Any]] = [
-        {"set": str(path), "faults": [fault.as_json() for fault in faults]} for path, _, faults in results
-    ]
+    listed: list[dict[str, Any]] = [report.as_json() for report in reports]
     listed += [{"set": str(path), "error": str(error)} for path, error in unusable.items()]
     emit(as_json, {"ok": not failed and not unusable, "sets": listed}, show)
     if failed:
         sets = ", ".join(map(str, failed))
         raise CheckFailed(
-            f"verify: {len(failed)} of {len(results) + len(unusable)} set(s) failed: {sets}; "
+            f"verify: {len(failed)} of {len(reports) + len(unusable)} set(s) failed: {sets}; "
             "dump them again, or remove what does not belong there"
         )
     if unusable:

@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from qexport.core.intformat import Int64
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import RESULTS, require
+from qexport.core.printed import Printed
+from qexport.core.strength import percent
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.hypotheses import REMEDIES, hypotheses
 from qexport.findings.model import STAGES, UNKNOWN, Change, Model, Sample, array_sides
@@ -93,7 +95,7 @@ class Cause:
 
 
 @dataclass(frozen=True)
-class Diagnosis:
+class Diagnosis(Printed):
     """What differs and why.
 
     `causes`: the best first, behind it the others of its class; none when nothing differs; when not `explained` the
@@ -125,6 +127,36 @@ class Diagnosis:
         if cause.share == 1:
             return f"explains all {self.differing}" if self.differing else "explains it"
         return f"explains {math.floor(1000 * cause.share) / 10:.1f} %"
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """How much differs, the first value that does, and the causes with their remedies."""
+        return self.differences + self.reasons
+
+    @property
+    def differences(self) -> list[tuple[str, str]]:
+        """How much differs, the first value that does, and what else was seen."""
+        rows = [("differ", f"{self.differing} of {self.total} values ({percent(self.differing, self.total)})")]
+        if self.first is not None:
+            rows.append(("first", str(self.first)))
+        return rows + [("note", finding) for finding in self.findings]
+
+    @property
+    def reasons(self) -> list[tuple[str, str]]:
+        """The causes, what to do about them, and what would tell them apart; none where nothing differs."""
+        if not self.causes:
+            return []
+        rows = [] if self.explained else [("cause", "unexplained; the closest hypotheses are")]
+        for cause in self.causes[:1] if self.explained else self.causes:
+            rows.append(("cause" if self.explained else "", f"{cause}, {self.share_text(cause)}"))
+            rows.append(("remedy" if self.explained else "", cause.remedy))
+        if self.explained and len(self.causes) > 1:
+            others = ", ".join(map(str, self.causes[1:]))
+            rows.append(("alike", f"no vector of this set tells it from {others}"))
+        rows += [("separate", str(separation)) for separation in self.separations]
+        if self.inseparable:
+            rows.append(("", f"no vector was found that tells it from {', '.join(self.inseparable)}"))
+        return rows
 
     @property
     def map(self) -> list[str]:

@@ -9,10 +9,12 @@ from pathlib import Path
 from qexport.core.operations.base import Need
 from qexport.core.operations.conv2d import pad
 from qexport.core.operations.registry import require
+from qexport.core.printed import Printed
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import WordSpec
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.order import TILE_AXIS
+from qexport.layout.tiling import describe_index
 from qexport.sets.folder import file_sha256
 from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
 
@@ -55,7 +57,7 @@ class Stored:
 
 
 @dataclass(frozen=True)
-class Explanation:
+class Explanation(Printed):
     """`at`: n, oc, oy, ox; `column`: output tile and column of the array, where the layout has columns."""
 
     set: str
@@ -64,6 +66,18 @@ class Explanation:
     column: dict[str, int] | None
     steps: tuple[Step, ...]
     stored: tuple[Stored, ...]
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """The layer and index; each term as input x weight and the sum so far; the values behind them."""
+        rows = [("value", f"{self.set}: layer {self.layer}, {describe_index(self.at)}")]
+        for step in self.steps:
+            if step.kind == "term":
+                tap = f"ic={step.ic} kh={step.kh} kw={step.kw}"
+                rows.append((step.kind, f"{tap}: {step.input} x {step.weight} = {step.value}, sum {step.sum}"))
+            else:
+                rows.append((step.kind, str(step.value)))
+        return rows
 
 
 def explain(folder: Path, n: int, oc: int, oy: int, ox: int) -> Explanation:

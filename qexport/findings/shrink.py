@@ -23,6 +23,7 @@ from qexport.core.capture import PER_IMAGE, LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import RESULTS, operation
+from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.words import Actual, Known, read_actual
 from qexport.layout.memory import Layout, Memory
@@ -46,7 +47,7 @@ TRIED_VALUES = 64  # differing values around which a set of one value is looked 
 
 
 @dataclass(frozen=True)
-class Shrunk:
+class Shrunk(Printed):
     """What was written. `before` and `after`: sizes of the layer, and how many codes are not 0; `failures`: how the
     small set fails.
 
@@ -62,6 +63,19 @@ class Shrunk:
     runs: int = 0
     complete: bool = True
     kept: str | None = None
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """Where it stands, how it fails, and how far the search came."""
+        rows = [("set", str(self.set)), ("design gives", str(self.actual)), ("differ", ", ".join(self.failures))]
+        if self.runs:
+            ended = "search complete" if self.complete else "ended by the budget; a larger --budget may find less"
+            rows.append(("simulations", f"{self.runs}, {ended}"))
+        return [*rows, ("not reduced", self.kept)] if self.kept else rows
+
+    def __str__(self) -> str:
+        sizes = ", ".join(f"{count} -> {self.after[name]} {name}" for name, count in self.before.items())
+        return pairs_text([("sizes", sizes), *self.rows])
 
 
 def shrink_dut(
@@ -100,8 +114,8 @@ def shrink_dut(
         builds = scratch / "builds"
         builds.mkdir()
 
-        def run(of: Path, keep: Path) -> None:
-            simulate(of, simulator, dut, top=top, seed=seed, keep=keep, builds=builds, limit=limit)
+        def run(of: Path, keep: Path) -> CheckFailed | None:
+            return simulate(of, simulator, dut, top=top, seed=seed, keep=keep, builds=builds, limit=limit).failure
 
         search = _Search(manifest, capture, scratch, run, budget, progress)
         search.start(folder)
@@ -407,11 +421,11 @@ class _Search:
         manifest: Manifest,
         capture: LayerCapture,
         scratch: Path,
-        run: Callable[[Path, Path], None],
+        run: Callable[[Path, Path], CheckFailed | None],
         budget: float,
         progress: Callable[[str], None],
     ):
-        """`run` simulates a set and keeps what comes back in a folder; it raises CheckFailed when the design fails."""
+        """`run` simulates a set, keeps what comes back in a folder, and gives the failure of the design."""
         self.best = capture
         self.layout = _layout(manifest, capture)
         self.failures: frozenset[str] = frozenset()
@@ -486,11 +500,12 @@ class _Search:
         shutil.rmtree(keep, ignore_errors=True)
         self.runs += 1
         try:
-            self._run(folder, keep)
-        except QexportError as error:
-            log = keep / LOG
-            return (_kinds(log.read_text(errors="replace")) if log.is_file() else frozenset()), error
-        return frozenset(), None
+            error: QexportError | None = self._run(folder, keep)
+        except QexportError as cannot_run:
+            error = cannot_run
+        log = keep / LOG
+        failed = error is not None and log.is_file()
+        return (_kinds(log.read_text(errors="replace")) if failed else frozenset()), error
 
     def _take(self, capture: LayerCapture, folder: Path, kinds: frozenset[str]) -> None:
         self.best, self.failures, self.first = capture, kinds, {}

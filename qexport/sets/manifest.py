@@ -10,10 +10,10 @@ from msgspec import Meta
 from qexport import __version__
 from qexport.core.capture import CaptureFile, Source
 from qexport.core.codes import CodeFormat
-from qexport.core.geometry import Layer, Positive
+from qexport.core.geometry import ConvGeometry, Layer, Positive
 from qexport.core.intformat import IntFormat
 from qexport.core.operations.conv2d import Convolution
-from qexport.core.reference import ReferenceCheck
+from qexport.core.reference import MEAN_BAR, ReferenceCheck
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.registry import FORMATS
@@ -267,3 +267,20 @@ def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
     if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
         raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
     return CaptureFile(file)
+
+
+def golden_text(manifest: Manifest) -> str:
+    """What the golden was checked against, and how far it lies off."""
+    golden = manifest.golden
+    if golden.mean_abs is None:
+        return "exact integer convolution; the capture holds no PyTorch output to compare with"
+    return (
+        f"exact; against PyTorch's output: mean difference {golden.mean_abs:.1e}, below {MEAN_BAR:g}; "
+        f"maximum {golden.max_abs:.1e}, below {golden.tolerance:.2g}"
+    )
+
+
+def layer_text(layer: ConvGeometry) -> str:
+    """The layer in a few words."""
+    kernel = f"{layer.kernel[0]}x{layer.kernel[1]}"
+    return f"{layer.name} ({layer.kind} {layer.in_channels} to {layer.out_channels}, {kernel})"

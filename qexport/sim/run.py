@@ -43,14 +43,16 @@ def simulate(
 ) -> Verdict:
     """Build the bench of a set outside it, run it and judge; the module `top` of `dut` replaces the set's own.
 
+    The verdict is a PASS only when the run prints one PASS with its nonce and the expected count, exits 0, and gives
+    the words of the set; else its `failure` says why.
+
     With a `seed` other than 0 all streams stall at random. `keep` gets run.log, build.log, the words that came back
     (<memory>.hex) and waves.vcd or waves.fst; `progress` is given lines of a long run. `builds` keeps the builds of
     `dut` for further calls, for a caller in whose time the files that these may include do not change. `limit`: seconds
     for the build, and again for the run.
 
-    Raises CheckFailed unless the run prints one PASS with its nonce and the expected count, exits 0, and gives the
-    words of the set; QexportError when the set has no bench, the ports do not fit, the sources do not compile or no
-    simulator is found.
+    Raises CheckFailed when the set is not as it was dumped; QexportError when it has no bench, the ports do not fit,
+    the sources do not compile or no simulator is found.
     """
     manifest = read_manifest(folder)
     offered = interface(folder, manifest)
@@ -73,26 +75,30 @@ def simulate(
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         command = [*simulator.command(executable, waves), *arguments]
         edited = f" (not as dumped: {', '.join(sorted(changed))})" if changed else ""
-        output = judged(command, work, sum(compared.values()), nonce, f"{what}{edited}", limit, progress)
-        if changed:  # a bench may agree with files that were changed together
-            raise CheckFailed(
-                f"simulate: {folder}: the bench passes on files that are not the dumped ones: {_named(changed)}; "
-                "dump the set again"
-            )
-        check_all_words(work, folder, manifest, compared, what)
-        cycles, macs = _measured(output, what)
-    return Verdict(
-        set=folder,
-        simulator=simulator.name,
-        version=simulator.version(),
-        seed=seed,
-        compared=compared,
-        not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in found},
-        cycles=cycles,
-        macs=macs,
-        multipliers=manifest.array["row"] * manifest.array["col"],
-        manifest=manifest,
-    )
+        verdict = Verdict(
+            set=folder,
+            simulator=simulator.name,
+            version=simulator.version(),
+            seed=seed,
+            compared=compared,
+            not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in found},
+            manifest=manifest,
+            dut=tuple(dut),
+            top=top,
+            kept=keep,
+        )
+        try:
+            output = judged(command, work, sum(compared.values()), nonce, f"{what}{edited}", limit, progress)
+            if changed:  # a bench may agree with files that were changed together
+                raise CheckFailed(
+                    f"simulate: {folder}: the bench passes on files that are not the dumped ones: {_named(changed)}; "
+                    "dump the set again"
+                )
+            check_all_words(work, folder, manifest, compared, what)
+            cycles, macs = _measured(output, what)
+        except CheckFailed as failure:
+            return replace(verdict, failure=failure)
+    return replace(verdict, cycles=cycles, macs=macs)
 
 
 def _changed(folder: Path, manifest: Manifest, own_design: bool) -> dict[str, str]:

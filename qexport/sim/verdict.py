@@ -1,23 +1,27 @@
 """What a simulation said, and whether it counts."""
 
 import filecmp
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from qexport.core.printed import Printed
 from qexport.errors import CheckFailed
 from qexport.layout.paths import MANIFEST, SUMS
 from qexport.sets.folder import sha256, sums_text
-from qexport.sets.manifest import Manifest
+from qexport.sets.manifest import Manifest, golden_text, layer_text
 
 SHOWN_LINES = 20  # of a failed run
 
 
-@dataclass(frozen=True)
-class Verdict:
+@dataclass(frozen=True, kw_only=True)
+class Verdict(Printed):
     """What a simulation said. `compared` and `not_compared`: memory -> number of its values.
 
-    `cycles` run from the end of the reset until the last word was taken; `macs` are the layer's multiplications (those
-    with padding among them), `multipliers` those of the layout's array.
+    `failure`: why it is no PASS. `cycles` run from the end of the reset until the last word was taken; `macs` are the
+    layer's multiplications (those with padding among them), both 0 where the run failed. `dut` and `top`: the design
+    that stood in place of the set's own. `kept`: the folder with logs and the words that came back.
     """
 
     set: Path
@@ -26,10 +30,17 @@ class Verdict:
     seed: int
     compared: dict[str, int]
     not_compared: dict[str, int]
-    cycles: int
-    macs: int
-    multipliers: int
     manifest: Manifest
+    dut: tuple[Path, ...] = ()
+    top: str = "dut"
+    kept: Path | None = None
+    failure: CheckFailed | None = None
+    cycles: int = 0
+    macs: int = 0
+
+    @property
+    def passed(self) -> bool:
+        return self.failure is None
 
     @property
     def checks(self) -> int:
@@ -37,13 +48,55 @@ class Verdict:
         return sum(self.compared.values())
 
     @property
+    def multipliers(self) -> int:
+        """Of the layout's array."""
+        return self.manifest.array["row"] * self.manifest.array["col"]
+
+    @property
     def macs_per_cycle(self) -> float:
-        return self.macs / self.cycles
+        return self.macs / max(self.cycles, 1)
 
     @property
     def utilisation(self) -> float:
         """Share of the array's multipliers that worked in an average cycle."""
         return self.macs_per_cycle / self.multipliers
+
+    def check(self) -> "Verdict":
+        """The verdict itself where it is a PASS; raises its failure, a CheckFailed, where it is not."""
+        if self.failure is not None:
+            raise self.failure
+        return self
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        """What it says, as pairs of key and text."""
+        if self.failure is not None:
+            said = [("" if at else "failure", line) for at, line in enumerate(str(self.failure).splitlines())]
+            return [("set", str(self.set)), ("simulation", f"FAIL, by {self.simulator} {self.version}"), *said]
+        what = f"PASS, {self.checks} values compared by {self.simulator} {self.version}"
+        rows = [
+            ("set", f"{self.set}, layer {layer_text(self.manifest.layer)}"),
+            ("files", f"{self.manifest.file_count} as dumped, layout '{self.manifest.layout.name}'"),
+            ("golden", golden_text(self.manifest)),
+            ("simulation", what + (f", streams stalled with seed {self.seed}" if self.seed else "")),
+            ("compared", _counts_text(self.compared)),
+        ]
+        if self.not_compared:
+            rows.append(("not compared", f"{_counts_text(self.not_compared)}: the module has no such ports"))
+        speed = f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle"
+        return [*rows, ("speed", f"{speed}, {self.utilisation:.1%} of {self.multipliers} multipliers")]
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines: what the command prints with --json."""
+        if self.failure is not None:
+            return {"set": str(self.set), "result": "FAIL", "why": str(self.failure)}
+        names = ("checks", "compared", "not_compared", "seed", "cycles", "macs", "macs_per_cycle", "multipliers",
+                 "utilisation", "simulator", "version")  # fmt: skip
+        return {"set": str(self.set), "result": "PASS"} | {name: getattr(self, name) for name in names}
+
+
+def _counts_text(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{memory} ({count})" for memory, count in counts.items())
 
 
 def check_words(actual: Path, expected: Path, what: str) -> None:

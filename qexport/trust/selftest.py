@@ -122,8 +122,8 @@ def selftest(
     Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench.
     """
     simulator = choose(simulator_name)
-    simulate(folder, simulator.name)
-    if faults := verify(folder)[1]:
+    simulate(folder, simulator.name).check()
+    if faults := verify(folder).faults:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
 
     def files(where: Path, what: str, sealed_only: bool) -> list[FileMutant]:
@@ -269,7 +269,7 @@ def _said(check: Callable[[], object], exit_code: int) -> str | None:
 
 
 def _verify(folder: Path) -> None:
-    if faults := verify(folder)[1]:
+    if faults := verify(folder).faults:
         raise CheckFailed(str(faults[0]))
 
 

@@ -43,10 +43,10 @@ def memories(folder: Path) -> dict[str, tuple[dict[str, Any], int]]:
 
 def faults_of(folder: Path) -> list[Fault]:
     """What verify finds; manifest and SHA256SUMS that contradict each other may both be the changed one."""
-    manifest, faults = verify(folder)
-    if manifest is not None:
-        return faults
-    return [Fault(name, str(fault)) for fault in faults for name in (MANIFEST, SUMS) if name in str(fault)]
+    report = verify(folder)
+    if report.manifest is not None:
+        return list(report.faults)
+    return [Fault(name, str(fault)) for fault in report.faults for name in (MANIFEST, SUMS) if name in str(fault)]
 
 
 def reseal(folder: Path, **changes: Any) -> None:
@@ -406,7 +406,7 @@ def test_a_manifest_in_another_form_than_the_contracts_is_found(tmp_path: Path, 
     sums = (folder / SUMS).read_text().splitlines()
     digest = hashlib.sha256(text.encode()).hexdigest()
     (folder / SUMS).write_text("".join(f"{digest if MANIFEST in line else line[:64]}{line[64:]}\n" for line in sums))
-    assert [fault.file for fault in verify(folder)[1]] == [MANIFEST]
+    assert [fault.file for fault in verify(folder).faults] == [MANIFEST]
 
 
 def test_a_set_that_cannot_be_read_does_not_hide_the_faults_of_others(

@@ -463,9 +463,10 @@ ORDER = "oc (it row) kh kw -> it | oc kh kw | ~row"
 def test_set_of_every_format_verifies_and_a_changed_word_is_named(radix: str, tmp_path: Path) -> None:
     layout = one_memory_layout(ORDER, radix=radix, file="m{it}.txt", array={"row": 4}, header=list(header_of(radix)))
     folder = dump(make_capture(), layout, tmp_path).folder
-    manifest, faults = verify(folder)
+    report = verify(folder)
+    assert report.ok
+    manifest = report.manifest
     assert manifest is not None
-    assert faults == []
     memory = manifest.memories[0]
     spec = memory.memory().spec(memory.tiling(manifest.array), memory.element, memory.files[1].index)
     data = (folder / "m1.txt").read_bytes()
@@ -477,7 +478,7 @@ def test_set_of_every_format_verifies_and_a_changed_word_is_named(radix: str, tm
     was = int(elements[5, 1])
     elements[5, 1] = ~was
     (folder / "m1.txt").write_bytes(FORMATS[radix].write(elements, spec))
-    fault = verify(folder)[1][0]
+    fault = verify(folder).faults[0]
     assert (fault.file, fault.line, fault.lane) == ("m1.txt", line, 1)
     assert fault.index == {"oc": 0, "ic": 6, "kh": 1, "kw": 2}
     assert fault.message == f"holds {~was}; the golden is {was}"
@@ -511,7 +512,7 @@ def test_word_wider_than_the_format_is_refused(radix: str, limit: int, tmp_path:
 
     assert FORMATS[radix].max_word_bits == limit
     capture = make_capture(plane=(1, 1), kernel=(1, 1), padding=(0, 0, 0, 0))
-    assert verify(dump(capture, layout(limit // 4), tmp_path / "fits").folder)[1] == []
+    assert verify(dump(capture, layout(limit // 4), tmp_path / "fits").folder).ok
     with pytest.raises(QexportError) as caught:
         dump(capture, layout(limit // 4 + 1), tmp_path / "wide")
     assert str(caught.value) == (

@@ -121,7 +121,9 @@ def simulated(one: Mutant, folder: Path, rtl: Path, out: Path) -> Path:
     for file, edits in one.edits.items():
         edited(rtl / file, out / file, edits)
     try:
-        simulate(folder, "icarus", [out / name for name in (out / "files.f").read_text().split()], keep=out / "keep")
+        simulate(
+            folder, "icarus", [out / name for name in (out / "files.f").read_text().split()], keep=out / "keep"
+        ).check()
     except CheckFailed:
         return out / "keep" / f"{one.memory}.hex"
     raise AssertionError(f"the bench passed the mutant {one.name}")

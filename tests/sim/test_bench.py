@@ -25,7 +25,7 @@ on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)  # w
 def failure(folder: Path, simulator: str, *dut: Path, **options: Any) -> list[str]:
     """The lines of the failed check that simulating the set ends with."""
     with pytest.raises(CheckFailed) as caught:
-        simulate(folder, simulator, dut, **options)
+        simulate(folder, simulator, dut, **options).check()
     return str(caught.value).splitlines()
 
 
@@ -33,13 +33,13 @@ def failure(folder: Path, simulator: str, *dut: Path, **options: Any) -> list[st
 
 
 def test_default_layer_passes_with_every_value_compared(simulator: str, set_of: SetOf) -> None:
-    verdict = simulate(set_of("default"), simulator)
+    verdict = simulate(set_of("default"), simulator).check()
     assert (verdict.simulator, verdict.checks) == (simulator, 8 * (2 * 9 * 36 + 2 * 16 + 2 * 16))
 
 
 def test_ragged_layer_with_groups_stride_padding_dilation_and_bias_passes(simulator: str, ragged_set: Path) -> None:
     words = 2 * 2 * (2 * 3 * 2 * 7 * 8) + 2 * (2 * 2 * 2 * 4)  # psum; accumulator and relu
-    assert simulate(ragged_set, simulator).checks == 8 * words
+    assert simulate(ragged_set, simulator).check().checks == 8 * words
 
 
 @on_icarus
@@ -55,7 +55,7 @@ def test_ragged_layer_with_groups_stride_padding_dilation_and_bias_passes(simula
 )
 def test_other_layers_pass(simulator: str, facts: dict[str, object], tmp_path: Path) -> None:
     folder = checked_dump(make_capture(images=1, **facts), "default", tmp_path)  # type: ignore[arg-type]
-    assert simulate(folder, simulator).checks > 0
+    assert simulate(folder, simulator).check().checks > 0
 
 
 def test_set_and_builds_may_lie_in_folders_with_spaces_and_other_letters(
@@ -63,7 +63,7 @@ def test_set_and_builds_may_lie_in_folders_with_spaces_and_other_letters(
 ) -> None:
     monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "Ablage für Übersetztes"))
     folder = checked_dump(tiny_capture("spaced"), "default", tmp_path / "Größe der Sätze")
-    assert simulate(folder, simulator).checks == 96
+    assert simulate(folder, simulator).check().checks == 96
 
 
 @on_icarus
@@ -73,7 +73,7 @@ def test_relative_paths_work_and_nothing_is_written_into_set_or_working_director
     before = state(set_of("default"))
     monkeypatch.chdir(tmp_path)
     folder = Path(os.path.relpath(set_of("default")))
-    assert simulate(folder, simulator, [folder / "dut.sv"]).checks == 5696
+    assert simulate(folder, simulator, [folder / "dut.sv"]).check().checks == 5696
     assert list(tmp_path.iterdir()) == []
     assert state(set_of("default")) == before
 
@@ -364,7 +364,7 @@ STALL_FAULTS: dict[str, tuple[Edits, str]] = {
 def test_stalls_show_what_a_smooth_run_does_not(simulator: str, fault: str, tiny_set: Path, tmp_path: Path) -> None:
     edits, said = STALL_FAULTS[fault]
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", edits)
-    assert simulate(tiny_set, simulator, [dut]).checks == 96
+    assert simulate(tiny_set, simulator, [dut]).check().checks == 96
     seeds = [seed for seed in range(1, 9) if said in str(outcome(tiny_set, simulator, dut, seed))]
     assert seeds
     assert outcome(tiny_set, simulator, dut, seeds[0]) == outcome(tiny_set, simulator, dut, seeds[0])
@@ -373,27 +373,27 @@ def test_stalls_show_what_a_smooth_run_does_not(simulator: str, fault: str, tiny
 def outcome(folder: Path, simulator: str, dut: Path, seed: int) -> str | None:
     """What a failed run says, None for one that passes."""
     try:
-        simulate(folder, simulator, [dut], seed=seed)
+        simulate(folder, simulator, [dut], seed=seed).check()
     except CheckFailed as error:
         return str(error)
     return None
 
 
 def test_seeds_stall_differently_and_alike_on_every_simulator(simulator: str, set_of: SetOf) -> None:
-    cycles = [simulate(set_of("default"), simulator, seed=seed).cycles for seed in (0, 1, 2, 2**32 - 1, 1)]
+    cycles = [simulate(set_of("default"), simulator, seed=seed).check().cycles for seed in (0, 1, 2, 2**32 - 1, 1)]
     assert len(set(cycles)) == 4
     assert cycles[1] == cycles[4]
     assert cycles[0] == min(cycles)
     for name in SIMULATORS:
         if SIMULATORS[name].missing() is None:
-            assert simulate(set_of("default"), name, seed=1).cycles == cycles[1]
+            assert simulate(set_of("default"), name, seed=1).check().cycles == cycles[1]
 
 
 def test_design_that_does_not_compile_is_named_with_its_line(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("ot <= 0;", "ot <= <= 0;")])
     line = dut.read_text().split("<= <=")[0].count("\n") + 1
     with pytest.raises(QexportError, match=re.escape(f"{dut}:{line}:")) as caught:
-        simulate(tiny_set, simulator, [dut])
+        simulate(tiny_set, simulator, [dut]).check()
     assert caught.value.exit_code == 2
 
 
@@ -401,7 +401,7 @@ def test_design_that_does_not_compile_is_named_with_its_line(simulator: str, tin
 def test_loop_that_takes_no_time_is_ended(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", at_end("initial while (1) begin end"))
     with pytest.raises(CheckFailed, match="no end after 2 s"):
-        simulate(tiny_set, simulator, [dut], limit=2)
+        simulate(tiny_set, simulator, [dut], limit=2).check()
 
 
 @on_icarus
@@ -409,7 +409,7 @@ def test_change_in_a_file_that_the_design_includes_is_seen(simulator: str, tiny_
     part = tmp_path / "part.vh"
     part.write_text(RELU)
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [(RELU, f'\n`include "{part}"\n')])
-    assert simulate(tiny_set, simulator, [dut]).checks == 96
+    assert simulate(tiny_set, simulator, [dut]).check().checks == 96
     part.write_text(f"~{RELU}")
     assert failure(tiny_set, simulator, dut)[-1] == "FAIL errors=32 checks=96 of 96 seed=0"
 
@@ -464,7 +464,7 @@ def test_a_design_edited_within_the_set_is_refused_with_the_way_out(
         "dut.sv was changed since the dump; keep your own design outside the set and give it with --dut"
         in (failure(folder, simulator)[0])
     )
-    assert simulate(folder, simulator, [folder / "dut.sv"]).checks == 96
+    assert simulate(folder, simulator, [folder / "dut.sv"]).check().checks == 96
 
 
 # --- the command line -----------------------------------------------------------------------------------------------

@@ -81,7 +81,7 @@ def test_the_example_passes_in_as_many_cycles_as_with_the_verilog_bench(
     simulator: str, seed: int, tmp_path: Path
 ) -> None:
     before, bench = state(EXAMPLE), render(EXAMPLE, tmp_path / "bench")
-    verdict = simulate(EXAMPLE, simulator, seed=seed)
+    verdict = simulate(EXAMPLE, simulator, seed=seed).check()
     passed(run(bench, tmp_path, seed=seed), verdict.checks, verdict.cycles)
     for memory in verdict.compared:
         came_back = bench.parent / "run" / f"icarus_seed{seed}" / f"{memory}.hex"
@@ -95,7 +95,7 @@ def test_the_ragged_layer_passes_in_folders_with_spaces_and_other_letters(
 ) -> None:
     folder = copied(ragged_set, tmp_path / "Größe der Sätze" / "set")
     bench = render(folder, tmp_path / "Bänke aus Python" / "1")
-    verdict = simulate(folder, simulator, seed=1)
+    verdict = simulate(folder, simulator, seed=1).check()
     passed(run(bench, tmp_path, seed=1), verdict.checks, verdict.cycles)
 
 
@@ -105,13 +105,13 @@ def test_the_reference_rtl_passes(simulator: str, set_of: SetOf, tmp_path: Path)
     assert cli("rtl", folder, "--style", "ws", "--out", rtl).exit_code == 0
     files = [rtl / name for name in (rtl / "files.f").read_text().split()]
     bench = render(folder, tmp_path / "bench", *(argument for file in files for argument in ("--dut", file)))
-    verdict = simulate(folder, simulator, files, seed=2)
+    verdict = simulate(folder, simulator, files, seed=2).check()
     passed(run(bench, tmp_path, seed=2), verdict.checks, verdict.cycles)
 
 
 @on_verilator
 def test_verilator_passes_in_as_many_cycles(simulator: str, set_of: SetOf, tmp_path: Path) -> None:
-    verdict = simulate(set_of("default"), "icarus", seed=1)
+    verdict = simulate(set_of("default"), "icarus", seed=1).check()
     bench = render(set_of("default"), tmp_path / "bench")
     passed(run(bench, tmp_path, simulator, seed=1), verdict.checks, verdict.cycles)
 
@@ -141,7 +141,7 @@ def both_say(edits: Edits, folder: Path, tmp_path: Path, seed: int = 0) -> list[
     """The FAIL lines of a design, which are the same with both benches, and so are the words that came back."""
     dut = edited(folder / "dut.sv", tmp_path / "dut.sv", edits)
     with pytest.raises(CheckFailed) as caught:
-        simulate(folder, "icarus", [dut], seed=seed, keep=tmp_path / "keep")
+        simulate(folder, "icarus", [dut], seed=seed, keep=tmp_path / "keep").check()
     bench = render(folder, tmp_path / "bench", "--dut", dut)
     done = run(bench, tmp_path, seed=seed)
     assert done.returncode == 1, done.stdout + done.stderr

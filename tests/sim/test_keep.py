@@ -42,7 +42,7 @@ def test_kept_are_logs_words_and_waves_and_nothing_else(
 
 
 def test_fst_waves_can_be_read(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
-    simulate(tiny_set, simulator, keep=tmp_path, waves="fst")
+    simulate(tiny_set, simulator, keep=tmp_path, waves="fst").check()
     waves = pywellen.Waveform(str(tmp_path / "waves.fst"))
     assert waves.file_format == "FST"
     signals = {var.full_name: var.signal for var in waves.all_vars()}
@@ -56,7 +56,7 @@ def test_wrong_words_and_x_digits_are_kept_of_a_run_that_fails(simulator: str, t
     def kept(fault: str, memory: str) -> list[str]:
         dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", DUT_FAULTS[fault][0])
         with pytest.raises(CheckFailed):
-            simulate(tiny_set, simulator, [dut], keep=tmp_path / "keep")
+            simulate(tiny_set, simulator, [dut], keep=tmp_path / "keep").check()
         return (tmp_path / "keep" / f"{memory}.hex").read_text().splitlines()
 
     relu = Golden(tiny_capture(), 8).values("relu")[0].reshape(8, 4)  # oc, position
@@ -114,10 +114,10 @@ def test_a_damaged_build_is_built_again(
     simulator: str, damage: Callable[[bytes], bytes], tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
-    assert simulate(tiny_set, simulator).checks == 96
+    assert simulate(tiny_set, simulator).check().checks == 96
     [build] = (tmp_path / "cache").glob("*/*")
     build.write_bytes(damage(build.read_bytes()))
-    assert simulate(tiny_set, simulator).checks == 96
+    assert simulate(tiny_set, simulator).check().checks == 96
 
 
 @on_icarus
@@ -141,7 +141,7 @@ def test_new_pictures_and_weights_of_the_same_sizes_need_no_new_build(
     captures = [capture, replace(capture, input=15 - capture.input), replace(capture, weight=capture.weight[::-1])]
     for number, one in enumerate(captures):
         folder = checked_dump(one, "default", tmp_path / str(number))
-        assert simulate(folder, simulator).checks == 96
+        assert simulate(folder, simulator).check().checks == 96
     assert len(list((tmp_path / "cache").iterdir())) == 1
     assert not np.array_equal(captures[0].weight, captures[2].weight)
 
@@ -153,10 +153,10 @@ def test_a_caller_may_keep_the_builds_of_a_design(simulator: str, tiny_set: Path
     dut = edited(tiny_set / "dut.sv", tmp_path / "my.sv", [])
     for text, kept in (("", 1), ("", 1), ("// changed\n", 2)):
         dut.write_text(dut.read_text() + text)
-        assert simulate(tiny_set, simulator, [dut], builds=builds).checks == 96
+        assert simulate(tiny_set, simulator, [dut], builds=builds).check().checks == 96
         assert len(list(builds.iterdir())) == kept
     half = edited(dut, tmp_path / "half.sv", [("\nmodule dut ", "\nmodule my_dut ")])
-    assert simulate(tiny_set, simulator, [half], top="my_dut", builds=builds).checks == 96
+    assert simulate(tiny_set, simulator, [half], top="my_dut", builds=builds).check().checks == 96
     assert len(list(builds.iterdir())) == 3
 
 

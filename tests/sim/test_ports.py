@@ -33,7 +33,7 @@ def test_results_that_the_module_has_are_compared_and_the_others_reported(
         text = without(text, memory)
     (tmp_path / "core.sv").write_text(text.replace("module dut (", "module my_core ("))
     arguments = ("simulate", tiny_set, "--dut", tmp_path / "core.sv", "--top", "my_core", "--simulator", simulator)
-    verdict = simulate(tiny_set, simulator, [tmp_path / "core.sv"], top="my_core")
+    verdict = simulate(tiny_set, simulator, [tmp_path / "core.sv"], top="my_core").check()
     assert verdict.compared == {memory: 32 for memory in RESULTS if memory in left}
     assert verdict.not_compared == {memory: 32 for memory in RESULTS if memory not in left}
     assert verdict.checks == 32 * len(left)
@@ -137,7 +137,7 @@ def test_what_is_no_design_is_said(simulator: str, tiny_set: Path, tmp_path: Pat
 
 
 def test_ports_are_the_same_that_the_sets_own_design_has(simulator: str, ragged_set: Path) -> None:
-    assert simulate(ragged_set, simulator, [ragged_set / "dut.sv"]).checks == 22016  # with bias
+    assert simulate(ragged_set, simulator, [ragged_set / "dut.sv"]).check().checks == 22016  # with bias
 
 
 def test_a_layout_without_psums_and_tables_has_a_bench_too(simulator: str, tmp_path: Path) -> None:
@@ -148,4 +148,4 @@ def test_a_layout_without_psums_and_tables_has_a_bench_too(simulator: str, tmp_p
     layout = parse_layout("[[memory]]".join(kept).replace('"default"', '"small"'), "small.toml")
     folder = checked_dump(make_capture(), layout, tmp_path)
     assert not (folder / "psum.hex").exists()
-    assert simulate(folder, simulator, seed=1).compared == {"accumulator": 256}
+    assert simulate(folder, simulator, seed=1).check().compared == {"accumulator": 256}

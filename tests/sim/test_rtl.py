@@ -342,7 +342,7 @@ def test_rtl_that_the_command_writes_passes_the_bench_of_the_set(
     folder = checked_dump(with_output(ragged_capture()), "default", tmp_path)
     assert cli("rtl", folder, "--style", style, "--out", tmp_path / "rtl").exit_code == 0
     files = [tmp_path / "rtl" / name for name in (tmp_path / "rtl" / "files.f").read_text().split()]
-    verdict = simulate(folder, simulator, files, seed=seed)
+    verdict = simulate(folder, simulator, files, seed=seed).check()
     assert set(verdict.compared) == {"accumulator", "relu", "output"} | ({"psum"} if style == "ws" else set())
 
 

@@ -73,8 +73,8 @@ def test_a_design_fails_on_the_smallest_set(bug: str, simulator: str, whole: Pat
     assert decoder.check(out) == []
     assert cli("verify", out).exit_code == 0
     with pytest.raises(CheckFailed, match="FAIL memory="):
-        simulate(out, simulator, [dut], keep=tmp_path / "again")
-    simulate(out, simulator)  # the set's own design passes
+        simulate(out, simulator, [dut], keep=tmp_path / "again").check()
+    simulate(out, simulator).check()  # the set's own design passes
     for memory in ("psum", "accumulator", "relu"):
         assert (done.actual / f"{memory}.hex").read_bytes() == (tmp_path / "again" / f"{memory}.hex").read_bytes()
     assert state(whole) == before

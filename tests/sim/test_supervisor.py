@@ -123,7 +123,7 @@ def test_a_flood_without_newlines_is_cut_off(tiny_set: Path, tmp_path: Path) -> 
     flood = 'reg [8191:0] text = {1024{8\'h78}};\ninitial forever $write("%0s", text);'
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("\nendmodule", f"\n{flood}\nendmodule")])
     with pytest.raises(CheckFailed, match="more than 64 MiB of output"):
-        simulate(tiny_set, "icarus", [dut], keep=tmp_path / "keep")
+        simulate(tiny_set, "icarus", [dut], keep=tmp_path / "keep").check()
     size = (tmp_path / "keep" / "run.log").stat().st_size
     assert 60 << 20 < size <= 64 << 20
 
@@ -135,7 +135,7 @@ def test_a_design_that_takes_too_much_memory_is_cut_off(
     grow = "int grown [$];\ninitial forever grown.push_back(1);"
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("\nendmodule", f"\n{grow}\nendmodule")])
     with pytest.raises(CheckFailed, match="out of memory; a process may take 1 GiB"):
-        simulate(tiny_set, "icarus", [dut])
+        simulate(tiny_set, "icarus", [dut]).check()
 
 
 def test_what_a_child_starts_ends_with_it_and_its_open_pipes_hold_nobody_up() -> None:

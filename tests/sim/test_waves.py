@@ -17,7 +17,7 @@ from tests.sim.test_bench import on_icarus
 @on_icarus
 @pytest.mark.parametrize("waves", ["vcd", "fst"])
 def test_the_words_of_a_stream_that_stalls(simulator: str, waves: str, tiny_set: Path, tmp_path: Path) -> None:
-    simulate(tiny_set, simulator, seed=3, keep=tmp_path, waves=waves)
+    simulate(tiny_set, simulator, seed=3, keep=tmp_path, waves=waves).check()
     file = tmp_path / f"waves.{waves}"
     for memory in ("psum", "relu"):
         wanted = read_actual(tiny_set, tmp_path / f"{memory}.hex")

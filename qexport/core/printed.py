@@ -1,0 +1,25 @@
+"""Results as values that print as the command line shows them, also as the last line of a notebook's cell."""
+
+from collections.abc import Sequence
+from typing import Any
+
+
+class Printed:
+    """Base of results; `rows` are what it says, as pairs of key and text."""
+
+    @property
+    def rows(self) -> list[tuple[str, str]]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return pairs_text(self.rows)
+
+    def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
+        """IPython's protocol: what a notebook shows for the value."""
+        printer.text(str(self))
+
+
+def pairs_text(rows: Sequence[tuple[str, str]]) -> str:
+    """One line for each pair, the texts below each other."""
+    width = max((len(key) for key, _ in rows), default=0)
+    return "\n".join(f"{key.ljust(width)}  {text}".rstrip() for key, text in rows)
