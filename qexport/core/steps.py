@@ -580,7 +580,7 @@ class Chain:
         taken: Collection[str] = (),
     ):
         self.steps, self.start, self.bias = tuple(steps), start, bias
-        self.names = tuple(step.name or f"step{index}" for index, step in enumerate(steps))
+        self.names = tuple(f"step{index}" if step.name is None else step.name for index, step in enumerate(steps))
         self.signals: dict[str, Signal] = {}
         self.parameters: dict[str, Parameter] = {}
         self.end = start
@@ -653,7 +653,7 @@ def write_steps(steps: Sequence[Step]) -> tuple[list[dict[str, Any]], dict[str, 
     documents: list[dict[str, Any]] = []
     tensors: dict[str, Int64] = {}
     for index, step in enumerate(steps):
-        document = msgspec.to_builtins(step)
+        document = msgspec.json.decode(msgspec.json.encode(step))
         for field, array in step.arrays.items():
             if array.size > INLINE:
                 tensors[f"steps.{index}.{field}"] = array
