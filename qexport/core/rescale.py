@@ -371,4 +371,6 @@ def rescale(network: Network, hardware: Hardware = ANY) -> Rescaling:
             return Rescaling(network.table(), none)
         if len(left):
             search.nearest(left)
-    return Rescaling(search.steps(), search.departs())
+    departs = search.departs()
+    assert hardware != ANY or not departs.any()
+    return Rescaling(search.steps(), departs)
