@@ -1,7 +1,7 @@
 """What the templates need of layer, memories and layout; how they are rendered."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,9 @@ class Constants:
     kind: str = "int"
 
 
-def environment() -> Environment:
-    """Jinja over the templates, strict about names."""
-    return Environment(
+def render(templates: Mapping[str, str], context: Mapping[str, Any]) -> dict[str, str]:
+    """Files by name, each rendered from the template that is named for it; strict about names."""
+    jinja = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -118,6 +118,7 @@ def environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    return {name: jinja.get_template(template).render(context) for name, template in templates.items()}
 
 
 def bench_memories(memories: Iterable[MemoryEntry], array: dict[str, int]) -> list[BenchMemory]:
