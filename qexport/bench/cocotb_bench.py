@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qexport.bench.context import CYCLES_SPARE, BenchMemory, bench_memories, environment, work
+from qexport.bench.context import CYCLES_SPARE, BenchMemory, bench_memories, render, work
 from qexport.bench.interface import COMPARED, DRIVEN, interface
 from qexport.bench.ports import check_files, connected, read_module
 from qexport.sets.manifest import read_manifest
@@ -47,7 +47,7 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
         "lasts": {m.name: m.words // sizes[m.name].get("n", 1) for m in (*driven, *compared)},
         **work(manifest.layer, driven, compared, array),
     }
-    return {f"test_{slug}.py": environment().get_template("cocotb.py.j2").render(context)}
+    return render({f"test_{slug}.py": "cocotb/bench.py.j2"}, context)
 
 
 def _place(memory: BenchMemory) -> str:

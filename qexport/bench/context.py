@@ -1,7 +1,7 @@
 """What the templates need of layer, memories and layout; how they are rendered."""
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,9 @@ from qexport.layout.memory import verilog_name
 from qexport.sets.manifest import ManifestFormats, MemoryEntry
 
 CYCLES_SPARE = 1000
+LICENCE = ("SPDX-License-Identifier: 0BSD", "You may use this generated file under any terms.")
+# By suffix; lists of files and checksums, which programs read line by line, take no comment.
+_COMMENT = {".sv": "//", ".svh": "//", ".vh": "//", ".py": "#", "": "#"}
 _SHOWN_AXES = {"n": "image", "ot": "oc", "py": "y", "px": "x", "oy": "y", "ox": "x"}  # in the bench's FAIL lines
 
 _PACKAGE = Path(__file__).parent.parent
@@ -108,9 +111,15 @@ class Constants:
     kind: str = "int"
 
 
-def environment() -> Environment:
-    """Jinja over the templates, strict about names."""
-    return Environment(
+def licensed(name: str, text: str) -> str:
+    """The text of a generated file with its licence in front, as comments of the file's language."""
+    mark = _COMMENT.get(Path(name).suffix)
+    return text if mark is None else "".join(f"{mark} {line}\n" for line in LICENCE) + text
+
+
+def render(templates: Mapping[str, str], context: Mapping[str, Any]) -> dict[str, str]:
+    """Files by name, each rendered from the template that is named for it, with their licence; strict about names."""
+    jinja = Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -118,6 +127,7 @@ def environment() -> Environment:
         keep_trailing_newline=True,
         autoescape=False,
     )
+    return {name: licensed(name, jinja.get_template(file).render(context)) for name, file in templates.items()}
 
 
 def bench_memories(memories: Iterable[MemoryEntry], array: dict[str, int]) -> list[BenchMemory]:

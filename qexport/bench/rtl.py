@@ -5,7 +5,7 @@ import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from qexport.bench.context import TEMPLATES, environment
+from qexport.bench.context import TEMPLATES, licensed, render
 from qexport.bench.interface import COMPARED, DRIVEN
 from qexport.core.geometry import ConvGeometry
 from qexport.core.operations.base import Need
@@ -89,10 +89,9 @@ def render_rtl(
         "selects": SELECTS,
         **mm_widths(by_name),
     }
-    templates = environment()
-    plain = {f"{part}.sv": (FOLDER / f"{part}.sv").read_text() for part in (*SHARED, *PARTS[style])}
-    tops = {top: templates.get_template(f"rtl/{top}.j2").render(context) for top in ("dut.sv", "dut_mm.sv")}
-    return plain | tops
+    names = [f"{part}.sv" for part in (*SHARED, *PARTS[style])]
+    plain = {name: licensed(name, (FOLDER / name).read_text()) for name in names}
+    return plain | render({top: f"rtl/{top}.j2" for top in ("dut.sv", "dut_mm.sv")}, context)
 
 
 _TITLES = {"ws": "weight-stationary", "os": "output-stationary"}

@@ -4,7 +4,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qexport.bench.context import BenchMemory, base_context, environment, work
+from qexport.bench.context import BenchMemory, base_context, render, work
 from qexport.bench.interface import COMPARED, DRIVEN, streams
 from qexport.bench.rtl import KEPT, SELECTS, mm_widths
 from qexport.errors import QexportError
@@ -59,14 +59,13 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     files = {
         source: f"stub/{style}.sv.j2",
         "support.svh": "stub/support.svh.j2",
-        package: "package.sv.j2",
-        "params.vh": "params.vh.j2",
+        package: "sv/package.sv.j2",
+        "params.vh": "sv/params.vh.j2",
         "Makefile": "stub/Makefile.j2",
     }
     if shell:
         files[shell] = f"stub/{shell}.j2"
-    templates = environment()
-    return {name: templates.get_template(template).render(context) for name, template in files.items()}
+    return render(files, context)
 
 
 def _interface(

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 
-from qexport.bench.context import base_context, environment, work
+from qexport.bench.context import base_context, render, work
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench
 from qexport.core.geometry import ConvGeometry
 from qexport.layout.memory import Layout
@@ -47,11 +47,10 @@ def render_bench(
     }
     if benched:
         context |= work(layer, driven, compared, array)
-    rendered = {package: "package.sv.j2", "params.vh": "params.vh.j2"}
+    templates = {package: "sv/package.sv.j2", "params.vh": "sv/params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
-        rendered |= {"files.f": "files.f.j2", "Makefile": "Makefile.j2", CHECKS: "checks.txt.j2"}
-        rendered[source] = "tb_default.sv.j2" if benched else "stub.sv.j2"
+        templates |= {"files.f": "sv/files.f.j2", "Makefile": "sv/Makefile.j2", CHECKS: "sv/checks.txt.j2"}
+        templates[source] = "sv/tb_default.sv.j2" if benched else "sv/stub.sv.j2"
     if benched:
-        rendered["dut.sv"] = "dut_behavioural.sv.j2"
-    templates = environment()
-    return {path: templates.get_template(template).render(context) for path, template in rendered.items()}
+        templates["dut.sv"] = "sv/dut_behavioural.sv.j2"
+    return render(templates, context)

@@ -40,7 +40,7 @@ def quiet(what: str, done: int, total: int) -> None:
 class MutantResult:
     """What became of one mutant.
 
-    `where`: file:line of the templates, or cell/port[bit] of the netlist. `kind`: 'hand' or 'general'. `fate`: 'killed'
+    `where`: file:line of the RTL, or cell/port[bit] of the netlist. `kind`: 'hand' or 'general'. `fate`: 'killed'
     (a run failed), 'equivalent' (proven to behave as the design) or 'survived'. `how`: the FAIL line, or the proof.
     """
 

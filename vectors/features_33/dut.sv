@@ -1,3 +1,5 @@
+// SPDX-License-Identifier: 0BSD
+// You may use this generated file under any terms.
 // The design under test, to be replaced by yours: a behavioural integer convolution.
 // Keep the ports; name the module `dut`, or give --top to `qexport simulate`. Each group of ports is an AXI4-Stream: a
 // word goes over at a rising edge of clk where tvalid and tready are 1; until then an offered word stays as it is.
