@@ -13,9 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.capture import LayerCapture
+from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
-from qexport.core.operations.conv2d import pad, patches
-from qexport.core.operations.registry import OPERANDS, operation
+from qexport.core.operations.conv2d import accumulate, pad, patches, psums
+from qexport.core.operations.registry import AXES, OPERANDS, operation
 from qexport.findings.change import UNKNOWN, Change, Stage
 from qexport.findings.wires import Wiring
 from qexport.layout.order import TILE_AXIS
@@ -40,6 +41,11 @@ class Sample:
     outputs: Int64
 
 
+def _reach(weight: Int64, seen: Int64) -> int:
+    """No sum of products is larger in size."""
+    return int(weight[0].size * int(np.abs(weight).max()) * max(int(np.abs(seen).max()), 1))
+
+
 class Sums:
     """The accumulation of one part: what each step of the array adds.
 
@@ -52,8 +58,7 @@ class Sums:
 
     def __init__(self, weight: Int64, seen: Int64, bias: Int64 | None, groups: int, row: int):
         self.weight, self.seen, self.bias, self.groups, self.row = weight, seen, bias, groups, row
-        reach = weight[0].size * int(np.abs(weight).max()) * max(int(np.abs(seen).max()), 1)
-        self._dtype: type[Any] = np.float64 if reach < 2**53 else np.int64
+        self._reach = _reach(weight, seen)
 
     @property
     def offset(self) -> Int64:
@@ -64,11 +69,7 @@ class Sums:
     @cached_property
     def total(self) -> Int64:
         """The convolution without bias, (n, oc, oy, ox)."""
-        n, _, _, _, rows, cols = self.seen.shape
-        taps: NDArray[Any] = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1).astype(self._dtype)
-        seen: NDArray[Any] = self.seen.reshape(n, self.groups, -1, rows * cols).astype(self._dtype)
-        sums: NDArray[Any] = np.matmul(taps, seen)  # (n, g, oc of g, oy * ox)
-        return sums.reshape(n, len(self.weight), rows, cols).astype(np.int64)
+        return accumulate(self.weight, self.seen, None, self.groups, self._reach)
 
     @cached_property
     def steps(self) -> Int64:
@@ -86,9 +87,10 @@ class Sums:
         groups, outputs, inputs = self.groups, len(self.weight) // self.groups, channels // self.groups
         tiles = math.ceil(inputs / row)
         ragged = tiles * row - inputs
-        taps: NDArray[Any] = self.weight.reshape(groups, outputs, inputs, kh * kw).astype(self._dtype)
+        dtype: type[Any] = np.float64 if self._reach < 2**53 else np.int64
+        taps: NDArray[Any] = self.weight.reshape(groups, outputs, inputs, kh * kw).astype(dtype)
         taps = np.pad(taps, ((0, 0), (0, 0), (0, ragged), (0, 0))).reshape(groups, outputs, tiles, row, kh * kw)
-        seen: NDArray[Any] = self.seen.reshape(n, groups, inputs, kh * kw, rows * cols).astype(self._dtype)
+        seen: NDArray[Any] = self.seen.reshape(n, groups, inputs, kh * kw, rows * cols).astype(dtype)
         seen = np.pad(seen, ((0, 0), (0, 0), (0, ragged), (0, 0), (0, 0)))
         seen = seen.reshape(n, groups, tiles, row, kh * kw, rows * cols)
         left = np.ascontiguousarray(taps.transpose(2, 4, 0, 1, 3))[:, :, np.newaxis]  # (it, k, 1, g, oc, row)
@@ -114,7 +116,7 @@ class Model:
         self.shape = self.facts.tensor(self.tensor).shape(self.images)
         stored = (*self.shape, self.own.bits) if self.memory.order.has_bits else self.shape
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
-        self.channel_axis = 4 if self.tensor == "psum" else 1
+        self.channel_axis = AXES[self.tensor].index("oc")
         self._kept: dict[object, Int64] = {}
         self._first: tuple[Change, Int64] | None = None
         self._golden_sums: dict[object, Sums] = {}
@@ -165,13 +167,11 @@ class Model:
 
     def post(self, accumulators: Int64) -> Int64:
         """From accumulators to the tensor that is compared."""
-        if self.tensor == "accumulator":
-            return accumulators
-        relu = np.maximum(accumulators, 0)
-        if self.tensor == "relu":
-            return relu
-        assert self.facts.requantizer is not None
-        return self.facts.requantizer.apply(relu)
+        return self.behind(self.tensor, accumulators)
+
+    def behind(self, tensor: str, accumulators: Int64) -> Int64:
+        """From accumulators to a tensor that follows from them."""
+        return Golden(self.capture, facts=self.facts, given={"accumulator": accumulators}).values(tensor)
 
     def stored(self, values: Int64) -> Int64:
         """Values as the memory holds them: single bits, saturated or wrapped; what does not fit wraps in a design."""
@@ -296,32 +296,13 @@ class Model:
         return np.concatenate(parts)
 
     def _psums(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
-        kh, kw = self.layer.kernel
-        rows, cols = self.layer.padded_plane(self.plane)
-        whole = np.empty((0,), np.int64)
         parts = []
-        row = self.facts.row
         for images in self._parts(math.prod(self.shape[1:]), sample):
             weight, planes = self._weights(by, sample), self._planes(by, images)
-            if Stage.GATHER in by or Stage.PATCHES in by:
-                raise AssertionError("psums are made from the plane")
             if sample is not None and self.layer.groups > 1:
                 planes = planes[:, self._group_channels(sample)]
-            n, outputs, inputs = len(planes), len(weight), weight.shape[1]
-            # each tap is a 1x1 convolution of the whole plane
-            taps = weight.reshape(outputs, inputs, kh * kw).transpose(2, 0, 1).reshape(kh * kw * outputs, inputs, 1, 1)
-            if self._groups(sample) > 1:
-                each = [
-                    Sums(w[:, :, np.newaxis, np.newaxis], planes[:, :, np.newaxis, np.newaxis], None,
-                         self.layer.groups, row).products(row)
-                    for w in taps.reshape(kh * kw, outputs, inputs)
-                ]  # fmt: skip
-                whole = np.stack(each, axis=1)[:, :, 0]  # (it, k, n, oc, py, px)
-            else:
-                found = Sums(taps, planes[:, :, np.newaxis, np.newaxis], None, 1, row).products(row)[:, 0]
-                whole = found.reshape(-1, n, kh * kw, outputs, rows, cols).transpose(0, 2, 1, 3, 4, 5)
-            whole = whole.transpose(2, 0, 1, 3, 4, 5).reshape(n, -1, kh, kw, outputs, rows, cols)
-            parts.append(by[Stage.PSUM].apply(whole) if Stage.PSUM in by else whole)
+            found = psums(weight, planes, self._groups(sample), self.facts.row, _reach(weight, planes))
+            parts.append(by[Stage.PSUM].apply(found) if Stage.PSUM in by else found)
         return np.concatenate(parts)
 
     def wiring(self, operand: str) -> Iterator[Wiring]:

@@ -292,14 +292,13 @@ WIDE = 2**62  # computed in int64
 def compute(capture: LayerCapture, source: str, codes: Int64, weight: Int64, bias: Int64 | None, row: int) -> Any:
     """What a design makes of these codes: each compared tensor; psums where an output uses them."""
     layer, plane = capture.layer, (capture.input.shape[2], capture.input.shape[3])
-    one_tap = msgspec.structs.replace(layer, kernel=(1, 1))
     if source == "input":
         codes = pad(codes, layer)
     im2col = codes if source == "patches" else patches(codes, layer, plane)
-    accumulator = accumulate(weight, im2col, bias, layer, WIDE)
+    accumulator = accumulate(weight, im2col, bias, layer.groups, WIDE)
     by_tap = np.stack(
         [
-            psums(weight[:, :, [kh]][..., [kw]], im2col[:, :, kh, kw], one_tap, row, WIDE)[:, :, 0, 0]
+            psums(weight[:, :, [kh]][..., [kw]], im2col[:, :, kh, kw], layer.groups, row, WIDE)[:, :, 0, 0]
             for kh, kw in np.ndindex(*layer.kernel)
         ],
         axis=2,
