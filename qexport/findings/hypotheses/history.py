@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,63 +15,68 @@ STALE_ACCUMULATOR = Mistake(
 )
 
 
+# The loops of which each pass starts from what the pass before it left, by names in (image, output tile, column,
+# position): how the pass before is called, and the axes with the loops first.
+_ORDERS = {
+    ("n",): ("image", (0, 1, 2, 3)),
+    ("ot",): ("output tile", (1, 0, 2, 3)),
+    ("n", "ot"): ("output tile or image", (0, 1, 2, 3)),
+    ("ot", "n"): ("image or output tile", (1, 0, 2, 3)),
+    ("position",): ("position", (3, 0, 1, 2)),
+    ("n", "ot", "position"): ("word", (0, 1, 3, 2)),
+}
+
+
 def stale_accumulators(m: Model) -> Iterator[Change]:
-    outputs, col = m.layer.out_channels, m.col
-    bias = 0 if m.capture.bias is None else m.capture.bias[:, np.newaxis, np.newaxis]
-
-    def arranged(order: str) -> tuple[Callable[[Int64], Int64], Callable[[Int64], Int64]]:
-        """(n, oc, oy, ox) to (time, everything else) and back: the results that an accumulator gives one by one."""
-        ots = math.ceil(outputs / col)
-
-        def there(values: Int64) -> Int64:
-            n, _, oy, ox = values.shape
-            full = np.pad(values, ((0, 0), (0, ots * col - outputs), (0, 0), (0, 0))).reshape(n, ots, col, oy * ox)
-            axes = {"n": (0, 1, 2, 3), "ot": (1, 0, 2, 3), "n ot": (0, 1, 2, 3), "ot n": (1, 0, 2, 3),
-                    "position": (3, 0, 1, 2), "n ot position": (0, 1, 3, 2)}[order]  # fmt: skip
-            moved = full.transpose(axes)
-            loops = len(order.split())
-            return moved.reshape(math.prod(moved.shape[:loops]), -1)
-
-        def back(values: Int64) -> Int64:
-            n, _, oy, ox = m.shape[0], outputs, *m.layer.output_plane(m.plane)
-            axes = {"n": (0, 1, 2, 3), "ot": (1, 0, 2, 3), "n ot": (0, 1, 2, 3), "ot n": (1, 0, 2, 3),
-                    "position": (3, 0, 1, 2), "n ot position": (0, 1, 3, 2)}[order]  # fmt: skip
-            sizes = (n, ots, col, oy * ox)
-            full = values.reshape([sizes[axis] for axis in axes]).transpose(np.argsort(axes))
-            return full.reshape(n, ots * col, oy, ox)[:, :outputs]
-
-        return there, back
-
-    tiles = math.ceil(outputs / col)
-    sizes = {"n": m.images, "ot": tiles, "n ot": m.images * tiles * (tiles > 1 and m.images > 1),
-             "ot n": m.images * tiles * (tiles > 1 and m.images > 1),
-             "position": math.prod(m.layer.output_plane(m.plane)), "n ot position": 2}  # fmt: skip
-    names = {"n": "image", "ot": "output tile", "n ot": "output tile or image", "ot n": "image or output tile",
-             "position": "position", "n ot position": "word"}  # fmt: skip
-    for order in sizes:
-        if sizes[order] < 2:
-            continue
-        there, back = arranged(order)
+    tiles = math.ceil(m.layer.out_channels / m.col)
+    sizes = {"n": m.images, "ot": tiles, "position": math.prod(m.layer.output_plane(m.plane))}
+    for loops, (name, axes) in _ORDERS.items():
+        if len(loops) < 3 and min(sizes[loop] for loop in loops) < 2:
+            continue  # nothing comes before, or one of two loops is the other order
         for how in ("all before", "the one before", "the one before, after its ReLU"):
             for biased in (False, True) if m.capture.bias is not None else (False,):
-
-                def change(
-                    acc: Int64,
-                    there: Callable[[Int64], Int64] = there,
-                    back: Callable[[Int64], Int64] = back,
-                    how: str = how,
-                    biased: bool = biased,
-                ) -> Int64:
-                    own = there(acc if biased else acc - bias)
-                    if how == "all before":
-                        out = np.cumsum(own, axis=0)
-                    else:
-                        before = there(acc)[:-1] if "ReLU" in how or biased else own[:-1]
-                        before = np.maximum(before, 0) if "ReLU" in how else before
-                        out = own.copy()
-                        out[1:] += before
-                    return back(out) + (0 if biased else bias)
-
-                detail = f"of the {names[order]} before: {how} added" + (", bias too" if biased else "")
-                pair = order in ("n", "ot") and how == "all before"
+                detail = f"of the {name} before: {how} added" + (", bias too" if biased else "")
+                pair = len(loops) == 1 and name != "position" and how == "all before"
+                change = _added(m, _Passes(m, len(loops), axes), how, biased)
                 yield Change(STALE_ACCUMULATOR, detail, Stage.HISTORY, change, pair)
+
+
+@dataclass(frozen=True)
+class _Passes:
+    """The results (n, oc, oy, ox) as (time, everything else): those that an accumulator gives one by one, and back."""
+
+    model: Model
+    loops: int
+    axes: tuple[int, ...]
+
+    def there(self, values: Int64) -> Int64:
+        m = self.model
+        n, outputs, oy, ox = values.shape
+        full = np.pad(values, ((0, 0), (0, -outputs % m.col), (0, 0), (0, 0))).reshape(n, -1, m.col, oy * ox)
+        moved = full.transpose(self.axes)
+        return moved.reshape(math.prod(moved.shape[: self.loops]), -1)
+
+    def back(self, values: Int64) -> Int64:
+        m = self.model
+        n, outputs, (oy, ox) = m.images, m.layer.out_channels, m.layer.output_plane(m.plane)
+        sizes = (n, math.ceil(outputs / m.col), m.col, oy * ox)
+        full = values.reshape([sizes[axis] for axis in self.axes]).transpose(np.argsort(self.axes))
+        return full.reshape(n, -1, oy, ox)[:, :outputs]
+
+
+def _added(m: Model, passes: _Passes, how: str, biased: bool) -> Callable[[Int64], Int64]:
+    """What the accumulator held before is added, once or each time; with its bias or without."""
+    bias = 0 if m.capture.bias is None else m.capture.bias[:, np.newaxis, np.newaxis]
+
+    def change(acc: Int64) -> Int64:
+        own = passes.there(acc if biased else acc - bias)
+        if how == "all before":
+            out = np.cumsum(own, axis=0)
+        else:
+            before = passes.there(acc)[:-1] if "ReLU" in how or biased else own[:-1]
+            before = np.maximum(before, 0) if "ReLU" in how else before
+            out = own.copy()
+            out[1:] += before
+        return passes.back(out) + (0 if biased else bias)
+
+    return change

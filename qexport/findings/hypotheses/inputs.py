@@ -7,7 +7,7 @@ import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.findings.change import Change, Mistake, Stage
-from qexport.findings.hypotheses.orders import DELAYS, delayed, wrong_orders
+from qexport.findings.hypotheses.orders import DELAYS, delayed, delayed_planes, wrong_orders
 from qexport.findings.hypotheses.weights import INPUT_TILE_ORDER
 from qexport.findings.model import Model
 
@@ -66,14 +66,6 @@ def _skews(m: Model) -> Iterator[Change]:
     rows = row_of(m)
     used = min(m.row, m.layer.group_inputs)
 
-    def planes(by: Int64, edge: str) -> Callable[[Int64], Int64]:
-        def change(values: Int64) -> Int64:
-            n, channels = values.shape[:2]
-            streams = values.reshape(n, channels, -1).swapaxes(0, 1)
-            return delayed(streams, by, edge).swapaxes(0, 1).reshape(values.shape)
-
-        return change
-
     def windows(by: Int64, edge: str) -> Callable[[Int64], Int64]:
         def change(values: Int64) -> Int64:
             n, channels, kh, kw, oy, ox = values.shape
@@ -89,8 +81,8 @@ def _skews(m: Model) -> Iterator[Change]:
                 continue
             what = f"row r {detail} ({edge} at the edges)"
             first = edge == "zero" and detail == "late by r"
-            yield Change(SKEW, f"{what}, padded plane", Stage.PLANE, planes(by, edge), first)
-            yield Change(SKEW, f"{what}, unpadded plane", Stage.INPUT_TILES, planes(by, edge))
+            yield Change(SKEW, f"{what}, padded plane", Stage.PLANE, delayed_planes(by, edge), first)
+            yield Change(SKEW, f"{what}, unpadded plane", Stage.INPUT_TILES, delayed_planes(by, edge))
             if m.tensor != "psum":
                 yield Change(SKEW, f"{what}, output positions", Stage.PATCHES, windows(by, edge))
     if m.tensor == "psum":

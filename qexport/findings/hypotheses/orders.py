@@ -99,3 +99,14 @@ def delayed(values: Int64, by: Int64, edge: str) -> Int64:
                 moved[:, :, :delay] = part[:, :, -delay:]
         out[lines] = moved.reshape(-1, values.shape[1], steps)
     return out
+
+
+def delayed_planes(by: Int64, edge: str) -> Callable[[Int64], Int64]:
+    """The planes (n, ic, y, x), each position after the other, channel c by[c] steps later."""
+
+    def change(planes: Int64) -> Int64:
+        n, channels = planes.shape[:2]
+        streams = planes.reshape(n, channels, -1).swapaxes(0, 1)
+        return delayed(streams, by, edge).swapaxes(0, 1).reshape(planes.shape)
+
+    return change

@@ -7,8 +7,8 @@ import numpy as np
 
 from qexport.core.intformat import Int64
 from qexport.findings.change import Change, Mistake, Stage
-from qexport.findings.hypotheses.orders import delayed
-from qexport.findings.hypotheses.padding import PADDING_SIDE, PADDING_VALUE, padding_missing
+from qexport.findings.hypotheses.orders import delayed_planes
+from qexport.findings.hypotheses.padding import padding_mistakes, placed
 from qexport.findings.model import Model
 from qexport.layout.tiling import Tiling
 
@@ -19,75 +19,40 @@ STRIDE_IGNORED = Mistake("stride_ignored", "Step the window by the layer's strid
 
 
 def plane_mistakes(m: Model) -> Iterator[Change]:
-    layer, plane = m.layer, m.plane
-    top, bottom, left, right = layer.padding
-    fmt = m.facts.formats.input.integer
-    around = ((0, 0), (0, 0), (top, bottom), (left, right))
-    padded = layer.padded_plane(plane)
+    yield from padding_mistakes(m)
+    yield from _shifted_planes(m)
+    if m.tensor != "psum" and m.layer.stride != (1, 1):
+        yield from _other_strides(m)
 
-    def padded_by(mode: str, **keys: int) -> Callable[[Int64], Int64]:
-        return lambda codes: np.pad(codes, around, mode, **keys)  # type: ignore[call-overload]
 
-    def placed(above: int, before: int) -> Callable[[Int64], Int64]:
-        """The plane at another place of the padded one; what stands over its edges is lost."""
-
-        def change(codes: Int64) -> Int64:
-            room = max(abs(above), abs(before), *padded)
-            wide = np.pad(codes, ((0, 0), (0, 0), (room, room), (room, room)))
-            y, x = room - above, room - before
-            return wide[:, :, y : y + padded[0], x : x + padded[1]]
-
-        return change
-
-    if any(layer.padding):
-        values = [1, fmt.high, 1 << (fmt.bits - 1), -1, fmt.low, *range(2, min(fmt.high, 256))]
-        for value in dict.fromkeys(value for value in values if value):
-            yield Change(
-                PADDING_VALUE,
-                f"{value}",
-                Stage.PAD,
-                padded_by("constant", constant_values=value),
-                value in (1, fmt.high),
-            )
-        yield from padding_missing(m)
-        yield Change(PADDING_VALUE, "the edge repeated", Stage.PAD, padded_by("edge"))
-        if plane[0] > max(top, bottom) and plane[1] > max(left, right):
-            yield Change(PADDING_VALUE, "the plane mirrored", Stage.PAD, padded_by("reflect"))
-        yield Change(PADDING_VALUE, "the plane repeated", Stage.PAD, padded_by("wrap"))
-        for above, before in product(
-            dict.fromkeys((top, 0, top + bottom, bottom)), dict.fromkeys((left, 0, left + right, right))
-        ):
-            if (above, before) != (top, left):
-                corner = (above, before) in ((0, 0), (top + bottom, left + right))
-                detail = f"{above} above, {before} on the left"
-                yield Change(PADDING_SIDE, detail, Stage.PAD, placed(above, before), corner)
+def _shifted_planes(m: Model) -> Iterator[Change]:
+    """The plane at another place, by rows and columns or by addresses."""
+    rows, cols = m.layer.padded_plane(m.plane)
     for y, x in product((0, 1, -1), repeat=2):
-        if (y, x) != (0, 0) and (padded[0] > 1 or not y) and (padded[1] > 1 or not x):
+        if (y, x) != (0, 0) and (rows > 1 or not y) and (cols > 1 or not x):
             detail = f"by y={y:+d} x={x:+d}".replace("+0", "0")
-            yield Change(PADDING_SHIFTED, detail, Stage.PAD, placed(top + y, left + x), True)
+            shifted = placed(m, m.layer.padding[0] + y, m.layer.padding[2] + x)
+            yield Change(PADDING_SHIFTED, detail, Stage.PAD, shifted, True)
             yield Change(PADDING_SHIFTED, f"{detail}, cyclic", Stage.PLANE, _rolled(y, x))
-    for by in (1, -1, padded[1], -padded[1]):
+    for by in (1, -1, cols, -cols):
         for edge in ("zero", "cyclic", "carry"):
+            detail = f"by {by} addresses of the padded plane ({edge} at the edges)"
+            late = delayed_planes(np.full(m.layer.in_channels, by), edge)
+            yield Change(PADDING_SHIFTED, detail, Stage.PLANE, late)
 
-            def moved(values: Int64, by: int = by, edge: str = edge) -> Int64:
-                n, channels = values.shape[:2]
-                streams = values.reshape(n, channels, -1).swapaxes(0, 1)
-                return delayed(streams, np.full(channels, by), edge).swapaxes(0, 1).reshape(values.shape)
 
-            yield Change(
-                PADDING_SHIFTED, f"by {by} addresses of the padded plane ({edge} at the edges)", Stage.PLANE, moved
-            )
-    if m.tensor != "psum" and layer.stride != (1, 1):
-        sy, sx = layer.stride
-        yield Change(STRIDE_IGNORED, "", Stage.GATHER, _stepped(m, (1, 1), False), True)
-        yield Change(STRIDE_IGNORED, "the larger plane row by row", Stage.GATHER, _stepped(m, (1, 1), True))
-        if not m.memory.order.has_bits:
-            part = Change(STRIDE_IGNORED, "", Stage.HISTORY, _cut_to_words(m))
-            detail = "the larger planes one after the other"
-            yield Change(STRIDE_IGNORED, detail, Stage.GATHER, _stepped(m, (1, 1), None), also=(part,))
-        for stride, what in (((1, sx), "downwards"), ((sy, 1), "sideways")):
-            if stride not in (layer.stride, (1, 1)):
-                yield Change(STRIDE_IGNORED, what, Stage.GATHER, _stepped(m, stride, False))
+def _other_strides(m: Model) -> Iterator[Change]:
+    """Windows that step by 1 along both axes, or along one, and how the larger planes come back."""
+    sy, sx = m.layer.stride
+    yield Change(STRIDE_IGNORED, "", Stage.GATHER, _stepped(m, (1, 1), False), True)
+    yield Change(STRIDE_IGNORED, "the larger plane row by row", Stage.GATHER, _stepped(m, (1, 1), True))
+    if not m.memory.order.has_bits:
+        part = Change(STRIDE_IGNORED, "", Stage.HISTORY, _cut_to_words(m))
+        detail = "the larger planes one after the other"
+        yield Change(STRIDE_IGNORED, detail, Stage.GATHER, _stepped(m, (1, 1), None), also=(part,))
+    for stride, what in (((1, sx), "downwards"), ((sy, 1), "sideways")):
+        if stride not in (m.layer.stride, (1, 1)):
+            yield Change(STRIDE_IGNORED, what, Stage.GATHER, _stepped(m, stride, False))
 
 
 def _rolled(y: int, x: int) -> Callable[[Int64], Int64]:

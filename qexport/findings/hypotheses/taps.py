@@ -1,7 +1,8 @@
 """Mistakes with the taps of the kernel: their order, their number."""
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from itertools import combinations
 
 import numpy as np
 
@@ -25,23 +26,24 @@ TAP_MISSING = Mistake("tap_missing", "Check the bounds of the tap counter: one t
 TAP_TWICE = Mistake("tap_twice", "Check when the tap counter advances: one tap is accumulated twice.")
 
 
-def _factors(count: int, tap: int, factor: int) -> Callable[[Int64], Int64]:
-    factors = np.ones(count, np.int64)
-    factors[tap] = factor
-    return by_taps(lambda w: w * factors)
-
-
 def tap_mistakes(kernel: tuple[int, int]) -> Iterator[Change]:
-    count = math.prod(kernel)
-    if count == 1:
+    if math.prod(kernel) == 1:
         return
+    places = [f"kh={kh} kw={kw}" for kh, kw in np.ndindex(*kernel)]
+    yield from _tap_orders(kernel, places)
+    yield from _taps_shifted()
+    yield from _taps_counted_wrong(places)
+
+
+def _tap_orders(kernel: tuple[int, int], places: Sequence[str]) -> Iterator[Change]:
+    """Wrong orders of the taps, each once."""
+    count = len(places)
     grid = np.arange(count).reshape(kernel)
-    place = [f"kh={t // kernel[1]} kw={t % kernel[1]}" for t in range(count)]
-    seen = {tuple(range(count))}
     column_major = np.arange(count).reshape(kernel[1], kernel[0]).T  # of a kernel that is not square: the flat order
     snake = grid.copy()
     snake[1::2] = snake[1::2, ::-1]
-    for name, detail, order, pair in (
+    seen = {tuple(range(count))}
+    for mistake, detail, order, pair in (
         (KERNEL_ROTATED, "", grid[::-1, ::-1], True),
         (KH_KW_SWAPPED, "", column_major, True),
         (TAP_OFF_BY_ONE, "one too far, cyclic", np.roll(grid.ravel(), -1), True),
@@ -58,15 +60,18 @@ def tap_mistakes(kernel: tuple[int, int]) -> Iterator[Change]:
         (TAP_ORDER, "every second row backwards", snake, False),
         *((TAP_ORDER, f"rotated by {by}", np.roll(grid.ravel(), -by), False) for by in range(2, count - 1)),
         *(
-            (TAP_ORDER, f"{place[a]} and {place[b]} exchanged", _transposition(count, a, b), False)
-            for a in range(min(count, 16))
-            for b in range(a + 1, min(count, 16))
+            (TAP_ORDER, f"{places[a]} and {places[b]} exchanged", _transposition(count, a, b), False)
+            for a, b in combinations(range(min(count, 16)), 2)
         ),
     ):
         flat = tuple(order.ravel().tolist())
         if flat not in seen:
             seen.add(flat)
-            yield Change(name, detail, Stage.WEIGHT_TAPS, by_taps(reordered(2, flat)), pair)
+            yield Change(mistake, detail, Stage.WEIGHT_TAPS, by_taps(reordered(2, flat)), pair)
+
+
+def _taps_shifted() -> Iterator[Change]:
+    """The taps one step apart from the activations, without going round."""
 
     def shifted(by: int, end: str) -> Callable[[Int64], Int64]:
         def change(w: Int64) -> Int64:
@@ -80,17 +85,29 @@ def tap_mistakes(kernel: tuple[int, int]) -> Iterator[Change]:
     for by, way in ((1, "one too far"), (-1, "one too early")):
         for end, what in (("zero", "the one left over is 0"), ("kept", "the one at the end twice")):
             yield Change(TAP_OFF_BY_ONE, f"{way}, {what}", Stage.WEIGHT_TAPS, shifted(by, end), end == "zero")
+
+
+def _taps_counted_wrong(places: Sequence[str]) -> Iterator[Change]:
+    """A tap that is never accumulated, or twice."""
+    count = len(places)
+    neighbours = [(t, t + 1) for t in range(count - 1)] + [(t + 1, t) for t in range(count - 1)]
     for tap in range(count):
-        yield Change(TAP_MISSING, f"tap {place[tap]}", Stage.WEIGHT_TAPS, _factors(count, tap, 0), True)
+        yield Change(TAP_MISSING, f"tap {places[tap]}", Stage.WEIGHT_TAPS, _factors(count, tap, 0), True)
     for tap in range(count):
-        yield Change(TAP_TWICE, f"tap {place[tap]}", Stage.WEIGHT_TAPS, _factors(count, tap, 2), True)
-    for tap, other in [(t, t + 1) for t in range(count - 1)] + [(t + 1, t) for t in range(count - 1)]:
+        yield Change(TAP_TWICE, f"tap {places[tap]}", Stage.WEIGHT_TAPS, _factors(count, tap, 2), True)
+    for tap, other in neighbours:
         taken = list(range(count))
         taken[other] = tap
-        detail = f"weights of tap {place[tap]} also in place of {place[other]}"
+        detail = f"weights of tap {places[tap]} also in place of {places[other]}"
         yield Change(TAP_TWICE, detail, Stage.WEIGHT_TAPS, by_taps(reordered(2, taken)))
-    for tap, other in [(t, t + 1) for t in range(count - 1)] + [(t + 1, t) for t in range(count - 1)]:
-        yield Change(TAP_TWICE, f"tap {place[tap]} in place of {place[other]}", Stage.SUM, _tap_instead(tap, other))
+    for tap, other in neighbours:
+        yield Change(TAP_TWICE, f"tap {places[tap]} in place of {places[other]}", Stage.SUM, _tap_instead(tap, other))
+
+
+def _factors(count: int, tap: int, factor: int) -> Callable[[Int64], Int64]:
+    factors = np.ones(count, np.int64)
+    factors[tap] = factor
+    return by_taps(lambda w: w * factors)
 
 
 def _tap_instead(tap: int, other: int) -> Callable[[Sums], Int64]:
