@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from qexport.core.capture import Capture
 from qexport.core.operations.registry import AXES, OPERANDS
-from qexport.core.strength import STAGES
+from qexport.core.strength import COUNTED
 from qexport.layout.tiling import Tiling
 
 ACTIVATIONS = tuple(name for name, operand in OPERANDS.items() if operand == "input")
@@ -67,7 +67,7 @@ def blind_spots(capture: Capture, memories: Sequence[Stored], row: int | None) -
     layer = capture.layer
     stored = {tensor: [memory for memory in memories if memory.tensor == tensor] for tensor in AXES}
     weights, psums = stored["weight"], stored["psum"]
-    results = [memory for stage in STAGES for memory in stored[stage]]
+    results = [memory for stage in COUNTED for memory in stored[stage]]
     if not weights or not results:
         return []
     tile = layer.group_inputs if row is None else row

@@ -21,7 +21,7 @@ from qexport.cli.progress import show_progress
 from qexport.cli.tables import make_table, print_pairs, print_table
 from qexport.core.capture import Capture, CaptureFile, LayerCapture
 from qexport.core.operations.registry import operation
-from qexport.core.strength import STAGES, compared, percent, strength_text
+from qexport.core.strength import COUNTED, compared, percent, strength_text
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
@@ -235,7 +235,7 @@ def _wanted_pictures(asked: _Asked, layout: Layout) -> Sequence[int] | int | _Au
         stages = compared(layout.memories)
         if not stages:
             raise QexportError(
-                f"images: layout '{layout.name}' stores none of {', '.join(STAGES)}, in which errors are counted; "
+                f"images: layout '{layout.name}' stores none of {', '.join(COUNTED)}, in which errors are counted; "
                 "give a number"
             )
         return _Auto(next(iter(stages)), DEFAULT_SHARE if asked.share is None else asked.share)

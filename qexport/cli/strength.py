@@ -12,7 +12,7 @@ from qexport.cli.options import folder_argument, json_option
 from qexport.cli.output import emit, say
 from qexport.cli.tables import make_table, print_pairs, print_table
 from qexport.core.operations.registry import AXES
-from qexport.core.strength import STAGES, compared, measure, percent, strength_text
+from qexport.core.strength import COUNTED, compared, measure, percent, strength_text
 from qexport.errors import CheckFailed
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.paths import MANIFEST
@@ -65,7 +65,7 @@ def _strength_of(path: Path) -> dict[str, Any]:
         "compared": list(compared(manifest.memories)),
         "summary": strength_text(info, manifest.memories),
         "flips": msgspec.to_builtins(info),
-        "unexercised": {stage: strength.unexercised(stage) for stage in STAGES[1:]},
+        "unexercised": {stage: strength.unexercised(stage) for stage in COUNTED[1:]},
         "dead_inputs": strength.dead_inputs,
         "dead_outputs": strength.dead_outputs,
         "blind_spots": [str(spot) for spot in blind_spots(capture, stored, manifest.array.get(TILE_AXIS))],
@@ -86,10 +86,10 @@ def _show_strength(result: Mapping[str, Any]) -> None:
         ("strength", result["summary"]),
     ])  # fmt: skip
     say()
-    table = make_table("errors of", "single bits", *(f"show in {stage}" for stage in STAGES))
+    table = make_table("errors of", "single bits", *(f"show in {stage}" for stage in COUNTED))
     for kind, counts in result["flips"].items():
         total = counts["flips"]
-        shares = [f"{counts[stage]} ({percent(counts[stage], total)})" for stage in STAGES]
+        shares = [f"{counts[stage]} ({percent(counts[stage], total)})" for stage in COUNTED]
         table.add_row(f"{kind} codes", str(total), *shares)
     print_table(table)
     say()

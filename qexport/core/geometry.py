@@ -1,11 +1,12 @@
 """The geometry of a convolution: channels, kernel, stride, padding, planes."""
 
 import re
-from typing import Annotated
+from typing import Annotated, Any
 
 import msgspec
 from msgspec import Meta
 
+from qexport.core.intformat import Int64
 from qexport.errors import QexportError
 
 MAX_SIZE = 2**20  # of a channel count, a plane, a tile: far beyond any layer, far below what breaks arithmetic
@@ -47,6 +48,10 @@ class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         """The name as a folder and an identifier: features.33 -> features_33."""
         slug = re.sub(r"\W", "_", self.name, flags=re.ASCII)
         return slug if slug[0].isalpha() else f"layer_{slug}"
+
+    def meets(self, axis: int, output: int | Int64, tap: int | Int64) -> Any:
+        """Where, along an axis of the padded plane, the window of an output has a tap."""
+        return output * self.stride[axis] + tap * self.dilation[axis]
 
     def padded_plane(self, plane: tuple[int, int]) -> tuple[int, int]:
         """(iy, ix) sizes to (py, px) sizes."""

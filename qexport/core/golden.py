@@ -1,7 +1,7 @@
 """The exact integer golden: int64 numpy, no floating point, no code shared with the network side."""
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from functools import cached_property
 
 from qexport.core.capture import Capture, LayerCapture
@@ -13,12 +13,21 @@ PART_ELEMENTS = 1 << 21  # of the largest tensor of a part of the images, at mos
 
 
 class Golden:
-    """The named tensors of one capture, computed when asked for; `facts` are shared by the parts of a capture."""
+    """The named tensors of one capture, computed when asked for; `facts` are shared by the parts of a capture.
 
-    def __init__(self, capture: Capture, row: int | None = None, facts: Convolution | None = None):
+    `given`: tensors that are not computed, as accumulators of which only what comes behind them is asked.
+    """
+
+    def __init__(
+        self,
+        capture: Capture,
+        row: int | None = None,
+        facts: Convolution | None = None,
+        given: Mapping[str, Int64] | None = None,
+    ):
         self.capture = capture
         self.facts = operation(capture, row) if facts is None else facts
-        self._kept: dict[str, Int64] = {}
+        self._kept = dict(given or {})
 
     @cached_property
     def input(self) -> Int64:

@@ -24,10 +24,23 @@ class Requantizer:
     qmax: int
     ties: tuple[int, ...]
 
-    def apply(self, relu: Int64) -> Int64:
+    @property
+    def half(self) -> int:
+        """What is added before the shift, so that it rounds."""
+        return 1 << (self.shift - 1)
+
+    def scaled(self, accumulators: Int64, half: int | None = None) -> Int64:
+        """Accumulators to codes (same shape) before they are clipped; `half`: what is added instead of its own."""
+        return (accumulators * self.mul + (self.half if half is None else half)) >> self.shift
+
+    def apply(self, relu: Int64, half: int | None = None) -> Int64:
         """Accumulators behind a ReLU to codes (same shape)."""
-        out: Int64 = np.minimum((relu * self.mul + (1 << (self.shift - 1))) >> self.shift, self.qmax)
+        out: Int64 = np.minimum(self.scaled(relu, half), self.qmax)
         return out
+
+    def first(self, code: int) -> int:
+        """The least accumulator that gives the code, or a greater one."""
+        return -((self.half - (code << self.shift)) // self.mul)
 
 
 def find_requantizer(step: float, output_scale: float, code: IntFormat, greatest: int) -> Requantizer | None:

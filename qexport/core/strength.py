@@ -23,7 +23,7 @@ from qexport.core.operations.conv2d import pad
 from qexport.core.operations.registry import operation, require
 
 Bools = NDArray[np.bool_]
-STAGES = ("psum", "accumulator", "relu")  # what a design's results are compared with, in the order of the computation
+COUNTED = ("psum", "accumulator", "relu")  # in which errors are counted, in the order of the computation
 
 
 class FlipCounts(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -53,7 +53,7 @@ class Storing(Protocol):
 
 
 def compared(memories: Iterable[Storing]) -> dict[str, str]:
-    """Those of STAGES with which a design's results are compared, and how to call each; the first shows most errors.
+    """Those of COUNTED with which a design's results are compared, and how to call each; the first shows most errors.
 
     What is counted is the exact tensor: a memory that saturates or wraps may show less, and its name says so.
     """
@@ -61,7 +61,7 @@ def compared(memories: Iterable[Storing]) -> dict[str, str]:
     for memory in memories:
         overflows.setdefault(memory.tensor, set()).add(memory.overflow)
     names = {}
-    for stage in STAGES:
+    for stage in COUNTED:
         if stage in overflows:
             changed = {"saturate": "saturated", "wrap": "wrapped"}.get(min(overflows[stage]))  # "error" comes first
             names[stage] = f"{stage} before it is {changed}" if changed else stage
@@ -152,7 +152,7 @@ class WeightFlips:
         return self.weight.size * self.bits
 
     def seen(self, golden: Golden, stage: str) -> Bools:
-        """Which errors show in a tensor of STAGES; each element stands for equally many.
+        """Which errors show in a tensor of COUNTED; each element stands for equally many.
 
         In psum (ic,) and in accumulator (ic, kh, kw) an error shows just where the code that meets the weight is not
         0, whatever the bit and the output channel; in relu (bit, oc, ic of one group, kh, kw).
@@ -174,7 +174,7 @@ class WeightFlips:
 
 
 def input_flips_seen(golden: Golden) -> dict[str, Bools]:
-    """Which single-bit errors of the images' input codes show in each tensor of STAGES, (bit, n, ic, iy, ix)."""
+    """Which single-bit errors of the images' input codes show in each tensor of COUNTED, (bit, n, ic, iy, ix)."""
     c, layer, groups = golden.capture, golden.capture.layer, golden.capture.layer.groups
     (n, channels, rows, cols), fmt = golden.input.shape, c.formats.input.integer
     top, _, left, _ = layer.padding
@@ -231,13 +231,13 @@ class Strength:
 
     def __init__(self, layer: ConvGeometry, formats: Formats, weight: Int64):
         self.flips = WeightFlips(layer, formats, weight)
-        self._input = dict.fromkeys(("flips", *STAGES), 0)
+        self._input = dict.fromkeys(("flips", *COUNTED), 0)
         self._seen: dict[str, Bools] = {}
         self._alive = np.zeros(layer.out_channels, np.bool_)
 
     def add(self, golden: Golden) -> None:
         """Take some images of the layer into account."""
-        for stage in STAGES:
+        for stage in COUNTED:
             seen = self.flips.seen(golden, stage)
             self._seen[stage] = seen | self._seen[stage] if stage in self._seen else seen
         self._alive |= (golden.accumulator > 0).any(axis=(0, 2, 3))

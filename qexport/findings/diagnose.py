@@ -1,7 +1,7 @@
 """Where and why what a design gave differs from a set: the golden is run again under each hypothesis and compared."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -16,8 +16,11 @@ from qexport.core.operations.registry import RESULTS, require
 from qexport.core.printed import Printed
 from qexport.core.strength import percent
 from qexport.errors import CheckFailed, QexportError
-from qexport.findings.hypotheses import REMEDIES, hypotheses
-from qexport.findings.model import STAGES, UNKNOWN, Change, Model, Sample, array_sides
+from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
+from qexport.findings.hypotheses.post import OTHER_LAYER
+from qexport.findings.hypotheses.registry import hypotheses
+from qexport.findings.hypotheses.words import WORD_COUNT, X_VALUES
+from qexport.findings.model import Model, Sample, array_sides
 from qexport.findings.words import Actual
 from qexport.layout.formats.base import FileFault
 from qexport.layout.formats.registry import FORMATS
@@ -25,7 +28,6 @@ from qexport.layout.paths import MANIFEST
 from qexport.layout.tiling import describe_index
 from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
 
-Bools = NDArray[np.bool_]
 STRONG = 0.9  # the share from which a cause that does not explain all is reported as the cause
 CLOSEST = 3
 _WHOLE = 1 << 22  # values that are looked at for the causes
@@ -34,7 +36,9 @@ _PAIR_SAMPLE = (1, 4)  # with which pairs are
 _FULL_RUNS = 24  # of those that come nearest
 _PAIR_RUNS = 48
 _PAIR_VALUES = 4  # wrong values at least: fewer fit many pairs, and none of them would be found out
-_TILE_STAGES = ("weight tiles", "input tiles", "sum", "history", "result", "patches")
+_TILE_STAGES = (
+    Stage.WEIGHT_TILES, Stage.INPUT_TILES, Stage.PATCHES, Stage.SUM, Stage.HISTORY, Stage.RESULT
+)  # fmt: skip
 _SEPARATED = 4  # members of a class for which a vector is looked for
 
 
@@ -215,13 +219,17 @@ def diagnose(folder: Path, actual: Actual, progress: Callable[[str], None] = lam
         causes = _search(folder, compared.model, actual, compared.got, compared.known, compared.wrong, progress)
         return replace(found, **causes)
     if actual.extra:
-        return replace(found, causes=(_cause("word_count", f"{actual.extra} words too many at the end", 1.0),))
+        return replace(found, causes=(_cause([WORD_COUNT], f"{actual.extra} words too many at the end", 1.0),))
     return found
 
 
-def _cause(name: str, detail: str, share: float, alike: tuple[str, ...] = ()) -> Cause:
-    remedies = dict.fromkeys(REMEDIES[part] for part in name.split(" + "))
-    return Cause(name, detail, share, " ".join(remedies), alike)
+def _name(mistakes: Iterable[Mistake]) -> str:
+    return " + ".join(mistake.name for mistake in mistakes)
+
+
+def _cause(mistakes: Sequence[Mistake], detail: str, share: float, alike: tuple[str, ...] = ()) -> Cause:
+    remedies = dict.fromkeys(mistake.remedy for mistake in mistakes)
+    return Cause(_name(mistakes), detail, share, " ".join(remedies), alike)
 
 
 # --- where ----------------------------------------------------------------------------------------------------------
@@ -361,8 +369,12 @@ class _Scored:
     unsaid: int
 
     @property
+    def mistakes(self) -> list[Mistake]:
+        return sorted((change.mistake for change in self.changes), key=lambda mistake: mistake.name)
+
+    @property
     def name(self) -> str:
-        return " + ".join(sorted(change.name for change in self.changes))
+        return _name(self.mistakes)
 
     @property
     def detail(self) -> str:
@@ -422,10 +434,10 @@ def _search(
     if unknown and not (wrong & known).any():
         count = int((~known).sum())
         if actual.missing * model.tiling.lanes >= count:
-            return {"causes": (_cause("word_count", f"{actual.missing} words are missing at the end", 1.0),)}
+            return {"causes": (_cause([WORD_COUNT], f"{actual.missing} words are missing at the end", 1.0),)}
         also = f", {actual.missing} words are missing at the end" if actual.missing else ""
         count -= actual.missing * model.tiling.lanes
-        return {"causes": (_cause("x_values", f"{count} values are X or Z{also}, all others are right", 1.0),)}
+        return {"causes": (_cause([X_VALUES], f"{count} values are X or Z{also}, all others are right", 1.0),)}
     sides = array_sides(model.manifest)
     model, got, known = _fewer_images(model, got, known, wrong)
     trial = _Trial(model, got, known)
@@ -441,21 +453,21 @@ def _search(
     exact = [scored for scored in singles if scored.all]
     others = _other_sets(folder, actual) if not exact else None
     if others is not None:
-        return {"causes": (_cause("other_layer", others, 1.0),)}
+        return {"causes": (_cause([OTHER_LAYER], others, 1.0),)}
     tried = singles
     if not exact and (wrong & known).sum() >= _PAIR_VALUES:
         progress("pairs of mistakes")
         pairs = _pairs(trial, list(hypotheses(model, got, known)))
         exact = [scored for scored in pairs if scored.all]
         tried = singles + pairs
-    marks = " + x_values" if unknown and actual.missing * model.tiling.lanes < int((~known).sum()) else ""
+    marks = f" + {X_VALUES.name}" if unknown and actual.missing * model.tiling.lanes < int((~known).sum()) else ""
     if exact:
         return _class(model, exact, marks, progress)
     ranked = sorted(tried, key=lambda scored: -scored.share)
     best: dict[str, _Scored] = {}
     for scored in ranked:
         best.setdefault(scored.name, scored)
-    closest = [_cause(s.name, s.detail, max(s.share, 0.0)) for s in list(best.values())[:CLOSEST]]
+    closest = [_cause(s.mistakes, s.detail, max(s.share, 0.0)) for s in list(best.values())[:CLOSEST]]
     return {"causes": tuple(closest), "explained": closest[0].share >= STRONG}
 
 
@@ -475,9 +487,8 @@ def _singles(trial: _Trial, changes: Sequence[Change]) -> list[_Scored]:
     sample = trial.sample(*_SAMPLE)
     if sample is None:
         return [trial.score((change,)) for change in changes]
-    late = STAGES[STAGES.index("accumulator") :]
-    whole = [change for change in changes if change.stage in late]
-    sorted_out = [trial.score((change,), sample) for change in changes if change.stage not in late]
+    whole = [change for change in changes if change.stage >= Stage.ACCUMULATOR]
+    sorted_out = [trial.score((change,), sample) for change in changes if change.stage < Stage.ACCUMULATOR]
     nearest = sorted(sorted_out, key=lambda scored: -scored.share)[:_FULL_RUNS]
     kept = {scored.changes[0] for scored in nearest} | {scored.changes[0] for scored in sorted_out if scored.all}
     scores = {change: trial.score((change,)) for change in changes if change in kept or change in whole}
@@ -487,11 +498,10 @@ def _singles(trial: _Trial, changes: Sequence[Change]) -> list[_Scored]:
 def _pairs(trial: _Trial, changes: Sequence[Change]) -> list[_Scored]:
     """Pairs of changes of different stages that explain what a small sample shows, scored on all values."""
     sample = trial.sample(*_PAIR_SAMPLE)
-    order = {stage: at for at, stage in enumerate(STAGES)}
-    chosen = sorted((change for change in changes if change.pair), key=lambda change: order[change.stage])
+    chosen = sorted((change for change in changes if change.pair), key=lambda change: change.stage)
     products = trial.model.capture.weight.size * trial.got.size // trial.model.layer.out_channels
-    slow = {"history"} if products > 1 << 24 else set()
-    slow |= {"result", "words"} if trial.got.size > 1 << 18 else set()
+    slow = {Stage.HISTORY} if products > 1 << 24 else set()
+    slow |= {Stage.RESULT, Stage.WORDS} if trial.got.size > 1 << 18 else set()
     near: list[_Scored] = []
     for a, one in enumerate(chosen):
         for other in chosen[a + 1 :]:
@@ -521,14 +531,14 @@ def _class(model: Model, exact: Sequence[_Scored], marks: str, progress: Callabl
             inseparable.append(other.name)
         else:
             separations.append(found)
-    causes = [_cause(best.name, best.detail, 1.0, tuple(scored.name for scored in others))]
-    causes += [_cause(scored.name, scored.detail, 1.0) for scored in others]
+    causes = [_cause(best.mistakes, best.detail, 1.0, tuple(scored.name for scored in others))]
+    causes += [_cause(scored.mistakes, scored.detail, 1.0) for scored in others]
     if marks:
         causes = [
             replace(
                 cause,
-                name=" + ".join(sorted([*cause.name.split(" + "), "x_values"])),
-                remedy=f"{cause.remedy} {REMEDIES['x_values']}",
+                name=" + ".join(sorted([*cause.name.split(" + "), X_VALUES.name])),
+                remedy=f"{cause.remedy} {X_VALUES.remedy}",
             )
             for cause in causes
         ]

@@ -6,9 +6,11 @@ from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
+import numpy as np
+
+from qexport.core.golden import Golden
 from qexport.core.operations.base import Need
-from qexport.core.operations.conv2d import pad
-from qexport.core.operations.registry import require
+from qexport.core.operations.registry import AXES, OPERANDS, RESULTS, require
 from qexport.core.printed import Printed
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import WordSpec
@@ -18,6 +20,7 @@ from qexport.layout.tiling import describe_index
 from qexport.sets.folder import file_sha256
 from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
 
+Point = dict[str, int]  # axis -> index
 COLUMN_AXIS = "col"  # the size of an output tile, where the layout has one
 
 
@@ -96,50 +99,59 @@ def explain(folder: Path, n: int, oc: int, oy: int, ox: int) -> Explanation:
     ):  # fmt: skip
         if not 0 <= index < size:
             raise QexportError(f"at: {axis} {index} is outside 0..{size - 1} of {folder}")
+    at = {"n": n, "oc": oc, "oy": oy, "ox": ox}
     places = _Places(folder, manifest)
-    image = capture.part(n, n + 1)
-    padded = pad(image.input, layer)[0]
-    first = oc // (layer.out_channels // layer.groups) * layer.group_inputs  # the group's first input channel
-    row = manifest.array.get(TILE_AXIS, layer.group_inputs)
-    steps: list[Step] = []
-    total = 0
-    for start in range(0, layer.group_inputs, row):
-        it = start // row
-        for kh in range(layer.kernel[0]):
-            for kw in range(layer.kernel[1]):
-                py, px = oy * layer.stride[0] + kh * layer.dilation[0], ox * layer.stride[1] + kw * layer.dilation[1]
-                iy, ix = py - layer.padding[0], px - layer.padding[2]
-                padding = not (0 <= iy < capture.plane[0] and 0 <= ix < capture.plane[1])
-                psum = 0
-                for r, c in enumerate(range(start, min(start + row, layer.group_inputs))):
-                    ic = first + c
-                    code, weight = int(padded[ic, py, px]), int(capture.weight[oc, c, kh, kw])
-                    psum, total = psum + code * weight, total + code * weight
-                    input_at = () if padding else places.of("input", n, ic, iy, ix)
-                    input_at = input_at or places.of("input_padded", n, ic, py, px)
-                    input_at = input_at or places.of("patches", n, ic, kh, kw, oy, ox)
-                    weight_at = places.of("weight", oc, c, kh, kw)
-                    steps.append(
-                        Step(
-                            "term", code * weight, total, it, kh, kw, r, ic, padding, code, weight, input_at, weight_at
-                        )
-                    )
-                psum_at = places.of("psum", n, it, kh, kw, oc, py, px)
-                steps.append(Step("psum", psum, total, it, kh, kw, at=psum_at))
-    if capture.bias is not None:
-        total += int(capture.bias[oc])
-        steps.append(Step("bias", int(capture.bias[oc]), total, at=places.of("bias", oc)))
-    for kind, value in _results(manifest, total):
-        steps.append(Step(kind, value, total, at=places.of(kind, n, oc, oy, ox)))
+    golden = Golden(capture.part(n, n + 1), manifest.array.get(TILE_AXIS))
+    steps = [*_sums(golden, at, places)]
+    steps += _results(golden, at, steps[-1].sum, places)
     column = manifest.array.get(COLUMN_AXIS)
     return Explanation(
         set=str(folder),
         layer=layer.name,
-        at={"n": n, "oc": oc, "oy": oy, "ox": ox},
+        at=at,
         column=None if column is None else {"ot": oc // column, "col": oc % column},
         steps=tuple(steps),
-        stored=tuple(places.stored(n, oc, oy, ox)),
+        stored=tuple(places.stored(at)),
     )
+
+
+def _sums(golden: Golden, at: Point, places: "_Places") -> Iterator[Step]:
+    """The terms of the accumulator of one image, behind each tap of a tile its psum, at last the bias."""
+    facts, layer, oc = golden.facts, golden.facts.layer, at["oc"]
+    first = oc // (layer.out_channels // layer.groups) * layer.group_inputs  # the group's first input channel
+    padded = golden.values("input_padded")[0]
+    total = 0
+    for it, start in enumerate(range(0, layer.group_inputs, facts.row)):
+        for kh, kw in np.ndindex(*layer.kernel):
+            py, px = layer.meets(0, at["oy"], kh), layer.meets(1, at["ox"], kw)
+            point = at | {"it": it, "kh": kh, "kw": kw, "py": py, "px": px}
+            iy, ix = py - layer.padding[0], px - layer.padding[2]
+            padding = not (0 <= iy < facts.plane[0] and 0 <= ix < facts.plane[1])
+            if not padding:
+                point |= {"iy": iy, "ix": ix}
+            psum = 0
+            for row, c in enumerate(range(start, min(start + facts.row, layer.group_inputs))):
+                code, weight = int(padded[first + c, py, px]), int(facts.weight[oc, c, kh, kw])
+                psum += code * weight
+                input_at = places.operand("input", point | {"ic": first + c})
+                weight_at = places.operand("weight", point | {"ic": c})
+                yield Step(
+                    "term", code * weight, total + psum, it, kh, kw, row, first + c, padding, code, weight,
+                    input_at, weight_at,
+                )  # fmt: skip
+            total += psum
+            yield Step("psum", psum, total, it, kh, kw, at=places.of("psum", point))
+    if facts.bias is not None:
+        total += int(facts.bias[oc])
+        yield Step("bias", int(facts.bias[oc]), total, at=places.operand("bias", at))
+
+
+def _results(golden: Golden, at: Point, accumulator: int, places: "_Places") -> Iterator[Step]:
+    """What follows from an accumulator, itself first."""
+    behind = Golden(golden.capture, facts=golden.facts, given={"accumulator": np.array(accumulator)})
+    for tensor in RESULTS:
+        if AXES[tensor] == tuple(at) and golden.facts.has(tensor):
+            yield Step(tensor, int(behind.values(tensor)), accumulator, at=places.of(tensor, at))
 
 
 def steps_csv(explanations: Sequence[Explanation]) -> str:
@@ -157,14 +169,6 @@ def steps_csv(explanations: Sequence[Explanation]) -> str:
     return text.getvalue()
 
 
-def _results(manifest: Manifest, accumulator: int) -> Iterator[tuple[str, int]]:
-    relu = max(accumulator, 0)
-    yield "accumulator", accumulator
-    yield "relu", relu
-    if (fmt := manifest.formats.output) is not None:
-        yield "output", min((relu * fmt.mul + (1 << (fmt.shift - 1))) >> fmt.shift, (1 << fmt.bits) - 1)
-
-
 class _Places:
     """Where tensor elements stand in the files of a set."""
 
@@ -180,23 +184,32 @@ class _Places:
     def _has_bits(entry: MemoryEntry) -> bool:
         return entry.memory().order.has_bits
 
-    def of(self, tensor: str, *index: int) -> tuple[str, ...]:
-        """FILE:LINE:LANE of an element, of each of its bits where the memory stores these; none without a memory."""
-        entry = self._entries.get(tensor)
-        if entry is None:
+    def of(self, tensor: str, point: Point) -> tuple[str, ...]:
+        """FILE:LINE:LANE of an element, of each of its bits where the memory stores these.
+
+        None without a memory, or where the point, which may have more axes, lacks one of the tensor's.
+        """
+        entry, axes = self._entries.get(tensor), AXES[tensor]
+        if entry is None or not set(axes) <= set(point):
             return ()
+        index = tuple(point[axis] for axis in axes)
         indices = [(*index, bit) for bit in range(entry.shape[-1])] if self._has_bits(entry) else [index]
         return tuple(self._text(entry, *self._tilings[entry.name].place(*one)) for one in indices)
 
-    def stored(self, *index: int) -> Iterator[Stored]:
-        """What the memories of results of n, oc, oy, ox hold."""
+    def operand(self, name: str, point: Point) -> tuple[str, ...]:
+        """The places of what is carried into the design, in the first of the tensors that carry it."""
+        found = (self.of(tensor, point) for tensor, carried in OPERANDS.items() if carried == name)
+        return next(filter(None, found), ())
+
+    def stored(self, at: Point) -> Iterator[Stored]:
+        """What the memories of results with these axes hold."""
         for entry in self._manifest.memories:
-            if entry.tensor in ("accumulator", "relu", "output") and not self._has_bits(entry):
-                number, word, lane = self._tilings[entry.name].place(*index)
-                at = self._text(entry, number, word, lane)
+            if entry.tensor in RESULTS and AXES[entry.tensor] == tuple(at) and not self._has_bits(entry):
+                number, word, lane = self._tilings[entry.name].place(*at.values())
+                place = self._text(entry, number, word, lane)
                 path = self._folder / entry.files[number].path
                 words = FORMATS[entry.radix].read(path.read_bytes(), self._spec(entry, number))
-                yield Stored(entry.name, entry.tensor, at, int(words[word, lane]))
+                yield Stored(entry.name, entry.tensor, place, int(words[word, lane]))
 
     def _spec(self, entry: MemoryEntry, number: int) -> WordSpec:
         return entry.memory().spec(self._tilings[entry.name], entry.element, entry.files[number].index)

@@ -7,63 +7,30 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.capture import LayerCapture
-from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.conv2d import pad, patches
-from qexport.core.operations.registry import operation
-from qexport.layout.order import TILE_AXIS, parse_order
+from qexport.core.golden import Golden
+from qexport.core.intformat import Int64
+from qexport.core.operations.conv2d import accumulate, pad, patches, psums
+from qexport.core.operations.registry import AXES, OPERANDS, operation
+from qexport.findings.change import UNKNOWN, Change, Stage
+from qexport.findings.wires import Wiring
+from qexport.layout.order import TILE_AXIS
 from qexport.layout.tiling import Tiling, expand_bits
+from qexport.layout.toml import load_layout
 from qexport.sets.manifest import Manifest, MemoryEntry
 
-UNKNOWN = int(np.iinfo(np.int64).min)  # what a hypothesis does not say
-# What a change's function takes and gives at each stage; (n, oc, oy, ox) where nothing else is said.
-STAGES = (
-    "weight words",  # weights (oc, ic, kh, kw), as all stages of weights
-    "weight codes",
-    "weight tiles",
-    "weight taps",
-    "input words",  # inputs (n, ic, iy, ix)
-    "input codes",
-    "input tiles",
-    "pad",  # inputs to (n, ic, py, px), in place of the padding
-    "plane",  # (n, ic, py, px)
-    "gather",  # (n, ic, py, px) to patches (n, ic, kh, kw, oy, ox), in place of im2col
-    "patches",  # (n, ic, kh, kw, oy, ox)
-    "psum",  # (n, it, kh, kw, oc, py, px)
-    "sum",  # Sums to accumulators
-    "accumulator",  # accumulators
-    "history",  # accumulators of all images and channels: one result may depend on another
-    "post",  # accumulators to the tensor that is compared
-    "result",  # the tensor that is compared
-    "words",  # its words, (files, words, lanes)
-)
-_WEIGHT_STAGES, _INPUT_STAGES = STAGES[:4], STAGES[4:7]
-_ACTIVATION_STAGES = (*_INPUT_STAGES, "pad", "plane", "gather", "patches")
-_MIXING = ("weight words", "weight tiles")  # in which an output channel may get weights of others
-_COMPUTED = STAGES[: STAGES.index("accumulator")]  # what comes after needs the golden's accumulators only
+_WEIGHT_STAGES = (Stage.WEIGHT_WORDS, Stage.WEIGHT_CODES, Stage.WEIGHT_TILES, Stage.WEIGHT_TAPS)
+_INPUT_STAGES = (Stage.INPUT_WORDS, Stage.INPUT_CODES, Stage.INPUT_TILES)
+_ACTIVATION_STAGES = (*_INPUT_STAGES, Stage.PAD, Stage.PLANE, Stage.GATHER, Stage.PATCHES)
+_MIXING = (Stage.WEIGHT_WORDS, Stage.WEIGHT_TILES)  # in which an output channel may get weights of others
 _PART = 1 << 23  # elements of the largest array of a part of the images
 _KEPT = 1 << 16
 _DEFAULT_SIDES = (8, 16, 4, 32)  # of an array that the layout does not give
-
-
-@dataclass(frozen=True, eq=False)
-class Change:
-    """One hypothesis: at `stage` the design does `apply` instead. `pair`: it is also tried together with others.
-
-    `also`: what the same mistake does at other stages.
-    """
-
-    name: str
-    detail: str
-    stage: str
-    apply: Callable[[Any], Int64]
-    pair: bool = False
-    also: "tuple[Change, ...]" = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,84 +41,9 @@ class Sample:
     outputs: Int64
 
 
-class Wiring(NamedTuple):
-    """How a tensor of weights or inputs is stored: for changes of the order of bits in its words."""
-
-    tensor: str
-    tiling: Tiling
-    element: IntFormat
-    own: IntFormat
-
-    def crossed(self, values: Int64, wires: "Wires") -> Int64:
-        """The values as they are read when the bits of each word are crossed."""
-        codes = expand_bits(values, self.own) if self.tiling.order.has_bits else values
-        codes = self.tiling.untile(cross(self.tiling.tile(codes), self.element, wires))
-        if not self.tiling.order.has_bits:
-            return codes
-        return self.own.decode((codes << np.arange(self.own.bits - 1, -1, -1)).sum(axis=-1))
-
-
-# --- bits of words --------------------------------------------------------------------------------------------------
-
-Wires = Callable[[Int64], Int64]  # bit numbers of a word of whole bytes, the most significant first, to another order
-
-
-def cross(blocks: Int64, element: IntFormat, wires: Wires) -> Int64:
-    """(files, words, lanes) of `element`, the bits of each word put in another order; UNKNOWN where one of them is."""
-    *outer, lanes = blocks.shape
-    width = lanes * element.bits
-    spare = -width % 8
-    order = wires(np.arange(width + spare, dtype=np.int64))[spare:]
-    order = order - spare  # below 0: an unused bit at the top, which is 0
-    bits = expand_bits(element.encode(blocks), IntFormat(element.bits, False)).astype(np.uint8).reshape(*outer, width)
-    crossed = np.where(order < 0, np.uint8(0), bits[..., order])
-    weights = np.int64(1) << np.arange(element.bits - 1, -1, -1)
-    out = element.decode(crossed.reshape(*outer, lanes, element.bits).astype(np.int64) @ weights)
-    unknown = blocks == UNKNOWN
-    if unknown.any():
-        lost = np.repeat(unknown, element.bits, axis=-1)[..., order].reshape(*outer, lanes, element.bits).any(axis=-1)
-        out[lost] = UNKNOWN
-    return out
-
-
-def _grouped(size: int, reverse_of: int) -> Wires:
-    """Groups of `size` bits in reverse order inside each run of `reverse_of` bits (0: inside the word)."""
-
-    def wires(bits: Int64) -> Int64:
-        run = reverse_of or len(bits)
-        whole = len(bits) // run * run
-        head, rest = bits[: len(bits) - whole], bits[len(bits) - whole :]
-        return np.concatenate((head, rest.reshape(-1, run // size, size)[:, ::-1].ravel()))
-
-    return wires
-
-
-def bit_orders(lanes: int, bits: int) -> Iterator[tuple[str, str, Wires, bool]]:
-    """What may be crossed in a word: kind, detail, wires, whether it is tried in pairs too."""
-    width = -(-lanes * bits // 8) * 8
-    yield "nibbles", "of each byte swapped", _grouped(4, 8), True
-    if width > 8:
-        yield "nibbles", "of the whole word reversed", _grouped(4, 0), False
-        yield "bytes", "of the whole word reversed", _grouped(8, 0), True
-    for run in (16, 32, 64, 128):
-        if run < width and width % run == 0:
-            yield "bytes", f"of each {run} bits reversed", _grouped(8, run), False
-    if bits > 1 and width == lanes * bits:
-        yield "bits", "of each element reversed", _grouped(1, bits), True
-    elif bits > 1:
-
-        def inside(order: Int64) -> Int64:
-            used = order[len(order) - lanes * bits :]
-            return np.concatenate((order[: len(order) - lanes * bits], used.reshape(lanes, bits)[:, ::-1].ravel()))
-
-        yield "bits", "of each element reversed", inside, True
-    if bits != 8:
-        yield "bits", "of each byte reversed", _grouped(1, 8), False
-    if width > 8:
-        yield "bits", "of the whole word reversed", _grouped(1, 0), False
-
-
-# --- the layer ------------------------------------------------------------------------------------------------------
+def _reach(weight: Int64, seen: Int64) -> int:
+    """No sum of products is larger in size."""
+    return int(weight[0].size * int(np.abs(weight).max()) * max(int(np.abs(seen).max()), 1))
 
 
 class Sums:
@@ -166,8 +58,7 @@ class Sums:
 
     def __init__(self, weight: Int64, seen: Int64, bias: Int64 | None, groups: int, row: int):
         self.weight, self.seen, self.bias, self.groups, self.row = weight, seen, bias, groups, row
-        reach = weight[0].size * int(np.abs(weight).max()) * max(int(np.abs(seen).max()), 1)
-        self._dtype: type[Any] = np.float64 if reach < 2**53 else np.int64
+        self._reach = _reach(weight, seen)
 
     @property
     def offset(self) -> Int64:
@@ -178,11 +69,7 @@ class Sums:
     @cached_property
     def total(self) -> Int64:
         """The convolution without bias, (n, oc, oy, ox)."""
-        n, _, _, _, rows, cols = self.seen.shape
-        taps: NDArray[Any] = self.weight.reshape(self.groups, len(self.weight) // self.groups, -1).astype(self._dtype)
-        seen: NDArray[Any] = self.seen.reshape(n, self.groups, -1, rows * cols).astype(self._dtype)
-        sums: NDArray[Any] = np.matmul(taps, seen)  # (n, g, oc of g, oy * ox)
-        return sums.reshape(n, len(self.weight), rows, cols).astype(np.int64)
+        return accumulate(self.weight, self.seen, None, self.groups, self._reach)
 
     @cached_property
     def steps(self) -> Int64:
@@ -200,9 +87,10 @@ class Sums:
         groups, outputs, inputs = self.groups, len(self.weight) // self.groups, channels // self.groups
         tiles = math.ceil(inputs / row)
         ragged = tiles * row - inputs
-        taps: NDArray[Any] = self.weight.reshape(groups, outputs, inputs, kh * kw).astype(self._dtype)
+        dtype: type[Any] = np.float64 if self._reach < 2**53 else np.int64
+        taps: NDArray[Any] = self.weight.reshape(groups, outputs, inputs, kh * kw).astype(dtype)
         taps = np.pad(taps, ((0, 0), (0, 0), (0, ragged), (0, 0))).reshape(groups, outputs, tiles, row, kh * kw)
-        seen: NDArray[Any] = self.seen.reshape(n, groups, inputs, kh * kw, rows * cols).astype(self._dtype)
+        seen: NDArray[Any] = self.seen.reshape(n, groups, inputs, kh * kw, rows * cols).astype(dtype)
         seen = np.pad(seen, ((0, 0), (0, 0), (0, ragged), (0, 0), (0, 0)))
         seen = seen.reshape(n, groups, tiles, row, kh * kw, rows * cols)
         left = np.ascontiguousarray(taps.transpose(2, 4, 0, 1, 3))[:, :, np.newaxis]  # (it, k, 1, g, oc, row)
@@ -228,7 +116,7 @@ class Model:
         self.shape = self.facts.tensor(self.tensor).shape(self.images)
         stored = (*self.shape, self.own.bits) if self.memory.order.has_bits else self.shape
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
-        self.channel_axis = 4 if self.tensor == "psum" else 1
+        self.channel_axis = AXES[self.tensor].index("oc")
         self._kept: dict[object, Int64] = {}
         self._first: tuple[Change, Int64] | None = None
         self._golden_sums: dict[object, Sums] = {}
@@ -254,8 +142,8 @@ class Model:
         With a sample only its images and channels, unless a change at a later stage may take values from other places.
         """
         by = {part.stage: part for change in changes for part in (change, *change.also)}
-        sample = None if "history" in by else sample
-        computed = any(stage in by for stage in _COMPUTED)
+        sample = None if Stage.HISTORY in by else sample
+        computed = any(stage < Stage.ACCUMULATOR for stage in by)
         if self.tensor == "psum":
             values = self._psums(by, sample)
         else:
@@ -263,29 +151,27 @@ class Model:
                 values = self._accumulated(by, sample)
             else:
                 values = self.accumulator if sample is None else self.accumulator[np.ix_(sample.images, sample.outputs)]
-            if "accumulator" in by:
-                values = by["accumulator"].apply(values)
-            if "history" in by:
-                values = by["history"].apply(values)
-            values = by["post"].apply(values) if "post" in by else self.post(values)
-        if sample is not None and ("result" in by or "words" in by):
+            if Stage.ACCUMULATOR in by:
+                values = by[Stage.ACCUMULATOR].apply(values)
+            if Stage.HISTORY in by:
+                values = by[Stage.HISTORY].apply(values)
+            values = by[Stage.POST].apply(values) if Stage.POST in by else self.post(values)
+        if sample is not None and (Stage.RESULT in by or Stage.WORDS in by):
             values = self._scattered(values, sample)
-        if "result" in by:
-            values = by["result"].apply(values)
+        if Stage.RESULT in by:
+            values = by[Stage.RESULT].apply(values)
         values = self.stored(values)
-        if "words" in by:
-            values = self.tiling.untile(by["words"].apply(self.tiling.tile(values)))
+        if Stage.WORDS in by:
+            values = self.tiling.untile(by[Stage.WORDS].apply(self.tiling.tile(values)))
         return values
 
     def post(self, accumulators: Int64) -> Int64:
         """From accumulators to the tensor that is compared."""
-        if self.tensor == "accumulator":
-            return accumulators
-        relu = np.maximum(accumulators, 0)
-        if self.tensor == "relu":
-            return relu
-        assert self.facts.requantizer is not None
-        return self.facts.requantizer.apply(relu)
+        return self.behind(self.tensor, accumulators)
+
+    def behind(self, tensor: str, accumulators: Int64) -> Int64:
+        """From accumulators to a tensor that follows from them."""
+        return Golden(self.capture, facts=self.facts, given={"accumulator": accumulators}).values(tensor)
 
     def stored(self, values: Int64) -> Int64:
         """Values as the memory holds them: single bits, saturated or wrapped; what does not fit wraps in a design."""
@@ -318,7 +204,7 @@ class Model:
             self._kept[key] = made
         return made
 
-    def _weights(self, by: Mapping[str, Change], sample: Sample | None) -> Int64:
+    def _weights(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
         changes = tuple(by[stage] for stage in _WEIGHT_STAGES if stage in by)
 
         def make() -> Int64:
@@ -337,26 +223,28 @@ class Model:
 
         return self._keep(("weight", changes, sample), sample, make)
 
-    def _planes(self, by: Mapping[str, Change], images: slice | Int64) -> Int64:
+    def _planes(self, by: Mapping[Stage, Change], images: slice | Int64) -> Int64:
         codes = self.capture.input
         for stage in _INPUT_STAGES:
             if stage in by:
                 codes = by[stage].apply(codes)
-        if "pad" not in by and "plane" not in by:
+        if Stage.PAD not in by and Stage.PLANE not in by:
             return pad(codes[images], self.layer)
-        planes = by["pad"].apply(codes) if "pad" in by else pad(codes, self.layer)  # may look at the images before
-        return (by["plane"].apply(planes) if "plane" in by else planes)[images]
+        planes = (
+            by[Stage.PAD].apply(codes) if Stage.PAD in by else pad(codes, self.layer)
+        )  # may look at the images before
+        return (by[Stage.PLANE].apply(planes) if Stage.PLANE in by else planes)[images]
 
-    def _patches(self, by: Mapping[str, Change], images: slice | Int64, sample: Sample | None) -> Int64:
+    def _patches(self, by: Mapping[Stage, Change], images: slice | Int64, sample: Sample | None) -> Int64:
         changes = tuple(by[stage] for stage in _ACTIVATION_STAGES if stage in by)
 
         def make() -> Int64:
-            if "patches" in by:  # may look at the images before
+            if Stage.PATCHES in by:  # may look at the images before
                 planes = self._planes(by, slice(None))
-                return by["patches"].apply(patches(planes, self.layer, self.plane))[images]
+                return by[Stage.PATCHES].apply(patches(planes, self.layer, self.plane))[images]
             planes = self._planes(by, images)
-            if "gather" in by:
-                return by["gather"].apply(planes)
+            if Stage.GATHER in by:
+                return by[Stage.GATHER].apply(planes)
             return patches(planes, self.layer, self.plane)
 
         return self._keep(("patches", changes, sample), sample, make)
@@ -373,7 +261,7 @@ class Model:
         for start in range(0, self.images, step):
             yield slice(start, min(start + step, self.images))
 
-    def sums(self, by: Mapping[str, Change], images: slice | Int64, sample: Sample | None) -> Sums:
+    def sums(self, by: Mapping[Stage, Change], images: slice | Int64, sample: Sample | None) -> Sums:
         """The accumulation of some images; of a sample, with what it computes, kept for the golden's operands."""
         key = (sample, "sums")
         golden = sample is not None and not any(stage in by for stage in (*_WEIGHT_STAGES, *_ACTIVATION_STAGES))
@@ -396,48 +284,30 @@ class Model:
         group = int(sample.outputs[0]) // (self.layer.out_channels // self.layer.groups)
         return slice(group * self.layer.group_inputs, (group + 1) * self.layer.group_inputs)
 
-    def _accumulated(self, by: Mapping[str, Change], sample: Sample | None) -> Int64:
+    def _accumulated(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
         taps = math.prod(self.layer.kernel)
         steps = math.ceil(self.layer.group_inputs / self.row) * taps * self.layer.out_channels
         plane = math.prod(self.layer.output_plane(self.plane))
-        elements = plane * max(self.layer.in_channels * taps, steps if "sum" in by else 0)
+        elements = plane * max(self.layer.in_channels * taps, steps if Stage.SUM in by else 0)
         parts = []
         for images in self._parts(elements, sample):
             sums = self.sums(by, images, sample)
-            parts.append(by["sum"].apply(sums) if "sum" in by else sums.total + sums.offset)
+            parts.append(by[Stage.SUM].apply(sums) if Stage.SUM in by else sums.total + sums.offset)
         return np.concatenate(parts)
 
-    def _psums(self, by: Mapping[str, Change], sample: Sample | None) -> Int64:
-        kh, kw = self.layer.kernel
-        rows, cols = self.layer.padded_plane(self.plane)
-        whole = np.empty((0,), np.int64)
+    def _psums(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
         parts = []
-        row = self.facts.row
         for images in self._parts(math.prod(self.shape[1:]), sample):
             weight, planes = self._weights(by, sample), self._planes(by, images)
-            if "gather" in by or "patches" in by:
-                raise AssertionError("psums are made from the plane")
             if sample is not None and self.layer.groups > 1:
                 planes = planes[:, self._group_channels(sample)]
-            n, outputs, inputs = len(planes), len(weight), weight.shape[1]
-            # each tap is a 1x1 convolution of the whole plane
-            taps = weight.reshape(outputs, inputs, kh * kw).transpose(2, 0, 1).reshape(kh * kw * outputs, inputs, 1, 1)
-            if self._groups(sample) > 1:
-                each = [
-                    Sums(w[:, :, np.newaxis, np.newaxis], planes[:, :, np.newaxis, np.newaxis], None,
-                         self.layer.groups, row).products(row)
-                    for w in taps.reshape(kh * kw, outputs, inputs)
-                ]  # fmt: skip
-                whole = np.stack(each, axis=1)[:, :, 0]  # (it, k, n, oc, py, px)
-            else:
-                found = Sums(taps, planes[:, :, np.newaxis, np.newaxis], None, 1, row).products(row)[:, 0]
-                whole = found.reshape(-1, n, kh * kw, outputs, rows, cols).transpose(0, 2, 1, 3, 4, 5)
-            whole = whole.transpose(2, 0, 1, 3, 4, 5).reshape(n, -1, kh, kw, outputs, rows, cols)
-            parts.append(by["psum"].apply(whole) if "psum" in by else whole)
+            found = psums(weight, planes, self._groups(sample), self.facts.row, _reach(weight, planes))
+            parts.append(by[Stage.PSUM].apply(found) if Stage.PSUM in by else found)
         return np.concatenate(parts)
 
-    def wiring(self, tensors: Sequence[str]) -> Iterator[Wiring]:
-        """How the set stores weights or inputs; as the layout 'default' does where it does not."""
+    def wiring(self, operand: str) -> Iterator[Wiring]:
+        """How the set stores the tensors that carry weights or inputs; as the layout 'default' does if none."""
+        tensors = [tensor for tensor, carried in OPERANDS.items() if carried == operand]
         found = {entry.tensor: entry for entry in reversed(self.manifest.memories) if entry.tensor in tensors}
         for tensor, entry in found.items():
             own = self.facts.tensor(tensor).format
@@ -446,14 +316,10 @@ class Model:
             shape = (*shape, own.bits) if order.has_bits else shape
             yield Wiring(tensor, Tiling(order, shape, self.manifest.array, entry.bits), entry.element, own)
         if not found:
-            text = {
-                "weight": "(ot col) (it row) kh kw -> | ot it kh kw col | ~row",
-                "input": "n (ct row) iy ix -> | n ct iy ix | ~row",
-            }[tensors[0]]
-            own = self.facts.tensor(tensors[0]).format
-            sizes = {"row": self.row, "col": self.col}
-            tiling = Tiling(parse_order(text, tensors[0]), self.facts.tensor(tensors[0]).shape(self.images), sizes)
-            yield Wiring(tensors[0], tiling, own, own)
+            [order] = [memory.order for memory in load_layout("default").memories if memory.name == operand]
+            own = self.facts.tensor(operand).format
+            tiling = Tiling(order, self.facts.tensor(operand).shape(self.images), {"row": self.row, "col": self.col})
+            yield Wiring(operand, tiling, own, own)
 
 
 def array_sides(manifest: Manifest) -> list[tuple[int, int]]:

@@ -126,9 +126,8 @@ def _targets(facts: Convolution) -> Iterator[int]:
     if (requantizer := facts.requantizer) is None:
         return
     yield from requantizer.ties
-    half = 1 << (requantizer.shift - 1)
     for code in range(1, requantizer.qmax + 1):
-        first = math.ceil(((code << requantizer.shift) - half) / requantizer.mul)
+        first = requantizer.first(code)
         if first > facts.bounds[1]:
             return
         yield from (first - 1, first)
@@ -167,7 +166,7 @@ class _Sheets:
         layer, met = self._layer, []
         for axis, at in enumerate(position):
             taps = np.arange(layer.kernel[axis])
-            places = at * layer.stride[axis] + taps * layer.dilation[axis] - layer.padding[2 * axis]
+            places = layer.meets(axis, at, taps) - layer.padding[2 * axis]
             inside = (places >= 0) & (places < self._plane[axis])
             met.append((places[inside], taps[inside]))
         (ys, khs), (xs, kws) = met

@@ -66,7 +66,7 @@ def extreme_inputs(capture: LayerCapture, largest: bool) -> Int64:
 
 def convolve(capture: LayerCapture, codes: Int64) -> Int64:
     im2col = patches(pad(codes, capture.layer), capture.layer, (codes.shape[2], codes.shape[3]))
-    return accumulate(capture.weight, im2col, capture.bias, capture.layer, operation(capture, None).reach)
+    return accumulate(capture.weight, im2col, capture.bias, capture.layer.groups, operation(capture, None).reach)
 
 
 @many
@@ -119,7 +119,8 @@ def test_psum_bounds_are_reached_and_not_exceeded(capture: LayerCapture, row: in
     images = np.zeros((*taps.shape[:2], layer.groups, layer.group_inputs), np.int64)
     for oc in range(layer.out_channels):
         images[oc, :, group_of(layer, oc)] = np.where((taps[oc] > 0) == largest, code.high, code.low)
-    psum = psums(capture.weight, images.reshape(-1, layer.in_channels, 1, 1), layer, row, operation(capture, row).reach)
+    pixels = images.reshape(-1, layer.in_channels, 1, 1)
+    psum = psums(capture.weight, pixels, layer.groups, row, operation(capture, row).reach)
     low, high = Golden(capture, row).facts.psum_bounds
     assert (psum.max() if largest else psum.min()) == (high if largest else low)
     seen = Golden(capture, row).values("psum")

@@ -59,6 +59,8 @@ def test_every_accumulator_gets_the_code_that_the_network_gives_it(
     codes = [wanted(step, scale, qmax, accumulator) for accumulator in accumulators.tolist()]
     assert [given_by(found.mul, found.shift, qmax, a) for a in accumulators.tolist()] == codes
     assert found.apply(accumulators).tolist() == codes
+    for code in range(1, codes[-1] + 1):
+        assert codes[found.first(code)] >= code > codes[found.first(code) - 1]
 
 
 @many

@@ -21,7 +21,7 @@ from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import accumulate, pad, patches, psums
-from qexport.core.strength import STAGES, Bools, WeightFlips, input_flips_seen, measure, percent, strength_text
+from qexport.core.strength import COUNTED, Bools, WeightFlips, input_flips_seen, measure, percent, strength_text
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.order import parse_order
@@ -63,12 +63,12 @@ def brute_force(capture: LayerCapture, name: str) -> dict[str, Bools]:
     fmt = getattr(capture.formats, name).integer
     codes = getattr(capture, name)
     golden = Golden(capture, row=2)
-    want = {stage: golden.values(stage) for stage in STAGES}
-    shows = {stage: np.zeros((fmt.bits, *codes.shape), np.bool_) for stage in STAGES}
+    want = {stage: golden.values(stage) for stage in COUNTED}
+    shows = {stage: np.zeros((fmt.bits, *codes.shape), np.bool_) for stage in COUNTED}
     for at, changed in flipped(codes, fmt):
         fields: dict[str, Any] = {name: changed}
         again = Golden(replace(capture, **fields), row=2)
-        for stage in STAGES:
+        for stage in COUNTED:
             shows[stage][at] = not np.array_equal(again.values(stage), want[stage])
     return shows
 
@@ -97,7 +97,7 @@ def test_every_weight_flip_shows_just_where_the_computation_changes(
     want = brute_force(capture, "weight")
     info = measure(capture).info.weight
     assert info.flips == want["relu"].size
-    for stage in STAGES:
+    for stage in COUNTED:
         np.testing.assert_array_equal(expanded(flips.seen(golden, stage), capture, stage), want[stage])
         assert getattr(info, stage) == np.count_nonzero(want[stage])
 
@@ -111,7 +111,7 @@ def test_every_input_flip_shows_just_where_the_computation_changes(
     got, want = input_flips_seen(Golden(capture)), brute_force(capture, "input")
     info = measure(capture).info.input
     assert info.flips == want["relu"].size
-    for stage in STAGES:
+    for stage in COUNTED:
         np.testing.assert_array_equal(got[stage], want[stage])
         assert getattr(info, stage) == np.count_nonzero(want[stage])
 
@@ -152,7 +152,7 @@ def test_what_is_left_out_is_what_never_shows(capture: LayerCapture, seed: int) 
     capture = sparse(capture, seed, 0.8)
     layer, found = capture.layer, measure(capture)
     flips, golden = WeightFlips(layer, capture.formats, capture.weight), Golden(capture)
-    for stage in STAGES:
+    for stage in COUNTED:
         silent = ~expanded(flips.seen(golden, stage), capture, stage).any(axis=0)
         np.testing.assert_array_equal(found.unexercised(stage), np.argwhere(silent))
     assert found.dead_inputs == [ic for ic in range(layer.in_channels) if not capture.input[:, ic].any()]
@@ -190,7 +190,7 @@ def test_the_line_names_what_the_layout_compares_and_never_rounds_up_to_all() ->
         "33.3 %", "99.9 %", "100.0 %", "0.0 %",
     ]  # fmt: skip
     info = measure(sparse(make_capture(padding=(0, 0, 0, 0)), 4, 0.9)).info
-    shares = {stage: percent(getattr(info.weight, stage), info.weight.flips) for stage in STAGES}
+    shares = {stage: percent(getattr(info.weight, stage), info.weight.flips) for stage in COUNTED}
     assert len(set(shares.values())) == 3
     line = f"{shares['psum']} of single-bit weight errors show in psum, {shares['relu']} in relu"
     assert strength_text(info, storing("weight", "relu", "psum")) == line
@@ -214,7 +214,7 @@ def shown_with(capture: LayerCapture, images: tuple[int, ...], stage: str) -> in
 
 @settings(max_examples=40, deadline=None)
 @given(
-    st.integers(0, 999), st.sampled_from(STAGES), st.sampled_from([20.0, 60.0, 99.9, 100.0]), st.sampled_from([2, 9])
+    st.integers(0, 999), st.sampled_from(COUNTED), st.sampled_from([20.0, 60.0, 99.9, 100.0]), st.sampled_from([2, 9])
 )
 def test_the_chosen_pictures_reach_what_is_asked_or_what_all_reach(
     seed: int, stage: str, share: float, batch: int
@@ -292,14 +292,13 @@ WIDE = 2**62  # computed in int64
 def compute(capture: LayerCapture, source: str, codes: Int64, weight: Int64, bias: Int64 | None, row: int) -> Any:
     """What a design makes of these codes: each compared tensor; psums where an output uses them."""
     layer, plane = capture.layer, (capture.input.shape[2], capture.input.shape[3])
-    one_tap = msgspec.structs.replace(layer, kernel=(1, 1))
     if source == "input":
         codes = pad(codes, layer)
     im2col = codes if source == "patches" else patches(codes, layer, plane)
-    accumulator = accumulate(weight, im2col, bias, layer, WIDE)
+    accumulator = accumulate(weight, im2col, bias, layer.groups, WIDE)
     by_tap = np.stack(
         [
-            psums(weight[:, :, [kh]][..., [kw]], im2col[:, :, kh, kw], one_tap, row, WIDE)[:, :, 0, 0]
+            psums(weight[:, :, [kh]][..., [kw]], im2col[:, :, kh, kw], layer.groups, row, WIDE)[:, :, 0, 0]
             for kh, kw in np.ndindex(*layer.kernel)
         ],
         axis=2,
@@ -327,7 +326,7 @@ def check_spot(capture: LayerCapture, stored: list[Stored], row: int, spot: Blin
     """All memories of the spot reversed: the compared tensors stay. All but one of them reversed: they do not."""
     golden = Golden(capture, row)
     by_name = {memory.name: memory for memory in stored}
-    compared = [memory for memory in stored if memory.tensor in STAGES]
+    compared = [memory for memory in stored if memory.tensor in COUNTED]
     moved = [by_name[name] for name in (*spot.memories, *([source] if source else []))]
     activation = by_name[source].tensor if source else "input"
 
@@ -371,7 +370,7 @@ def set_plans(draw: st.DrawFn) -> tuple[LayerCapture, Layout]:
     row, col = (draw(st.sampled_from([1, n] if layer.groups > 1 else [1, 2, 3])) for n in per_group)
     preset = load_layout("default")
     kept = {"weight", *draw(st.sets(st.sampled_from(["input", "input_padded", "patches"])))}
-    kept |= draw(st.sets(st.sampled_from(STAGES))) | draw(st.sets(st.just("bias")))
+    kept |= draw(st.sets(st.sampled_from(COUNTED))) | draw(st.sets(st.just("bias")))
     memories = tuple(memory for memory in preset.memories if memory.tensor in kept)
     return capture, replace(preset, array={"row": row, "col": col}, memories=memories)
 
@@ -496,7 +495,7 @@ def test_strength_prints_the_counts_of_each_set(tmp_path: Path) -> None:
     assert len(printed) == 1
     assert printed[0]["flips"] == msgspec.to_builtins(info)
     assert printed[0]["compared"] == ["psum", "relu"]
-    assert printed[0]["unexercised"] == {stage: found.unexercised(stage).tolist() for stage in STAGES[1:]}
+    assert printed[0]["unexercised"] == {stage: found.unexercised(stage).tolist() for stage in COUNTED[1:]}
     assert (printed[0]["dead_inputs"], printed[0]["dead_outputs"]) == (found.dead_inputs, found.dead_outputs)
     assert len(printed[0]["blind_spots"]) == 2
 

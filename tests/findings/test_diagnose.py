@@ -12,9 +12,12 @@ import pytest
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
+from qexport.findings.change import UNKNOWN, Change, Mistake
 from qexport.findings.diagnose import Comparison, Diagnosis, _Scored, _separate, diagnose
-from qexport.findings.hypotheses import REMEDIES, hypotheses
-from qexport.findings.model import UNKNOWN, Change, Model, Sample, array_sides
+from qexport.findings.hypotheses.inputs import INPUT_SIGNED
+from qexport.findings.hypotheses.registry import hypotheses
+from qexport.findings.hypotheses.taps import KERNEL_ROTATED, TAP_MISSING
+from qexport.findings.model import Model, Sample, array_sides
 from qexport.findings.words import Actual, read_actual
 from qexport.sets.manifest import MemoryEntry, read_manifest
 from tests.conftest import checked_dump, cli, fails, make_capture
@@ -85,7 +88,7 @@ def test_the_report_names_the_place_and_the_cause(folder: Path, tmp_path: Path) 
     assert result.exit_code == 1
     assert f"{wrong.sum()} of {wrong.size} values" in result.output
     assert "tap_missing (tap kh=1 kw=2), explains all" in result.output
-    assert REMEDIES["tap_missing"] in " ".join(result.output.split())
+    assert TAP_MISSING.remedy in " ".join(result.output.split())
     assert "oc=0" in result.output
     assert "tap_missing" in result.stderr
     found = json.loads(cli("diagnose", folder, "--actual", file, "--json").stdout)
@@ -178,8 +181,8 @@ def test_two_mistakes_together_are_found(folder: Path) -> None:
     found = diagnose(folder, came_back(model, np.asarray(two)))
     assert found.explained
     assert found.causes[0].name == "input_signed + kernel_rotated"
-    for name in ("input_signed", "kernel_rotated"):
-        assert REMEDIES[name] in found.causes[0].remedy
+    for mistake in (INPUT_SIGNED, KERNEL_ROTATED):
+        assert mistake.remedy in found.causes[0].remedy
 
 
 def test_a_vector_separates_as_it_says(folder: Path) -> None:
@@ -312,7 +315,9 @@ def test_every_hypothesis_runs_on_every_geometry(geometry: str, layout: str, tmp
         np.testing.assert_array_equal(model.golden, model.stored(exact))
         sample = Sample(np.array([1]), np.array([0, 2]))
         effects: dict[str, bool] = {}
+        mistakes: dict[str, Mistake] = {}
         for change in changes_of(model)[::3]:
+            assert mistakes.setdefault(change.name, change.mistake) is change.mistake  # one remedy for each name
             values = model.predict((change,))
             assert values.shape == model.golden.shape
             effects[change.name] = effects.get(change.name, False) or bool((values != model.golden).any())
@@ -321,7 +326,7 @@ def test_every_hypothesis_runs_on_every_geometry(geometry: str, layout: str, tmp
                 assert ((part == values) | (part == UNKNOWN)).all()
             else:
                 np.testing.assert_array_equal(part, values[model.place(sample, values.ndim)])
-        assert set(effects) <= set(REMEDIES)
+        assert all(mistake.remedy.endswith(".") for mistake in mistakes.values())
         assert sum(effects.values()) > 5
 
 

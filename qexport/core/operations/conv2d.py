@@ -31,39 +31,38 @@ def patches(padded: Int64, layer: ConvGeometry, plane: tuple[int, int]) -> Int64
     return out
 
 
-def accumulate(weight: Int64, im2col: Int64, bias: Int64 | None, layer: ConvGeometry, reach: int) -> Int64:
+def accumulate(weight: Int64, im2col: Int64, bias: Int64 | None, groups: int, reach: int) -> Int64:
     """The integer convolution plus bias, (n, oc, oy, ox), from patches (n, ic, kh, kw, oy, ox).
 
     No sum of products is larger in size than `reach`.
     """
     n, _, _, _, rows, cols = im2col.shape
-    groups, per_group = layer.groups, layer.out_channels // layer.groups
     dtype = _narrow(reach)
-    taps = weight.reshape(groups, per_group, -1).astype(dtype)  # (g, oc of g, ic of g * kh * kw)
+    taps = weight.reshape(groups, len(weight) // groups, -1).astype(dtype)  # (g, oc of g, ic of g * kh * kw)
     seen = im2col.reshape(n, groups, -1, rows * cols).transpose(1, 0, 3, 2).astype(dtype)  # (g, n, oy * ox, taps)
     sums = np.einsum("gok,gnpk->ngop", taps, np.ascontiguousarray(seen))  # integers: einsum is faster than matmul
-    out: Int64 = sums.reshape(n, layer.out_channels, rows, cols).astype(np.int64)
+    out: Int64 = sums.reshape(n, len(weight), rows, cols).astype(np.int64)
     return out if bias is None else out + bias[:, np.newaxis, np.newaxis]
 
 
-def psums(weight: Int64, padded: Int64, layer: ConvGeometry, row: int, reach: int) -> Int64:
+def psums(weight: Int64, padded: Int64, groups: int, row: int, reach: int) -> Int64:
     """What each input-channel tile of `row` channels and each tap adds at every padded position.
 
     Returns (n, it, kh, kw, oc, py, px); weight-stationary, whatever the stride. `reach` as in `accumulate`.
     """
     n, _, rows, cols = padded.shape
-    groups, per_group, inputs = layer.groups, layer.out_channels // layer.groups, layer.group_inputs
+    outputs, inputs, *kernel = weight.shape
     tiles = math.ceil(inputs / row)
     dtype = _narrow(reach)
     streams = padded.reshape(n, groups, inputs, rows * cols).astype(dtype)
-    taps = weight.reshape(groups, per_group, inputs, *layer.kernel).astype(dtype)
-    out = np.empty((n, tiles, *layer.kernel, layer.out_channels, rows, cols), np.int64)
+    taps = weight.reshape(groups, outputs // groups, inputs, *kernel).astype(dtype)
+    out = np.empty((n, tiles, *kernel, outputs, rows, cols), np.int64)
     for it in range(tiles):
         tile = slice(it * row, (it + 1) * row)
-        for kh in range(layer.kernel[0]):
-            for kw in range(layer.kernel[1]):
+        for kh in range(kernel[0]):
+            for kw in range(kernel[1]):
                 product = np.matmul(taps[np.newaxis, :, :, tile, kh, kw], streams[:, :, tile])
-                out[:, it, kh, kw] = product.reshape(n, layer.out_channels, rows, cols)
+                out[:, it, kh, kw] = product.reshape(n, outputs, rows, cols)
     return out
 
 
@@ -77,12 +76,8 @@ def acc_addresses(layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
     padded_rows, padded_cols = layer.padded_plane(plane)
     rows, cols = layer.output_plane(plane)
     oy, ox, kh, kw = np.ogrid[:rows, :cols, : layer.kernel[0], : layer.kernel[1]]
-    (sy, sx), (dy, dx) = layer.stride, layer.dilation
-    address: Int64 = (
-        (kh * layer.kernel[1] + kw) * padded_rows * padded_cols
-        + (oy * sy + kh * dy) * padded_cols
-        + (ox * sx + kw * dx)
-    )
+    py, px = layer.meets(0, oy, kh), layer.meets(1, ox, kw)
+    address: Int64 = ((kh * layer.kernel[1] + kw) * padded_rows + py) * padded_cols + px
     return address
 
 
@@ -210,7 +205,7 @@ Convolution.table = {
         ),
         format=lambda op: wide(op.psum_bounds),
         range=lambda op: op.psum_bounds,
-        values=lambda op, golden: psums(op.weight, golden.values("input_padded"), op.layer, op.row, op.reach),
+        values=lambda op, golden: psums(op.weight, golden.values("input_padded"), op.layer.groups, op.row, op.reach),
     ),
     "acc_address": Record(
         ("oy", "ox", "kh", "kw"), Role.ASIDE,
@@ -223,7 +218,7 @@ Convolution.table = {
         shape=lambda op, n: op.results(n),
         format=lambda op: wide(op.bounds),
         range=lambda op: op.bounds,
-        values=lambda op, golden: accumulate(op.weight, golden.values("patches"), op.bias, op.layer, op.reach),
+        values=lambda op, golden: accumulate(op.weight, golden.values("patches"), op.bias, op.layer.groups, op.reach),
     ),
     "relu": Record(
         _RESULTS, Role.RESULT,

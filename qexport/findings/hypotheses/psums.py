@@ -1,0 +1,30 @@
+"""Mistakes with the partial sums of a layout that stores them."""
+
+import math
+from collections.abc import Iterator
+
+from qexport.core.intformat import Int64, IntFormat
+from qexport.findings.change import Change, Stage
+from qexport.findings.hypotheses.accumulation import PSUM_CUT
+from qexport.findings.hypotheses.orders import reordered, wrong_orders
+from qexport.findings.hypotheses.taps import TAP_ORDER
+from qexport.findings.hypotheses.weights import INPUT_TILE_ORDER
+from qexport.findings.model import Model
+
+
+def psum_mistakes(m: Model) -> Iterator[Change]:
+    weight = m.facts.formats.weight.integer
+    yield Change(PSUM_CUT, f"to {weight.bits} bits", Stage.PSUM, weight.wrap, True)
+    yield Change(PSUM_CUT, f"to {weight.bits} bits and saturated", Stage.PSUM, weight.saturate)
+    yield Change(PSUM_CUT, f"to {weight.bits} bits without sign", Stage.PSUM, IntFormat(weight.bits, False).wrap)
+    for detail, tiles, pair in wrong_orders(m.shape[1]):
+        yield Change(INPUT_TILE_ORDER, f"of the psums, {detail}", Stage.RESULT, reordered(1, tiles), pair)
+    its, taps = m.shape[1], math.prod(m.shape[2:4])
+    if its > 1 and taps > 1:
+
+        def exchanged(values: Int64) -> Int64:
+            n, rest = len(values), values.shape[4:]
+            flat = values.reshape(n, its, taps, *rest).swapaxes(1, 2)
+            return flat.reshape(values.shape)
+
+        yield Change(TAP_ORDER, "loops of taps and input tiles exchanged", Stage.RESULT, exchanged)

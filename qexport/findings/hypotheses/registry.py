@@ -1,0 +1,39 @@
+"""The hypotheses in the order in which they are tried; those that come first are the likelier ones."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+
+from qexport.core.intformat import Int64
+from qexport.findings.change import Bools, Change, Stage
+from qexport.findings.hypotheses.accumulation import sum_mistakes
+from qexport.findings.hypotheses.inputs import input_mistakes
+from qexport.findings.hypotheses.planes import plane_mistakes
+from qexport.findings.hypotheses.post import post_mistakes
+from qexport.findings.hypotheses.psums import psum_mistakes
+from qexport.findings.hypotheses.results import result_mistakes
+from qexport.findings.hypotheses.stored import stored_word_mistakes
+from qexport.findings.hypotheses.taps import solved_tap_order
+from qexport.findings.hypotheses.weights import weight_mistakes
+from qexport.findings.hypotheses.words import word_mistakes
+from qexport.findings.model import Model
+
+# A psum is made of weights and of the plane alone.
+_BEHIND_PSUMS = (
+    Stage.GATHER, Stage.PATCHES, Stage.SUM, Stage.ACCUMULATOR, Stage.HISTORY, Stage.POST,
+)  # fmt: skip
+
+
+def hypotheses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
+    """All changes for the memory of a model; `actual`, `known`: what came back, in the tensor's axes."""
+    blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
+    groups: list[Iterable[Change]] = [weight_mistakes(m), input_mistakes(m), plane_mistakes(m)]
+    if m.tensor == "psum":
+        groups += [psum_mistakes(m)]
+    else:
+        groups += [post_mistakes(m), sum_mistakes(m, actual, known), solved_tap_order(m, actual, known)]
+    groups += [result_mistakes(m, actual, known), word_mistakes(m, blocks, sure), stored_word_mistakes(m)]
+    for group in groups:
+        for change in group:
+            if m.tensor != "psum" or change.stage not in _BEHIND_PSUMS:
+                yield change

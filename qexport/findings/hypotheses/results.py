@@ -1,0 +1,73 @@
+"""Mistakes in the order of results: columns, output tiles, images."""
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from qexport.core.intformat import Int64
+from qexport.findings.change import Bools, Change, Mistake, Stage
+from qexport.findings.hypotheses.orders import of_tiles, reordered, wrong_orders
+from qexport.findings.hypotheses.weights import COLUMNS_REVERSED, OUTPUT_TILE_ORDER
+from qexport.findings.model import Model
+
+IMAGE_ORDER = Mistake("image_order", "Write the images in the order of the input.")
+
+
+def result_mistakes(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
+    axis = m.channel_axis
+    outputs, col = m.layer.out_channels, m.col
+    ots = math.ceil(outputs / col)
+
+    def reversed_columns(values: Int64) -> Int64:
+        front = np.moveaxis(values, axis, 0)
+        full = np.concatenate((front, np.zeros((ots * col - outputs, *front.shape[1:]), np.int64)))
+        turned = full.reshape(ots, col, *front.shape[1:])[:, ::-1].reshape(full.shape)[:outputs]
+        return np.moveaxis(turned, 0, axis)
+
+    yield Change(COLUMNS_REVERSED, "", Stage.RESULT, reversed_columns, True)
+    if outputs % col:
+        order = [i for start in range(0, outputs, col) for i in reversed(range(start, min(start + col, outputs)))]
+        yield Change(COLUMNS_REVERSED, "only those in use", Stage.RESULT, reordered(axis, order))
+    if "col" not in m.manifest.array and m.tiling.lanes > 1:
+        yield Change(COLUMNS_REVERSED, "lanes of a word reversed", Stage.WORDS, lambda blocks: blocks[:, :, ::-1])
+    for detail, tiles, pair in wrong_orders(ots):
+        if outputs % col == 0 or tiles[-1] == ots - 1:
+            order = of_tiles(outputs, col, tiles)
+            yield Change(OUTPUT_TILE_ORDER, detail, Stage.RESULT, reordered(axis, order), pair)
+        else:
+            yield Change(OUTPUT_TILE_ORDER, detail, Stage.RESULT, _ragged_tiles(axis, outputs, col, tiles), pair)
+    found = _matching(m.golden, actual, known, 0)
+    if found is not None:
+        yield Change(IMAGE_ORDER, f"images {found} in place of 0..{m.images - 1}", Stage.RESULT, reordered(0, found))
+    for detail, images, pair in wrong_orders(m.images):
+        yield Change(IMAGE_ORDER, detail, Stage.RESULT, reordered(0, images), pair)
+    for image in range(min(m.images, 16)) if m.images > 1 else ():
+        yield Change(IMAGE_ORDER, f"always image {image}", Stage.RESULT, reordered(0, [image] * m.images))
+
+
+def _ragged_tiles(axis: int, outputs: int, col: int, tiles: Sequence[int]) -> Callable[[Int64], Int64]:
+    """Whole tiles move, with their filled lanes."""
+
+    def change(values: Int64) -> Int64:
+        front = np.moveaxis(values, axis, 0)
+        full = np.concatenate((front, np.zeros((len(tiles) * col - outputs, *front.shape[1:]), np.int64)))
+        moved = full.reshape(len(tiles), col, *front.shape[1:])[list(tiles)].reshape(full.shape)[:outputs]
+        return np.moveaxis(moved, 0, axis)
+
+    return change
+
+
+def _matching(golden: Int64, actual: Int64, known: Bools, axis: int) -> list[int] | None:
+    """For each index along an axis the golden's index whose values the actual shows there; None when one has none."""
+    if golden.shape[axis] > 256:
+        return None
+    want = np.moveaxis(golden, axis, 0)
+    got, sure = np.moveaxis(actual, axis, 0), np.moveaxis(known, axis, 0)
+    found = []
+    for i in range(len(want)):
+        fits = [j for j in (i, *range(len(want))) if not ((want[j] != got[i]) & sure[i]).any()]
+        if not fits:
+            return None
+        found.append(fits[0])
+    return found if found != list(range(len(want))) else None

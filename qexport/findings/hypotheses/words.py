@@ -1,0 +1,117 @@
+"""Mistakes with the words that are written: their bits, lanes and places."""
+
+from collections.abc import Callable, Iterator, Mapping
+
+import numpy as np
+
+from qexport.core.intformat import Int64
+from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
+from qexport.findings.hypotheses.inputs import LANE_STUCK, SKEW
+from qexport.findings.hypotheses.orders import DELAYS
+from qexport.findings.model import Model
+from qexport.findings.wires import Unit, bit_orders, cross
+
+OUTPUT_NIBBLES = Mistake("output_nibbles", "Swap the two 4-bit halves of each byte that is written.")
+OUTPUT_BYTES = Mistake(
+    "output_bytes", "Swap the bytes of the words that are written: the first lane is the most significant."
+)
+OUTPUT_BITS = Mistake("output_bits", "Reverse the bits that are written: the first bit is the most significant.")
+_UNITS: Mapping[Unit, Mistake] = {"nibbles": OUTPUT_NIBBLES, "bytes": OUTPUT_BYTES, "bits": OUTPUT_BITS}
+WORDS_SHIFTED = Mistake(
+    "words_shifted", "Start to record at the first valid word: check the latency or the write address."
+)
+X_VALUES = Mistake("x_values", "Reset or initialise what drives these words: the simulation gives X or Z there.")
+WORD_COUNT = Mistake("word_count", "Write as many words as the manifest says.")
+
+
+def word_mistakes(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
+    """`blocks`, `known`: what came back, (files, words, lanes)."""
+    element = m.entry.element
+    for unit, detail, wires, pair in bit_orders(m.tiling.lanes, element.bits):
+
+        def crossed(values: Int64, wires: Callable[[Int64], Int64] = wires) -> Int64:
+            return cross(values, element, wires)
+
+        yield Change(_UNITS[unit], detail, Stage.WORDS, crossed, pair)
+    golden = m.tiling.tile(m.golden)
+    for lane in range(m.tiling.lanes):
+        seen = np.unique(blocks[:, :, lane][known[:, :, lane]])
+        if len(seen) == 1 and (golden[:, :, lane] != seen[0]).any():
+
+            def stuck(values: Int64, lane: int = lane, value: int = int(seen[0])) -> Int64:
+                values = values.copy()
+                values[:, :, lane] = value
+                return values
+
+            yield Change(LANE_STUCK, f"lane {lane} at {int(seen[0])}", Stage.WORDS, stuck, True)
+    yield from _shifts(m, golden, blocks, known)
+    for detail, delay in DELAYS:
+        lanes = m.tiling.lanes
+        if lanes == 1:
+            break
+        by = delay(np.arange(lanes), lanes)
+
+        def skewed(values: Int64, by: Int64 = by) -> Int64:
+            return np.stack([_moved(values[:, :, lane], int(by[lane])) for lane in range(len(by))], axis=2)
+
+        yield Change(SKEW, f"lane r of the results {detail}", Stage.WORDS, skewed)
+
+
+def _moved(values: Int64, by: int) -> Int64:
+    """(files, words, ...) shifted by so many words in each file; UNKNOWN where nothing is said."""
+    out = np.full_like(values, UNKNOWN)
+    if abs(by) >= values.shape[1]:
+        return out
+    if by >= 0:
+        out[:, by:] = values[:, : values.shape[1] - by]
+    else:
+        out[:, :by] = values[:, -by:]
+    return out
+
+
+MAX_SHIFT = 256  # words
+
+
+def _shifts(m: Model, golden: Int64, blocks: Int64, known: Bools) -> Iterator[Change]:
+    """The shifts that fit best, found by comparing words."""
+    files, words, lanes = golden.shape
+    limit = min(MAX_SHIFT, words // 2)
+    each = np.random.default_rng(0).integers(1, 1 << 62, lanes, dtype=np.int64)  # a hash of a word
+    window = slice(0, min(words, 1 << 14))
+    want: Int64 = (golden * each).sum(axis=2)
+    got: Int64 = (blocks * each).sum(axis=2)
+    sure = np.asarray(known.all(axis=2))
+
+    def fit(by: int, flat: bool) -> float:
+        a, b, c = (v.reshape(1, -1) if flat else v for v in (want, got, sure))
+        if by >= 0:
+            a, b, c = a[:, : a.shape[1] - by][:, window], b[:, by:][:, window], c[:, by:][:, window]
+        else:
+            a, b, c = a[:, -by:][:, window], b[:, :by][:, window], c[:, :by][:, window]
+        return float(((a == b) & c).sum() / max(c.sum(), 1))
+
+    for flat in (False, True) if files > 1 else (False,):
+        shifts = sorted((by for by in range(-limit, limit + 1) if by), key=lambda by: (-fit(by, flat), abs(by)))
+        for by in shifts[:3]:
+
+            def change(values: Int64, by: int = by, flat: bool = flat) -> Int64:
+                if not flat:
+                    return _moved(values, by)
+                return _moved(values.reshape(1, -1, values.shape[2]), by).reshape(values.shape)
+
+            detail = f"by {by:+d} word{'s' if abs(by) > 1 else ''}" + (" over all files" if flat else "")
+            yield Change(WORDS_SHIFTED, detail, Stage.WORDS, change)
+
+            def turned(values: Int64, by: int = by, flat: bool = flat) -> Int64:
+                if not flat:
+                    return np.roll(values, by, axis=1)
+                return np.roll(values.reshape(-1, values.shape[2]), by, axis=0).reshape(values.shape)
+
+            yield Change(WORDS_SHIFTED, f"{detail}, cyclic", Stage.WORDS, turned)
+    for by in (1, -1):
+
+        def once(values: Int64, by: int = by) -> Int64:
+            return _moved(values, by)
+
+        if words > 2:
+            yield Change(WORDS_SHIFTED, f"by {by:+d} word", Stage.WORDS, once, True)
