@@ -86,7 +86,8 @@ def dump_all(
     """Write the sets of all layers and `out`/index.json, which lists them; all of them or nothing.
 
     Everything is made before anything is put in place. Whoever is killed while that happens leaves whole sets, old or
-    new, and no index; the next command that writes into `out` finishes it. Raises what `dump` raises.
+    new, and no index; `out` is refused by all that read it until the next command that writes into it has finished it.
+    Raises what `dump` raises.
     """
     with staging(out) as stage:
         dumps = []

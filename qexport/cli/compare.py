@@ -43,14 +43,14 @@ def command(
     needs_matplotlib()
     from qexport.frontends.vgg.data import open_split, read
     from qexport.train.compare import run_all, write_page
-    from qexport.train.loop import Recipe, pick_device
+    from qexport.train.loop import AUTO, Recipe, pick_device
 
     where = pick_device(device)
-    recipe = Recipe(epochs=epochs or default_epochs(where.type))
+    recipe = Recipe(epochs=epochs or default_epochs(where.type), precision=AUTO)
     if not page.parent.is_dir():
         raise QexportError(f"out: {page.parent} is no folder; make it first, or choose another --out")
     training, validation = (read(open_split(data, split, download)) for split in ("train", "test"))
-    logs = run_all(models, recipe, seeds, training, validation, work, where)
+    logs = run_all(models, recipe, seeds, training, validation, work, where, lambda line: click.echo(line, err=True))
     command = f"qexport compare {' '.join(models)} --epochs {recipe.epochs} --seeds {seeds} --data DATA"
     write_page(logs, recipe, command, page)
     result = {

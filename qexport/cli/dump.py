@@ -1,7 +1,6 @@
 """The command dump."""
 
 import re
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -101,7 +100,9 @@ def _network_captures(
             for f in layers
         ]
         return
-    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+    from qexport.sim.work import scratch_folder  # which leaves nothing behind when it is killed
+
+    with scratch_folder() as scratch:
         with show_progress() as tell:
             ready = 0
 
@@ -110,7 +111,7 @@ def _network_captures(
                 ready += images
                 tell("pictures", ready, len(indices))
 
-            captured = capturing.capture_layers(network, layers, read, indices, Path(scratch), advance)
+            captured = capturing.capture_layers(network, layers, read, indices, scratch, advance)
         different, codes = sum(one.float32_differences for one in captured), sum(one.codes for one in captured)
         click.echo(f"float32 pass: {different} of {codes} input codes differ from float64's", err=as_json)
         yield [(CaptureFile(one.path), len(indices)) for one in captured]

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, each written once."""
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,24 @@ def simulator_option(what: str = "auto takes Verilator, else Icarus.") -> Decora
 def seed_option(what: str, default: int | None = 0) -> Decorator:
     shown = default is not None
     return click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=default, show_default=shown, help=what)
+
+
+class _Seconds(click.FloatRange):
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        seconds = super().convert(value, param, ctx)
+        if math.isnan(seconds):
+            raise click.UsageError(f"{param.opts[0] if param else 'value'} nan is no number of seconds", ctx)
+        return seconds
+
+
+def seconds_type() -> click.FloatRange:
+    return _Seconds(0, min_open=True)
+
+
+def time_limit_option(what: str) -> Decorator:
+    from qexport.sim.supervisor import TIME_LIMIT
+
+    return click.option("--time-limit", type=seconds_type(), default=TIME_LIMIT, show_default=True, help=what)
 
 
 def check_top(top: str | None, dut: tuple[Path, ...]) -> None:

@@ -9,7 +9,15 @@ import msgspec
 from rich.markup import escape
 
 from qexport.bench.rtl import PARTS
-from qexport.cli.options import check_top, dut_options, folder_argument, json_option, seed_option, simulator_option
+from qexport.cli.options import (
+    check_top,
+    dut_options,
+    folder_argument,
+    json_option,
+    seed_option,
+    simulator_option,
+    time_limit_option,
+)
 from qexport.cli.output import emit, say
 from qexport.cli.progress import show_progress
 from qexport.cli.tables import make_table, print_pairs, print_table
@@ -33,6 +41,7 @@ SHOWN = 10  # survivors in the line of the error
 @click.option(
     "--sample", type=click.IntRange(1), default=SAMPLE, show_default=True, help="Mutants of each kind of an array."
 )
+@time_limit_option("Seconds for each build, and again for each run.")
 @click.option("--all", "every", is_flag=True, help="All mutants, of both arrays, instead of a sample.")
 @json_option
 def command(
@@ -43,6 +52,7 @@ def command(
     simulator: str,
     seed: int,
     sample: int,
+    time_limit: float,
     every: bool,
     as_json: bool,
 ) -> None:
@@ -69,7 +79,7 @@ def command(
             results.append(
                 selftest(
                     path, simulator, dut, top=top or "dut", styles=styles, seed=seed,
-                    sample=None if every else sample, progress=progress,
+                    sample=None if every else sample, limit=time_limit, progress=progress,
                 )
             )  # fmt: skip
     survivors = [name for result in results for name in result.survivors]

@@ -1,6 +1,5 @@
 """The command shrink."""
 
-import math
 from dataclasses import asdict
 from pathlib import Path
 
@@ -12,8 +11,10 @@ from qexport.cli.options import (
     json_option,
     out_option,
     path_type,
+    seconds_type,
     seed_option,
     simulator_option,
+    time_limit_option,
 )
 from qexport.cli.output import emit, say
 from qexport.cli.tables import make_table, print_pairs, print_table
@@ -28,9 +29,10 @@ from qexport.findings.words import read_actual
 @simulator_option("With --dut: auto takes Icarus, which builds fastest, else Verilator.")
 @seed_option("With --dut: that of the failing run.  [default: 0]", default=None)
 @click.option(
-    "--budget", type=click.FloatRange(0, min_open=True),
+    "--budget", type=seconds_type(),
     help=f"With --dut: seconds after which the best set so far is taken.  [default: {BUDGET}]",
 )  # fmt: skip
+@time_limit_option("With --dut: seconds for each build, and again for each run.")
 @click.option(
     "--actual", type=path_type(), multiple=True,
     help="Instead of --dut: what the design gave, a file, its files or the folder of simulate --keep.",
@@ -45,6 +47,7 @@ def command(
     simulator: str,
     seed: int | None,
     budget: float | None,
+    time_limit: float,
     actual: tuple[Path, ...],
     memory: str | None,
     as_json: bool,
@@ -62,8 +65,6 @@ def command(
     """
     if bool(dut) == bool(actual):
         raise click.UsageError("give either --dut or --actual")
-    if budget is not None and math.isnan(budget):
-        raise click.UsageError("--budget nan is no number of seconds")
     of_dut = {
         "--top": top,
         "--seed": seed,
@@ -76,7 +77,7 @@ def command(
     if dut:
         done = shrink_dut(
             folder, target, dut, top=top or "dut", simulator=simulator, seed=seed or 0, budget=budget or BUDGET,
-            progress=lambda line: click.echo(line, err=True),
+            limit=time_limit, progress=lambda line: click.echo(line, err=True),
         )  # fmt: skip
     else:
         done = shrink_actual(folder, target, read_actual(folder, actual, memory))

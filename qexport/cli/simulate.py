@@ -12,13 +12,13 @@ from qexport.cli.options import (
     path_type,
     seed_option,
     simulator_option,
+    time_limit_option,
 )
 from qexport.cli.output import emit
 from qexport.cli.tables import print_pairs
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.folder import find_sets
 from qexport.sim.run import simulate
-from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.tools import WAVES
 from qexport.sim.verdict import Verdict
 
@@ -30,10 +30,7 @@ from qexport.sim.verdict import Verdict
 @seed_option("Other than 0: all streams stall at random, the same way for the same seed.")
 @click.option("--keep", type=path_type(), help="Folder for logs, the words that came back, and waves.")
 @click.option("--waves", type=click.Choice(WAVES), help="Record all signals in --keep.")
-@click.option(
-    "--time-limit", type=click.FloatRange(0, min_open=True), default=TIME_LIMIT, show_default=True,
-    help="Seconds for the build, and again for the run.",
-)  # fmt: skip
+@time_limit_option("Seconds for the build, and again for the run.")
 @json_option
 def command(
     folder: Path,

@@ -24,8 +24,8 @@ from qexport.cli.tables import make_table, print_table
 )
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option(
-    "--precision", type=click.Choice(["bf16", "float32"]), default="bf16", show_default=True,
-    help="Of the convolutions; float32 is faster on a CPU without bf16 instructions.",
+    "--precision", type=click.Choice(["auto", "bf16", "float32"]), default="auto", show_default=True,
+    help="Of the convolutions; auto: bf16 on a GPU, on a CPU the one that a short timing finds faster.",
 )  # fmt: skip
 @device_option
 @click.option("--init", type=path_type(), help="Start from this checkpoint's weights, with the quantizers on.")
@@ -61,6 +61,7 @@ def command(
     from qexport.frontends.vgg.data import open_split, read
     from qexport.train import parallel
     from qexport.train.loop import Recipe, pick_device, starting_state, train
+    from qexport.train.precision import settle
 
     source = None if init is None else load_trainable(init)
     if plot is not None:
@@ -78,6 +79,7 @@ def command(
             training, validation = (open_split(data, split, download) for split in ("train", "test"))
         if first:
             click.echo(f"reading {len(training)} and {len(validation)} pictures of {data}", err=True)
+        settings = settle(settings, start, where, lambda line: click.echo(line, err=True) if first else None)
         records = train(settings, read(training), read(validation), target, where, start, source)
     if not first:
         return

@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import re
 from pathlib import Path
 
 from qexport.errors import QexportError
 from qexport.layout.paths import MANIFEST, SUMS
+
+STAGING, JOURNAL = ".qexport-", "journal.json"
 
 
 def sha256(data: bytes) -> str:
@@ -68,12 +71,38 @@ def changed_entries(folder: Path) -> dict[str, Path]:
     }
 
 
+def staging_folders(out: Path) -> list[Path]:
+    """The staging folders in a folder: nobody else's folder has such a name and such content."""
+    named = [path for path in out.glob(f"{STAGING}{'[0-9a-f]' * 16}") if path.is_dir() and not path.is_symlink()]
+    ours = re.compile(rf"new|old|made|\.?{JOURNAL}.*")
+    return [path for path in named if all(ours.fullmatch(entry.name) for entry in path.iterdir())]
+
+
+def _half_in_place(folder: Path) -> bool:
+    """Whether a command is putting several sets into the folder, or was killed at that: some may be old, some new."""
+    for stage in staging_folders(folder):
+        try:
+            if len(json.loads((stage / JOURNAL).read_bytes())) > 1:
+                return True
+        except (OSError, ValueError):  # none, or just gone
+            continue
+    return False
+
+
 def find_sets(folder: Path) -> list[Path]:
-    """The set in `folder`, or all sets one level below it; raises QexportError when there is none."""
+    """The set in `folder`, or all sets one level below it; raises QexportError when there is none.
+
+    Neither are there any while old and new sets may lie in the folder together.
+    """
     if not folder.is_dir():
         raise QexportError(f"set: {folder} is no folder; give the folder that `qexport dump` wrote")
     if (folder / MANIFEST).is_file():
         return [folder]
+    if _half_in_place(folder):
+        raise QexportError(
+            f"set: {folder} may hold old and new sets side by side: a dump puts them in place or was killed at that; "
+            "dump into it again, which finishes it"
+        )
     marks = [path for name in (MANIFEST, SUMS) for path in folder.glob(f"*/{name}")]
     # neither what is being written nor a backup
     sets = sorted({path.parent for path in marks if path.parent.name[0] != "." and path.parent.name[-1] != "~"})

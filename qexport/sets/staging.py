@@ -2,14 +2,14 @@
 
 A command holds the lock of the folder that it writes into, and makes what it writes in `.qexport-<random>` there. The
 lock tells whether such a folder's owner lives: who holds it finds only what the dead have left. A folder with a journal
-was cut off while it was put in place, which is then finished; all others go.
+was cut off while it was put in place, which is then finished; all others go. Whoever reads a folder of sets refuses it
+while such a journal names several entries (`find_sets`): reading finishes nothing, because it writes nothing.
 """
 
 import ctypes
 import filecmp
 import json
 import os
-import re
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -19,9 +19,17 @@ from pathlib import Path
 from qexport.core.atomic import write_atomically
 from qexport.errors import QexportError
 from qexport.layout.paths import MANIFEST, SUMS
-from qexport.sets.folder import changed_entries, claims_to_be_set, listed_files, set_entries
+from qexport.sets.folder import (
+    JOURNAL,
+    STAGING,
+    changed_entries,
+    claims_to_be_set,
+    listed_files,
+    set_entries,
+    staging_folders,
+)
 
-LOCK, STAGING, JOURNAL = ".qexport.lock", ".qexport-", "journal.json"
+LOCK = ".qexport.lock"
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
 
@@ -63,7 +71,7 @@ def staging(out: Path) -> Iterator[Stage]:
             break
     try:
         kept = []
-        for left in _left_behind(out):
+        for left in staging_folders(out):  # their owners are dead: the lock is ours
             if (left / JOURNAL).is_file():
                 kept += _finish(out, left)
             shutil.rmtree(left, ignore_errors=True)
@@ -81,13 +89,6 @@ def staging(out: Path) -> Iterator[Stage]:
         for folder in made:
             with suppress(OSError):  # it holds something, or another one was faster
                 folder.rmdir()
-
-
-def _left_behind(out: Path) -> list[Path]:
-    """The staging folders of dead owners: nobody else's folder has such a name and such content."""
-    named = [path for path in out.glob(f"{STAGING}{'[0-9a-f]' * 16}") if path.is_dir() and not path.is_symlink()]
-    ours = re.compile(rf"new|old|made|\.?{JOURNAL}.*")
-    return [path for path in named if all(ours.fullmatch(entry.name) for entry in path.iterdir())]
 
 
 def _finish(out: Path, place: Path) -> list[str]:

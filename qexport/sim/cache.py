@@ -4,10 +4,9 @@ import atexit
 import errno
 import os
 import re
-import shutil
 import sys
 import tempfile
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -19,6 +18,7 @@ from qexport.errors import QexportError
 from qexport.sets.folder import file_sha256, sha256
 from qexport.sim.supervisor import CutOff
 from qexport.sim.tools import SHOWN_ERRORS, Job, Simulator
+from qexport.sim.work import scratch_folder
 
 
 def cache_folder() -> Path:
@@ -38,14 +38,15 @@ def cache_folder() -> Path:
 @cache
 def _temporary(unusable: Path, why: str) -> Path:
     """A folder for this process in place of one that cannot be written."""
-    folder = tempfile.mkdtemp(prefix="qexport-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    scratch = ExitStack()
+    folder = scratch.enter_context(scratch_folder())
+    atexit.register(scratch.close)
     print(
         f"qexport: cache: {unusable} cannot be written ({why}); builds go to {folder} for now, "
         "name another folder in QEXPORT_CACHE",
         file=sys.stderr,
     )
-    return Path(folder)
+    return folder
 
 
 def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds: Path | None) -> Path:

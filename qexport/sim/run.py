@@ -142,7 +142,7 @@ def _measured(output: str, what: str) -> tuple[int, int]:
 
 
 @contextmanager
-def bench_alone(folder: Path, simulator: Simulator) -> Iterator[Callable[[Path], None]]:
+def bench_alone(folder: Path, simulator: Simulator, limit: float = TIME_LIMIT) -> Iterator[Callable[[Path], None]]:
     """Yields what runs the bench of a set, built once with the set's own design, on copies of the set.
 
     Nothing but the bench judges: no hash is looked at. What is yielded raises CheckFailed unless the bench passes.
@@ -150,14 +150,14 @@ def bench_alone(folder: Path, simulator: Simulator) -> Iterator[Callable[[Path],
     manifest = read_manifest(folder)
     checks = sum(s.words * s.lanes for s in streams(manifest) or () if not s.driven)
     with work_folder(folder) as work:
-        job = work.job(folder, manifest, [folder / "dut.sv"])
+        job = replace(work.job(folder, manifest, [folder / "dut.sv"]), limit=limit)
         executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
 
         def run(copy: Path) -> None:
             nonce = secrets.token_hex(8)
             with work_folder(copy, within=work.root) as place:
                 command = [*simulator.command(executable), "+dir=set", f"+nonce={nonce}"]
-                judged(command, place, checks, nonce, f"{copy} on {simulator.name}")
+                judged(command, place, checks, nonce, f"{copy} on {simulator.name}", limit)
 
         yield run
 

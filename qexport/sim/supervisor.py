@@ -91,25 +91,48 @@ def supervise(
     """
     children = getattr(_of_thread, "children", None) or _Children()
     limited = ["/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(MEMORY_LIMIT >> 10), *map(str, command)]
-    process = children.start(
-        lambda: subprocess.Popen(
-            limited, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-            cwd=cwd, env=env, start_new_session=True, bufsize=0,
-        )
-    )  # fmt: skip
+    process = None
     try:
+        with _undisturbed():
+            process = children.start(
+                lambda: subprocess.Popen(
+                    limited, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                    cwd=cwd, env=env, start_new_session=True, bufsize=0,
+                )
+            )  # fmt: skip
         deadline = None if limit is None else time.monotonic() + limit
         short = _copy(process, printed, complaints, deadline, limit, heard)
     finally:
-        _kill(process.pid)  # before the child is waited for: until then nobody else can have its number
-        children.forget(process)
-        process.wait()
-        for pipe in (process.stdout, process.stderr):
-            if pipe is not None:
-                pipe.close()
+        if process is not None:
+            _kill(process.pid)  # before the child is waited for: until then nobody else can have its number
+            children.forget(process)
+            process.wait()
+            for pipe in (process.stdout, process.stderr):
+                if pipe is not None:
+                    pipe.close()
     if process.returncode != 0 and short:
         raise CutOff(f"out of memory; a process may take {MEMORY_LIMIT >> 30} GiB")
     return process.returncode
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Signals of this process wait for the end of the block: within Popen one would leave a child that nobody knows."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    arrived: list[int] = []
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    for number, handler in handlers.items():
+        if handler is not signal.SIG_IGN:  # which children inherit
+            signal.signal(number, lambda number, frame: arrived.append(number))
+    try:
+        yield
+    finally:
+        for number, handler in handlers.items():
+            signal.signal(number, handler)
+        for got in arrived:
+            signal.raise_signal(got)
 
 
 def _kill(leader: int) -> None:

@@ -7,7 +7,7 @@ import signal
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -68,16 +68,23 @@ def scratch_folder(within: Path | None = None) -> Iterator[Path]:
         return
     clear_stale()
     with _unwinding_on_sigterm():
-        new = Path(tempfile.mkdtemp(prefix="qexport-new-"))
-        lock = os.open(new, os.O_RDONLY)
-        folder = new.with_name(PREFIX + new.name.removeprefix("qexport-new-"))
+        folder, lock = _held_folder()
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX)  # before it has the name by which others look for stale ones
-            new.rename(folder)
             yield folder
         finally:
-            for path in (new, folder):
-                shutil.rmtree(path, ignore_errors=True)
+            shutil.rmtree(folder, ignore_errors=True)
+            os.close(lock)
+
+
+def _held_folder() -> tuple[Path, int]:
+    """A new folder and the lock on it; another one where it was taken for a stale one before it was held."""
+    while True:
+        folder = Path(tempfile.mkdtemp(prefix=PREFIX))
+        with suppress(FileNotFoundError):
+            lock = os.open(folder, os.O_RDONLY)
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if folder.exists():
+                return folder, lock
             os.close(lock)
 
 

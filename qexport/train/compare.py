@@ -14,6 +14,7 @@ from qexport.errors import QexportError
 from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.data import Pictures
 from qexport.train.loop import Recipe, starting_state, train
+from qexport.train.precision import settle
 
 Records = list[dict[str, Any]]
 Runs = dict[bool, list[Records]]  # the logs of one model, a seed after the other, by whether it is quantized
@@ -27,10 +28,12 @@ def run_all(
     validation: Pictures,
     work: Path,
     device: torch.device,
+    tell: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Runs]:
     """Train every model with every seed, quantized and in float, each in its own folder of `work`.
 
-    What stands there already is gone on with. Returns the logs by model and by whether it is quantized.
+    What stands there already is gone on with. All have the precision of the first. Returns the logs by model and by
+    whether it is quantized.
     """
     if len(set(models)) < 2:
         raise QexportError(f"models: {', '.join(models)}; name two different ones to compare")
@@ -41,6 +44,8 @@ def run_all(
                 run = replace(recipe, model=model, seed=seed, quantized=quantized)
                 out = work / f"{model}-{'quantized' if quantized else 'float'}-{seed}"
                 start = starting_state(run, out, (out / checkpoint.LAST).exists())
+                run = settle(run, start, device, tell)
+                recipe = replace(recipe, precision=run.precision)
                 logs[model][quantized].append(train(run, training, validation, out, device, start))
     return logs
 

@@ -44,6 +44,7 @@ CALIBRATION_PICTURES = 256
 EVAL_BATCH = 500
 GPU_LOOK = 50  # steps between two looks at the loss: each waits for the GPU
 LOG = "log.jsonl"
+AUTO = "auto"  # a precision that train.precision replaces before the training
 OUT_OF_MEMORY = (
     "DefaultCPUAllocator|not enough memory|could not create a memory"  # as CPUs say it, in plain RuntimeErrors
 )
@@ -75,7 +76,7 @@ class Recipe:
         """Epochs before the quantizers are switched on."""
         if not self.quantized:
             return self.epochs
-        return 0 if self.init_sha256 else math.ceil(FLOAT_SHARE * self.epochs)
+        return 0 if self.init_sha256 else min(math.ceil(FLOAT_SHARE * self.epochs), self.epochs - 1)
 
 
 def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | None:
@@ -92,7 +93,7 @@ def starting_state(recipe: Recipe, out: Path, resume: bool) -> dict[str, Any] | 
         return None
     state = checkpoint.read_training(last)
     for key, value in asdict(recipe).items():
-        if state["recipe"].get(key) != value:
+        if state["recipe"].get(key) != value and (key, value) != ("precision", AUTO):
             raise QexportError(f"resume: {key} {value} contradicts {state['recipe'].get(key)} in {last}")
     return state
 

@@ -20,7 +20,7 @@ from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sim.cache import build_bench, cache_folder
 from qexport.sim.registry import SIMULATORS, choose
 from qexport.sim.run import check_all_words, judged, lacking
-from qexport.sim.supervisor import workers
+from qexport.sim.supervisor import TIME_LIMIT, workers
 from qexport.sim.tools import Simulator
 from qexport.sim.work import Work, scratch_folder, work_folder
 from qexport.trust.equivalence import PROOF, equivalent, whole_paths, yosys
@@ -102,11 +102,13 @@ def selectable(files: dict[str, str], edits: Sequence[Edit]) -> dict[str, str]:
 class _Bench:
     """The bench of a set around a design that the plusarg `mutant` changes, built once."""
 
-    def __init__(self, folder: Path, simulator: Simulator, found: Sequence[Stream], design: Path, work: Work) -> None:
-        self.folder, self.simulator, self.work = folder, simulator, work
+    def __init__(
+        self, folder: Path, simulator: Simulator, found: Sequence[Stream], design: Path, work: Work, limit: float
+    ) -> None:
+        self.folder, self.simulator, self.work, self.limit = folder, simulator, work, limit
         self.manifest = read_manifest(folder)
         macros = lacking(interface(folder, self.manifest), found)
-        job = replace(work.job(folder, self.manifest, [design]), macros=macros)
+        job = replace(work.job(folder, self.manifest, [design]), macros=macros, limit=limit)
         self.compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
         self.executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
 
@@ -130,7 +132,7 @@ class _Bench:
         with work_folder(self.folder, within=self.work.root) as work:
             plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}"]
             command = [*self.simulator.command(self.executable), *plusargs]
-            output = judged(command, work, sum(self.compared.values()), "mutant", str(self.folder))
+            output = judged(command, work, sum(self.compared.values()), "mutant", str(self.folder), self.limit)
             check_all_words(work, self.folder, self.manifest, self.compared, str(self.folder))
         return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
 
@@ -172,7 +174,13 @@ def chosen_edits(style: str, manifest: Manifest) -> list[Edit]:
 
 
 def hand_mutants(
-    folder: Path, style: str, edits: Sequence[Edit], *, simulator: str = "auto", progress: Progress = quiet
+    folder: Path,
+    style: str,
+    edits: Sequence[Edit],
+    *,
+    simulator: str = "auto",
+    limit: float = TIME_LIMIT,
+    progress: Progress = quiet,
 ) -> list[MutantResult]:
     """Run hand-placed mutants of the reference array `style` in the bench of the set `folder`.
 
@@ -183,7 +191,7 @@ def hand_mutants(
     with work_folder(folder) as work:
         design = work.root / "dut.sv"
         design.write_text("\n".join(selectable(files, edits).values()))
-        bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, work)
+        bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, work, limit)
         failures = bench.failures(len(edits), True, lambda done: progress("hand-placed", done, len(edits)))
     made = []
     for edit, failure in zip(edits, failures, strict=True):
@@ -293,7 +301,14 @@ def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
 
 
 def general_mutants(
-    folder: Path, made: Netlist, found: Sequence[Stream], style: str, simulator: str, prove: bool, progress: Progress
+    folder: Path,
+    made: Netlist,
+    found: Sequence[Stream],
+    style: str,
+    simulator: str,
+    prove: bool,
+    progress: Progress,
+    limit: float = TIME_LIMIT,
 ) -> list[MutantResult]:
     """Run the changes of a netlist in the bench of the set `folder`.
 
@@ -303,7 +318,7 @@ def general_mutants(
     used = choose(simulator)
     names = [made.name(change) for change in made.changes]
     with work_folder(folder) as work:
-        bench = _Bench(folder, used, found, made.folder / "netlist.v", work)
+        bench = _Bench(folder, used, found, made.folder / "netlist.v", work, limit)
         failures = bench.failures(len(names), style in PARTS, lambda done: progress("general", done, len(names)))
     survivors = [number for number, failure in enumerate(failures) if failure is None]
     proven = _proven(made, found, survivors, progress) if prove else set()
@@ -311,7 +326,7 @@ def general_mutants(
     unknown = SIMULATORS["icarus"]
     if prove and left and used is not unknown and not unknown.missing():
         with work_folder(folder) as work:
-            bench = _Bench(folder, unknown, found, made.folder / "netlist.v", work)
+            bench = _Bench(folder, unknown, found, made.folder / "netlist.v", work, limit)
             if bench.failure(0) is None:
                 for number in left:
                     failure = bench.failure(number + 1)
@@ -348,6 +363,7 @@ def reference_mutants(
     seed: int = 0,
     simulator: str = "auto",
     prove: bool = True,
+    limit: float = TIME_LIMIT,
     progress: Progress = quiet,
 ) -> list[MutantResult]:
     """Run mutants of the reference array `style` ('ws' or 'os') in the bench of a set: hand-placed and general ones.
@@ -361,7 +377,7 @@ def reference_mutants(
     if sample is not None:
         edits = random.Random(seed).sample(edits, min(sample, len(edits)))
     count = GENERAL if sample is None else min(sample, GENERAL)
-    results = hand_mutants(folder, style, edits, simulator=simulator, progress=progress)
+    results = hand_mutants(folder, style, edits, simulator=simulator, limit=limit, progress=progress)
     with scratch_folder() as scratch:
         sources = reference_files(style, manifest)
         for name, text in sources.items():
@@ -369,7 +385,7 @@ def reference_mutants(
         found = _reference_streams(folder, style)
         read = f"read_verilog -sv -Iinclude {' '.join(sources)}"
         made = netlist(read, folder, "dut", _ports(found), count, seed, scratch)
-        return results + general_mutants(folder, made, found, style, simulator, prove, progress)
+        return results + general_mutants(folder, made, found, style, simulator, prove, progress, limit)
 
 
 def user_mutants(
@@ -380,6 +396,7 @@ def user_mutants(
     sample: int | None = None,
     seed: int = 0,
     simulator: str = "auto",
+    limit: float = TIME_LIMIT,
     progress: Progress = quiet,
 ) -> list[MutantResult]:
     """Run general mutants of a user's module `top` in the bench of a set: which mistakes does this set see?
@@ -403,4 +420,4 @@ def user_mutants(
         progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
         made = netlist(read, folder, top, _ports(found), count, seed, place)
         progress("netlist", 1, 1)
-        return general_mutants(folder, made, found, "user", simulator, True, progress)
+        return general_mutants(folder, made, found, "user", simulator, True, progress, limit)

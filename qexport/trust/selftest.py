@@ -35,6 +35,7 @@ from qexport.sets.manifest import Manifest, MemoryEntry, read_manifest
 from qexport.sim.cache import cache_folder
 from qexport.sim.registry import choose
 from qexport.sim.run import bench_alone, bench_files, simulate
+from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.tools import Simulator
 from qexport.sim.work import scratch_folder
 from qexport.trust.mutants import MutantResult, Progress, reference_mutants, user_mutants
@@ -110,25 +111,27 @@ def selftest(
     styles: Sequence[str] = tuple(PARTS),
     seed: int = 0,
     sample: int | None = None,
+    limit: float = TIME_LIMIT,
     progress: Progress = lambda what, done, total: None,
 ) -> Selftest:
     """Change a set and the RTL of its layer in many ways, and see who notices.
 
     The files of the set are changed in a copy. The RTL is the reference array of each of `styles`, in the bench of the
     set and in that of a stress capture of the same geometry; with `dut` it is the module `top` of these files, in the
-    bench of the set only. `sample`: how many mutants of each kind of RTL, None: all. What was found is kept beside the
-    simulators' builds, by the content of all that it depends on, but for `dut`: it may include other files.
+    bench of the set only. `sample`: how many mutants of each kind of RTL, None: all. `limit`: seconds for each build
+    and again for each run. What was found is kept beside the simulators' builds, by the content of all that it depends
+    on, but for `dut`: it may include other files.
 
     Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench.
     """
     simulator = choose(simulator_name)
-    simulate(folder, simulator.name).check()
+    simulate(folder, simulator.name, limit=limit).check()
     if faults := verify(folder).faults:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
 
     def files(where: Path, what: str, sealed_only: bool) -> list[FileMutant]:
-        made = partial(_file_mutants, where, simulator, seed, sealed_only, partial(progress, what))
-        return _kept(list[FileMutant], made, simulator, where, what, seed, sealed_only)
+        made = partial(_file_mutants, where, simulator, seed, sealed_only, limit, partial(progress, what))
+        return _kept(list[FileMutant], made, simulator, where, what, seed, sealed_only, limit)
 
     def told(what: str) -> Progress:
         return lambda step, done, total: progress(f"{what}: {step}", done, total)
@@ -145,16 +148,19 @@ def selftest(
                 seed=seed,
                 simulator=simulator.name,
                 prove=prove,
+                limit=limit,
                 progress=tell,
             )
-            found += _kept(list[MutantResult], made, simulator, where, what, seed, style, sample)
+            found += _kept(list[MutantResult], made, simulator, where, what, seed, style, sample, limit)
         return found
 
     manifest = read_manifest(folder)
     own_files = files(folder, "files of the set", False)
     if dut:
         tell = told("your RTL")
-        own_rtl = user_mutants(folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, progress=tell)
+        own_rtl = user_mutants(
+            folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, limit=limit, progress=tell
+        )
     else:
         own_rtl = rtl(folder, "RTL, the set", prove=False)
     with scratch_folder() as scratch:
@@ -223,7 +229,12 @@ class _Change:
 
 
 def _file_mutants(
-    folder: Path, simulator: Simulator, seed: int, sealed_only: bool, progress: Callable[[int, int], None]
+    folder: Path,
+    simulator: Simulator,
+    seed: int,
+    sealed_only: bool,
+    limit: float,
+    progress: Callable[[int, int], None],
 ) -> list[FileMutant]:
     """Change a copy of a set in one way after the other, and have it checked."""
     manifest = read_manifest(folder)
@@ -233,7 +244,7 @@ def _file_mutants(
     if not sealed_only:
         changes = [*_changes(folder, manifest, rng), *changes]
     found = []
-    with scratch_folder() as scratch, bench_alone(folder, simulator) as alone:
+    with scratch_folder() as scratch, bench_alone(folder, simulator, limit) as alone:
         copy = Path(shutil.copytree(folder, scratch / folder.resolve().name))
         for number, change in enumerate(changes, start=1):
             path, checks = copy / change.file, copy / CHECKS
@@ -246,7 +257,7 @@ def _file_mutants(
                 if change.sealed:
                     checks.write_bytes(_resealed(kept_checks, change.file, data))
             exit_code = 2 if (change.file, data) == (MANIFEST, None) else 1  # without a manifest it is no set of ours
-            noticed = {SIMULATE: _said(partial(simulate, copy, simulator.name), exit_code)}
+            noticed = {SIMULATE: _said(partial(simulate, copy, simulator.name, limit=limit), exit_code)}
             if change.file in read:
                 noticed[BENCH] = _said(partial(alone, copy), exit_code)
             noticed[VERIFY] = _said(partial(_verify, copy), exit_code)

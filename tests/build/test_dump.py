@@ -20,13 +20,13 @@ from click.testing import Result
 from filelock import FileLock
 from safetensors import safe_open
 
-from qexport.build.dump import dump
+from qexport.build.dump import dump, dump_all
 from qexport.build.verify import verify
-from qexport.core.capture import LayerCapture
+from qexport.core.capture import CaptureFile, LayerCapture
 from qexport.core.golden import Golden
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
-from qexport.sets.staging import LOCK, _exchange
+from qexport.sets.staging import LOCK, _exchange, staging
 from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.judges import decoder
 
@@ -484,6 +484,15 @@ main(arguments)
 """
 
 
+DUMP_ALL = """
+from qexport.build.dump import dump_all
+from qexport.core.capture import CaptureFile
+from qexport.layout.toml import load_layout
+out, *captures = arguments
+dump_all([CaptureFile(Path(capture)) for capture in captures], load_layout("default"), Path(out), force=True)
+"""
+
+
 @pytest.mark.parametrize("at", range(1, 5))
 @pytest.mark.parametrize("exchange", ["with", "without"])
 def test_a_dump_killed_before_any_rename_is_undone_or_finished_by_the_next(
@@ -501,6 +510,37 @@ def test_a_dump_killed_before_any_rename_is_undone_or_finished_by_the_next(
     assert contents(out / "features_33") in (old, new)
     assert run(captures[1], out, "--force").exit_code == 0
     assert (names(out), contents(out / "features_33")) == (["features_33"], new)
+
+
+@pytest.mark.parametrize("at", range(1, 10))
+@pytest.mark.parametrize("exchange", ["with", "without"])
+def test_sets_of_a_dump_of_all_layers_are_never_read_old_and_new_together(
+    tmp_path: Path, out: Path, at: int, exchange: str
+) -> None:
+    """Killed before any rename: readers find all sets old or all new, or refuse the folder until it is finished."""
+    layout, kinds = load_layout("default"), []
+    for seed in (0, 2):
+        layers = [make_capture(seed + n, name=f"features.{n}", index=n) for n in (0, 1)]
+        for layer in layers:
+            (tmp_path / f"{seed}{layer.layer.index}.safetensors").write_bytes(layer.to_bytes())
+        dump_all(layers, layout, tmp_path / f"{seed}")
+        kinds.append(contents(tmp_path / f"{seed}"))
+    dump_all([CaptureFile(tmp_path / f"0{n}.safetensors") for n in (0, 1)], layout, out)
+    program = KILLED_AT.replace("main(arguments)", DUMP_ALL)
+    arguments = [str(out), *(str(tmp_path / f"2{n}.safetensors") for n in (0, 1))]
+    done = subprocess.run([sys.executable, "-c", program, str(at), exchange, *arguments], capture_output=True)
+    assert done.returncode in (0, -signal.SIGKILL), done.stderr
+    read = cli("verify", out)
+    if read.exit_code == 2:
+        fails(read, f"{out} may hold old and new sets side by side", "dump into it again")
+    else:
+        assert read.exit_code == 0
+        assert {name: data for name, data in contents(out).items() if not name.startswith(".")} in kinds
+    assert cli("verify", out / "features_0").exit_code == 0 or exchange == "without"
+    with staging(out):  # the next command that writes, whatever it wants to write
+        pass
+    assert cli("verify", out).exit_code == 0
+    assert contents(out) in kinds
 
 
 def test_hidden_folders_of_others_stay(captures: tuple[Path, Path], out: Path) -> None:
