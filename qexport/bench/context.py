@@ -193,7 +193,14 @@ def _constants(
     formats: ManifestFormats,
 ) -> list[Constants]:
     """The sizes of layer, planes, tiles and memories."""
-    shapes = {entry.tensor: entry.shape for entry in memories if "bit" not in entry.order}
+    groups = _of_layer(layer, formats)
+    groups.append(Constants("images and planes", tuple(sorted(_planes(layer, memories).items()))))
+    groups.append(Constants("the array and its tiles", tuple(_tiles(memories, entries, array).items())))
+    return [*groups, *map(_of_memory, entries)]
+
+
+def _of_layer(layer: ConvGeometry, formats: ManifestFormats) -> list[Constants]:
+    """The layer's geometry, its accumulators, and what gives its output codes."""
     groups = [
         Constants(
             "the layer",
@@ -218,6 +225,12 @@ def _constants(
                 kind="longint",
             )
         )
+    return groups
+
+
+def _planes(layer: ConvGeometry, memories: tuple[MemoryEntry, ...]) -> dict[str, int]:
+    """Images and the sizes of the planes, from the shapes of the tensors that are stored."""
+    shapes = {entry.tensor: entry.shape for entry in memories if "bit" not in entry.order}
     planes: dict[str, int] = {}
     for tensor, names in (("input", ("N", None, "IY", "IX")), ("input_padded", ("N", None, "PY", "PX")),
                           ("psum", ("N", None, None, None, None, "PY", "PX")),
@@ -225,7 +238,11 @@ def _constants(
         planes |= {name: size for name, size in zip(names, shapes.get(tensor, ()), strict=False) if name}
     if "input" in shapes:
         planes["OY"], planes["OX"] = layer.output_plane((planes["IY"], planes["IX"]))
-    groups.append(Constants("images and planes", tuple(sorted(planes.items()))))
+    return planes
+
+
+def _tiles(memories: tuple[MemoryEntry, ...], entries: list[BenchMemory], array: dict[str, int]) -> dict[str, int]:
+    """The sizes of tiles, by name; where memories differ in one, each has its own."""
     tiles: dict[str, dict[str, int]] = {}  # axis -> memory -> size
     for entry, m in zip(memories, entries, strict=True):
         tiling = entry.tiling(array)
@@ -238,17 +255,15 @@ def _constants(
             sizes[axis] = next(iter(by_memory.values()))
         else:  # such as input tiles of all channels and of one group
             sizes |= {f"{const}_{axis}": size for const, size in by_memory.items()}
-    groups.append(Constants("the array and its tiles", tuple(sizes.items())))
-    for m in entries:
-        numbers = {
-            "FILES": len(m.files), "WORDS": m.words, "LANES": m.lanes, "BITS": m.bits, "WORD_BITS": m.word_bits,
-        }  # fmt: skip
-        files = [("FILE", m.files[0])] if len(m.files) == 1 else [(f"FILE_{i}", f) for i, f in enumerate(m.files)]
-        groups.append(
-            Constants(
-                f"memory {m.name}: {m.tensor}, {m.order}",
-                tuple((f"{m.const}_{name}", value) for name, value in numbers.items()),
-                tuple((f"{m.const}_{name}", value) for name, value in files),
-            )
-        )
-    return groups
+    return sizes
+
+
+def _of_memory(m: BenchMemory) -> Constants:
+    """Files, words, lanes and bits of a memory."""
+    numbers = {"FILES": len(m.files), "WORDS": m.words, "LANES": m.lanes, "BITS": m.bits, "WORD_BITS": m.word_bits}
+    files = [("FILE", m.files[0])] if len(m.files) == 1 else [(f"FILE_{i}", f) for i, f in enumerate(m.files)]
+    return Constants(
+        f"memory {m.name}: {m.tensor}, {m.order}",
+        tuple((f"{m.const}_{name}", value) for name, value in numbers.items()),
+        tuple((f"{m.const}_{name}", value) for name, value in files),
+    )

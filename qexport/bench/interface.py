@@ -3,13 +3,13 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from qexport.core.operations.registry import RESULTS
+from qexport.core.operations.registry import OPERANDS, RESULTS
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout, Memory
 from qexport.layout.toml import load_layout
 from qexport.sets.manifest import Manifest, MemoryEntry
 
-DRIVEN = ("weight", "bias", "input")  # memories of the layout default whose words go into the design under test
+DRIVEN = tuple(dict.fromkeys(OPERANDS.values()))  # memories of the layout default whose words go into the design
 COMPARED = RESULTS  # and those whose words come out of it, named like their tensors; a layout may lack some
 CHECKS = "checks.txt"  # number of words and CRC-32 of each file that Verilog can load
 

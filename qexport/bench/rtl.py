@@ -40,17 +40,7 @@ def render_rtl(
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
     require(layer, Need.RTL)
     by_name = {memory.name: memory for memory in memories}
-    preset = {memory.name: memory for memory in load_layout("default").memories}
-    for name in (*DRIVEN, *COMPARED, "output"):
-        entry = by_name.get(name)
-        if entry is None and not preset[name].optional:
-            raise QexportError(f"rtl: the set has no memory '{name}'; dump it with --layout default")
-        if entry is not None and (entry.order, entry.offset) != (preset[name].order.text, 0):
-            raise QexportError(
-                f"rtl: memory '{name}' does not stand as in the layout default; dump it with that layout"
-            )
-        if entry is not None and entry.overflow == "saturate":
-            raise QexportError(f"rtl: memory '{name}' saturates, the RTL wraps; take overflow out of the layout")
+    _check_memories(by_name)
     has_bias, has_output = "bias" in by_name, "output" in by_name
     numbers = rtl_numbers(layer, by_name, array, formats, style)
     parameters = [("int", name, str(value)) for name, value in numbers.items()]
@@ -92,6 +82,21 @@ def render_rtl(
     names = [f"{part}.sv" for part in (*SHARED, *PARTS[style])]
     plain = {name: licensed(name, (FOLDER / name).read_text()) for name in names}
     return plain | render({top: f"rtl/{top}.j2" for top in ("dut.sv", "dut_mm.sv")}, context)
+
+
+def _check_memories(by_name: Mapping[str, MemoryEntry]) -> None:
+    """Raises QexportError when the memories do not stand as in the layout default."""
+    preset = {memory.name: memory for memory in load_layout("default").memories}
+    for name in (*DRIVEN, *COMPARED):
+        entry = by_name.get(name)
+        if entry is None and not preset[name].optional:
+            raise QexportError(f"rtl: the set has no memory '{name}'; dump it with --layout default")
+        if entry is not None and (entry.order, entry.offset) != (preset[name].order.text, 0):
+            raise QexportError(
+                f"rtl: memory '{name}' does not stand as in the layout default; dump it with that layout"
+            )
+        if entry is not None and entry.overflow == "saturate":
+            raise QexportError(f"rtl: memory '{name}' saturates, the RTL wraps; take overflow out of the layout")
 
 
 _TITLES = {"ws": "weight-stationary", "os": "output-stationary"}

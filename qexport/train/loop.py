@@ -5,7 +5,7 @@ import json
 import math
 import re
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -229,6 +229,85 @@ def _progress(console: Console) -> Iterator[Progress]:
         yield progress
 
 
+class _State:
+    """What training changes: the model, the average of its weights, and the optimizers."""
+
+    def __init__(
+        self, recipe: Recipe, batch_size: int, steps: int, device: torch.device, init: checkpoint.Network | None
+    ):
+        torch.manual_seed(recipe.seed)
+        model = build(recipe.model, recipe.weight_bits, recipe.act_bits)
+        if init is None:
+            balance(model)
+        else:
+            if init.model.specs != model.specs:
+                raise QexportError(f"init: {init.path} is no {recipe.model}; choose another --model or --init")
+            model.load_state_dict(init.model.state_dict())
+        if parallel.place()[1] > 1:
+            parallel.synchronise(model)
+        self.recipe, self.device = recipe, device
+        self.model: QuantVGG = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.averaged = copy.deepcopy(self.model)
+        self.forward: nn.Module = self.model
+        self.narrowest = squeeze(self.model)[1]
+        self.alphas, self.factors, self.least = alphas_of(self.model, batch_size)
+        groups: list[dict[str, Any]] = [
+            {"params": [self.model.classifier.weight], "weight_decay": WEIGHT_DECAY},
+            {"params": [p for p in self.model.parameters() if p.ndim == 1]},
+            {"params": self.alphas},  # of their own: without gradients while the network is in float
+        ]
+        self.muon = Muon([p for p in self.model.parameters() if p.ndim == 4], lr=recipe.lr)
+        self.sgd = torch.optim.SGD(groups, lr=recipe.lr, momentum=MOMENTUM, nesterov=True, fused=True)
+        self.optimizers = {"muon": self.muon, "sgd": self.sgd}
+        self.mine, self.theirs = (
+            [t for t in m.state_dict().values() if t.is_floating_point()] for m in (self.model, self.averaged)
+        )
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
+        self._share = 1 - math.exp(-AVERAGE_EVERY / (AVERAGE_SHARE * steps))
+
+    def load(self, start: dict[str, Any]) -> None:
+        """Go on from a checkpoint."""
+        self.averaged.load_state_dict(start["state_dict"])
+        self.model.load_state_dict(start["model"])
+        for name, optimizer in self.optimizers.items():
+            optimizer.load_state_dict(start["optimizer"][name])
+
+    def switch(self, quantized: bool) -> None:
+        """The quantizers on or off; what runs forward must be made anew."""
+        for conv in (*self.model.quantized().values(), *self.averaged.quantized().values()):
+            conv.active = quantized
+        for alpha in self.alphas:
+            alpha.requires_grad_(quantized)
+        if parallel.place()[1] > 1:
+            self.forward = DistributedDataParallel(self.model)
+        elif self.device.type == "cuda":
+            self.forward = torch.compile(self.model, dynamic=False)  # type: ignore[assignment]
+
+    def step(self, x: Tensor, y: Tensor, step: int, lr: float, quantized: bool) -> tuple[Tensor, Tensor]:
+        """One update; gives the loss, and the gradient's norm at the narrowest layer."""
+        for group in self.sgd.param_groups:
+            group["lr"] = lr
+        for group in self.muon.param_groups:
+            group["lr"] = MUON_LR * lr
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
+            logits = self.forward(x)
+        loss: Tensor = self._criterion(logits.float(), y)
+        loss.backward()  # type: ignore[no-untyped-call]
+        with torch.no_grad():
+            assert self.narrowest.weight.grad is not None
+            norm = self.narrowest.weight.grad.norm()
+            if quantized:
+                torch._foreach_mul_([alpha.grad for alpha in self.alphas if alpha.grad is not None], self.factors)
+            nn.utils.clip_grad_norm_([p for group in self.sgd.param_groups for p in group["params"]], CLIP_NORM)
+            for optimizer in self.optimizers.values():
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            torch._foreach_clamp_min_(self.alphas, self.least)
+            if step % AVERAGE_EVERY == 0:
+                torch._foreach_lerp_(self.theirs, self.mine, self._share)
+        return loss.detach(), norm
+
+
 def train(
     recipe: Recipe,
     training: Pictures,
@@ -252,42 +331,13 @@ def train(
     console = Console(stderr=True, quiet=rank > 0)
     training, validation = training.to(device), validation.to(device)
     torch.backends.cudnn.benchmark = True
-    torch.manual_seed(recipe.seed)
-    model = build(recipe.model, recipe.weight_bits, recipe.act_bits)
-    if init is None:
-        balance(model)
-    else:
-        if init.model.specs != model.specs:
-            raise QexportError(f"init: {init.path} is no {recipe.model}; choose another --model or --init")
-        model.load_state_dict(init.model.state_dict())
-    if world > 1:
-        parallel.synchronise(model)
-    model = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    averaged = copy.deepcopy(model)
-    alphas, factors, least = alphas_of(model, batch_size)
-    vectors = [p for p in model.parameters() if p.ndim == 1]
-    groups: list[dict[str, Any]] = [
-        {"params": [model.classifier.weight], "weight_decay": WEIGHT_DECAY},
-        {"params": vectors},
-        {"params": alphas},  # of their own: without gradients while the network is in float
-    ]
-    muon = Muon([p for p in model.parameters() if p.ndim == 4], lr=recipe.lr)
-    sgd = torch.optim.SGD(groups, lr=recipe.lr, momentum=MOMENTUM, nesterov=True, fused=True)
-    optimizers = {"muon": muon, "sgd": sgd}
-    first_epoch, records, entered = 0, [], time.perf_counter()
-    if start is not None:
-        averaged.load_state_dict(start["state_dict"])
-        model.load_state_dict(start["model"])
-        for name, optimizer in optimizers.items():
-            optimizer.load_state_dict(start["optimizer"][name])
-        first_epoch, records = start["epoch"], start["log"]
-    mine, theirs = ([t for t in m.state_dict().values() if t.is_floating_point()] for m in (model, averaged))
-    criterion = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
-    narrowest = squeeze(model)[1]
     per_epoch = len(training.labels) // batch_size
     steps = recipe.epochs * per_epoch
-    share = 1 - math.exp(-AVERAGE_EVERY / (AVERAGE_SHARE * steps))
-    look = 1 if device.type == "cpu" and world == 1 else GPU_LOOK
+    state = _State(recipe, batch_size, steps, device, init)
+    first_epoch, records, entered = 0, [], time.perf_counter()
+    if start is not None:
+        state.load(start)
+        first_epoch, records = start["epoch"], start["log"]
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
 
@@ -296,98 +346,86 @@ def train(
         for epoch in range(first_epoch, recipe.epochs):
             quantized = epoch >= recipe.float_epochs
             if epoch in (first_epoch, recipe.float_epochs):
-                for conv in (*model.quantized().values(), *averaged.quantized().values()):
-                    conv.active = quantized
-                for alpha in alphas:
-                    alpha.requires_grad_(quantized)
+                state.switch(quantized)
                 if epoch == recipe.float_epochs:
-                    calibrate(model, normalise(training.spread(CALIBRATION_PICTURES)))
-                    averaged.load_state_dict(model.state_dict())
-                forward: nn.Module = model
-                if world > 1:
-                    forward = DistributedDataParallel(model)
-                elif device.type == "cuda":
-                    forward = torch.compile(model, dynamic=False)  # type: ignore[assignment]
-            model.train()
-            began, seen, loss_sum = time.perf_counter(), 0, torch.zeros((), device=device)
-            gradients: list[Tensor] = []
-            for at, (x, y) in enumerate(batches(training, recipe, epoch)):
-                step = epoch * per_epoch + at
-                lr = learning_rate(recipe, step, steps)
-                for group in sgd.param_groups:
-                    group["lr"] = lr
-                for group in muon.param_groups:
-                    group["lr"] = MUON_LR * lr
-                with torch.autocast(device.type, torch.bfloat16, enabled=recipe.precision == "bf16"):
-                    logits = forward(x)
-                loss = criterion(logits.float(), y)
-                loss.backward()
-                with torch.no_grad():
-                    assert narrowest.weight.grad is not None
-                    gradients.append(narrowest.weight.grad.norm())
-                    if quantized:
-                        torch._foreach_mul_([alpha.grad for alpha in alphas if alpha.grad is not None], factors)
-                    nn.utils.clip_grad_norm_([p for group in sgd.param_groups for p in group["params"]], CLIP_NORM)
-                    for optimizer in optimizers.values():
-                        optimizer.step()
-                        optimizer.zero_grad(set_to_none=True)
-                    torch._foreach_clamp_min_(alphas, least)
-                    if step % AVERAGE_EVERY == 0:
-                        torch._foreach_lerp_(theirs, mine, share)
-                    loss_sum += loss
-                seen += batch_size
-                if (at + 1) % look == 0 or at + 1 == per_epoch:
-                    mean_loss = parallel.total(loss_sum).item() / (world * (at + 1))
-                    if at + 1 == per_epoch and not all(t.isfinite().all() for t in mine):
-                        mean_loss = math.nan  # the last step broke the weights: no checkpoint of them
-                    if not math.isfinite(mean_loss):
-                        kept = f"; {out / checkpoint.LAST} holds epoch {epoch}" if epoch else ""
-                        raise CheckFailed(
-                            f"training: loss is {mean_loss} in epoch {epoch + 1}; lower --lr (now {recipe.lr}){kept}"
-                        )
-                    rate = seen / (time.perf_counter() - began)
-                    progress.update(
-                        bar,
-                        completed=step + 1,
-                        description=f"epoch {epoch + 1}/{recipe.epochs}",
-                        rate=f"{rate:.0f} img/s",
-                    )
-            top1 = 100 * count_correct(averaged, validation) / len(validation.labels)
-            norms = torch.stack(gradients)
+                    calibrate(state.model, normalise(training.spread(CALIBRATION_PICTURES)))
+                    state.averaged.load_state_dict(state.model.state_dict())
+
+            def tell(done: int, rate: float, epoch: int = epoch) -> None:
+                completed, what = epoch * per_epoch + done, f"epoch {epoch + 1}/{recipe.epochs}"
+                progress.update(bar, completed=completed, description=what, rate=f"{rate:.0f} img/s")
+
+            record = _train_epoch(state, training, epoch, per_epoch, steps, tell)
+            if not math.isfinite(record["loss"]):
+                kept = f"; {out / checkpoint.LAST} holds epoch {epoch}" if epoch else ""
+                raise CheckFailed(
+                    f"training: loss is {record['loss']} in epoch {epoch + 1}; lower --lr (now {recipe.lr}){kept}"
+                )
             best = max([r["top1"] for r in records if r["quantized"] == recipe.quantized], default=-1.0)
-            records.append(
-                {
-                    "epoch": epoch + 1,
-                    "loss": mean_loss,
-                    "top1": top1,
-                    "quantized": quantized,
-                    "lr": lr,
-                    "images_per_second": rate,
-                    "seconds": time.perf_counter() - entered,
-                    "squeeze_gradient": {"mean": norms.mean().item(), "std": norms.std(correction=0).item()},
-                    "squeeze": squeeze_report(averaged, validation),
-                }
-            )
-            state = {
-                "state_dict": averaged.state_dict(),
-                "epoch": epoch + 1,
-                "best_prec": max(best, top1),
-                "recipe": asdict(recipe),
-            }
+            record["top1"] = 100 * count_correct(state.averaged, validation) / len(validation.labels)
+            record |= {"quantized": quantized, "seconds": time.perf_counter() - entered}
+            record["squeeze"] = squeeze_report(state.averaged, validation)
+            records.append(record)
             if rank == 0:
-                # checkpoint.pth comes last: a run that is cut off before it repeats the whole epoch
-                if quantized == recipe.quantized and top1 > best:
-                    checkpoint.write_training(state, out / checkpoint.BEST)
-                lines = "".join(json.dumps(record) + "\n" for record in records)
-                write_atomically(out / LOG, lines.encode())
-                state |= {
-                    "model": model.state_dict(),
-                    "optimizer": {name: optimizer.state_dict() for name, optimizer in optimizers.items()},
-                    "log": records,
-                }
-                checkpoint.write_training(state, out / checkpoint.LAST)
+                _write(state, out, records, best)
             console.print(
-                f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {mean_loss:.4f}  top-1 {top1:.2f} %"
-                f"{'' if quantized else ' in float'}  {rate:.0f} img/s"
+                f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {record['loss']:.4f}  top-1 {record['top1']:.2f} %"
+                f"{'' if quantized else ' in float'}  {record['images_per_second']:.0f} img/s"
             )
     return records
+
+
+def _train_epoch(
+    state: _State, training: Pictures, epoch: int, per_epoch: int, steps: int, tell: Callable[[int, float], None]
+) -> dict[str, Any]:
+    """Train for one epoch, or until the loss is no number; `tell` is told the steps done and the pictures a second."""
+    recipe, device, world = state.recipe, state.device, parallel.place()[1]
+    batch_size = min(recipe.batch_size, len(training.labels))
+    look = 1 if device.type == "cpu" and world == 1 else GPU_LOOK
+    state.model.train()
+    began, loss_sum, norms = time.perf_counter(), torch.zeros((), device=device), []
+    for at, (x, y) in enumerate(batches(training, recipe, epoch)):
+        step = epoch * per_epoch + at
+        lr = learning_rate(recipe, step, steps)
+        loss, norm = state.step(x, y, step, lr, epoch >= recipe.float_epochs)
+        loss_sum += loss
+        norms.append(norm)
+        if (at + 1) % look == 0 or at + 1 == per_epoch:
+            mean_loss = parallel.total(loss_sum).item() / (world * (at + 1))
+            if at + 1 == per_epoch and not all(t.isfinite().all() for t in state.mine):
+                mean_loss = math.nan  # the last step broke the weights: no checkpoint of them
+            rate = (at + 1) * batch_size / (time.perf_counter() - began)
+            tell(at + 1, rate)
+            if not math.isfinite(mean_loss):
+                break
+    gradients = torch.stack(norms)
+    return {
+        "epoch": epoch + 1,
+        "loss": mean_loss,
+        "lr": lr,
+        "images_per_second": rate,
+        "squeeze_gradient": {"mean": gradients.mean().item(), "std": gradients.std(correction=0).item()},
+    }
+
+
+def _write(state: _State, out: Path, records: list[dict[str, Any]], best: float) -> None:
+    """Write log and checkpoints; `best`: the top-1 of the epochs before.
+
+    checkpoint.pth comes last: a run that is cut off before it repeats the whole epoch.
+    """
+    record, recipe = records[-1], state.recipe
+    found = {
+        "state_dict": state.averaged.state_dict(),
+        "epoch": record["epoch"],
+        "best_prec": max(best, record["top1"]),
+        "recipe": asdict(recipe),
+    }
+    if record["quantized"] == recipe.quantized and record["top1"] > best:
+        checkpoint.write_training(found, out / checkpoint.BEST)
+    write_atomically(out / LOG, "".join(json.dumps(record) + "\n" for record in records).encode())
+    found |= {
+        "model": state.model.state_dict(),
+        "optimizer": {name: optimizer.state_dict() for name, optimizer in state.optimizers.items()},
+        "log": records,
+    }
+    checkpoint.write_training(found, out / checkpoint.LAST)
