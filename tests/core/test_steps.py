@@ -291,7 +291,7 @@ def test_edges_keep_to_the_number_that_is_asked_for() -> None:
     for low in range(-4000, 4000, 250):
         edges = ShiftRight(by=4, round="half_even").edges(low, low + 3500, most=16)
         assert set(edges[edges % 16 == 8] // 16 % 2) == {0, 1}  # ties to even and to odd
-    assert {-(2**12), 2**12} <= set(ShiftRight(by=13, round="floor").edges(-(2**40), 2**41).tolist())
+    assert {-(2**12), 2**12} <= set(ShiftRight(by=13, round="floor").edges(-(2**40), 2**41 + 2**37).tolist())
     assert set(range(-999, 997, 4)) <= set(steps[0].edges(-999, 995, 1, most=600).tolist()) | set(range(996, 1000))
 
 
@@ -323,6 +323,11 @@ def test_63_bits_hold_every_value_or_the_step_is_refused(document: dict[str, Any
         document, furthest = document | {"first": 2**62 - 2}, (low, high)
     with pytest.raises(QexportError, match=r"^\w+: values of channel 0 reach .* 63 bits do not hold; use smaller"):
         one(document).after(signal([furthest[0]], [furthest[1]]), bias)
+
+
+def test_a_bias_whose_shift_leaves_int64_is_refused() -> None:
+    with pytest.raises(QexportError, match="bias: values of channel 0 reach"):
+        one({"op": "bias", "shift": 62}).after(signal([-(2**62)], [-1]), np.array([5]))
 
 
 # Chains
