@@ -59,7 +59,7 @@ def levels_reached(table: Int64, v: Ints, axis: int) -> Int64:
     return np.moveaxis(counts, 0, axis)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Signal:
     """A tensor on its way through a chain. `axes` begin with n, `sizes` are those of the others; `channel` is the axis
     along which lists of parameters run; `low`, `high`: the least and greatest element of each channel."""
@@ -93,7 +93,7 @@ class Signal:
         return (self.sizes[-2], self.sizes[-1]) if self.axes[-2:] == ("oy", "ox") else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parameter:
     """The numbers of a step as a tensor."""
 

@@ -260,6 +260,20 @@ def test_pools_are_those_of_each_window(
     assert after.sizes[1:] == tuple(space // step + 1 for space, step in zip(last, stride or kernel, strict=True))
 
 
+@pytest.mark.parametrize("rounding", sorted(TFLITE))
+@pytest.mark.parametrize(("multiplier", "shift"), [(82595525, -2), (2**30, -1), (2**30, -3), (2**24, 3), (2**22, 0)])
+def test_every_place_where_a_few_codes_of_tflite_change_is_an_edge(rounding: Any, multiplier: int, shift: int) -> None:
+    step = Tflite(multiplier=multiplier, shift=shift, rounding=rounding)
+    one_code = 2.0 ** (31 - shift) / multiplier
+    for codes in (1.4, 1.6, 20.0):
+        low, high = -round(codes * one_code), round(codes * one_code)
+        values = [TFLITE[rounding](v, multiplier, shift) for v in range(low, high + 1)]
+        changes = {v for v in range(low + 1, high + 1) if values[v - low] != values[v - 1 - low]}
+        assert len(changes) > 1
+        assert changes | {v - 1 for v in changes} <= set(step.edges(low, high).tolist())
+    assert Tflite(multiplier=0, shift=shift, rounding=rounding).edges(-9, 9).tolist() == [-9, -1, 0, 1, 9]
+
+
 @pytest.mark.parametrize("rounding", sorted(ROUNDINGS))
 def test_edges_of_a_wide_range_are_few_and_tell_every_rounding_from_every_other(rounding: Any) -> None:
     for by in (2, 4, 13, 30):
