@@ -27,7 +27,7 @@ class Hardware:
 
     `round`: how it shifts right; None: the network's rounding, as floor with half a step in the addend. `mul_bits`:
     of its signed multiplier. `per_tensor`: one multiplier and one shift serve all channels. `power_of_two`: the
-    multiplier only shifts. Any of them but None: what it cannot do exactly it does as well as it can.
+    multiplier only shifts. Where anything is stated, codes that cannot be exact are as near as this hardware gets.
     """
 
     round: Round | None = None
@@ -38,9 +38,9 @@ class Hardware:
 
     def __post_init__(self) -> None:
         if not 2 <= self.mul_bits <= 62:
-            raise QexportError(f"mul-bits: {self.mul_bits} is outside 2..62; a multiplier is signed")
+            raise QexportError(f"mul-bits: {self.mul_bits} is outside 2..62; give the bits of a signed multiplier")
         if not 0 <= self.shift_max <= MAX_SHIFT:
-            raise QexportError(f"shift-max: {self.shift_max} is outside 0..{MAX_SHIFT}")
+            raise QexportError(f"shift-max: {self.shift_max} is outside 0..{MAX_SHIFT}; give a shift inside")
 
     @property
     def multiplier_max(self) -> int:
@@ -50,7 +50,7 @@ class Hardware:
 ANY = Hardware()
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Rescaling:
     """Steps from accumulators to codes. `departs`: for how many accumulators of each channel's bounds they give another
     code than the network."""

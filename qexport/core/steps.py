@@ -59,7 +59,7 @@ def levels_reached(table: Int64, v: Ints, axis: int) -> Int64:
     return np.moveaxis(counts, 0, axis)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Signal:
     """A tensor on its way through a chain. `axes` begin with n, `sizes` are those of the others; `channel` is the axis
     along which lists of parameters run; `low`, `high`: the least and greatest element of each channel."""
@@ -93,7 +93,7 @@ class Signal:
         return (self.sizes[-2], self.sizes[-1]) if self.axes[-2:] == ("oy", "ox") else None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Parameter:
     """The numbers of a step as a tensor."""
 
@@ -222,13 +222,14 @@ def _along(values: Ints, ndim: int, axis: int) -> Ints:
 
 
 def _some(first: int, last: int, most: int) -> list[int]:
-    """The integers first..last; of many only pairs of neighbours, so that both even and odd ones are among them."""
+    """The integers first..last; of many, runs of four neighbours, so that ties to even and to odd are among them."""
     if last - first < most:
         return list(range(first, last + 1))
-    pairs = max(most // 2, 2)
-    starts = [first + (last - 1 - first) * at // (pairs - 1) for at in range(pairs)]
-    starts[np.argmin(np.abs(np.array(starts, object)))] = min(max(-1, first), last - 1)  # those about 0
-    return sorted({start + side for start in starts for side in (0, 1)})
+    runs = max(most // 4, 3)
+    starts = [first + (last - 3 - first) * at // (runs - 1) for at in range(runs)]
+    if first < -2 and last > 1:
+        starts[1 + np.argmin(np.abs(np.array(starts[1:-1], object)))] = -2
+    return sorted({start + side for start in starts for side in range(4)})
 
 
 def _halves(low: int, high: int, by: int, most: int) -> list[int]:
@@ -343,11 +344,15 @@ class Tflite(Step, frozen=True, tag="tflite"):
         return super().range(before, bias)
 
     def firsts(self, low: int, high: int, channel: int, most: int) -> Sequence[int]:
-        multiplier, one = self._of("multiplier", channel), 1 << (31 - self._of("shift", channel))
+        multiplier, shift = self._of("multiplier", channel), self._of("shift", channel)
         if multiplier == 0:
             return ()
-        codes = _some(low * multiplier // one, high * multiplier // one, most // 2)
-        return [(2 * code + 1) * one // (2 * multiplier) + side for code in codes for side in (0, 1)]
+        codes = _some((low * multiplier) >> (31 - shift), ((high * multiplier) >> (31 - shift)) + 1, most)
+        if self.rounding == "single":
+            return [-(((1 - 2 * code) << (30 - shift)) // multiplier) for code in codes]
+        if shift < 0:  # what the high half must reach, for the shift to give the code
+            codes = [((2 * code - 1) << (-shift - 1)) + (code <= 0) for code in codes]
+        return [-(((1 - 2 * high) << 30) // (multiplier << max(shift, 0))) for high in codes]
 
 
 class Relu(Step, frozen=True, tag="relu"):

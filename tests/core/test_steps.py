@@ -145,7 +145,7 @@ def bends(document: dict[str, Any], low: int, high: int, channel: int) -> set[in
     sides: set[int] = set()
     for v in range(low + 1, high + 1):
         if document["op"] == "tflite":
-            if of(document["shift"], channel) > -2:
+            if of(document["shift"], channel) > 0:
                 continue  # it rises with nearly every value
             jumps = expected(document, v, channel) != expected(document, v - 1, channel)
         elif document["op"] in ("clamp", "relu"):
@@ -200,10 +200,17 @@ def test_tflite_with_multipliers_of_real_layers_and_where_its_two_roundings_part
         got = Tflite(multiplier=multiplier, shift=shift, rounding=rounding).apply(values, 0)
         assert got.tolist() == [TFLITE[rounding](v, multiplier, shift) for v in values.tolist()]
         assert np.abs(got - values * real).max() < 1.01  # it is what the layer means
-    step = Tflite(multiplier=2**30, shift=-1, rounding="double")
     parted = [Tflite(multiplier=2**30, shift=-1, rounding=how).apply(np.array([-6, -2, 1]), 0) for how in TFLITE]
     assert parted[0].tolist() == [-2, -1, 1] != parted[1].tolist()
-    assert {-6, -2, 1} <= set(step.edges(-9, 9).tolist())
+
+
+@pytest.mark.parametrize("rounding", sorted(TFLITE))
+@pytest.mark.parametrize(("multiplier", "shift"), [(82595525, -2), (2**30, -1), (1518500250, -9), (2**31 - 1, -20)])
+def test_edges_of_tflite_lie_where_its_codes_change(rounding: Any, multiplier: int, shift: int) -> None:
+    edges = Tflite(multiplier=multiplier, shift=shift, rounding=rounding).edges(-(2**30), 2**31 - 9)
+    codes = [TFLITE[rounding](v, multiplier, shift) for v in edges.tolist()]
+    changes = sum(b == a + 1 and w == v + 1 for v, w, a, b in zip(edges, edges[1:], codes, codes[1:], strict=False))
+    assert changes > EDGES - 8  # of the outermost codes the edge may lie outside
 
 
 Padding = st.tuples(*[st.integers(0, 2)] * 4)
@@ -253,6 +260,20 @@ def test_pools_are_those_of_each_window(
     assert after.sizes[1:] == tuple(space // step + 1 for space, step in zip(last, stride or kernel, strict=True))
 
 
+@pytest.mark.parametrize("rounding", sorted(TFLITE))
+@pytest.mark.parametrize(("multiplier", "shift"), [(82595525, -2), (2**30, -1), (2**30, -3), (2**24, 3), (2**22, 0)])
+def test_every_place_where_a_few_codes_of_tflite_change_is_an_edge(rounding: Any, multiplier: int, shift: int) -> None:
+    step = Tflite(multiplier=multiplier, shift=shift, rounding=rounding)
+    one_code = 2.0 ** (31 - shift) / multiplier
+    for codes in (1.4, 1.6, 20.0):
+        low, high = -round(codes * one_code), round(codes * one_code)
+        values = [TFLITE[rounding](v, multiplier, shift) for v in range(low, high + 1)]
+        changes = {v for v in range(low + 1, high + 1) if values[v - low] != values[v - 1 - low]}
+        assert len(changes) > 1
+        assert changes | {v - 1 for v in changes} <= set(step.edges(low, high).tolist())
+    assert Tflite(multiplier=0, shift=shift, rounding=rounding).edges(-9, 9).tolist() == [-9, -1, 0, 1, 9]
+
+
 @pytest.mark.parametrize("rounding", sorted(ROUNDINGS))
 def test_edges_of_a_wide_range_are_few_and_tell_every_rounding_from_every_other(rounding: Any) -> None:
     for by in (2, 4, 13, 30):
@@ -281,6 +302,10 @@ def test_edges_keep_to_the_number_that_is_asked_for() -> None:
         edges = step.edges(-3000, 3000, 1, most=16)
         assert 16 <= len(edges) <= 3 * 16 + 9
         assert {-3000, -1, 0, 1, 3000} <= set(edges.tolist())
+    for low in range(-4000, 4000, 250):
+        edges = ShiftRight(by=4, round="half_even").edges(low, low + 3500, most=16)
+        assert set(edges[edges % 16 == 8] // 16 % 2) == {0, 1}  # ties to even and to odd
+    assert {-(2**12), 2**12} <= set(ShiftRight(by=13, round="floor").edges(-(2**40), 2**41 + 2**37).tolist())
     assert set(range(-999, 997, 4)) <= set(steps[0].edges(-999, 995, 1, most=600).tolist()) | set(range(996, 1000))
 
 
@@ -291,6 +316,7 @@ def test_edges_keep_to_the_number_that_is_asked_for() -> None:
         ({"op": "add", "value": 2**61}, -(2**62), 2**61 - 1),
         ({"op": "shift_left", "by": 62}, -1, 0),
         ({"op": "shift_left", "by": 20}, -(2**42), 2**42 - 1),
+        ({"op": "bias", "shift": 60}, -(2**62), -(2**60) - 1),
         ({"op": "bias", "shift": 40}, 2**62 - 1 - 5 * 2**40, 2**62 - 1 - 5 * 2**40),
         ({"op": "sum_pool", "kernel": [2, 2]}, -(2**60), 2**60 - 1),
         ({"op": "threshold", "table": [[0, 1]], "first": 2**62 - 3}, 0, 9),
@@ -302,7 +328,7 @@ def test_63_bits_hold_every_value_or_the_step_is_refused(document: dict[str, Any
     furthest = {
         "multiply": (low - 2, high),
         "threshold": None,
-        "bias": (low, high + 1),
+        "bias": (low, high + 2**62 if document.get("shift") == 60 else high + 1),
         "shift_left": (low, high + 1),
         "add": (low, high + 1),
         "sum_pool": (low - 1, high),
@@ -311,6 +337,11 @@ def test_63_bits_hold_every_value_or_the_step_is_refused(document: dict[str, Any
         document, furthest = document | {"first": 2**62 - 2}, (low, high)
     with pytest.raises(QexportError, match=r"^\w+: values of channel 0 reach .* 63 bits do not hold; use smaller"):
         one(document).after(signal([furthest[0]], [furthest[1]]), bias)
+
+
+def test_a_bias_whose_shift_leaves_int64_is_refused() -> None:
+    with pytest.raises(QexportError, match="bias: values of channel 0 reach"):
+        one({"op": "bias", "shift": 62}).after(signal([-(2**62)], [-1]), np.array([5]))
 
 
 # Chains
