@@ -20,7 +20,7 @@ from qexport.findings.words import read_actual
 from qexport.layout.toml import load_layout, preset_names
 from qexport.sets.manifest import read_manifest
 from qexport.sim.run import simulate
-from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.conftest import cases, checked_dump, cli, fails, make_capture
 from tests.judges import decoder
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import on_icarus
@@ -140,7 +140,7 @@ def test_a_set_that_was_changed_is_not_the_designs_failure(whole: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
 
-@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=cases(20), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(capture=captures(NARROW), layout=st.sampled_from(["default", "ws8x8", "decimals"]), data=st.data())
 def test_what_a_design_gave_for_the_small_set_stays_valid(
     capture: LayerCapture, layout: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory
