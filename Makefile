@@ -1,20 +1,30 @@
 # make vectors: install and run the main job on what ships with the package; make test: install and run the tests;
-# make bench: speed and memory as ratios.
+# make fast: those that need no simulator and no training, with fewer random cases; make coverage: which lines and
+# branches the tests reach, htmlcov/index.html; make bench: speed and memory as ratios.
 # Needs Python 3.11 or newer, g++ and make; everything else is installed into .venv.
 
 PYTHON ?= $(firstword $(foreach p,python3.11 python3.12 python3.13 python3,$(if $(shell $(p) -c 'import sys; print(sys.version_info >= (3, 11) or "")' 2>/dev/null),$(p))))
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: vectors test selftest bench lint tools clean
+.PHONY: vectors test fast coverage selftest bench lint tools clean
 vectors: $(VENV)/.for-vectors | tools
 	@$(BIN)/qexport dump --layer 33 --checkpoint builtin --out vectors/ --force
 	@$(BIN)/qexport verify vectors/features_33
 	@echo
 	@$(BIN)/qexport simulate vectors/features_33
 
+# a process a core: threads would wait for each other
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+
 test: $(VENV)/.for-test | tools
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile  # a process a core: threads would wait for each other
+	$(PYTEST)
+
+fast: $(VENV)/.for-fast
+	$(PYTEST) -m "not whole" --hypothesis-profile quick
+
+coverage: $(VENV)/.for-test | tools
+	$(PYTEST) --cov --cov-report term --cov-report html
 
 selftest: $(VENV)/.for-test | tools
 	$(BIN)/qexport selftest vectors/features_33
@@ -38,6 +48,10 @@ $(VENV)/.for-vectors: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,sim]'
 	@touch $@
 
+$(VENV)/.for-fast: pyproject.toml | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,test]'
+	@touch $@
+
 $(VENV)/.for-test: pyproject.toml | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[torch,sim,test]'
 	@touch $@
@@ -47,4 +61,4 @@ $(VENV)/.for-lint: pyproject.toml | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist
+	rm -rf $(VENV) build dist htmlcov .coverage

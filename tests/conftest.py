@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from hypothesis import settings
 
 from qexport.build.dump import dump
 from qexport.cli import main
@@ -21,6 +22,27 @@ from qexport.layout.memory import Layout
 from qexport.layout.toml import load_layout, parse_layout
 from qexport.sim.registry import SIMULATORS
 from tests.judges import decoder
+
+settings.register_profile("whole", deadline=None, max_examples=100)  # no test fails because the machine is busy
+settings.register_profile("quick", settings.get_profile("whole"), max_examples=10)  # --hypothesis-profile quick
+settings.load_profile("whole")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What runs simulators, trains or captures a whole network is marked `whole`, which `make fast` leaves out.
+
+    Folders and fixtures tell it. A test elsewhere that runs a simulator in another way, or takes seconds, is marked in
+    its file.
+    """
+    for item in items:
+        room = item.path.relative_to(Path(__file__).parent).parts[0]
+        if room in ("sim", "train") or {"simulator", "shipped"} & {*getattr(item, "fixturenames", ())}:
+            item.add_marker("whole")
+
+
+def cases(count: int) -> int:
+    """How many examples a test tries that wants `count` of them, in the profile that is loaded."""
+    return max(1, count * settings.default.max_examples // settings.get_profile("whole").max_examples)
 
 
 def make_capture(

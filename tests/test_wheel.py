@@ -7,11 +7,14 @@ import sys
 import venv
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import make_capture
 
 ROOT = Path(__file__).parent.parent
 
 
+@pytest.mark.whole
 def test_installed_wheel_dumps_verifies_and_simulates_without_torch(tmp_path: Path) -> None:
     neutral, environment = tmp_path / "neutral", tmp_path / "venv"
     neutral.mkdir()

@@ -26,7 +26,7 @@ from qexport.core.codes import CodeFormat
 from qexport.errors import QexportError
 from qexport.layout.toml import PRESETS, preset_names
 from qexport.sim.registry import SIMULATORS
-from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.judges import decoder
 
 WEIGHT = "(ot col) (it row) kh kw -> | ot it kh kw col | ~row"
@@ -44,7 +44,7 @@ def shown(folder: Path, place: str) -> dict[str, Any]:
 # --- show -----------------------------------------------------------------------------------------------------------
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60))
 @given(data=st.data())
 def test_show_says_of_any_word_what_the_independent_decoder_reads_there(
     set_of: Callable[[str], Path], data: st.DataObject

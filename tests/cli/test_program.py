@@ -99,7 +99,7 @@ def to_closed_pipe(*arguments: object, **options: object) -> subprocess.Complete
         os.close(write)
 
 
-@pytest.mark.parametrize("command", ["verify", "simulate"])
+@pytest.mark.parametrize("command", ["verify", pytest.param("simulate", marks=pytest.mark.whole)])
 @pytest.mark.parametrize("options", [(), ("--json",)])
 def test_a_failed_check_stays_one_when_the_reader_goes_away(bad: Path, command: str, options: tuple[str, ...]) -> None:
     done = to_closed_pipe(command, bad, *options)

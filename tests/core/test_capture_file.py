@@ -18,7 +18,7 @@ from safetensors.numpy import load, save
 from qexport.core.capture import LayerCapture, Source
 from qexport.core.golden import Golden
 from qexport.errors import QexportError
-from tests.conftest import cli, fails, make_capture
+from tests.conftest import cases, cli, fails, make_capture
 from tests.strategies import captures
 
 Array = NDArray[Any]
@@ -82,7 +82,7 @@ def assert_same(a: LayerCapture, b: LayerCapture) -> None:
             np.testing.assert_array_equal(ours, theirs)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=cases(30))
 @given(captures())
 def test_file_gives_back_the_capture(tmp_path_factory: pytest.TempPathFactory, capture: LayerCapture) -> None:
     data = capture.to_bytes()
@@ -161,7 +161,6 @@ def test_file_is_what_the_contract_says() -> None:
         np.testing.assert_array_equal(array, getattr(capture, name))
 
 
-@settings(deadline=None)
 @given(st.integers(0, 999))
 def test_real_values_are_the_nearest_on_the_grid(seed: int) -> None:
     values = np.random.default_rng(seed).uniform(-8, 8, (2, 8, 4, 4)).astype(np.float32)

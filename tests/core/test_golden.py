@@ -16,10 +16,10 @@ from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import accumulate, pad, patches, psums
 from qexport.core.operations.registry import operation
 from qexport.errors import CheckFailed, QexportError
-from tests.conftest import check_reference, make_capture
+from tests.conftest import cases, check_reference, make_capture
 from tests.strategies import captures
 
-many = settings(max_examples=100, deadline=None)
+many = settings(max_examples=cases(100))
 
 
 def group_of(layer: ConvGeometry, oc: int) -> int:

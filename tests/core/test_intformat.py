@@ -2,13 +2,12 @@
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.errors import QexportError
 
-unhurried = settings(deadline=None)
 formats = st.builds(IntFormat, st.integers(1, 63), st.booleans())
 int64s = st.integers(-(2**63), 2**63 - 1)
 
@@ -50,7 +49,6 @@ def test_int4_is_twos_complement() -> None:
     assert fmt.saturate(array(-9, -8, 7, 8)).tolist() == [-8, -8, 7, 7]
 
 
-@unhurried
 @given(formats, st.data())
 def test_codes_survive_encode_and_decode(fmt: IntFormat, data: st.DataObject) -> None:
     code = data.draw(st.sampled_from([fmt.low, fmt.high]) | st.integers(fmt.low, fmt.high))
@@ -61,7 +59,6 @@ def test_codes_survive_encode_and_decode(fmt: IntFormat, data: st.DataObject) ->
     assert fmt.saturate(array(code)).tolist() == [code]
 
 
-@unhurried
 @given(formats, int64s)
 def test_wrap_keeps_the_value_modulo_the_width(fmt: IntFormat, value: int) -> None:
     wrapped = int(fmt.wrap(array(value))[0])
@@ -69,13 +66,11 @@ def test_wrap_keeps_the_value_modulo_the_width(fmt: IntFormat, value: int) -> No
     assert (wrapped - value) % 2**fmt.bits == 0
 
 
-@unhurried
 @given(formats, int64s)
 def test_saturate_gives_the_nearest_code(fmt: IntFormat, value: int) -> None:
     assert fmt.saturate(array(value)).tolist() == [min(max(value, fmt.low), fmt.high)]
 
 
-@unhurried
 @given(st.tuples(st.integers(-(2**62), 2**62 - 1), st.integers(-(2**62), 2**62 - 1)), st.booleans())
 @example((-8, -8), True)
 @example((-8, 7), True)

@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.requant import MAX_SHIFT, find_requantizer
+from tests.conftest import cases
 
 TIE_WIDTH = Fraction(1, 2**40)
-many = settings(max_examples=150, deadline=None)
+many = settings(max_examples=cases(150))
 
 Dyadic = st.builds(lambda mantissa, exponent: mantissa / 2**exponent, st.integers(1, 9), st.integers(0, 9))
 Scale = Dyadic | st.floats(1e-4, 8.0)
@@ -83,7 +84,7 @@ def test_ties_are_the_accumulators_on_an_edge_between_two_codes(
     assert list(found.ties) == ties
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60))
 @given(
     step=Dyadic | st.floats(0.01, 1.0),
     scale=Dyadic | st.floats(0.05, 2.0),

@@ -21,7 +21,7 @@ from qexport.core.operations.registry import operation
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.paths import CAPTURE, MANIFEST
 from tests.build.test_verify import faults_of, read_json, reseal
-from tests.conftest import check_reference, checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.conftest import cases, check_reference, checked_dump, cli, fails, make_capture, one_memory_layout
 
 INPUT_SCALE = 0.5
 SCALES = (0.25, 0.125, 0.5, 2**-9, 1.0, 0.25, 0.0625, 0.75)  # the smallest in channel 3
@@ -181,7 +181,7 @@ def test_output_is_there_where_the_scales_of_all_channels_are_alike(tmp_path: Pa
         assert formats["ties"] == [194, 582, 970]  # in decimals, 9.7 / 0.125 = 77.6 times 2.5, 7.5 and 12.5
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60))
 @given(
     seed=st.integers(0, 99),
     scale=st.floats(0.05, 2.0),

@@ -27,10 +27,10 @@ from qexport.layout.memory import Layout
 from qexport.layout.order import parse_order
 from qexport.layout.tiling import Tiling
 from qexport.layout.toml import load_layout
-from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.conftest import cases, checked_dump, cli, fails, make_capture
 from tests.strategies import captures
 
-some = settings(max_examples=60, deadline=None)
+some = settings(max_examples=cases(60))
 
 
 def sparse(capture: LayerCapture, seed: int, share: float) -> LayerCapture:
@@ -212,7 +212,7 @@ def shown_with(capture: LayerCapture, images: tuple[int, ...], stage: str) -> in
     return int(getattr(measure(replace(capture, input=capture.input[list(images)])).info.weight, stage))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=cases(40))
 @given(
     st.integers(0, 999), st.sampled_from(COUNTED), st.sampled_from([20.0, 60.0, 99.9, 100.0]), st.sampled_from([2, 9])
 )
@@ -375,7 +375,7 @@ def set_plans(draw: st.DrawFn) -> tuple[LayerCapture, Layout]:
     return capture, replace(preset, array={"row": row, "col": col}, memories=memories)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(200))
 @given(set_plans(), st.integers(0, 99))
 def test_nothing_compared_notices_a_blind_spot_unless_a_memory_is_left_out(
     plan: tuple[LayerCapture, Layout], seed: int

@@ -12,6 +12,7 @@ from tests.findings.proof import Case, Cases, Sets, causes_by_text, judge, layer
 from tests.judges.machine import RESULTS, Machine
 from tests.sim.mistakes import MUTANTS, reference, simulated
 
+pytestmark = pytest.mark.whole  # the sets and their hundreds of mistakes take half a minute
 LISTED, STRANGE = 40, 12  # mistakes of the sample
 IN_RTL = ("padding not masked", "no skew", "weights' address a pass late")
 

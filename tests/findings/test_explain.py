@@ -18,7 +18,7 @@ from qexport.findings.explain import explain
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.toml import load_layout
 from qexport.sets.manifest import read_manifest
-from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.strategies import captures
 
 LAYOUTS = ("default", "ws8x8", "ws8x8_row0msb", "os8x8", "bitplanes", "banks", "decimals", "stream_nhwc32")
@@ -47,7 +47,7 @@ def holds(folder: Path, places: tuple[str, ...], value: int, bits: int) -> bool:
     return [pattern & mask for pattern in patterns] == [value & mask]
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=cases(30), suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(capture=captures(NARROW), layout=st.sampled_from(LAYOUTS), data=st.data())
 def test_the_sum_is_the_golden_and_every_operand_is_where_it_is_said_to_be(
     capture: Any, layout: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -15,7 +15,7 @@ from qexport.findings.words import Actual, read_actual
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.toml import parse_layout
 from qexport.sets.manifest import read_manifest
-from tests.conftest import checked_dump, make_capture, one_memory_layout
+from tests.conftest import cases, checked_dump, make_capture, one_memory_layout
 
 SetOf = Callable[[str], Path]
 
@@ -95,7 +95,7 @@ def odd_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return checked_dump(make_capture(), layout, tmp_path_factory.mktemp("odd"))
 
 
-@settings(max_examples=40)
+@settings(max_examples=cases(40))
 @given(data=st.data())
 def test_lanes_with_x_and_z_digits_are_not_known(odd_set: Path, tmp_path_factory: Any, data: st.DataObject) -> None:
     bits = data.draw(st.sampled_from([1, 4]))

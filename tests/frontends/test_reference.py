@@ -8,10 +8,11 @@ from torch.nn import functional as F
 
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
+from tests.conftest import cases
 from tests.strategies import captures
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=cases(200))
 @given(captures(st.tuples(st.integers(1, 8), st.booleans())))
 def test_accumulator_is_torchs_convolution_of_the_codes(capture: LayerCapture) -> None:
     layer = capture.layer

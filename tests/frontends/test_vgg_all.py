@@ -107,6 +107,7 @@ def test_a_set_of_all_is_that_of_its_layer_alone(shipped: Path, layout: Path, tm
     assert not (tmp_path / INDEX).exists()
 
 
+@pytest.mark.whole
 def test_every_layer_of_a_random_network_has_its_set(layout: Path, tmp_path: Path) -> None:
     torch.manual_seed(5)
     model = build("vgg16_quant")

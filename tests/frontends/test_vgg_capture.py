@@ -48,6 +48,7 @@ bits = 20
 GRADUAL = [0, 4, 7, 11, 14, 17, 21, 24, 27, 30, 33, 35, 38, 41, 45, 48, 51]
 
 
+@pytest.mark.whole
 def test_images_auto_takes_pictures_that_reach_the_strength(tmp_path: Path) -> None:
     layout = tmp_path / "relu.toml"
     layout.write_text(NARROW.replace('"accumulator"', '"relu"'))
@@ -81,6 +82,7 @@ def captured(network: checkpoint.Network, layer: LayerFacts, images: Sequence[in
         return LayerCapture.load(taken.path)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("index", GRADUAL)
 def test_every_layer_of_the_shipped_network_dumps_and_decodes(index: int, tmp_path: Path) -> None:
     network = checkpoint.load(checkpoint.BUILTIN)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
@@ -26,7 +26,6 @@ from tests.conftest import cli, fails, make_capture, one_memory_layout
 INT4, INT5 = IntFormat(4, True), IntFormat(5, True)
 HEADER = ("#time0row1,time0row0#", "// ü")
 VERILOG = ["hex", "bin", "dec", "mem"]  # texts that take comments and address lines
-unhurried = settings(deadline=None)
 every_format = pytest.mark.parametrize("radix", sorted(FORMATS))
 
 
@@ -57,7 +56,6 @@ def narrow(radix: str, block: tuple[IntFormat, Int64]) -> Int64:
 
 
 @every_format
-@unhurried
 @given(block=blocks(), headed=st.booleans())
 def test_reader_gives_back_what_was_written(radix: str, block: tuple[IntFormat, Int64], headed: bool) -> None:
     fmt, elements = block[0], narrow(radix, block)
@@ -70,7 +68,6 @@ def test_reader_gives_back_what_was_written(radix: str, block: tuple[IntFormat, 
 
 
 @every_format
-@unhurried
 @given(block=blocks(), data=st.data())
 def test_damaged_byte_is_refused_or_is_another_file(
     radix: str, block: tuple[IntFormat, Int64], data: st.DataObject
@@ -103,7 +100,6 @@ def test_damaged_byte_is_refused_or_is_another_file(
 
 
 @every_format
-@unhurried
 @given(block=blocks(), cut=st.integers(0, 20), headed=st.booleans())
 def test_a_streamed_file_is_its_header_and_its_chunks(
     radix: str, block: tuple[IntFormat, Int64], cut: int, headed: bool
@@ -377,7 +373,6 @@ def test_wrong_header_is_found_in_its_line(radix: str, change: object, line: int
 
 
 @pytest.mark.parametrize("radix", VERILOG)
-@unhurried
 @given(block=blocks(), data=st.data())
 def test_comments_addresses_and_underscores_change_no_word(
     radix: str, block: tuple[IntFormat, Int64], data: st.DataObject
@@ -410,7 +405,6 @@ def test_comments_addresses_and_underscores_change_no_word(
 
 
 @every_format
-@unhurried
 @given(block=blocks())
 def test_line_of_each_word(radix: str, block: tuple[IntFormat, Int64]) -> None:
     """A line read alone gives the word: its digits are found in the line that the format names."""

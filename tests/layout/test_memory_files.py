@@ -26,7 +26,7 @@ from qexport.layout.memory import Layout
 from qexport.layout.memory_files import streamed_tensors
 from qexport.layout.toml import load_layout, preset_names
 from tests.build.test_verify import faults_of, memories, read_json, reseal
-from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.judges import decoder
 from tests.strategies import captures
 
@@ -113,6 +113,7 @@ def test_parts_are_of_one_image_and_of_two() -> None:
     assert spans == [[(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)], [(0, 2), (2, 4), (4, 5)]]
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("preset", preset_names())
 @pytest.mark.parametrize("name", CAPTURES)
 def test_every_preset_gives_the_same_bytes_whatever_the_size_of_the_parts(
@@ -121,6 +122,7 @@ def test_every_preset_gives_the_same_bytes_whatever_the_size_of_the_parts(
     assert_parts_change_nothing(CAPTURES[name], load_layout(preset), tmp_path, monkeypatch)
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("order", LAYOUTS)
 @pytest.mark.parametrize("radix", FORMATS)
 def test_every_format_and_place_of_n_gives_the_same_bytes_whatever_the_size_of_the_parts(
@@ -135,7 +137,7 @@ def test_every_format_and_place_of_n_gives_the_same_bytes_whatever_the_size_of_t
     assert_parts_change_nothing(capture, layout, tmp_path, monkeypatch)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60))
 @given(
     capture=captures(),
     reals=st.sets(st.sampled_from(["reference", "next_input"])),
@@ -235,6 +237,7 @@ def test_a_changed_code_is_found_in_any_image_at_its_line_lane_and_index(folder:
     assert faults_of(folder) == []
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("sealed", [False, True], ids=["sums as dumped", "sums made to fit"])
 @pytest.mark.parametrize(
     ("damage", "line"),
@@ -382,7 +385,7 @@ ALIVE = captures().filter(lambda capture: Golden(capture).accumulator.any())  # 
 EXACT = ("hex", "bin", "mem", "raw_be", "raw_le")
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=cases(30))
 @given(capture=ALIVE, radix=st.sampled_from([*EXACT, "dec"]), tensor=st.sampled_from(["input", "weight", "relu"]))
 def test_the_size_that_is_told_beforehand_is_that_of_the_files(
     tmp_path_factory: pytest.TempPathFactory, capture: LayerCapture, radix: str, tensor: str

@@ -24,7 +24,7 @@ from qexport.layout.memory import Memory
 from qexport.layout.order import parse_order
 from qexport.layout.tiling import Tiling
 from qexport.layout.toml import LayoutError, layout_errors, parse_layout, preset_names
-from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.strategies import captures
 
 TENSORS = sorted(set(AXES) - {"output"})
@@ -149,7 +149,7 @@ def tensors(draw: st.DrawFn) -> tuple[LayerCapture, str, int, Plan]:
     return capture, name, row, plan
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150))
 @given(tensors())
 def test_every_element_lies_where_the_order_says(case: tuple[LayerCapture, str, int, Plan]) -> None:
     capture, name, row, plan = case
@@ -181,7 +181,7 @@ def test_every_element_lies_where_the_order_says(case: tuple[LayerCapture, str, 
         assert tiling.origin(file, word, lane) is None
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=cases(20))
 @given(tensors(), st.sampled_from(["hex", "bin", "dec"]))
 def test_independent_decoder_reads_every_order(
     tmp_path_factory: pytest.TempPathFactory, case: tuple[LayerCapture, str, int, Plan], radix: str
@@ -219,7 +219,7 @@ def image_orders(draw: st.DrawFn) -> tuple[str, tuple[int, ...], Plan]:
     return name, tuple(extent.values()), plan
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100))
 @given(image_orders())
 def test_images_tiled_one_by_one_follow_each_other(case: tuple[str, tuple[int, ...], Plan]) -> None:
     name, shape, plan = case
@@ -389,6 +389,7 @@ def test_word_of_more_than_65536_bits_is_refused(
         dump(capture, one_memory_layout(order, tensor, array=array), tmp_path)
 
 
+@pytest.mark.whole
 def test_word_of_65536_bits_is_written(tmp_path: Path) -> None:
     layout = one_memory_layout("n (it row) iy ix -> | n it iy ix | row", "input", array={"row": 16_384})
     folder = checked_dump(make_capture(plane=(3, 3), images=1), layout, tmp_path)

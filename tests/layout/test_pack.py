@@ -2,14 +2,13 @@
 
 import numpy as np
 from bitstring import Bits
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.layout.pack import pack, unpack, word_bits
 
-unhurried = settings(deadline=None)
 formats = st.builds(IntFormat, st.integers(1, 16) | st.just(32), st.booleans())
 
 
@@ -22,21 +21,18 @@ def blocks(draw: st.DrawFn) -> tuple[IntFormat, Int64]:
     return fmt, draw(hnp.arrays(np.int64, shape, elements=codes))
 
 
-@unhurried
 @given(blocks())
 def test_order_of_the_array_in_memory_does_not_matter(block: tuple[IntFormat, Int64]) -> None:
     fmt, elements = block
     np.testing.assert_array_equal(pack(np.asfortranarray(elements), fmt), pack(elements, fmt))
 
 
-@unhurried
 @given(blocks())
 def test_unpack_gives_back_what_was_packed(block: tuple[IntFormat, Int64]) -> None:
     fmt, elements = block
     np.testing.assert_array_equal(unpack(pack(elements, fmt), elements.shape[1], fmt), elements)
 
 
-@unhurried
 @given(blocks())
 def test_word_is_the_lanes_bits_after_unused_zeros(block: tuple[IntFormat, Int64]) -> None:
     fmt, elements = block

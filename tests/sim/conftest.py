@@ -12,6 +12,7 @@ from qexport.core.capture import LayerCapture
 from tests.conftest import checked_dump, make_capture
 
 Tool = Callable[[str, str], str]
+LIMITS = (1, 4, 16, 64, 256)  # seconds; the least that a busy machine compiles in shows how a run is ended
 
 
 def ragged_capture() -> LayerCapture:

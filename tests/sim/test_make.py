@@ -28,7 +28,7 @@ def make(simulator: str, tmp_path: Path) -> Make:
         env = {"PATH": path, "TMPDIR": str(tmp_path / "temporary")}
         done = subprocess.run(
             ["make", "-C", str(folder), "sim", *variables], env=env, cwd=tmp_path, capture_output=True, text=True,
-            timeout=60, check=False,
+            check=False,
         )  # fmt: skip
         assert list((tmp_path / "temporary").iterdir()) == []
         return done

@@ -17,6 +17,7 @@ from qexport.errors import CheckFailed, QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
 from qexport.sets.manifest import read_manifest
+from qexport.trust import equivalence
 from qexport.trust.equivalence import equivalent, yosys
 from qexport.trust.mutants import (
     MutantResult,
@@ -105,6 +106,12 @@ def test_an_edit_whose_text_is_gone_or_stands_twice_is_an_error() -> None:
     for old in ("no «such» text", "in«p»ut"):
         with pytest.raises(ValueError, match="does not stand once"):
             applied(Edit("x", "axis.sv", old, "y", ""), (FOLDER / "axis.sv").read_text())
+
+
+@pytest.fixture(autouse=True)
+def unhurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proofs may take as long as a busy machine needs."""
+    monkeypatch.setattr(equivalence, "LIMIT", 600)
 
 
 # --- killed, survived, equivalent -----------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ import pytest
 
 from qexport.sets.folder import sha256
 from qexport.sim.registry import choose
+from qexport.trust import equivalence
 from qexport.trust import selftest as module
 from qexport.trust.selftest import BENCH, CHECKERS, SIMULATE, VERIFY, FileMutant, _file_mutants
 from tests.conftest import cli, fails
@@ -22,7 +23,8 @@ CHECKSUM = ("if (earlier == faults && ~crc !== want)", "if (0)")
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fewer of each kind than a user gets, so that Icarus is fast enough."""
+    """Fewer of each kind than a user gets, so that Icarus is fast enough; proofs may take what a busy machine needs."""
+    monkeypatch.setattr(equivalence, "LIMIT", 600)
     monkeypatch.setattr(module, "FLIPS", 20)
     monkeypatch.setattr(module, "SEALED", 2)
 

@@ -1,6 +1,7 @@
 """A failure is shown by the smallest set: of a design, confirmed by simulation, or of what it gave, by selection."""
 
 import json
+import math
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +20,7 @@ from qexport.findings.words import read_actual
 from qexport.layout.toml import load_layout, preset_names
 from qexport.sets.manifest import read_manifest
 from qexport.sim.run import simulate
-from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.conftest import cases, checked_dump, cli, fails, make_capture
 from tests.judges import decoder
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import on_icarus
@@ -62,7 +63,7 @@ def test_a_design_fails_on_the_smallest_set(bug: str, simulator: str, whole: Pat
     edit, left = BUGS[bug]
     dut, before, out = edited(whole / "dut.sv", tmp_path / "my.sv", [edit]), state(whole), tmp_path / "a b" / "small"
     lines: list[str] = []
-    done = shrink_dut(whole, out, [dut], simulator=simulator, progress=lines.append)
+    done = shrink_dut(whole, out, [dut], simulator=simulator, budget=math.inf, progress=lines.append)
     assert done.complete
     assert done.runs < 60
     assert lines[0].startswith("simulating ")
@@ -139,7 +140,7 @@ def test_a_set_that_was_changed_is_not_the_designs_failure(whole: Path, tmp_path
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
 
 
-@settings(max_examples=20, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=cases(20), phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(capture=captures(NARROW), layout=st.sampled_from(["default", "ws8x8", "decimals"]), data=st.data())
 def test_what_a_design_gave_for_the_small_set_stays_valid(
     capture: LayerCapture, layout: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory

@@ -5,7 +5,6 @@ import json
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -39,21 +38,24 @@ def state(path: Path) -> dict[str, Any]:
     return read
 
 
-def checkpoint_follows_log(out: Path) -> bool:
-    """Whether the checkpoint of the log's last epoch is written: the log comes first."""
-    last = out / "checkpoint.pth"
-    return last.exists() and last.stat().st_mtime_ns >= (out / "log.jsonl").stat().st_mtime_ns
+KILLED_AT = """
+import os, signal, sys
+from qexport.cli import main
+from qexport.train import loop
+at, *arguments = sys.argv[1:]
+real = loop.learning_rate
+def learning_rate(recipe, step, steps):
+    if step == int(at):
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(recipe, step, steps)
+loop.learning_rate = learning_rate
+main(arguments)
+"""
 
 
-def kill_within_an_epoch(arguments: list[str], out: Path, epochs: int) -> None:
-    """SIGKILL a run in the middle of the epoch that follows `epochs` whole ones."""
-    run = subprocess.Popen(arguments, stderr=subprocess.DEVNULL)
-    while len(records(out)) < epochs or not checkpoint_follows_log(out):
-        assert run.poll() is None, "the run ended before it could be killed"
-        time.sleep(0.02)
-    time.sleep(0.5 * 60 / records(out)[-1]["images_per_second"])
-    run.send_signal(signal.SIGKILL)
-    run.wait()
+def killed_within_an_epoch(arguments: list[str], epochs: int) -> list[str]:
+    """What a run is given that kills itself between the two steps of the epoch that follows `epochs` whole ones."""
+    return [str(2 * epochs + 1), *arguments[3:]]
 
 
 @pytest.fixture(scope="session")
@@ -69,9 +71,11 @@ def whole(noise_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_run_killed_in_the_float_and_in_the_quantized_epochs_resumes_to_the_same_weights_bit_for_bit(
     noise_folder: Path, whole: Path, tmp_path: Path
 ) -> None:
-    kill_within_an_epoch(command(noise_folder, tmp_path), tmp_path, 1)
-    kill_within_an_epoch(command(noise_folder, tmp_path, "--resume"), tmp_path, 3)
-    assert state(tmp_path / "checkpoint.pth")["epoch"] < EPOCHS
+    for epochs, more in ((1, ()), (3, ("--resume",))):
+        arguments = killed_within_an_epoch(command(noise_folder, tmp_path, *more), epochs)
+        done = subprocess.run([sys.executable, "-c", KILLED_AT, *arguments], capture_output=True, check=False)
+        assert done.returncode == -signal.SIGKILL, done.stderr
+        assert state(tmp_path / "checkpoint.pth")["epoch"] == epochs
     subprocess.run(command(noise_folder, tmp_path, "--resume"), check=True, capture_output=True)
     for name in ("checkpoint.pth", "model_best.pth.tar"):
         want, got = state(whole / name), state(tmp_path / name)
@@ -153,10 +157,8 @@ for number in itertools.count():
 """
     path = tmp_path / "checkpoint.pth"
     writer = subprocess.Popen([sys.executable, "-c", program, str(path)])
-    while not path.exists():
+    while not (path.exists() and any(tmp_path.glob("*.partial"))):
         assert writer.poll() is None
-        time.sleep(0.01)
-    time.sleep(0.3)
     writer.send_signal(signal.SIGKILL)
     writer.wait()
     written = state(path)["number"]
@@ -322,13 +324,12 @@ def test_two_processes_train_as_one_and_one_goes_on_where_they_stopped(noise_fol
     more = ("--precision", "float32", "--lr", "0.001")
     one, two = tmp_path / "one", tmp_path / "two"
     assert cli(*command(noise_folder, one, *more)[3:]).exit_code == 0
-    run = subprocess.Popen([*TORCHRUN, *command(noise_folder, two, *more)[1:]], stderr=subprocess.DEVNULL)
-    while len(records(two)) < 2:
-        assert run.poll() is None, "the run ended before it could be stopped"
-        time.sleep(0.02)
-    run.terminate()  # torchrun ends its processes
-    run.wait()
-    assert state(two / "checkpoint.pth")["epoch"] < EPOCHS
+    program = tmp_path / "killed.py"
+    program.write_text(KILLED_AT)
+    arguments = killed_within_an_epoch(command(noise_folder, two, *more), 2)
+    done = subprocess.run([*TORCHRUN, str(program), *arguments], capture_output=True, check=False)
+    assert done.returncode != 0
+    assert state(two / "checkpoint.pth")["epoch"] == 2
     assert cli(*command(noise_folder, two, *more, "--resume")[3:]).exit_code == 0
     assert len(records(two)) == EPOCHS
     # later epochs drift apart as rounding breaks ties between equal sums of codes; in float there are none

@@ -15,11 +15,11 @@ from qexport.core.golden import Golden
 from qexport.core.operations.conv2d import pad, patches
 from qexport.core.strength import measure
 from qexport.trust.stress import MAX_IMAGES, stress_capture
-from tests.conftest import make_capture
+from tests.conftest import cases, make_capture
 from tests.strategies import captures
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60))
 @given(captures(), st.integers(0, 99))
 def test_it_keeps_the_geometry_and_reaches_the_proven_bounds_of_any_layer(like: LayerCapture, seed: int) -> None:
     made = stress_capture(like, seed)
