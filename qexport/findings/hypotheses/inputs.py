@@ -29,7 +29,7 @@ def input_mistakes(m: Model) -> Iterator[Change]:
             yield Change(
                 INPUT_TILE_ORDER, f"of the activations, {detail}", Stage.INPUT_TILES, _tiles_of(m, tiles), pair
             )
-    rows = row_of(m)
+    rows = _row_of(m)
     for row in range(min(m.row, layer.group_inputs)):
         for value in (0, fmt.high):
 
@@ -42,7 +42,7 @@ def input_mistakes(m: Model) -> Iterator[Change]:
     yield from _skews(m)
 
 
-def row_of(m: Model) -> Int64:
+def _row_of(m: Model) -> Int64:
     """The row of the array that each input channel meets."""
     return np.arange(m.layer.in_channels) % m.layer.group_inputs % m.row
 
@@ -63,7 +63,7 @@ def _tiles_of(m: Model, tiles: Sequence[int]) -> Callable[[Int64], Int64]:
 
 
 def _skews(m: Model) -> Iterator[Change]:
-    rows = row_of(m)
+    rows = _row_of(m)
     used = min(m.row, m.layer.group_inputs)
 
     def windows(by: Int64, edge: str) -> Callable[[Int64], Int64]:
