@@ -117,6 +117,7 @@ class Model:
         stored = (*self.shape, self.own.bits) if self.memory.order.has_bits else self.shape
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
         self.channel_axis = AXES[self.tensor].index("oc")
+        self.plane_axes = AXES[self.tensor][-2:]
         self._kept: dict[object, Int64] = {}
         self._first: tuple[Change, Int64] | None = None
         self._golden_sums: dict[object, Sums] = {}
