@@ -125,45 +125,21 @@ def selftest(
     simulate(folder, simulator.name)
     if faults := verify(folder)[1]:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
-
-    def files(where: Path, what: str, sealed_only: bool) -> list[FileMutant]:
-        made = partial(_file_mutants, where, simulator, seed, sealed_only, partial(progress, what))
-        return _kept(list[FileMutant], made, simulator, where, what, seed, sealed_only)
-
-    def told(what: str) -> Progress:
-        return lambda step, done, total: progress(f"{what}: {step}", done, total)
-
-    def rtl(where: Path, what: str, prove: bool) -> list[MutantResult]:
-        found = []
-        for style in styles:
-            tell = told(f"{what}, {style}")
-            made = partial(
-                reference_mutants,
-                where,
-                style,
-                sample=sample,
-                seed=seed,
-                simulator=simulator.name,
-                prove=prove,
-                progress=tell,
-            )
-            found += _kept(list[MutantResult], made, simulator, where, what, seed, style, sample)
-        return found
-
-    manifest = read_manifest(folder)
-    own_files = files(folder, "files of the set", False)
+    mutants = _Mutants(simulator, seed, sample, styles, progress)
+    own_files = mutants.files(folder, "files of the set", sealed_only=False)
     if dut:
-        tell = told("your RTL")
+        tell = mutants.told("your RTL")
         own_rtl = user_mutants(folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, progress=tell)
     else:
-        own_rtl = rtl(folder, "RTL, the set", prove=False)
+        own_rtl = mutants.rtl(folder, "RTL, the set", prove=False)
+    manifest = read_manifest(folder)
     with scratch_folder() as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
         layout = _stress_layout(manifest, operation(capture, manifest.array["row"]))
         stress = dump(capture, layout, scratch).folder
-        stress_table = _table(
-            stress, files(stress, "stress", True), [] if dut else rtl(stress, "RTL, stress", prove=True)
-        )
+        stress_files = mutants.files(stress, "stress", sealed_only=True)
+        stress_rtl = [] if dut else mutants.rtl(stress, "RTL, stress", prove=True)
+        stress_table = _table(stress, stress_files, stress_rtl)
     return Selftest(
         set=folder,
         layer=manifest.layer.name,
@@ -172,6 +148,37 @@ def selftest(
         own=_table(folder, own_files, own_rtl),
         stress=stress_table,
     )
+
+
+@dataclass(frozen=True)
+class _Mutants:
+    """Finds what becomes of the mutants of a set, or finds it again: `what` says to `progress` which they are."""
+
+    simulator: Simulator
+    seed: int
+    sample: int | None
+    styles: Sequence[str]
+    progress: Progress
+
+    def files(self, folder: Path, what: str, sealed_only: bool) -> list[FileMutant]:
+        tell = partial(self.progress, what)
+        made = partial(_file_mutants, folder, self.simulator, self.seed, sealed_only, tell)
+        return _kept(list[FileMutant], made, self.simulator, folder, what, self.seed, sealed_only)
+
+    def rtl(self, folder: Path, what: str, prove: bool) -> list[MutantResult]:
+        """Those of the reference array of each style."""
+        found = []
+        for style in self.styles:
+            made = partial(
+                reference_mutants, folder, style, sample=self.sample, seed=self.seed, simulator=self.simulator.name,
+                prove=prove, progress=self.told(f"{what}, {style}"),
+            )  # fmt: skip
+            options = (what, self.seed, style, self.sample)
+            found += _kept(list[MutantResult], made, self.simulator, folder, *options)
+        return found
+
+    def told(self, what: str) -> Progress:
+        return lambda step, done, total: self.progress(f"{what}: {step}", done, total)
 
 
 def _table(folder: Path, files: list[FileMutant], rtl: list[MutantResult]) -> Table:
