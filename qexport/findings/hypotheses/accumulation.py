@@ -11,7 +11,8 @@ from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.accumulators import narrow_accumulators
 from qexport.findings.hypotheses.history import stale_accumulators
 from qexport.findings.hypotheses.post import without_relu
-from qexport.findings.model import Model, Sums
+from qexport.findings.model import Model
+from qexport.findings.sums import Sums
 
 TILE_OVERWRITTEN = Mistake("tile_overwritten", "Add each tile's psum to the accumulator, do not replace it.")
 TILE_MISSING = Mistake("tile_missing", "Check the bounds of the accumulation: one tile or step is never added.")

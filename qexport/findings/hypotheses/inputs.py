@@ -83,8 +83,7 @@ def _skews(m: Model) -> Iterator[Change]:
             first = edge == "zero" and detail == "late by r"
             yield Change(SKEW, f"{what}, padded plane", Stage.PLANE, delayed_planes(by, edge), first)
             yield Change(SKEW, f"{what}, unpadded plane", Stage.INPUT_TILES, delayed_planes(by, edge))
-            if m.tensor != "psum":
-                yield Change(SKEW, f"{what}, output positions", Stage.PATCHES, windows(by, edge))
+            yield Change(SKEW, f"{what}, output positions", Stage.PATCHES, windows(by, edge))
     if m.tensor == "psum":
         return
     # output-stationary: a row of the array is an output position, a column an output channel, and time runs over taps

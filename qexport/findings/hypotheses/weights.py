@@ -9,7 +9,8 @@ from qexport.core.intformat import Int64, IntFormat
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.hypotheses.orders import each_tile_reversed, on_tiles, reordered, wrong_orders
 from qexport.findings.hypotheses.taps import tap_mistakes
-from qexport.findings.model import Model, Sums
+from qexport.findings.model import Model
+from qexport.findings.sums import Sums
 
 ROWS_REVERSED = Mistake(
     "rows_reversed", "Row 0 of the array and the first lane must agree: reverse the rows of weights or activations."
