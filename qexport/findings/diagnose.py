@@ -1,7 +1,7 @@
 """Where and why what a design gave differs from a set: the golden is run again under each hypothesis and compared."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import product
 from pathlib import Path
@@ -39,6 +39,7 @@ _PAIR_VALUES = 4  # wrong values at least: fewer fit many pairs, and none of the
 _TILE_STAGES = (
     Stage.WEIGHT_TILES, Stage.INPUT_TILES, Stage.PATCHES, Stage.SUM, Stage.HISTORY, Stage.RESULT
 )  # fmt: skip
+_SMALLER_RUNS = 40  # with which such a vector is made smaller
 _SEPARATED = 4  # members of a class for which a vector is looked for
 
 
@@ -192,6 +193,11 @@ class Comparison:
         self.known = tiling.untile(actual.known.reshape(shape).astype(np.int64)) != 0
         self.wrong = ~self.known | (self.got != self.model.golden)
 
+    @property
+    def unknown(self) -> int:
+        """How many values are X or Z, words that are missing not counted."""
+        return max(0, int((~self.known).sum()) - self.actual.missing * self.model.tiling.lanes)
+
     def where(self) -> Diagnosis:
         """Where something differs; nothing is said of the causes."""
         findings = [f"{self.actual.extra} words too many at the end"] if self.actual.extra else []
@@ -216,8 +222,7 @@ def diagnose(folder: Path, actual: Actual, progress: Callable[[str], None] = lam
     found = compared.where()
     if found.differing:
         require(compared.model.layer, Need.DIAGNOSIS)
-        causes = _search(folder, compared.model, actual, compared.got, compared.known, compared.wrong, progress)
-        return replace(found, **causes)
+        return replace(found, **(_nothing_known_is_wrong(compared) or _search(compared, progress)))
     if actual.extra:
         return replace(found, causes=(_cause([WORD_COUNT], f"{actual.extra} words too many at the end", 1.0),))
     return found
@@ -269,64 +274,77 @@ def _axes(model: Model) -> tuple[str, ...]:
 
 def _findings(model: Model, got: Int64, known: Bools, wrong: Bools, missing: int) -> list[str]:
     """What all wrong values have in common, in short sentences."""
-    said = []
-    if missing:
-        said.append(f"{missing} words are missing at the end")
-    names = {"n": "image", "oc": "output channel", "it": "input tile", "kh": "tap row", "kw": "tap column",
-             "py": "row", "px": "column", "oy": "row", "ox": "column", "bit": "bit"}  # fmt: skip
-    axes = _axes(model)
-    for axis, name in enumerate(axes):
+    words = [f"{missing} words are missing at the end"] if missing else []
+    return [
+        *words,
+        *_along_axes(model, wrong),
+        *_in_plane(model, wrong),
+        *_in_files(model, wrong),
+        *_in_values(got[wrong & known], model.golden[wrong & known], model.golden),
+    ]
+
+
+_AXIS_NAMES = {"n": "image", "oc": "output channel", "it": "input tile", "kh": "tap row", "kw": "tap column",
+               "py": "row", "px": "column", "oy": "row", "ox": "column", "bit": "bit"}  # fmt: skip
+
+
+def _along_axes(model: Model, wrong: Bools) -> Iterator[str]:
+    """Axes along which only a few indices have wrong values."""
+    for axis, name in enumerate(_axes(model)):
         where = np.flatnonzero(wrong.any(axis=tuple(a for a in range(wrong.ndim) if a != axis)))
         if len(where) < min(wrong.shape[axis], 4):
             plural = "s" if len(where) > 1 else ""
-            said.append(f"only {names[name]}{plural} {', '.join(map(str, where))} (of {wrong.shape[axis]})")
-    high, wide = (
-        axes.index("py" if model.tensor == "psum" else "oy"),
-        axes.index("px" if model.tensor == "psum" else "ox"),
-    )
-    places = np.moveaxis(wrong, (high, wide), (0, 1)).reshape(wrong.shape[high], wrong.shape[wide], -1)
-    plane = np.asarray(places.any(axis=2))
+            yield f"only {_AXIS_NAMES[name]}{plural} {', '.join(map(str, where))} (of {wrong.shape[axis]})"
+
+
+def _in_plane(model: Model, wrong: Bools) -> Iterator[str]:
+    axes = _axes(model)
+    others = tuple(at for at, axis in enumerate(axes) if axis not in model.plane_axes)
+    plane = np.asarray(wrong.any(axis=others))
     if min(plane.shape) > 2:
         if not plane[1:-1, 1:-1].any():
-            said.append("only the border of the plane")
+            yield "only the border of the plane"
         elif plane[1:-1, 1:-1].sum() == plane.sum():
-            said.append("only inside the plane, not its border")
+            yield "only inside the plane, not its border"
+
+
+def _in_files(model: Model, wrong: Bools) -> Iterator[str]:
+    """Lanes, files and words in which all wrong values stand."""
     blocks = model.tiling.tile(wrong.astype(np.int64)) != 0
     lanes = np.flatnonzero(blocks.any(axis=(0, 1)))
     if len(lanes) < min(model.tiling.lanes, 4):
-        said.append(f"only lane{'s' if len(lanes) > 1 else ''} {', '.join(map(str, lanes))} (of {model.tiling.lanes})")
+        yield f"only lane{'s' if len(lanes) > 1 else ''} {', '.join(map(str, lanes))} (of {model.tiling.lanes})"
     words = blocks.any(axis=2)
     files = np.flatnonzero(words.any(axis=1))
     if len(files) < min(len(words), 4):
-        paths = ", ".join(model.entry.files[file].path for file in files) if len(files) < 4 else ""
-        said.append(f"only in {paths}")
-    if len(files) == 1 or len(words) == 1:
-        line = words[files[0]]
-        start, stop = int(np.argmax(line)), len(line) - int(np.argmax(line[::-1]))
-        if start >= 2 and line[start:].mean() > 0.9:
-            said.append(
-                f"everything from word {start} on" if line[start:].all() else f"nearly all from word {start} on"
-            )
-        elif start >= 2 and stop == len(line):
-            said.append(f"nothing before word {start}")
-        elif stop - start <= 4 < len(line):
-            said.append(f"only word{'s' if stop - start > 1 else ''} {', '.join(map(str, np.flatnonzero(line)))}")
-    values, wants = got[wrong & known], model.golden[wrong & known]
-    if len(values) > 1:
-        if (values == values[0]).all():
-            said.append(f"every wrong value reads {values[0]}")
-        elif ((values - wants) == values[0] - wants[0]).all():
-            said.append(f"every wrong value is off by {values[0] - wants[0]:+d}")
-        elif (wants < 0).all() and (model.golden >= 0).any():
-            said.append("only values that should be below 0")
-    return said
+        yield f"only in {', '.join(model.entry.files[file].path for file in files)}"
+    if len(files) > 1:
+        return
+    line = words[files[0]]
+    start, stop = int(np.argmax(line)), len(line) - int(np.argmax(line[::-1]))
+    if start >= 2 and line[start:].mean() > 0.9:
+        yield f"everything from word {start} on" if line[start:].all() else f"nearly all from word {start} on"
+    elif start >= 2 and stop == len(line):
+        yield f"nothing before word {start}"
+    elif stop - start <= 4 < len(line):
+        yield f"only word{'s' if stop - start > 1 else ''} {', '.join(map(str, np.flatnonzero(line)))}"
+
+
+def _in_values(values: Int64, wants: Int64, golden: Int64) -> Iterator[str]:
+    """What wrong values that are known have in common, beside the right ones."""
+    if len(values) < 2:
+        return
+    if (values == values[0]).all():
+        yield f"every wrong value reads {values[0]}"
+    elif ((values - wants) == values[0] - wants[0]).all():
+        yield f"every wrong value is off by {values[0] - wants[0]:+d}"
+    elif (wants < 0).all() and (golden >= 0).any():
+        yield "only values that should be below 0"
 
 
 def _shares(model: Model, wrong: Bools) -> dict[int, NDArray[np.float64]]:
     """Output channel -> (y, x) the share of wrong values, for the channels that have some."""
-    axes = _axes(model)
-    plane = ("py", "px") if model.tensor == "psum" else ("oy", "ox")
-    others = tuple(at for at, axis in enumerate(axes) if axis not in ("oc", *plane))
+    others = tuple(at for at, axis in enumerate(_axes(model)) if axis not in ("oc", *model.plane_axes))
     shares = wrong.mean(axis=others)  # oc stands before the plane in every tensor of RESULTS
     return {channel: shares[channel] for channel in range(len(shares)) if shares[channel].any()}
 
@@ -420,26 +438,22 @@ class _Trial:
         return Sample(taken, channels)
 
 
-def _search(
-    folder: Path,
-    model: Model,
-    actual: Actual,
-    got: Int64,
-    known: Bools,
-    wrong: Bools,
-    progress: Callable[[str], None],
-) -> dict[str, Any]:
-    """What a Diagnosis says of the causes."""
-    unknown = not known.all()
-    if unknown and not (wrong & known).any():
-        count = int((~known).sum())
-        if actual.missing * model.tiling.lanes >= count:
-            return {"causes": (_cause([WORD_COUNT], f"{actual.missing} words are missing at the end", 1.0),)}
-        also = f", {actual.missing} words are missing at the end" if actual.missing else ""
-        count -= actual.missing * model.tiling.lanes
-        return {"causes": (_cause([X_VALUES], f"{count} values are X or Z{also}, all others are right", 1.0),)}
-    sides = array_sides(model.manifest)
-    model, got, known = _fewer_images(model, got, known, wrong)
+def _nothing_known_is_wrong(compared: Comparison) -> dict[str, Any] | None:
+    """What a Diagnosis says of the cause where only words are missing, or values X or Z."""
+    if (compared.wrong & compared.known).any():
+        return None
+    missing = compared.actual.missing
+    if not compared.unknown:
+        return {"causes": (_cause([WORD_COUNT], f"{missing} words are missing at the end", 1.0),)}
+    also = f", {missing} words are missing at the end" if missing else ""
+    detail = f"{compared.unknown} values are X or Z{also}, all others are right"
+    return {"causes": (_cause([X_VALUES], detail, 1.0),)}
+
+
+def _search(compared: Comparison, progress: Callable[[str], None]) -> dict[str, Any]:
+    """What a Diagnosis says of the causes: hypotheses, other sets, pairs of hypotheses."""
+    sides = array_sides(compared.model.manifest)
+    model, got, known = _fewer_images(compared)
     trial = _Trial(model, got, known)
     progress("single mistakes")
     singles = _singles(trial, list(hypotheses(model, got, known)))
@@ -451,18 +465,17 @@ def _search(
                  for change in hypotheses(other.model, got, known) if change.stage in _TILE_STAGES]  # fmt: skip
         singles += _singles(other, tiles)
     exact = [scored for scored in singles if scored.all]
-    others = _other_sets(folder, actual) if not exact else None
+    others = _other_sets(compared.folder, compared.actual) if not exact else None
     if others is not None:
         return {"causes": (_cause([OTHER_LAYER], others, 1.0),)}
     tried = singles
-    if not exact and (wrong & known).sum() >= _PAIR_VALUES:
+    if not exact and trial.wrong.sum() >= _PAIR_VALUES:
         progress("pairs of mistakes")
         pairs = _pairs(trial, list(hypotheses(model, got, known)))
         exact = [scored for scored in pairs if scored.all]
         tried = singles + pairs
-    marks = f" + {X_VALUES.name}" if unknown and actual.missing * model.tiling.lanes < int((~known).sum()) else ""
     if exact:
-        return _class(model, exact, marks, progress)
+        return _class(model, exact, [X_VALUES] if compared.unknown else [], progress)
     ranked = sorted(tried, key=lambda scored: -scored.share)
     best: dict[str, _Scored] = {}
     for scored in ranked:
@@ -471,12 +484,13 @@ def _search(
     return {"causes": tuple(closest), "explained": closest[0].share >= STRONG}
 
 
-def _fewer_images(model: Model, got: Int64, known: Bools, wrong: Bools) -> tuple[Model, Int64, Bools]:
+def _fewer_images(compared: Comparison) -> tuple[Model, Int64, Bools]:
     """So many images that not too many values are looked at: those around the first that has wrong ones."""
+    model, got, known = compared.model, compared.got, compared.known
     count = max(1, min(model.images, _WHOLE // math.prod(model.shape[1:])))
     if count >= model.images:
         return model, got, known
-    first = int(np.argmax((wrong & known).reshape(model.images, -1).any(axis=1)))
+    first = int(np.argmax((compared.wrong & known).reshape(model.images, -1).any(axis=1)))
     start = min(max(first - 1, 0) if count > 1 else first, model.images - count)
     part = slice(start, start + count)
     capture = model.capture.part(part.start, part.stop)
@@ -515,8 +529,13 @@ def _pairs(trial: _Trial, changes: Sequence[Change]) -> list[_Scored]:
     return [trial.score(scored.changes) for scored in near[:_PAIR_RUNS]]
 
 
-def _class(model: Model, exact: Sequence[_Scored], marks: str, progress: Callable[[str], None]) -> dict[str, Any]:
-    """Those that explain all are one class: they predict the same on this set. The likeliest stands first."""
+def _class(
+    model: Model, exact: Sequence[_Scored], beside: Sequence[Mistake], progress: Callable[[str], None]
+) -> dict[str, Any]:
+    """Those that explain all are one class: they predict the same on this set. The likeliest stands first.
+
+    `beside`: what is wrong with other values.
+    """
     ranked = sorted(exact, key=lambda scored: scored.unsaid)
     best = ranked[0]
     members: dict[str, _Scored] = {}
@@ -531,17 +550,8 @@ def _class(model: Model, exact: Sequence[_Scored], marks: str, progress: Callabl
             inseparable.append(other.name)
         else:
             separations.append(found)
-    causes = [_cause(best.mistakes, best.detail, 1.0, tuple(scored.name for scored in others))]
-    causes += [_cause(scored.mistakes, scored.detail, 1.0) for scored in others]
-    if marks:
-        causes = [
-            replace(
-                cause,
-                name=" + ".join(sorted([*cause.name.split(" + "), X_VALUES.name])),
-                remedy=f"{cause.remedy} {X_VALUES.remedy}",
-            )
-            for cause in causes
-        ]
+    causes = [_cause([*best.mistakes, *beside], best.detail, 1.0, tuple(scored.name for scored in others))]
+    causes += [_cause([*scored.mistakes, *beside], scored.detail, 1.0) for scored in others]
     return {"causes": tuple(causes), "separations": tuple(separations), "inseparable": tuple(inseparable)}
 
 
@@ -593,7 +603,6 @@ def _separate(model: Model, one: _Scored, other: _Scored) -> Separation | None:
     """Inputs for which two hypotheses predict different values, as small as found; None when none was found."""
     fmt = model.facts.formats.input.integer
     shape = model.capture.input.shape
-    budget = 40
 
     def differs(codes: Int64) -> Separation | None:
         twin = model.with_codes(codes)
@@ -619,8 +628,13 @@ def _separate(model: Model, one: _Scored, other: _Scored) -> Separation | None:
         found = differs(codes)
     if found is None:
         return None
-    pieces = 2
-    while budget and pieces <= max(2, int(np.count_nonzero(codes))):  # leave out parts while the difference stays
+    return _with_fewer_codes(codes, found, differs)
+
+
+def _with_fewer_codes(codes: Int64, found: Separation, differs: Callable[[Int64], Separation | None]) -> Separation:
+    """Parts of the codes are left out while the difference stays."""
+    budget, pieces = _SMALLER_RUNS, 2
+    while budget and pieces <= max(2, int(np.count_nonzero(codes))):
         used = np.argwhere(codes)
         for part in np.array_split(np.arange(len(used)), pieces):
             smaller = codes.copy()

@@ -1,7 +1,4 @@
-"""The layer computed again with a change in one or more of its stages, as a wrong design may have computed it.
-
-The arithmetic is exact: products are summed in float64, which is fast, only where no sum can leave its 53 bits.
-"""
+"""The layer computed again with a change in one or more of its stages, as a wrong design may have computed it."""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -10,14 +7,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
-from qexport.core.operations.conv2d import accumulate, pad, patches, psums
+from qexport.core.operations.conv2d import pad, patches, psums
 from qexport.core.operations.registry import AXES, OPERANDS, operation
 from qexport.findings.change import UNKNOWN, Change, Stage
+from qexport.findings.sums import Sums, reach
 from qexport.findings.wires import Wiring
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.tiling import Tiling, expand_bits
@@ -41,64 +38,6 @@ class Sample:
     outputs: Int64
 
 
-def _reach(weight: Int64, seen: Int64) -> int:
-    """No sum of products is larger in size."""
-    return int(weight[0].size * int(np.abs(weight).max()) * max(int(np.abs(seen).max()), 1))
-
-
-class Sums:
-    """The accumulation of one part: what each step of the array adds.
-
-    weight (oc, ic, kh, kw) and patches (n, ic, kh, kw, oy, ox) of all groups, or of one group with some of its outputs;
-    `images` and `outputs` say which of the layer's they are.
-    """
-
-    images: Int64
-    outputs: Int64
-
-    def __init__(self, weight: Int64, seen: Int64, bias: Int64 | None, groups: int, row: int):
-        self.weight, self.seen, self.bias, self.groups, self.row = weight, seen, bias, groups, row
-        self._reach = _reach(weight, seen)
-
-    @property
-    def offset(self) -> Int64:
-        """The bias, (oc, 1, 1)."""
-        bias = np.zeros(len(self.weight), np.int64) if self.bias is None else self.bias
-        return bias[:, np.newaxis, np.newaxis]
-
-    @cached_property
-    def total(self) -> Int64:
-        """The convolution without bias, (n, oc, oy, ox)."""
-        return accumulate(self.weight, self.seen, None, self.groups, self._reach)
-
-    @cached_property
-    def steps(self) -> Int64:
-        """What each input-channel tile and tap adds, (it, kh * kw, n, oc, oy, ox)."""
-        return self.products(self.row)
-
-    def part(self, it: slice | int, tap: slice | int) -> Int64:
-        """What some of the steps add together, (n, oc, oy, ox)."""
-        added: Int64 = self.steps[it, tap].reshape(-1, *self.total.shape).sum(axis=0)
-        return added
-
-    def products(self, row: int) -> Int64:
-        """What each `row` input channels and each tap add, (channels / row, kh * kw, n, oc, oy, ox)."""
-        n, channels, kh, kw, rows, cols = self.seen.shape
-        groups, outputs, inputs = self.groups, len(self.weight) // self.groups, channels // self.groups
-        tiles = math.ceil(inputs / row)
-        ragged = tiles * row - inputs
-        dtype: type[Any] = np.float64 if self._reach < 2**53 else np.int64
-        taps: NDArray[Any] = self.weight.reshape(groups, outputs, inputs, kh * kw).astype(dtype)
-        taps = np.pad(taps, ((0, 0), (0, 0), (0, ragged), (0, 0))).reshape(groups, outputs, tiles, row, kh * kw)
-        seen: NDArray[Any] = self.seen.reshape(n, groups, inputs, kh * kw, rows * cols).astype(dtype)
-        seen = np.pad(seen, ((0, 0), (0, 0), (0, ragged), (0, 0), (0, 0)))
-        seen = seen.reshape(n, groups, tiles, row, kh * kw, rows * cols)
-        left = np.ascontiguousarray(taps.transpose(2, 4, 0, 1, 3))[:, :, np.newaxis]  # (it, k, 1, g, oc, row)
-        right = np.ascontiguousarray(seen.transpose(2, 4, 0, 1, 3, 5))  # (it, k, n, g, row, oy * ox)
-        out: NDArray[Any] = np.matmul(left, right)
-        return out.reshape(tiles, kh * kw, n, groups * outputs, rows, cols).astype(np.int64)
-
-
 class Model:
     """One layer of a set as its array computes it, seen through one memory.
 
@@ -117,6 +56,7 @@ class Model:
         stored = (*self.shape, self.own.bits) if self.memory.order.has_bits else self.shape
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
         self.channel_axis = AXES[self.tensor].index("oc")
+        self.plane_axes = AXES[self.tensor][-2:]
         self._kept: dict[object, Int64] = {}
         self._first: tuple[Change, Int64] | None = None
         self._golden_sums: dict[object, Sums] = {}
@@ -230,9 +170,8 @@ class Model:
                 codes = by[stage].apply(codes)
         if Stage.PAD not in by and Stage.PLANE not in by:
             return pad(codes[images], self.layer)
-        planes = (
-            by[Stage.PAD].apply(codes) if Stage.PAD in by else pad(codes, self.layer)
-        )  # may look at the images before
+        # a change may look at the images before
+        planes = by[Stage.PAD].apply(codes) if Stage.PAD in by else pad(codes, self.layer)
         return (by[Stage.PLANE].apply(planes) if Stage.PLANE in by else planes)[images]
 
     def _patches(self, by: Mapping[Stage, Change], images: slice | Int64, sample: Sample | None) -> Int64:
@@ -272,9 +211,8 @@ class Model:
             bias = None if bias is None else bias[sample.outputs]
             if self.layer.groups > 1:
                 seen = seen[:, self._group_channels(sample)]
-        sums = Sums(weight, seen, bias, self._groups(sample), self.row)
-        sums.images = np.arange(self.images)[images]
-        sums.outputs = np.arange(self.layer.out_channels) if sample is None else sample.outputs
+        outputs = np.arange(self.layer.out_channels) if sample is None else sample.outputs
+        sums = Sums(weight, seen, bias, self._groups(sample), self.row, np.arange(self.images)[images], outputs)
         if golden:
             self._golden_sums[key] = sums
         return sums
@@ -301,7 +239,7 @@ class Model:
             weight, planes = self._weights(by, sample), self._planes(by, images)
             if sample is not None and self.layer.groups > 1:
                 planes = planes[:, self._group_channels(sample)]
-            found = psums(weight, planes, self._groups(sample), self.facts.row, _reach(weight, planes))
+            found = psums(weight, planes, self._groups(sample), self.facts.row, reach(weight, planes))
             parts.append(by[Stage.PSUM].apply(found) if Stage.PSUM in by else found)
         return np.concatenate(parts)
 

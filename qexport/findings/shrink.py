@@ -22,7 +22,7 @@ from qexport.build.dump import dump
 from qexport.core.capture import PER_IMAGE, LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.registry import RESULTS, operation
+from qexport.core.operations.registry import AXES, RESULTS, operation
 from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.words import Actual, Known, read_actual
@@ -105,11 +105,7 @@ def shrink_dut(
     if simulator == "auto" and SIMULATORS["icarus"].missing() is None:
         simulator = "icarus"  # images and weights change the package: many builds of short runs
     manifest, capture = _read(folder)
-    for name, digest in manifest.named_files().items():
-        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
-            raise CheckFailed(
-                f"{folder / name} is missing, or its SHA-256 differs from the manifest; dump the set again"
-            )
+    _refuse_changed(folder, manifest)
     with scratch_folder() as scratch:
         builds = scratch / "builds"
         builds.mkdir()
@@ -191,6 +187,14 @@ def _refuse_existing(folder: Path, out: Path) -> None:
         refuse_existing(path)
     if out.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"out: {out} lies in the set {folder}; give a folder outside it")
+
+
+def _refuse_changed(folder: Path, manifest: Manifest) -> None:
+    for name, digest in manifest.named_files().items():
+        if not (folder / name).is_file() or file_sha256(folder / name) != digest:
+            raise CheckFailed(
+                f"{folder / name} is missing, or its SHA-256 differs from the manifest; dump the set again"
+            )
 
 
 def _beside(out: Path) -> Path:
@@ -329,12 +333,12 @@ class _Cut:
 
     def span(self, tensor: str) -> tuple[slice, ...]:
         """The part of a tensor of results that is that of the small layer."""
-        if tensor == "psum":
-            return (self.n, *3 * [slice(None)], self.oc, self.rows, self.cols)
         layer = self.capture.layer
         starts = [span.start // step for span, step in zip((self.rows, self.cols), layer.stride, strict=True)]
         sizes = layer.output_plane(self.capture.plane)
-        return (self.n, self.oc, *(slice(at, at + size) for at, size in zip(starts, sizes, strict=True)))
+        oy, ox = (slice(at, at + size) for at, size in zip(starts, sizes, strict=True))
+        spans = {"n": self.n, "oc": self.oc, "py": self.rows, "px": self.cols, "oy": oy, "ox": ox}
+        return tuple(spans.get(axis, slice(None)) for axis in AXES[tensor])
 
 
 def _cuts(capture: LayerCapture, indices: Sequence[Index]) -> Iterator[_Cut]:

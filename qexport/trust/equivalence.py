@@ -12,6 +12,7 @@ holds for the real ones. (Localization: Kurshan, Computer-Aided Verification of 
 import json
 import re
 import sys
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -169,78 +170,122 @@ def _cut(module: "Module") -> list[_Cut]:
 
 def _harness(gold: "Module", cells: list[_Cut], words: dict[str, int], same: str) -> str:
     """Verilog around both netlists: reset, streams, the cut cells, the registers, and the output `differs`."""
-
-    def both(name: str) -> tuple[str, str]:
-        return f"\\gold:{name} ", f"\\gate:{name} "
-
-    def agree(names: list[str]) -> str:
-        return " && ".join("{} == {}".format(*both(name)) for name in names)
-
     wires = [wire for wire in gold.wires_.values() if wire.port_input or wire.port_output]
     ports = {wire.name.str()[1:]: (wire.width, bool(wire.port_input)) for wire in wires}
-    inputs, seen, given = ["input clk"], [], []  # what must be the same at the outputs, and at cells, from the reset on
-    text = ["reg began = 0;", "always @(posedge clk) began <= 1;"]
+    harness = _Harness(words, same)
     for name, (width, driven) in ports.items():
-        for inner in both(name):
-            text.append(f"wire [{width - 1}:0] {inner};")
-            if name in ("clk", "rst"):
-                text.append(f"assign {inner} = {'!began' if name == 'rst' else name};")
-        if name in ("clk", "rst") or name.startswith("cut:"):
-            continue
-        stream, _, part = name.rpartition("_")
-        if driven:
-            inputs.append(f"input [{width - 1}:0] \\{name} ")
-        if driven and part == "tvalid" and stream in words:
-            for inner, ready, sent, done in zip(
-                both(name), both(f"{stream}_tready"), both(f"sent:{stream}"), both(f"done:{stream}"), strict=True
-            ):
-                text += [
-                    # as designs count, which makes proofs easy: from 0 on, and back to it
-                    f"reg [{words[stream].bit_length() - 1}:0] {sent} = 0;",
-                    f"reg {done} = 0;",
-                    f"assign {inner} = began && \\{name} && !{done};",
-                    f"always @(posedge clk) if ({inner} && {ready}) begin",
-                    f"  {sent} <= {sent} == {words[stream] - 1} ? 0 : {sent} + 1;",
-                    f"  {done} <= {sent} == {words[stream] - 1};",
-                    "end",
-                ]
-        elif driven:
-            text += [f"assign {inner} = \\{name} ;" for inner in both(name)]
-        else:
-            matters = part in ("tdata", "tlast") or (part == "tready" and stream in words)
-            valid = both(f"{stream}_tvalid") if matters else ("1", "1")
-            shown = [f"({when} ? {inner}: 0)" for when, inner in zip(valid, both(name), strict=True)]
-            seen.append(f"{shown[0]} == {shown[1]}")
+        harness.add_port(name, width, driven)
     for number, cell in enumerate(cells):
-        equal, compared = f"equal_{number}", agree([*cell.ins])
-        if same == "all" or (same == "cut" and not cell.exact):
-            given.append(compared)
-        if cell.exact:
-            ((name, width),) = cell.outs.items()
-            inputs.append(f"input [{width - 1}:0] \\{name} ")  # its first value
-            kept = both(f"kept:{name}")
-            for inner, follows, register in zip(both(name), both(f"{name[:-1]}D"), kept, strict=True):
-                text.append(f"reg [{width - 1}:0] {register};")
-                text.append(f"always @(posedge clk) {register} <= {follows};")
-                text.append(f"assign {inner} = began ? {kept[0] if same == 'all' else register} : \\{name} ;")
-            continue
-        if same != "none":
-            text.append(f"wire {equal} = 1;")
-        elif cell.kind == "$dff":
-            text += [f"reg {equal} = 1;", f"always @(posedge clk) {equal} <= {compared};"]
-        elif cell.kind == "$mem_v2":
-            text.append(f"reg until_{number} = 1;")
-            text.append(f"wire {equal} = until_{number} && {compared};")
-            text.append(f"always @(posedge clk) until_{number} <= {equal};")
+        harness.add_cell(number, cell)
+    return harness.module([*ports])
+
+
+def _both(name: str) -> tuple[str, str]:
+    """The names in the harness of a port or a wire of each netlist."""
+    return f"\\gold:{name} ", f"\\gate:{name} "
+
+
+def _agree(names: Iterable[str]) -> str:
+    return " && ".join("{} == {}".format(*_both(name)) for name in names)
+
+
+class _Harness:
+    """The text so far. `seen`: what must agree at the outputs, `given`: at the cells, both from the reset on."""
+
+    def __init__(self, words: dict[str, int], same: str):
+        self.words, self.same = words, same
+        self.inputs, self.seen, self.given = ["input clk"], list[str](), list[str]()
+        self.text = ["reg began = 0;", "always @(posedge clk) began <= 1;"]
+
+    def add_port(self, name: str, width: int, driven: bool) -> None:
+        for inner in _both(name):
+            self.text.append(f"wire [{width - 1}:0] {inner};")
+            if name in ("clk", "rst"):
+                self.text.append(f"assign {inner} = {'!began' if name == 'rst' else name};")
+        if name in ("clk", "rst") or name.startswith("cut:"):
+            return
+        if not driven:
+            self._compare(name)
+            return
+        self.inputs.append(f"input [{width - 1}:0] \\{name} ")
+        stream, _, part = name.rpartition("_")
+        if part == "tvalid" and stream in self.words:
+            self._drive_valid(name, stream)
         else:
-            text.append(f"wire {equal} = {compared};")
+            self.text += [f"assign {inner} = \\{name} ;" for inner in _both(name)]
+
+    def _drive_valid(self, name: str, stream: str) -> None:
+        """As many words as the stream carries."""
+        words = self.words[stream]
+        for inner, ready, sent, done in zip(
+            _both(name), _both(f"{stream}_tready"), _both(f"sent:{stream}"), _both(f"done:{stream}"), strict=True
+        ):
+            self.text += [
+                # as designs count, which makes proofs easy: from 0 on, and back to it
+                f"reg [{words.bit_length() - 1}:0] {sent} = 0;",
+                f"reg {done} = 0;",
+                f"assign {inner} = began && \\{name} && !{done};",
+                f"always @(posedge clk) if ({inner} && {ready}) begin",
+                f"  {sent} <= {sent} == {words - 1} ? 0 : {sent} + 1;",
+                f"  {done} <= {sent} == {words - 1};",
+                "end",
+            ]
+
+    def _compare(self, name: str) -> None:
+        """An output, where AXI4-Stream gives it a meaning."""
+        stream, _, part = name.rpartition("_")
+        matters = part in ("tdata", "tlast") or (part == "tready" and stream in self.words)
+        valid = _both(f"{stream}_tvalid") if matters else ("1", "1")
+        gold, gate = (f"({when} ? {inner}: 0)" for when, inner in zip(valid, _both(name), strict=True))
+        self.seen.append(f"{gold} == {gate}")
+
+    def add_cell(self, number: int, cell: _Cut) -> None:
+        if self.same == "all" or (self.same == "cut" and not cell.exact):
+            self.given.append(_agree(cell.ins))
+        if cell.exact:
+            self._keep(cell)
+            return
+        equal = f"equal_{number}"
+        self.text += self._equal(number, cell)
         for name, width in cell.outs.items():
-            inputs += [f"input [{width - 1}:0] \\{name} ", f"input [{width - 1}:0] \\other:{name} "]
-            unchanged, changed = both(name)
-            text += [f"assign {unchanged} = \\{name} ;", f"assign {changed} = {equal} ? \\{name} : \\other:{name} ;"]
-    text.append(f"wire as_seen = {' && '.join(seen)};")
-    text.append(f"assign differs = !({' && '.join(['(!began || as_seen)', *given])});")
-    for copy, own in zip(COPIES, zip(*map(both, ports), strict=True), strict=True):
-        connected = (f".\\{name} ({inner})" for name, inner in zip(ports, own, strict=True))
-        text.append(f"{copy} {copy} ({', '.join(connected)});")
-    return f"module harness ({', '.join(inputs)}, output differs);\n" + "\n".join(text) + "\nendmodule\n"
+            self.inputs += [f"input [{width - 1}:0] \\{name} ", f"input [{width - 1}:0] \\other:{name} "]
+            unchanged, changed = _both(name)
+            self.text += [
+                f"assign {unchanged} = \\{name} ;",
+                f"assign {changed} = {equal} ? \\{name} : \\other:{name} ;",
+            ]
+
+    def _keep(self, cell: _Cut) -> None:
+        """A register that is not cut, for each netlist or, where all are given the same, for both."""
+        ((name, width),) = cell.outs.items()
+        self.inputs.append(f"input [{width - 1}:0] \\{name} ")  # its first value
+        kept = _both(f"kept:{name}")
+        for inner, follows, register in zip(_both(name), _both(f"{name[:-1]}D"), kept, strict=True):
+            self.text.append(f"reg [{width - 1}:0] {register};")
+            self.text.append(f"always @(posedge clk) {register} <= {follows};")
+            source = kept[0] if self.same == "all" else register
+            self.text.append(f"assign {inner} = began ? {source} : \\{name} ;")
+
+    def _equal(self, number: int, cell: _Cut) -> list[str]:
+        """Whether both netlists' cells give the same: as long as they are given the same."""
+        equal, compared = f"equal_{number}", _agree(cell.ins)
+        if self.same != "none":
+            return [f"wire {equal} = 1;"]
+        if cell.kind == "$dff":
+            return [f"reg {equal} = 1;", f"always @(posedge clk) {equal} <= {compared};"]
+        if cell.kind == "$mem_v2":
+            return [
+                f"reg until_{number} = 1;",
+                f"wire {equal} = until_{number} && {compared};",
+                f"always @(posedge clk) until_{number} <= {equal};",
+            ]
+        return [f"wire {equal} = {compared};"]
+
+    def module(self, ports: Sequence[str]) -> str:
+        self.text.append(f"wire as_seen = {' && '.join(self.seen)};")
+        self.text.append(f"assign differs = !({' && '.join(['(!began || as_seen)', *self.given])});")
+        for copy, own in zip(COPIES, zip(*map(_both, ports), strict=True), strict=True):
+            connected = (f".\\{name} ({inner})" for name, inner in zip(ports, own, strict=True))
+            self.text.append(f"{copy} {copy} ({', '.join(connected)});")
+        body = "\n".join(self.text)
+        return f"module harness ({', '.join(self.inputs)}, output differs);\n{body}\nendmodule\n"

@@ -128,48 +128,23 @@ def selftest(
     simulate(folder, simulator.name, limit=limit).check()
     if faults := verify(folder).faults:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
-
-    def files(where: Path, what: str, sealed_only: bool) -> list[FileMutant]:
-        made = partial(_file_mutants, where, simulator, seed, sealed_only, limit, partial(progress, what))
-        return _kept(list[FileMutant], made, simulator, where, what, seed, sealed_only, limit)
-
-    def told(what: str) -> Progress:
-        return lambda step, done, total: progress(f"{what}: {step}", done, total)
-
-    def rtl(where: Path, what: str, prove: bool) -> list[MutantResult]:
-        found = []
-        for style in styles:
-            tell = told(f"{what}, {style}")
-            made = partial(
-                reference_mutants,
-                where,
-                style,
-                sample=sample,
-                seed=seed,
-                simulator=simulator.name,
-                prove=prove,
-                limit=limit,
-                progress=tell,
-            )
-            found += _kept(list[MutantResult], made, simulator, where, what, seed, style, sample, limit)
-        return found
-
-    manifest = read_manifest(folder)
-    own_files = files(folder, "files of the set", False)
+    mutants = _Mutants(simulator, seed, sample, styles, limit, progress)
+    own_files = mutants.files(folder, "files of the set", sealed_only=False)
     if dut:
-        tell = told("your RTL")
+        tell = mutants.told("your RTL")
         own_rtl = user_mutants(
             folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, limit=limit, progress=tell
         )
     else:
-        own_rtl = rtl(folder, "RTL, the set", prove=False)
+        own_rtl = mutants.rtl(folder, "RTL, the set", prove=False)
+    manifest = read_manifest(folder)
     with scratch_folder() as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
         layout = _stress_layout(manifest, operation(capture, manifest.array["row"]))
         stress = dump(capture, layout, scratch).folder
-        stress_table = _table(
-            stress, files(stress, "stress", True), [] if dut else rtl(stress, "RTL, stress", prove=True)
-        )
+        stress_files = mutants.files(stress, "stress", sealed_only=True)
+        stress_rtl = [] if dut else mutants.rtl(stress, "RTL, stress", prove=True)
+        stress_table = _table(stress, stress_files, stress_rtl)
     return Selftest(
         set=folder,
         layer=manifest.layer.name,
@@ -178,6 +153,38 @@ def selftest(
         own=_table(folder, own_files, own_rtl),
         stress=stress_table,
     )
+
+
+@dataclass(frozen=True)
+class _Mutants:
+    """Finds what becomes of the mutants of a set, or finds it again: `what` says to `progress` which they are."""
+
+    simulator: Simulator
+    seed: int
+    sample: int | None
+    styles: Sequence[str]
+    limit: float
+    progress: Progress
+
+    def files(self, folder: Path, what: str, sealed_only: bool) -> list[FileMutant]:
+        tell = partial(self.progress, what)
+        made = partial(_file_mutants, folder, self.simulator, self.seed, sealed_only, self.limit, tell)
+        return _kept(list[FileMutant], made, self.simulator, folder, what, self.seed, sealed_only, self.limit)
+
+    def rtl(self, folder: Path, what: str, prove: bool) -> list[MutantResult]:
+        """Those of the reference array of each style."""
+        found = []
+        for style in self.styles:
+            made = partial(
+                reference_mutants, folder, style, sample=self.sample, seed=self.seed, simulator=self.simulator.name,
+                prove=prove, limit=self.limit, progress=self.told(f"{what}, {style}"),
+            )  # fmt: skip
+            options = (what, self.seed, style, self.sample, self.limit)
+            found += _kept(list[MutantResult], made, self.simulator, folder, *options)
+        return found
+
+    def told(self, what: str) -> Progress:
+        return lambda step, done, total: self.progress(f"{what}: {step}", done, total)
 
 
 def _table(folder: Path, files: list[FileMutant], rtl: list[MutantResult]) -> Table:
@@ -257,7 +264,7 @@ def _file_mutants(
                 if change.sealed:
                     checks.write_bytes(_resealed(kept_checks, change.file, data))
             exit_code = 2 if (change.file, data) == (MANIFEST, None) else 1  # without a manifest it is no set of ours
-            noticed = {SIMULATE: _said(partial(simulate, copy, simulator.name, limit=limit), exit_code)}
+            noticed = {SIMULATE: _said(partial(_simulate, copy, simulator.name, limit), exit_code)}
             if change.file in read:
                 noticed[BENCH] = _said(partial(alone, copy), exit_code)
             noticed[VERIFY] = _said(partial(_verify, copy), exit_code)
@@ -277,6 +284,10 @@ def _said(check: Callable[[], object], exit_code: int) -> str | None:
         if error.exit_code == exit_code:
             return next((line for line in lines if line.startswith("FAIL")), lines[0])
     return None
+
+
+def _simulate(folder: Path, simulator: str, limit: float) -> None:
+    simulate(folder, simulator, limit=limit).check()
 
 
 def _verify(folder: Path) -> None:

@@ -167,6 +167,24 @@ def test_what_no_hypothesis_gives_is_unexplained(folder: Path, noise: int) -> No
     assert shares[0] < 0.9
 
 
+def test_of_a_large_memory_some_images_are_looked_at_for_the_cause(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = checked_dump(make_capture(images=5), "default", tmp_path)
+    model = model_of(folder, "accumulator")
+    monkeypatch.setattr("qexport.findings.diagnose._WHOLE", 2 * model.golden[0].size)
+    values = model.golden.copy()
+    values[2:] = np.maximum(values[2:], 0)
+    found = diagnose(folder, came_back(model, values))
+    assert (found.differing, found.causes[0].name) == ((model.golden[2:] < 0).sum(), "other_layer")
+    values[3] += np.random.default_rng(0).integers(3, 90, values[3].shape)
+    values[2] = model.golden[2]
+    values[4] = values[3]
+    found = diagnose(folder, came_back(model, values))
+    assert not found.explained
+    assert found.differing == 2 * values[3].size
+
+
 def test_two_mistakes_together_are_found(folder: Path) -> None:
     model = model_of(folder, "accumulator")
     low = np.where(model.capture.input > 7, model.capture.input - 16, model.capture.input)

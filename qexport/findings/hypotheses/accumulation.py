@@ -11,7 +11,8 @@ from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.accumulators import narrow_accumulators
 from qexport.findings.hypotheses.history import stale_accumulators
 from qexport.findings.hypotheses.post import without_relu
-from qexport.findings.model import Model, Sums
+from qexport.findings.model import Model
+from qexport.findings.sums import Sums
 
 TILE_OVERWRITTEN = Mistake("tile_overwritten", "Add each tile's psum to the accumulator, do not replace it.")
 TILE_MISSING = Mistake("tile_missing", "Check the bounds of the accumulation: one tile or step is never added.")
@@ -20,87 +21,107 @@ RELU_EARLY = Mistake("relu_early", "Apply the ReLU once, after the last accumula
 BIAS_MISSING = Mistake("bias_missing", "Start each accumulation from the bias.")
 
 
+_Steps = tuple[int | slice, int | slice]  # some of the input tiles, some of the taps
+_ALL = slice(None)
+_MOST_STEPS = 1024  # each of which is left out
+
+
 def sum_mistakes(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
     """`values`: the tensor that is compared."""
-    layer = m.layer
-    taps = math.prod(layer.kernel)
-    its = math.ceil(layer.group_inputs / m.row)
-    steps = its * taps
-    everything = slice(None)
+    yield from _overwritten(m)
+    yield from _left_out(m)
+    yield from _early_relus(m)
+    yield from _cut_psums(m)
+    yield from narrow_accumulators(m, values, known)
+    yield from stale_accumulators(m)
 
-    def only(it: slice | int, tap: slice | int) -> Callable[[Sums], Int64]:
-        return lambda sums: sums.part(it, tap) + sums.offset
 
-    def without(it: slice | int, tap: slice | int) -> Callable[[Sums], Int64]:
-        return lambda sums: sums.total + sums.offset - sums.part(it, tap)
+def _sizes(m: Model) -> tuple[int, int]:
+    """How many input tiles and taps are accumulated."""
+    return math.ceil(m.layer.group_inputs / m.row), math.prod(m.layer.kernel)
+
+
+def _overwritten(m: Model) -> Iterator[Change]:
+    """What is added last stands alone."""
+    its, taps = _sizes(m)
+    tile, tap, step = (-1, _ALL), (_ALL, -1), (-1, -1)
+
+    def only(*last: int | slice, biased: bool = True) -> Callable[[Sums], Int64]:
+        return lambda sums: sums.part(*last) + (sums.offset if biased else 0)
 
     if its > 1:
-        yield Change(TILE_OVERWRITTEN, "by each input tile", Stage.SUM, only(-1, everything), True)
+        yield Change(TILE_OVERWRITTEN, "by each input tile", Stage.SUM, only(*tile), True)
     if taps > 1:
-        yield Change(TILE_OVERWRITTEN, "by each tap", Stage.SUM, only(everything, -1), its == 1)
+        yield Change(TILE_OVERWRITTEN, "by each tap", Stage.SUM, only(*tap), its == 1)
         if its > 1:
-            yield Change(TILE_OVERWRITTEN, "by each tap of each input tile", Stage.SUM, only(-1, -1))
-    if m.capture.bias is not None and steps > 1:
-        for it, tap, what in ((-1, everything, "input tile"), (everything, -1, "tap"), (-1, -1, "step")):
-            change = only(it, tap)
+            yield Change(TILE_OVERWRITTEN, "by each tap of each input tile", Stage.SUM, only(*step))
+    if m.capture.bias is not None and its * taps > 1:
+        for last, what in ((tile, "input tile"), (tap, "tap"), (step, "step")):
+            yield Change(TILE_OVERWRITTEN, f"by each {what}, the bias too", Stage.SUM, only(*last, biased=False))
 
-            def bare(sums: Sums, change: Callable[[Sums], Int64] = change) -> Int64:
-                return change(sums) - sums.offset
 
-            yield Change(TILE_OVERWRITTEN, f"by each {what}, the bias too", Stage.SUM, bare)
-    for it in dict.fromkeys((its - 1, 0, *range(1, its - 1))):
-        if its > 1:
-            yield Change(TILE_MISSING, f"input tile {it}", Stage.SUM, without(it, everything), it in (0, its - 1))
-    places = [(its - 1, taps - 1), (0, 0)]
-    places += list(product(range(its), range(taps))) if its > 1 and steps <= 1024 else []  # of one tile: tap_missing
-    for it, tap in dict.fromkeys(places):
-        kh, kw = divmod(tap, layer.kernel[1])
-        detail = f"step it={it} kh={kh} kw={kw}"
-        yield Change(TILE_MISSING, detail, Stage.SUM, without(it, tap), (it, tap) in places[:2] and steps > 1)
+def _left_out(m: Model) -> Iterator[Change]:
+    """Tiles and single steps that are never added; of one tile a step is a tap, which is a mistake of its own."""
+    its, taps = _sizes(m)
 
-    lasts: list[tuple[str, tuple[int | slice, int | slice], int]]
-    lasts = [("step", (-1, -1), steps), ("input tile", (-1, everything), its), ("tap", (everything, -1), taps)]
+    def without(it: int, tap: int | slice) -> Callable[[Sums], Int64]:
+        return lambda sums: sums.total + sums.offset - sums.part(it, tap)
+
+    for it in dict.fromkeys((its - 1, 0, *range(1, its - 1))) if its > 1 else ():
+        yield Change(TILE_MISSING, f"input tile {it}", Stage.SUM, without(it, _ALL), it in (0, its - 1))
+    ends = [(its - 1, taps - 1), (0, 0)]
+    places = list(product(range(its), range(taps))) if its > 1 and its * taps <= _MOST_STEPS else []
+    for it, tap in dict.fromkeys(ends + places):
+        kh, kw = divmod(tap, m.layer.kernel[1])
+        pair = (it, tap) in ends and its * taps > 1
+        yield Change(TILE_MISSING, f"step it={it} kh={kh} kw={kw}", Stage.SUM, without(it, tap), pair)
+
+
+def _early_relus(m: Model) -> Iterator[Change]:
+    """A ReLU before the sum is complete; and no bias at all, which stands among its cases."""
+    its, taps = _sizes(m)
+    biased = m.capture.bias is not None
+    lasts: tuple[tuple[str, _Steps, int], ...] = (
+        ("step", (-1, -1), its * taps), ("input tile", (-1, _ALL), its), ("tap", (_ALL, -1), taps),
+    )  # fmt: skip
     no_relu = (Change(RELU_EARLY, "", Stage.POST, without_relu(m)),) if m.tensor in ("relu", "output") else ()
-    for what, split, count in lasts:
-        for biased in (True, False) if m.capture.bias is not None else (True,):
-            if count < 2:
-                continue
-            detail = f"before the last {what}" + ("" if biased else ", without the bias")
-            change = _relu_before(split, biased)
-            yield Change(RELU_EARLY, detail, Stage.SUM, change, what == "step" and biased)
+    for (what, last, count), first in product(lasts, (True, False) if biased else (True,)):
+        if count > 1:
+            detail = f"before the last {what}" + ("" if first else ", without the bias")
+            change = _relu_before(last, first)
+            yield Change(RELU_EARLY, detail, Stage.SUM, change, what == "step" and first)
             if no_relu:
                 yield Change(RELU_EARLY, f"{detail}, and none at the end", Stage.SUM, change, also=no_relu)
     yield Change(RELU_EARLY, "after each step", Stage.SUM, _relu_each("step"))
     if its > 1:
         yield Change(RELU_EARLY, "after each input tile", Stage.SUM, _relu_each("tile"), True)
-    if m.capture.bias is not None:
+    if biased:
         yield Change(BIAS_MISSING, "", Stage.SUM, lambda sums: sums.total, True)
         yield Change(
             RELU_EARLY, "before the bias", Stage.SUM, lambda sums: np.maximum(sums.total, 0) + sums.offset, True
         )
 
-    weight = m.facts.formats.weight.integer
-    cuts = [("", weight, "wrap"), ("and saturated", weight, "saturate")]
-    cuts += [("without sign", IntFormat(weight.bits, False), "wrap")] if weight.signed else []
-    for detail, fmt, how in cuts:
-        change = getattr(fmt, how)
 
-        def cut(sums: Sums, change: Callable[[Int64], Int64] = change) -> Int64:
-            total: Int64 = change(sums.steps).sum(axis=(0, 1))
+def _cut_psums(m: Model) -> Iterator[Change]:
+    """What each step adds has no more bits than a weight."""
+    weight = m.facts.formats.weight.integer
+    cuts = [("", weight.wrap), (" and saturated", weight.saturate)]
+    cuts += [(" without sign", IntFormat(weight.bits, False).wrap)] if weight.signed else []
+    for detail, cut in cuts:
+
+        def change(sums: Sums, cut: Callable[[Int64], Int64] = cut) -> Int64:
+            total: Int64 = cut(sums.steps).sum(axis=(0, 1))
             return total + sums.offset
 
-        yield Change(PSUM_CUT, f"to {weight.bits} bits{' ' + detail if detail else ''}", Stage.SUM, cut, not detail)
-
-    yield from narrow_accumulators(m, values, known)
-    yield from stale_accumulators(m)
+        yield Change(PSUM_CUT, f"to {weight.bits} bits{detail}", Stage.SUM, change, not detail)
 
 
-def _relu_before(split: tuple[int | slice, int | slice], biased: bool) -> Callable[[Sums], Int64]:
+def _relu_before(last: _Steps, biased: bool) -> Callable[[Sums], Int64]:
     def change(sums: Sums) -> Int64:
-        last = sums.part(*split)
+        added = sums.part(*last)
         early, late = (sums.offset, 0) if biased else (0, sums.offset)
-        before: Int64 = np.maximum(sums.total - last + early, 0)
-        return before + last + late
+        before: Int64 = np.maximum(sums.total - added + early, 0)
+        return before + added + late
 
     return change
 

@@ -6,7 +6,8 @@ import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.findings.change import Bools, Change, Mistake, Stage
-from qexport.findings.model import Model, Sums
+from qexport.findings.model import Model
+from qexport.findings.sums import Sums
 
 ACCUMULATOR_WRAPS = Mistake(
     "accumulator_wraps", "Widen the accumulator: the manifest's formats.accumulator.bits hold every sum."

@@ -29,7 +29,7 @@ def input_mistakes(m: Model) -> Iterator[Change]:
             yield Change(
                 INPUT_TILE_ORDER, f"of the activations, {detail}", Stage.INPUT_TILES, _tiles_of(m, tiles), pair
             )
-    rows = row_of(m)
+    rows = _row_of(m)
     for row in range(min(m.row, layer.group_inputs)):
         for value in (0, fmt.high):
 
@@ -42,7 +42,7 @@ def input_mistakes(m: Model) -> Iterator[Change]:
     yield from _skews(m)
 
 
-def row_of(m: Model) -> Int64:
+def _row_of(m: Model) -> Int64:
     """The row of the array that each input channel meets."""
     return np.arange(m.layer.in_channels) % m.layer.group_inputs % m.row
 
@@ -63,7 +63,7 @@ def _tiles_of(m: Model, tiles: Sequence[int]) -> Callable[[Int64], Int64]:
 
 
 def _skews(m: Model) -> Iterator[Change]:
-    rows = row_of(m)
+    rows = _row_of(m)
     used = min(m.row, m.layer.group_inputs)
 
     def windows(by: Int64, edge: str) -> Callable[[Int64], Int64]:
@@ -83,8 +83,7 @@ def _skews(m: Model) -> Iterator[Change]:
             first = edge == "zero" and detail == "late by r"
             yield Change(SKEW, f"{what}, padded plane", Stage.PLANE, delayed_planes(by, edge), first)
             yield Change(SKEW, f"{what}, unpadded plane", Stage.INPUT_TILES, delayed_planes(by, edge))
-            if m.tensor != "psum":
-                yield Change(SKEW, f"{what}, output positions", Stage.PATCHES, windows(by, edge))
+            yield Change(SKEW, f"{what}, output positions", Stage.PATCHES, windows(by, edge))
     if m.tensor == "psum":
         return
     # output-stationary: a row of the array is an output position, a column an output channel, and time runs over taps

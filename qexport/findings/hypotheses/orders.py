@@ -72,6 +72,11 @@ def of_tiles(count: int, size: int, order: Sequence[int]) -> list[int]:
     return [i for tile in order for i in range(tile * size, min((tile + 1) * size, count))]
 
 
+def each_tile_reversed(count: int, size: int) -> list[int]:
+    """Indices of `count` things dealt to tiles of `size`, each tile backwards; of a ragged one those that it has."""
+    return [i for start in range(0, count, size) for i in reversed(range(start, min(start + size, count)))]
+
+
 DELAYS: tuple[tuple[str, Callable[[Int64, int], Int64]], ...] = (
     ("late by r", lambda r, rows: r),
     ("early by r", lambda r, rows: -r),

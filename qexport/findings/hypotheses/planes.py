@@ -21,7 +21,7 @@ STRIDE_IGNORED = Mistake("stride_ignored", "Step the window by the layer's strid
 def plane_mistakes(m: Model) -> Iterator[Change]:
     yield from padding_mistakes(m)
     yield from _shifted_planes(m)
-    if m.tensor != "psum" and m.layer.stride != (1, 1):
+    if m.layer.stride != (1, 1):
         yield from _other_strides(m)
 
 

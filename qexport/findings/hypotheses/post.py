@@ -16,16 +16,11 @@ from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.model import Model
 
 RELU_MISSING = Mistake("relu_missing", "Put max(accumulator, 0) before what is written.")
-REQUANT_FLOOR = Mistake("requant_floor", "Add half before the shift: (relu * mul + (1 << (shift - 1))) >> shift.")
-REQUANT_HALF_UP = Mistake(
-    "requant_half_up", "Round as the manifest's mul and shift do: (relu * mul + (1 << (shift - 1))) >> shift."
-)
-REQUANT_HALF_EVEN = Mistake(
-    "requant_half_even", "Round as the manifest's mul and shift do: (relu * mul + (1 << (shift - 1))) >> shift."
-)
-REQUANT_TOWARD_ZERO = Mistake(
-    "requant_toward_zero", "Add half before the shift: (relu * mul + (1 << (shift - 1))) >> shift."
-)
+_FORMULA = "(relu * mul + (1 << (shift - 1))) >> shift"
+REQUANT_FLOOR = Mistake("requant_floor", f"Add half before the shift: {_FORMULA}.")
+REQUANT_HALF_UP = Mistake("requant_half_up", f"Round as the manifest's mul and shift do: {_FORMULA}.")
+REQUANT_HALF_EVEN = Mistake("requant_half_even", f"Round as the manifest's mul and shift do: {_FORMULA}.")
+REQUANT_TOWARD_ZERO = Mistake("requant_toward_zero", f"Add half before the shift: {_FORMULA}.")
 SCALE_POWER_OF_TWO = Mistake("scale_power_of_two", "Correct the shift of the scale.")
 _POWERS = (1, -1, 2, -2, 3, -3, 4, -4)
 OTHER_LAYER = Mistake("other_layer", "Compare with the memory and the set that the design was run on.")

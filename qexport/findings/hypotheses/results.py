@@ -1,13 +1,13 @@
 """Mistakes in the order of results: columns, output tiles, images."""
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 
 import numpy as np
 
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Mistake, Stage
-from qexport.findings.hypotheses.orders import of_tiles, reordered, wrong_orders
+from qexport.findings.hypotheses.orders import each_tile_reversed, of_tiles, reordered, wrong_orders
 from qexport.findings.hypotheses.weights import COLUMNS_REVERSED, OUTPUT_TILE_ORDER
 from qexport.findings.model import Model
 
@@ -19,16 +19,10 @@ def result_mistakes(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     outputs, col = m.layer.out_channels, m.col
     ots = math.ceil(outputs / col)
 
-    def reversed_columns(values: Int64) -> Int64:
-        front = np.moveaxis(values, axis, 0)
-        full = np.concatenate((front, np.zeros((ots * col - outputs, *front.shape[1:]), np.int64)))
-        turned = full.reshape(ots, col, *front.shape[1:])[:, ::-1].reshape(full.shape)[:outputs]
-        return np.moveaxis(turned, 0, axis)
-
-    yield Change(COLUMNS_REVERSED, "", Stage.RESULT, reversed_columns, True)
+    yield Change(COLUMNS_REVERSED, "", Stage.RESULT, _on_tiles(axis, col, lambda tiles: tiles[:, ::-1]), True)
     if outputs % col:
-        order = [i for start in range(0, outputs, col) for i in reversed(range(start, min(start + col, outputs)))]
-        yield Change(COLUMNS_REVERSED, "only those in use", Stage.RESULT, reordered(axis, order))
+        used = reordered(axis, each_tile_reversed(outputs, col))
+        yield Change(COLUMNS_REVERSED, "only those in use", Stage.RESULT, used)
     if "col" not in m.manifest.array and m.tiling.lanes > 1:
         yield Change(COLUMNS_REVERSED, "lanes of a word reversed", Stage.WORDS, lambda blocks: blocks[:, :, ::-1])
     for detail, tiles, pair in wrong_orders(ots):
@@ -36,7 +30,7 @@ def result_mistakes(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
             order = of_tiles(outputs, col, tiles)
             yield Change(OUTPUT_TILE_ORDER, detail, Stage.RESULT, reordered(axis, order), pair)
         else:
-            yield Change(OUTPUT_TILE_ORDER, detail, Stage.RESULT, _ragged_tiles(axis, outputs, col, tiles), pair)
+            yield Change(OUTPUT_TILE_ORDER, detail, Stage.RESULT, _on_tiles(axis, col, reordered(0, tiles)), pair)
     found = _matching(m.golden, actual, known, 0)
     if found is not None:
         yield Change(IMAGE_ORDER, f"images {found} in place of 0..{m.images - 1}", Stage.RESULT, reordered(0, found))
@@ -46,16 +40,16 @@ def result_mistakes(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
         yield Change(IMAGE_ORDER, f"always image {image}", Stage.RESULT, reordered(0, [image] * m.images))
 
 
-def _ragged_tiles(axis: int, outputs: int, col: int, tiles: Sequence[int]) -> Callable[[Int64], Int64]:
-    """Whole tiles move, with their filled lanes."""
+def _on_tiles(axis: int, col: int, change: Callable[[Int64], Int64]) -> Callable[[Int64], Int64]:
+    """A change of (output tile, column, ...), ragged tiles with their filled lanes."""
 
-    def change(values: Int64) -> Int64:
+    def changed(values: Int64) -> Int64:
         front = np.moveaxis(values, axis, 0)
-        full = np.concatenate((front, np.zeros((len(tiles) * col - outputs, *front.shape[1:]), np.int64)))
-        moved = full.reshape(len(tiles), col, *front.shape[1:])[list(tiles)].reshape(full.shape)[:outputs]
-        return np.moveaxis(moved, 0, axis)
+        full = np.pad(front, ((0, -len(front) % col), *[(0, 0)] * (front.ndim - 1)))
+        out = change(full.reshape(-1, col, *front.shape[1:])).reshape(full.shape)[: len(front)]
+        return np.moveaxis(out, 0, axis)
 
-    return change
+    return changed
 
 
 def _matching(golden: Int64, actual: Int64, known: Bools, axis: int) -> list[int] | None:

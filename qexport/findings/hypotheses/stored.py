@@ -1,11 +1,11 @@
 """Mistakes with the bits of the stored words of weights and activations."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 
-from qexport.core.intformat import Int64
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.model import Model
-from qexport.findings.wires import Unit, Wires, Wiring, bit_orders
+from qexport.findings.wires import Unit, bit_orders
 
 WEIGHT_NIBBLES = Mistake("weight_nibbles", "Swap the two 4-bit halves of each weight byte.")
 WEIGHT_BYTES = Mistake("weight_bytes", "Swap the bytes of the weight words: the first lane is the most significant.")
@@ -34,9 +34,5 @@ def stored_word_mistakes(m: Model) -> Iterator[Change]:
             stage = _STAGES[wiring.tensor]
             for unit, detail, wires, pair in bit_orders(wiring.tiling.lanes, wiring.element.bits):
                 where = "" if wiring.tensor == operand else f", memory of {wiring.tensor}"
-                change = _crossing(wiring, wires)
-                yield Change(units[unit], f"{detail}{where}", stage, change, pair and not number)
-
-
-def _crossing(wiring: Wiring, wires: Wires) -> Callable[[Int64], Int64]:
-    return lambda values: wiring.crossed(values, wires)
+                crossed = partial(wiring.crossed, wires=wires)
+                yield Change(units[unit], f"{detail}{where}", stage, crossed, pair and not number)

@@ -10,7 +10,8 @@ from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.orders import by_taps, reordered
-from qexport.findings.model import Model, Sums
+from qexport.findings.model import Model
+from qexport.findings.sums import Sums
 
 KERNEL_ROTATED = Mistake(
     "kernel_rotated", "Run kh and kw upwards with the window: convolution layers do not flip the kernel."

@@ -7,9 +7,10 @@ import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.findings.change import Change, Mistake, Stage
-from qexport.findings.hypotheses.orders import on_tiles, reordered, wrong_orders
+from qexport.findings.hypotheses.orders import each_tile_reversed, on_tiles, reordered, wrong_orders
 from qexport.findings.hypotheses.taps import tap_mistakes
-from qexport.findings.model import Model, Sums
+from qexport.findings.model import Model
+from qexport.findings.sums import Sums
 
 ROWS_REVERSED = Mistake(
     "rows_reversed", "Row 0 of the array and the first lane must agree: reverse the rows of weights or activations."
@@ -30,50 +31,58 @@ STALE_WEIGHTS = Mistake("stale_weights", "Wait until the weights of a tile are l
 
 
 def weight_mistakes(m: Model) -> Iterator[Change]:
-    layer, row, col = m.layer, m.row, m.col
-    fmt = m.facts.formats.weight.integer
-    if fmt.signed:
-        unsigned = IntFormat(fmt.bits, False)
-        yield Change(WEIGHT_UNSIGNED, "", Stage.WEIGHT_CODES, unsigned.wrap, True)
+    its, ots = math.ceil(m.layer.group_inputs / m.row), math.ceil(m.layer.out_channels / m.col)
+    if m.facts.formats.weight.signed:
+        yield from _signs(m.facts.formats.weight.integer)
+    yield from _rows_and_columns(m)
+    yield from _tile_orders(m, its, ots)
+    yield from tap_mistakes(m.layer.kernel)
+    yield from _stale_weights(m, its, ots)
 
-        def magnitude(weight: Int64) -> Int64:
-            pattern = fmt.encode(weight)
-            size = pattern & (fmt.high if fmt.bits > 1 else 0)
-            return np.where(weight < 0, -size, size)
 
-        yield Change(SIGN_MAGNITUDE, "", Stage.WEIGHT_CODES, magnitude, True)
+def _signs(fmt: IntFormat) -> Iterator[Change]:
+    """Codes that are read as another kind of number."""
+    yield Change(WEIGHT_UNSIGNED, "", Stage.WEIGHT_CODES, IntFormat(fmt.bits, False).wrap, True)
 
-        def from_magnitude(weight: Int64) -> Int64:  # the design got sign and magnitude where it reads two's complement
-            return fmt.decode(np.where(weight < 0, (1 << (fmt.bits - 1)) | (-weight & fmt.high), weight))
+    def magnitude(weight: Int64) -> Int64:
+        pattern = fmt.encode(weight)
+        size = pattern & (fmt.high if fmt.bits > 1 else 0)
+        return np.where(weight < 0, -size, size)
 
-        yield Change(SIGN_MAGNITUDE, "written so, read as two's complement", Stage.WEIGHT_CODES, from_magnitude)
+    yield Change(SIGN_MAGNITUDE, "", Stage.WEIGHT_CODES, magnitude, True)
 
+    def from_magnitude(weight: Int64) -> Int64:  # the design got sign and magnitude where it reads two's complement
+        return fmt.decode(np.where(weight < 0, (1 << (fmt.bits - 1)) | (-weight & fmt.high), weight))
+
+    yield Change(SIGN_MAGNITUDE, "written so, read as two's complement", Stage.WEIGHT_CODES, from_magnitude)
+
+
+def _rows_and_columns(m: Model) -> Iterator[Change]:
+    """Weights that meet other rows or columns of the array."""
+    row, col = m.row, m.col
+    inputs, outputs = m.layer.group_inputs, m.layer.out_channels
     yield Change(ROWS_REVERSED, "", Stage.WEIGHT_TILES, on_tiles(row, col, lambda t: t[:, :, :, ::-1]), True)
-    inputs, outputs = layer.group_inputs, layer.out_channels
     if inputs % row:
-        order = [i for start in range(0, inputs, row) for i in reversed(range(start, min(start + row, inputs)))]
-        yield Change(ROWS_REVERSED, "only those in use", Stage.WEIGHT_TILES, reordered(1, order))
+        used = reordered(1, each_tile_reversed(inputs, row))
+        yield Change(ROWS_REVERSED, "only those in use", Stage.WEIGHT_TILES, used)
     if m.capture.bias is not None:
-        yield Change(
-            COLUMNS_REVERSED, "of the weights", Stage.WEIGHT_TILES, on_tiles(row, col, lambda t: t[:, ::-1]), True
-        )
+        columns = on_tiles(row, col, lambda t: t[:, ::-1])
+        yield Change(COLUMNS_REVERSED, "of the weights", Stage.WEIGHT_TILES, columns, True)
     yield Change(ROWS_COLUMNS_TRANSPOSED, "", Stage.WEIGHT_TILES, on_tiles(row, col, _transposed), True)
     if inputs == outputs and (inputs > row or outputs > col):
         yield Change(ROWS_COLUMNS_TRANSPOSED, "of all channels", Stage.WEIGHT_TILES, lambda w: w.transpose(1, 0, 2, 3))
 
-    its, ots = math.ceil(inputs / row), math.ceil(outputs / col)
-    for detail, tiles, pair in wrong_orders(its):
-        swap = on_tiles(row, col, reordered(2, tiles))
-        yield Change(INPUT_TILE_ORDER, f"of the weights, {detail}", Stage.WEIGHT_TILES, swap, pair)
-    for detail, tiles, pair in wrong_orders(ots):
-        swap = on_tiles(row, col, reordered(0, tiles))
-        yield Change(OUTPUT_TILE_ORDER, f"of the weights, {detail}", Stage.WEIGHT_TILES, swap, pair)
+
+def _tile_orders(m: Model, its: int, ots: int) -> Iterator[Change]:
+    """Tiles of weights that come in another order."""
+    for axis, count, mistake in ((2, its, INPUT_TILE_ORDER), (0, ots, OUTPUT_TILE_ORDER)):
+        for detail, tiles, pair in wrong_orders(count):
+            swap = on_tiles(m.row, m.col, reordered(axis, tiles))
+            yield Change(mistake, f"of the weights, {detail}", Stage.WEIGHT_TILES, swap, pair)
     if its > 1 and ots > 1:
-        for name in (INPUT_TILE_ORDER, OUTPUT_TILE_ORDER):
+        for mistake in (INPUT_TILE_ORDER, OUTPUT_TILE_ORDER):
             detail = "of the weights, input and output tiles' loops exchanged"
-            yield Change(name, detail, Stage.WEIGHT_TILES, on_tiles(row, col, _loops_exchanged))
-    yield from tap_mistakes(layer.kernel)
-    yield from _stale_weights(m, its, ots)
+            yield Change(mistake, detail, Stage.WEIGHT_TILES, on_tiles(m.row, m.col, _loops_exchanged))
 
 
 def _transposed(tiles: Int64) -> Int64:

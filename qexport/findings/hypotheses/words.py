@@ -1,6 +1,7 @@
 """Mistakes with the words that are written: their bits, lanes and places."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
+from functools import partial
 
 import numpy as np
 
@@ -16,22 +17,19 @@ OUTPUT_BYTES = Mistake(
     "output_bytes", "Swap the bytes of the words that are written: the first lane is the most significant."
 )
 OUTPUT_BITS = Mistake("output_bits", "Reverse the bits that are written: the first bit is the most significant.")
-_UNITS: Mapping[Unit, Mistake] = {"nibbles": OUTPUT_NIBBLES, "bytes": OUTPUT_BYTES, "bits": OUTPUT_BITS}
 WORDS_SHIFTED = Mistake(
     "words_shifted", "Start to record at the first valid word: check the latency or the write address."
 )
 X_VALUES = Mistake("x_values", "Reset or initialise what drives these words: the simulation gives X or Z there.")
 WORD_COUNT = Mistake("word_count", "Write as many words as the manifest says.")
+_UNITS: Mapping[Unit, Mistake] = {"nibbles": OUTPUT_NIBBLES, "bytes": OUTPUT_BYTES, "bits": OUTPUT_BITS}
 
 
 def word_mistakes(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
     """`blocks`, `known`: what came back, (files, words, lanes)."""
     element = m.entry.element
     for unit, detail, wires, pair in bit_orders(m.tiling.lanes, element.bits):
-
-        def crossed(values: Int64, wires: Callable[[Int64], Int64] = wires) -> Int64:
-            return cross(values, element, wires)
-
+        crossed = partial(cross, element=element, wires=wires)
         yield Change(_UNITS[unit], detail, Stage.WORDS, crossed, pair)
     golden = m.tiling.tile(m.golden)
     for lane in range(m.tiling.lanes):
@@ -45,10 +43,8 @@ def word_mistakes(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
 
             yield Change(LANE_STUCK, f"lane {lane} at {int(seen[0])}", Stage.WORDS, stuck, True)
     yield from _shifts(m, golden, blocks, known)
-    for detail, delay in DELAYS:
-        lanes = m.tiling.lanes
-        if lanes == 1:
-            break
+    lanes = m.tiling.lanes
+    for detail, delay in DELAYS if lanes > 1 else ():
         by = delay(np.arange(lanes), lanes)
 
         def skewed(values: Int64, by: Int64 = by) -> Int64:
@@ -69,49 +65,44 @@ def _moved(values: Int64, by: int) -> Int64:
     return out
 
 
-MAX_SHIFT = 256  # words
+_MOST_SHIFT = 256  # words
 
 
 def _shifts(m: Model, golden: Int64, blocks: Int64, known: Bools) -> Iterator[Change]:
-    """The shifts that fit best, found by comparing words."""
-    files, words, lanes = golden.shape
-    limit = min(MAX_SHIFT, words // 2)
-    each = np.random.default_rng(0).integers(1, 1 << 62, lanes, dtype=np.int64)  # a hash of a word
-    window = slice(0, min(words, 1 << 14))
-    want: Int64 = (golden * each).sum(axis=2)
-    got: Int64 = (blocks * each).sum(axis=2)
-    sure = np.asarray(known.all(axis=2))
-
-    def fit(by: int, flat: bool) -> float:
-        a, b, c = (v.reshape(1, -1) if flat else v for v in (want, got, sure))
-        if by >= 0:
-            a, b, c = a[:, : a.shape[1] - by][:, window], b[:, by:][:, window], c[:, by:][:, window]
-        else:
-            a, b, c = a[:, -by:][:, window], b[:, :by][:, window], c[:, :by][:, window]
-        return float(((a == b) & c).sum() / max(c.sum(), 1))
-
+    """The shifts that fit best, in each file and over all files; and by one word, together with other mistakes."""
+    files, words, _ = golden.shape
     for flat in (False, True) if files > 1 else (False,):
-        shifts = sorted((by for by in range(-limit, limit + 1) if by), key=lambda by: (-fit(by, flat), abs(by)))
-        for by in shifts[:3]:
+        for by in _fitting(golden, blocks, known, flat)[:3]:
 
-            def change(values: Int64, by: int = by, flat: bool = flat) -> Int64:
-                if not flat:
-                    return _moved(values, by)
-                return _moved(values.reshape(1, -1, values.shape[2]), by).reshape(values.shape)
-
-            detail = f"by {by:+d} word{'s' if abs(by) > 1 else ''}" + (" over all files" if flat else "")
-            yield Change(WORDS_SHIFTED, detail, Stage.WORDS, change)
+            def moved(values: Int64, by: int = by, flat: bool = flat) -> Int64:
+                return _moved(values.reshape(1, -1, values.shape[2]) if flat else values, by).reshape(values.shape)
 
             def turned(values: Int64, by: int = by, flat: bool = flat) -> Int64:
                 if not flat:
                     return np.roll(values, by, axis=1)
                 return np.roll(values.reshape(-1, values.shape[2]), by, axis=0).reshape(values.shape)
 
+            detail = f"by {by:+d} word{'s' if abs(by) > 1 else ''}" + (" over all files" if flat else "")
+            yield Change(WORDS_SHIFTED, detail, Stage.WORDS, moved)
             yield Change(WORDS_SHIFTED, f"{detail}, cyclic", Stage.WORDS, turned)
-    for by in (1, -1):
+    for by in (1, -1) if words > 2 else ():
+        yield Change(WORDS_SHIFTED, f"by {by:+d} word", Stage.WORDS, partial(_moved, by=by), True)
 
-        def once(values: Int64, by: int = by) -> Int64:
-            return _moved(values, by)
 
-        if words > 2:
-            yield Change(WORDS_SHIFTED, f"by {by:+d} word", Stage.WORDS, once, True)
+def _fitting(golden: Int64, blocks: Int64, known: Bools, flat: bool) -> list[int]:
+    """Shifts, the first with most words that are the golden's; `flat`: all files are one."""
+    words, lanes = golden.shape[1:]
+    limit, window = min(_MOST_SHIFT, words // 2), slice(0, min(words, 1 << 14))
+    each = np.random.default_rng(0).integers(1, 1 << 62, lanes, dtype=np.int64)  # a hash of a word
+    found = ((golden * each).sum(axis=2), (blocks * each).sum(axis=2), np.asarray(known.all(axis=2)))
+    want, got, sure = (values.reshape(1, -1) if flat else values for values in found)
+
+    def fit(by: int) -> float:
+        if by >= 0:
+            a, b, c = want[:, : want.shape[1] - by], got[:, by:], sure[:, by:]
+        else:
+            a, b, c = want[:, -by:], got[:, :by], sure[:, :by]
+        a, b, c = a[:, window], b[:, window], c[:, window]
+        return float(((a == b) & c).sum() / max(c.sum(), 1))
+
+    return sorted((by for by in range(-limit, limit + 1) if by), key=lambda by: (-fit(by), abs(by)))
