@@ -38,6 +38,9 @@ _SHOWN_WORDS = 3
 _SHOWN_LANES = 16
 
 
+_SHOWN_COLUMNS = 120  # of a line, before an error and behind it
+
+
 @command.command(name="show")
 @click.argument("name")
 @click.option("--toml", "as_toml", is_flag=True, help="Print the layout's text instead, to start your own from.")
@@ -138,8 +141,9 @@ def layout_check(file: Path, as_json: bool) -> None:
             say(f"{file}: ok")
         for error in errors:
             say(f"{file}:{error.line}:{error.column}: {error.message}")
-            say("    " + error.source.replace("\t", " "))
-            say(f"    {' ' * (error.column - 1)}^")
+            start = max(0, error.column - _SHOWN_COLUMNS) if len(error.source) > _SHOWN_COLUMNS else 0
+            say("    " + error.source[start : start + 2 * _SHOWN_COLUMNS].replace("\t", " "))
+            say(f"    {' ' * (error.column - 1 - start)}^")
 
     listed = [{"line": e.line, "column": e.column, "message": e.message} for e in errors]
     emit(as_json, {"ok": not errors, "errors": listed}, show)
