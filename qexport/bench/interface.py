@@ -6,8 +6,8 @@ from pathlib import Path
 from qexport.core.operations.registry import RESULTS
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout, Memory
-from qexport.layout.toml import load_layout
-from qexport.sets.manifest import Manifest, MemoryEntry
+from qexport.layout.toml import load_layout, preset_names
+from qexport.sets.manifest import LayoutInfo, Manifest, MemoryEntry
 
 DRIVEN = ("weight", "bias", "input")  # memories of the layout default whose words go into the design under test
 COMPARED = RESULTS  # and those whose words come out of it, named like their tensors; a layout may lack some
@@ -82,12 +82,19 @@ def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
 
 
+def layout_called(layout: LayoutInfo) -> str:
+    """A set's layout in a message; a copy may have kept the name of its preset."""
+    if layout.name in preset_names() and load_layout(layout.name).sha256 != layout.sha256:
+        return f"a layout that is named '{layout.name}' but is not that preset"
+    return f"layout '{layout.name}'"
+
+
 def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
     """As `streams`; raises QexportError for a set that has a stub only."""
     found = streams(manifest)
     if found is None:
         raise QexportError(
-            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
-            "dump it with --layout default"
+            f"set: {folder} has {layout_called(manifest.layout)}, which comes without a self-checking bench; "
+            "dump it with the preset: --layout default"
         )
     return found

@@ -7,6 +7,10 @@ from pathlib import Path
 from qexport.errors import QexportError
 from qexport.layout.paths import MANIFEST, SUMS
 
+CRLF = (
+    "has CRLF line ends, as git or an editor makes them; check it out with core.autocrlf=false, or dump the set again"
+)
+
 
 def sha256(data: bytes) -> str:
     """The SHA-256 of the bytes, 64 lower-case hexadecimal digits."""
@@ -17,6 +21,11 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file of any size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_other_line_ends(path: Path, digest: str) -> bool:
+    """Whether a file has this SHA-256 but for its line ends, which git or an editor may have turned into CRLF."""
+    return sha256(path.read_bytes().replace(b"\r\n", b"\n")) == digest
 
 
 def sums_text(files: dict[str, str]) -> str:

@@ -21,7 +21,7 @@ from qexport.layout.memory import Memory
 from qexport.layout.order import OrderFault, parse_order
 from qexport.layout.paths import MANIFEST, SUMS, is_inside
 from qexport.layout.tiling import Tiling
-from qexport.sets.folder import file_sha256, sha256
+from qexport.sets.folder import CRLF, file_sha256, has_other_line_ends, sha256
 
 SCHEMA = "qexport.vectors/2"
 READ_SCHEMAS = ("qexport.vectors/1", SCHEMA)  # a major schema is read for ever: tests/frozen
@@ -242,6 +242,8 @@ def read_manifest(folder: Path) -> Manifest:
     if sums.is_file():
         recorded = [line for line in sums.read_bytes().splitlines() if line.endswith(f"  {MANIFEST}".encode())]
         if recorded and recorded != [f"{sha256(data)}  {MANIFEST}".encode()]:
+            if has_other_line_ends(path, recorded[0][:64].decode(errors="replace")):
+                raise CheckFailed(f"{path}: {CRLF}")
             raise CheckFailed(f"{path}: SHA-256 differs from {SUMS}; the set was changed, dump it again")
     try:
         document: Any = json.loads(data)
