@@ -16,12 +16,12 @@ from qexport.core.reference import Scan
 from qexport.core.strength import Strength
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault, Format, WordSpec
-from qexport.layout.memory_files import MemoryFiles, streamed_tensors, warnings
+from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, warnings
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import MANIFEST, SUMS
 from qexport.layout.tiling import describe_index
-from qexport.sets.folder import file_sha256, set_entries, sha256, sums_text
+from qexport.sets.folder import CRLF, file_sha256, has_other_line_ends, set_entries, sha256, sums_text
 from qexport.sets.index import INDEX, Index
 from qexport.sets.manifest import Manifest, MemoryEntry, golden_info, manifest_formats, read_manifest
 
@@ -78,6 +78,8 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
         yield Fault(path, "is missing")
     for path in sorted(set(present) - set(named) - {MANIFEST, SUMS}):
         yield Fault(path, "is not named by the manifest")
+    for path in sorted(path for path in present if present[path].is_symlink()):
+        yield Fault(path, "is a link, whose file may change without the set; put the file itself there")
     changed = {path for path in named if path in present and file_sha256(present[path]) != named[path]}
     yield from _sums_faults(folder, manifest)
     if manifest.to_bytes() != (folder / MANIFEST).read_bytes():
@@ -99,7 +101,8 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
                 explained.add(fault.file)
                 yield fault
     for path in sorted(changed - explained):
-        yield Fault(path, f"SHA-256 differs from {MANIFEST}")
+        ends = has_other_line_ends(present[path], named[path])
+        yield Fault(path, CRLF if ends else f"SHA-256 differs from {MANIFEST}")
 
 
 def _sums_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
@@ -139,6 +142,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
             readers.append(_MemoryReader(folder, entry, _stream(entry, manifest, facts, capture.images), changed))
         except QexportError as error:
             yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
+    check_budget(facts, [reader.stream for reader in readers], capture.images)
     scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
     for start, stop in parts(streamed_tensors(reader.stream for reader in readers), facts, capture.images):
         try:

@@ -91,7 +91,8 @@ def command(
             rows.append((
                 "speed",
                 f"{verdict.cycles} cycles, {verdict.macs_per_cycle:.3g} multiplications a cycle, "
-                f"{verdict.utilisation:.1%} of {verdict.multipliers} multipliers",
+                + (f"{verdict.utilisation:.1%} of" if verdict.utilisation <= 1 else "more than the layout's array of")
+                + f" {verdict.multipliers} multiplier{'s' * (verdict.multipliers > 1)}",
             ))  # fmt: skip
             print_pairs(rows)
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from qexport.bench.interface import CHECKS, Stream, interface, streams
 from qexport.bench.ports import check_files, connected, read_module
-from qexport.errors import CheckFailed, QexportError
+from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
 from qexport.sim.cache import build_bench, cache_folder
@@ -72,7 +72,7 @@ def simulate(
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         command = [*simulator.command(executable, waves), *arguments]
-        edited = f" (not as dumped: {', '.join(sorted(changed))})" if changed else ""
+        edited = f" (not as dumped: {few(sorted(changed))})" if changed else ""
         output = judged(command, work, sum(compared.values()), nonce, f"{what}{edited}", limit, progress)
         if changed:  # a bench may agree with files that were changed together
             raise CheckFailed(
@@ -111,7 +111,7 @@ def _changed(folder: Path, manifest: Manifest, own_design: bool) -> dict[str, st
 
 
 def _named(changed: dict[str, str]) -> str:
-    return ", ".join(f"{path} {why}" for path, why in sorted(changed.items()))
+    return few([f"{path} {why}" for path, why in sorted(changed.items())])
 
 
 def _around(job: Job, dut: Sequence[Path], top: str, offered: Sequence[Stream]) -> tuple[Job, tuple[Stream, ...]]:

@@ -42,7 +42,7 @@ class Verdict:
 
     @property
     def utilisation(self) -> float:
-        """Share of the array's multipliers that worked in an average cycle."""
+        """Share of the array's multipliers that worked in an average cycle; above 1 where the design has more."""
         return self.macs_per_cycle / self.multipliers
 
 
@@ -65,6 +65,8 @@ def changed_files(folder: Path, manifest: Manifest) -> dict[str, str]:
     for path, digest in manifest.named_files().items():
         if not (folder / path).is_file():
             changed[path] = "is missing"
+        elif (folder / path).is_symlink():
+            changed[path] = "is a link"
         elif sha256((folder / path).read_bytes()) != digest:
             changed[path] = "was changed since the dump"
     return changed

@@ -424,3 +424,28 @@ def test_a_set_that_cannot_be_read_does_not_hide_the_faults_of_others(
     assert "qexport.vectors/9" in sets["a"]["error"]
     assert [fault["file"] for fault in sets["b"]["faults"]] == ["relu.hex"]
     assert sets["c"]["faults"] == []
+
+
+# --- links and line ends --------------------------------------------------------------------------------------------
+
+
+def test_a_link_out_of_the_set_is_found_although_its_file_is_the_right_one(folder: Path, tmp_path: Path) -> None:
+    name = next(iter(memories(folder)))
+    (folder / name).rename(tmp_path / "outside")
+    (folder / name).symlink_to(tmp_path / "outside")
+    (fault,) = faults_of(folder)
+    assert (fault.file, "is a link" in fault.message) == (name, True)
+
+
+def test_a_set_whose_line_ends_were_changed_says_so(folder: Path) -> None:
+    for name in names(folder):
+        if name != CAPTURE:
+            (folder / name).write_bytes((folder / name).read_bytes().replace(b"\n", b"\r\n"))
+    result = cli("verify", folder)
+    assert result.exit_code == 1
+    assert f"{MANIFEST}: has CRLF line ends" in result.stdout
+
+
+def test_a_bench_file_whose_line_ends_were_changed_says_so(folder: Path) -> None:
+    (folder / "params.vh").write_bytes((folder / "params.vh").read_bytes().replace(b"\n", b"\r\n"))
+    assert [str(fault).startswith("params.vh: has CRLF line ends") for fault in faults_of(folder)] == [True]
