@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from qexport.bench.context import TEMPLATES
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, interface
 from qexport.bench.rtl import PARTS
 from qexport.build.dump import dump
 from qexport.build.verify import verify
@@ -35,9 +35,12 @@ from qexport.sets.manifest import Manifest, MemoryEntry, read_manifest
 from qexport.sim.cache import cache_folder
 from qexport.sim.registry import choose
 from qexport.sim.run import bench_alone, bench_files, simulate
+from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.tools import Simulator
 from qexport.sim.work import scratch_folder
-from qexport.trust.mutants import MutantResult, Progress, reference_mutants, user_mutants
+from qexport.trust.clock import ENDLESS, Clock
+from qexport.trust.equivalence import needs_yosys
+from qexport.trust.mutants import MutantResult, Progress, check_readable, reference_mutants, user_mutants
 from qexport.trust.stress import stress_capture
 
 FLIPS = 200  # of single bits over all files of a set, at least
@@ -53,13 +56,18 @@ class FileMutant:
     """A change of one file of a set, and what noticed it.
 
     `noticed`: by checker the line that it said, None where it passed; a checker that does not look at the file is not
-    among them. `demanded`: whether every checker must notice it; where not, it tells what the vectors cannot see.
+    among them. `demanded`: whether every checker must notice it; where not, it tells what the vectors cannot see. What
+    the time did not suffice for has no checker and is open.
     """
 
     group: str
     name: str
     noticed: dict[str, str | None]
     demanded: bool
+
+    @property
+    def open(self) -> bool:
+        return not self.noticed
 
     @property
     def missed(self) -> list[str]:
@@ -100,6 +108,16 @@ class Selftest:
         survived = [mutant for mutant in self.stress.rtl if mutant.fate == "survived"]
         return found + [f"stress: {mutant.style} {mutant.name} at {mutant.where}: {mutant.how}" for mutant in survived]
 
+    @property
+    def open(self) -> list[str]:
+        """What the time did not suffice for."""
+        found = []
+        for where, table in ((str(self.set), self.own), ("stress", self.stress)):
+            found += [f"{where}: {mutant.name}" for mutant in table.files if mutant.open]
+            unknown = [mutant for mutant in table.rtl if mutant.fate == "open"]
+            found += [f"{where}: {mutant.style} {mutant.name} at {mutant.where}" for mutant in unknown]
+        return found
+
 
 def selftest(
     folder: Path,
@@ -111,23 +129,38 @@ def selftest(
     seed: int = 0,
     sample: int | None = None,
     progress: Progress = lambda what, done, total: None,
+    limit: float | None = None,
 ) -> Selftest:
     """Change a set and the RTL of its layer in many ways, and see who notices.
 
     The files of the set are changed in a copy. The RTL is the reference array of each of `styles`, in the bench of the
     set and in that of a stress capture of the same geometry; with `dut` it is the module `top` of these files, in the
     bench of the set only. `sample`: how many mutants of each kind of RTL, None: all. What was found is kept beside the
-    simulators' builds, by the content of all that it depends on, but for `dut`: it may include other files.
+    simulators' builds, by the content of all that it depends on, but for `dut`: it may include other files. `limit`:
+    seconds after which what is not done stays open.
 
-    Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench.
+    Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench, when Yosys is missing or
+    cannot read `dut`.
     """
+    clock = Clock(limit)
     simulator = choose(simulator_name)
+    interface(folder, read_manifest(folder))
+    needs_yosys()
+    if dut:  # before minutes of other work
+        check_readable(folder, dut, top, clock)
+    progress("the set as it is", 0, 1)
     simulate(folder, simulator.name)
     if faults := verify(folder)[1]:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
 
+    parts_left = [
+        *range(1, 3 + (1 if dut else 2 * len(styles)))
+    ]  # of the work that may each take its share of the time
+    progress("the set as it is", 1, 1)
+
     def files(where: Path, what: str, sealed_only: bool) -> list[FileMutant]:
-        made = partial(_file_mutants, where, simulator, seed, sealed_only, partial(progress, what))
+        left = clock.part(parts_left.pop())
+        made = partial(_file_mutants, where, simulator, seed, sealed_only, partial(progress, what), left)
         return _kept(list[FileMutant], made, simulator, where, what, seed, sealed_only)
 
     def told(what: str) -> Progress:
@@ -146,6 +179,7 @@ def selftest(
                 simulator=simulator.name,
                 prove=prove,
                 progress=tell,
+                clock=clock.part(parts_left.pop()),
             )
             found += _kept(list[MutantResult], made, simulator, where, what, seed, style, sample)
         return found
@@ -154,13 +188,24 @@ def selftest(
     own_files = files(folder, "files of the set", False)
     if dut:
         tell = told("your RTL")
-        own_rtl = user_mutants(folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, progress=tell)
+        own_rtl = user_mutants(
+            folder,
+            dut,
+            top,
+            sample=sample,
+            seed=seed,
+            simulator=simulator.name,
+            progress=tell,
+            clock=clock.part(parts_left.pop()),
+        )
     else:
         own_rtl = rtl(folder, "RTL, the set", prove=False)
     with scratch_folder() as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
         layout = _stress_layout(manifest, operation(capture, manifest.array["row"]))
+        progress("the stress capture", 0, 1)
         stress = dump(capture, layout, scratch).folder
+        progress("the stress capture", 1, 1)
         stress_table = _table(
             stress, files(stress, "stress", True), [] if dut else rtl(stress, "RTL, stress", prove=True)
         )
@@ -223,7 +268,12 @@ class _Change:
 
 
 def _file_mutants(
-    folder: Path, simulator: Simulator, seed: int, sealed_only: bool, progress: Callable[[int, int], None]
+    folder: Path,
+    simulator: Simulator,
+    seed: int,
+    sealed_only: bool,
+    progress: Callable[[int, int], None],
+    clock: Clock = ENDLESS,
 ) -> list[FileMutant]:
     """Change a copy of a set in one way after the other, and have it checked."""
     manifest = read_manifest(folder)
@@ -233,10 +283,14 @@ def _file_mutants(
     if not sealed_only:
         changes = [*_changes(folder, manifest, rng), *changes]
     found = []
+    progress(0, len(changes))
     with scratch_folder() as scratch, bench_alone(folder, simulator) as alone:
         copy = Path(shutil.copytree(folder, scratch / folder.resolve().name))
         for number, change in enumerate(changes, start=1):
             path, checks = copy / change.file, copy / CHECKS
+            if clock.over:
+                found.append(FileMutant(change.group, str(change), {}, change.demanded))
+                continue
             kept, kept_checks = path.read_bytes(), checks.read_bytes()
             data = change.make(kept)
             if data is None:
@@ -246,11 +300,13 @@ def _file_mutants(
                 if change.sealed:
                     checks.write_bytes(_resealed(kept_checks, change.file, data))
             exit_code = 2 if (change.file, data) == (MANIFEST, None) else 1  # without a manifest it is no set of ours
-            noticed = {SIMULATE: _said(partial(simulate, copy, simulator.name), exit_code)}
+            limit = clock.limit(TIME_LIMIT) or TIME_LIMIT
+            noticed = {SIMULATE: _said(partial(simulate, copy, simulator.name, limit=limit), exit_code)}
             if change.file in read:
                 noticed[BENCH] = _said(partial(alone, copy), exit_code)
             noticed[VERIFY] = _said(partial(_verify, copy), exit_code)
-            found.append(FileMutant(change.group, str(change), noticed, change.demanded))
+            # what was cut off by the clock was not noticed
+            found.append(FileMutant(change.group, str(change), {} if clock.over else noticed, change.demanded))
             path.write_bytes(kept)
             checks.write_bytes(kept_checks)
             progress(number, len(changes))
@@ -378,7 +434,8 @@ def _kept(
     with suppress(OSError, msgspec.DecodeError):  # not there yet, or damaged
         return msgspec.json.decode(path.read_bytes(), type=type_)
     found = make()
-    write_atomically(path, msgspec.json.encode(found))
+    if not any((isinstance(one, FileMutant) and one.open) or getattr(one, "fate", "") == "open" for one in found):
+        write_atomically(path, msgspec.json.encode(found))
     return found
 
 
