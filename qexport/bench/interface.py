@@ -68,6 +68,19 @@ def has_bench(layout: Layout) -> bool:
     )
 
 
+def serves(manifest: Manifest) -> bool:
+    """Whether the memories of a set are such as the self-checking bench serves."""
+    preset = load_layout("default")
+    theirs = {memory.name: _shape(memory) for memory in preset.memories}
+    ours = {entry.name: replace(_shape(entry.memory()), signed=None) for entry in manifest.memories}
+    return (
+        set(preset.array) <= set(manifest.array)
+        and {"weight", "input"} <= ours.keys()
+        and all(ours[name] == theirs[name] for name in (*DRIVEN, *COMPARED) if name in ours)
+        and any(name in ours for name in COMPARED)
+    )
+
+
 def _shape(memory: Memory) -> Memory:
     """What the bench relies on: everything but the width of an element, the file's name and whether it may lack."""
     return replace(memory, bits=None, file="", optional=False)

@@ -82,6 +82,7 @@ def command(
             rows = [
                 ("set", f"{verdict.set}, layer {layer_text(manifest.layer)}"),
                 ("files", f"{manifest.file_count} as dumped, layout '{manifest.layout.name}'"),
+                ("bench", manifest.bench_note or "files are what qexport writes for this set"),
                 ("golden", golden_text(manifest)),
                 ("simulation", what + (f", streams stalled with seed {verdict.seed}" if verdict.seed else "")),
                 ("compared", _counts_text(verdict.compared)),
@@ -98,8 +99,8 @@ def command(
 
     listed: list[dict[str, Any]] = [
         {
-            "set": str(v.set), "result": "PASS", "checks": v.checks, "compared": v.compared,
-            "not_compared": v.not_compared, "seed": v.seed, "cycles": v.cycles, "macs": v.macs,
+            "set": str(v.set), "result": "PASS", "bench": v.manifest.bench_note, "checks": v.checks,
+            "compared": v.compared, "not_compared": v.not_compared, "seed": v.seed, "cycles": v.cycles, "macs": v.macs,
             "macs_per_cycle": v.macs_per_cycle, "multipliers": v.multipliers, "utilisation": v.utilisation,
             "simulator": v.simulator, "version": v.version,
         }

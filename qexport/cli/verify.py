@@ -39,7 +39,8 @@ def command(folder: Path, as_json: bool) -> None:
     def show() -> None:
         for path, manifest, faults in results:
             if manifest and not faults:
-                say(f"{path}: ok, {manifest.file_count} files; {golden_text(manifest)}")
+                bench = f"; {manifest.bench_note}" if manifest.bench_note else ""
+                say(f"{path}: ok, {manifest.file_count} files; {golden_text(manifest)}{bench}")
                 continue
             say(f"{path}: {len(faults)} fault(s)")
             for fault in faults[:SHOWN_FAULTS]:
@@ -48,7 +49,9 @@ def command(folder: Path, as_json: bool) -> None:
                 say(f"  ... and {len(faults) - SHOWN_FAULTS} more")
 
     listed: list[dict[str, Any]] = [
-        {"set": str(path), "faults": [fault.as_json() for fault in faults]} for path, _, faults in results
+        {"set": str(path), "faults": [fault.as_json() for fault in faults]}
+        | ({"bench": manifest.bench_note} if manifest and manifest.bench_note else {})
+        for path, manifest, faults in results
     ]
     listed += [{"set": str(path), "error": str(error)} for path, error in unusable.items()]
     emit(as_json, {"ok": not failed and not unusable, "sets": listed}, show)

@@ -167,6 +167,13 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
     def to_bytes(self) -> bytes:
         return json_bytes(self)
 
+    @property
+    def bench_note(self) -> str | None:
+        """Why the bench files cannot be held against a fresh rendering; None where this version wrote the set."""
+        if self.tool.version == __version__:
+            return None
+        return f"bench files not compared with a fresh rendering: the set is of qexport {self.tool.version}"
+
     def named_files(self) -> dict[str, str]:
         """Path -> SHA-256 of every file of the set but manifest.json and SHA256SUMS."""
         named = {file.path: file.sha256 for memory in self.memories for file in memory.files}

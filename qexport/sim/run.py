@@ -14,6 +14,7 @@ from pathlib import Path
 
 from qexport.bench.interface import CHECKS, Stream, interface, streams
 from qexport.bench.ports import check_files, connected, read_module
+from qexport.bench.sv import compare_bench
 from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
@@ -105,6 +106,12 @@ def _changed(folder: Path, manifest: Manifest, own_design: bool) -> dict[str, st
             raise CheckFailed(f"{folder / name} {changed[name]}; {advice}dump the set again")
     if not own_design:
         changed.pop("dut.sv", None)
+    if not changed and manifest.bench_note is None:
+        fresh = compare_bench(folder, manifest)
+        if not own_design:
+            fresh.pop("dut.sv", None)
+        if fresh:
+            raise CheckFailed(f"simulate: {folder}: {_named(fresh)}; dump the set again")
     if changed and not changed.keys() & bench_files(manifest):
         raise CheckFailed(f"simulate: {folder}: {_named(changed)}; dump the set again")
     return changed
