@@ -3,6 +3,7 @@
 from collections.abc import Collection, Sequence
 
 SHOWN_NAMES = 8
+LONGEST_LINE = 2000
 
 
 class QexportError(ValueError):
@@ -17,11 +18,10 @@ class CheckFailed(QexportError):
     exit_code = 1
 
 
-def few(names: Collection[object], none: str = "none", between: str = ", ") -> str:
+def few(names: Collection[object], none: str = "none", between: str = ", ", most: int = SHOWN_NAMES) -> str:
     """Some names in a message; of many the first ones, and how many more there are."""
-    shown = between.join([str(name) for name, _ in zip(names, range(SHOWN_NAMES), strict=False)])
-    more = len(names) - SHOWN_NAMES
-    return f"{shown} and {more:,} more" if more > 0 else shown or none
+    shown = between.join([str(name) for name, _ in zip(names, range(most), strict=False)])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown or none
 
 
 def near(name: str, names: Sequence[str]) -> list[str]:
@@ -30,3 +30,10 @@ def near(name: str, names: Sequence[str]) -> list[str]:
 
     alike = difflib.get_close_matches(name, names, SHOWN_NAMES, 0.4) if len(names) <= 10_000 else []
     return [*alike, *(other for other in names if other not in alike)]
+
+
+def short(line: str) -> str:
+    """A line of a message, cut where something in it is very long, such as a name that was given."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[:LONGEST_LINE]} ... ({len(line):,} characters)"

@@ -7,6 +7,7 @@ from pathlib import Path
 from qexport.bench.interface import Port, Stream
 from qexport.errors import QexportError, few, near
 
+MOST_FAULTS = 40  # of one module; fewer than that, all are named at once
 _DIRECTIONS = {"In": "input", "Out": "output"}
 
 
@@ -44,7 +45,7 @@ def connected(module: Module, streams: Sequence[Stream]) -> tuple[Stream, ...]:
         results = ", ".join(f"m_{stream.memory}_t*" for stream in streams if not stream.driven)
         faults.append(f"{module.place}: module {module.name} has no results; it needs at least one of {results}")
     if faults:
-        raise QexportError(f"dut: {few(faults, between='; ')}; dut.sv of the set shows the ports")
+        raise QexportError(f"dut: {few(faults, between='; ', most=MOST_FAULTS)}; dut.sv of the set shows the ports")
     return found
 
 

@@ -112,7 +112,7 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
             fail(f"header: a file of radix '{table['radix']}' has no place for one; take the key out", "header")
         if not line.startswith(comment):
             fail(f"header: {line!r} is no comment of radix '{table['radix']}'; begin it with {comment}", "header")
-        if comment == "//" and line.endswith("\\"):
+        if comment == "//" and line.rstrip().endswith(("\\", "??/")):
             fail(f"header: {line!r} ends with a backslash, which draws in the next line; take it out", "header")
     try:
         order = parse_order(table["order"], table["tensor"])

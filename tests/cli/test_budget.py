@@ -175,3 +175,20 @@ def test_a_wave_of_a_huge_width_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path / "w.vcd", text)
     refused("diagnose", EXAMPLE, "--actual", path, "--signal", "m_relu_tdata", "--clock", "clk",
             needles=("tb.m_relu_tdata has 4,000,000,000 bits",))  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [("show", EXAMPLE, "x" * 100_000 + ":1"), ("layout", "show", "x" * 100), ("diagnose", EXAMPLE, "--actual",
+     EXAMPLE / "relu.hex", "--memory", "x" * 100_000), ("x" * 100_000,)],
+)  # fmt: skip
+def test_a_long_name_does_not_make_a_long_line(arguments: tuple[object, ...]) -> None:
+    result = cli(*arguments)
+    assert result.exit_code == 2
+    assert len(result.stderr) < 2100
+
+
+def test_a_long_key_does_not_make_a_long_line(tmp_path: Path) -> None:
+    path = written(tmp_path / "long.toml", 'name = "x"\n' + "k" * 100_000 + " = 1\n" + MEMORY.format(n=0, **PLAIN))
+    assert max(map(len, cli("layout", "check", path).stdout.splitlines())) < 2100
+    assert len(cli("layout", "show", path).stderr) < 2100
