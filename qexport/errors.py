@@ -1,5 +1,10 @@
 """Errors that qexport raises on purpose; each message names the object, the value and the remedy."""
 
+from collections.abc import Collection, Sequence
+
+SHOWN_NAMES = 8
+LONGEST_LINE = 2000
+
 
 class QexportError(ValueError):
     """Wrong usage or input that cannot be used. The command line prints it as one line and exits 2."""
@@ -11,3 +16,24 @@ class CheckFailed(QexportError):
     """A check did not hold: a mismatch, a corrupt set, a failed simulation. Exit code 1."""
 
     exit_code = 1
+
+
+def few(names: Collection[object], none: str = "none", between: str = ", ", most: int = SHOWN_NAMES) -> str:
+    """Some names in a message; of many the first ones, and how many more there are."""
+    shown = between.join([str(name) for name, _ in zip(names, range(most), strict=False)])
+    return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown or none
+
+
+def near(name: str, names: Sequence[str]) -> list[str]:
+    """The names with those first that are most like `name`: what it may have been meant to be."""
+    import difflib  # here, because only errors need it
+
+    alike = difflib.get_close_matches(name, names, SHOWN_NAMES, 0.4) if len(names) <= 10_000 else []
+    return [*alike, *(other for other in names if other not in alike)]
+
+
+def short(line: str) -> str:
+    """A line of a message, cut where something in it is very long, such as a name that was given."""
+    if len(line) <= LONGEST_LINE:
+        return line
+    return f"{line[:LONGEST_LINE]} ... ({len(line):,} characters)"

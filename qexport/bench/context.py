@@ -130,6 +130,11 @@ def render(templates: Mapping[str, str], context: Mapping[str, Any]) -> dict[str
     return {name: licensed(name, jinja.get_template(file).render(context)) for name, file in templates.items()}
 
 
+def for_comment(name: str) -> str:
+    """A name as it stands in a comment of one line."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(name.split()))
+
+
 def bench_memories(memories: Iterable[MemoryEntry], array: dict[str, int]) -> list[BenchMemory]:
     """All memories of a set as the templates need them."""
     entries: list[BenchMemory] = []
@@ -159,8 +164,8 @@ def base_context(
     loaded = [m for m in entries if m.text]
     return {
         "slug": layer.slug,
-        "layer_name": " ".join(layer.name.split()),
-        "layout": " ".join(layout.split()),
+        "layer_name": for_comment(layer.name),
+        "layout": for_comment(layout),
         "entries": entries,
         "memories": loaded,
         "not_loaded": [m for m in entries if not m.text],

@@ -6,8 +6,8 @@ from pathlib import Path
 from qexport.core.operations.registry import OPERANDS, RESULTS
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout, Memory
-from qexport.layout.toml import load_layout
-from qexport.sets.manifest import Manifest, MemoryEntry
+from qexport.layout.toml import load_layout, preset_names
+from qexport.sets.manifest import LayoutInfo, Manifest, MemoryEntry
 
 DRIVEN = tuple(dict.fromkeys(OPERANDS.values()))  # memories of the layout default whose words go into the design
 COMPARED = RESULTS  # and those whose words come out of it, named like their tensors; a layout may lack some
@@ -68,6 +68,19 @@ def has_bench(layout: Layout) -> bool:
     )
 
 
+def serves(manifest: Manifest) -> bool:
+    """Whether the memories of a set are such as the self-checking bench serves."""
+    preset = load_layout("default")
+    theirs = {memory.name: _shape(memory) for memory in preset.memories}
+    ours = {entry.name: replace(_shape(entry.memory()), signed=None) for entry in manifest.memories}
+    return (
+        set(preset.array) <= set(manifest.array)
+        and {"weight", "input"} <= ours.keys()
+        and all(ours[name] == theirs[name] for name in (*DRIVEN, *COMPARED) if name in ours)
+        and any(name in ours for name in COMPARED)
+    )
+
+
 def _shape(memory: Memory) -> Memory:
     """What the bench relies on: everything but the width of an element, the file's name and whether it may lack."""
     return replace(memory, bits=None, file="", optional=False)
@@ -82,12 +95,19 @@ def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
 
 
+def layout_called(layout: LayoutInfo) -> str:
+    """A set's layout in a message; a copy may have kept the name of its preset."""
+    if layout.name in preset_names() and load_layout(layout.name).sha256 != layout.sha256:
+        return f"a layout that is named '{layout.name}' but is not that preset"
+    return f"layout '{layout.name}'"
+
+
 def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
     """As `streams`; raises QexportError for a set that has a stub only."""
     found = streams(manifest)
     if found is None:
         raise QexportError(
-            f"set: {folder} has layout '{manifest.layout.name}', which comes without a self-checking bench; "
-            "dump it with --layout default"
+            f"set: {folder} has {layout_called(manifest.layout)}, which comes without a self-checking bench; "
+            "dump it with the preset: --layout default"
         )
     return found

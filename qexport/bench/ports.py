@@ -5,8 +5,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.bench.interface import Port, Stream
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few, near
 
+MOST_FAULTS = 40  # of one module; fewer than that, all are named at once
 _DIRECTIONS = {"In": "input", "Out": "output"}
 
 
@@ -44,7 +45,7 @@ def connected(module: Module, streams: Sequence[Stream]) -> tuple[Stream, ...]:
         results = ", ".join(f"m_{stream.memory}_t*" for stream in streams if not stream.driven)
         faults.append(f"{module.place}: module {module.name} has no results; it needs at least one of {results}")
     if faults:
-        raise QexportError(f"dut: {'; '.join(faults)}; dut.sv of the set shows the ports")
+        raise QexportError(f"dut: {few(faults, between='; ', most=MOST_FAULTS)}; dut.sv of the set shows the ports")
     return found
 
 
@@ -86,8 +87,8 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
     if not tops:
         definitions = [d for d in compilation.getDefinitions() if isinstance(d, ast.DefinitionSymbol)]
         modules = [d.name for d in definitions if d.definitionKind == ast.DefinitionKind.Module]
-        listed = f"it has {', '.join(sorted(modules))}: name yours with --top" if modules else "it has none"
-        raise QexportError(f"dut: {', '.join(map(str, sources))}: no module '{name}'; {listed}")
+        there = f"it has {few(near(name, sorted(modules)))}: name yours with --top" if modules else "it has none"
+        raise QexportError(f"dut: {few(sources)}: no module '{name}'; {there}")
 
     def place(symbol: ast.Symbol) -> str:
         at = manager.getFullyExpandedLoc(symbol.location)

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qexport.bench.context import BenchMemory, base_context, render, work
-from qexport.bench.interface import COMPARED, DRIVEN, streams
+from qexport.bench.interface import COMPARED, DRIVEN, layout_called, streams
 from qexport.bench.rtl import KEPT, SELECTS, mm_widths
 from qexport.errors import QexportError
 from qexport.sets.manifest import Manifest
@@ -22,14 +22,14 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
 
     Raises QexportError when the style is not known or does not suit the set's layout.
     """
-    layout = f"layout '{manifest.layout.name}'"
+    layout = layout_called(manifest.layout)
     if style not in STYLES:
         raise QexportError(f"stub: style '{style}' is not known; choose {', '.join(STYLES)}")
     interface = streams(manifest)
     if style != "blank" and interface is None:
         raise QexportError(
-            f"stub: style '{style}' needs memories that stand as in the layout default, {folder} has {layout}; "
-            "take --style blank, or dump the set with --layout default"
+            f"stub: style '{style}' needs memories that stand as in the preset default, {folder} has {layout}; "
+            "take --style blank, or dump the set with the preset: --layout default"
         )
     layer, array = manifest.layer, manifest.array
     context = base_context(layer, manifest.memories, manifest.layout.name, array, manifest.formats)
@@ -88,5 +88,10 @@ def _interface(
 
 
 def _make_text(path: str) -> str:
-    """A path as the value of a variable in a Makefile."""
+    """A path as the value of a variable in a Makefile; raises QexportError where there is no way to write it."""
+    if not path.isprintable() or path != path.strip() or "\\" in path:
+        raise QexportError(
+            f"set: the path {path!r} cannot stand in a Makefile; rename what has a line end, a backslash, blanks at an "
+            "end or is not UTF-8 in it"
+        )
     return path.replace("$", "$$").replace("#", "\\#")

@@ -1,12 +1,14 @@
 """The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
 
+import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from qexport.bench.context import base_context, render, work
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, serves
 from qexport.core.geometry import ConvGeometry
 from qexport.layout.memory import Layout
-from qexport.sets.manifest import ManifestFormats, MemoryEntry
+from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 
 
 def render_bench(
@@ -20,11 +22,42 @@ def render_bench(
 
     Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
     """
-    array = dict(layout.array)
-    context = base_context(layer, memories, layout.name, array, formats)
+    benched = has_bench(layout) and any(entry.name in COMPARED for entry in memories)
+    return _render(layer, memories, layout.name, dict(layout.array), formats, checksums, benched)
+
+
+def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
+    """The bench files of a set, as the files of its memories stand there, that are not as this version renders them.
+
+    By path what is wrong with each; for a set without a `bench_note`.
+    """
+    layer, array = manifest.layer, manifest.array
+    given = {file.path for file in manifest.bench}
+    benched = f"tb_{layer.slug}.sv" in given
+    if benched and not serves(manifest):
+        return {f"tb_{layer.slug}.sv": "is a bench that these memories do not get"}
+    paths = [file.path for memory in manifest.memories for file in memory.files]
+    checksums = {path: zlib.crc32((folder / path).read_bytes()) for path in paths}
+    fresh = _render(layer, manifest.memories, manifest.layout.name, array, manifest.formats, checksums, benched)
+    wrong = dict.fromkeys(sorted(fresh.keys() ^ given), "is no bench file of this set, or is not named by its manifest")
+    for path in sorted(fresh.keys() & given):
+        if not (folder / path).is_file() or (folder / path).read_bytes() != fresh[path].encode():
+            wrong[path] = "is not what qexport writes for this set"
+    return wrong
+
+
+def _render(
+    layer: ConvGeometry,
+    memories: tuple[MemoryEntry, ...],
+    layout: str,
+    array: dict[str, int],
+    formats: ManifestFormats,
+    checksums: Mapping[str, int],
+    benched: bool,
+) -> dict[str, str]:
+    context = base_context(layer, memories, layout, array, formats)
     loaded = context["memories"]
     by_name = {m.name: m for m in context["entries"]}
-    benched = has_bench(layout) and any(name in by_name for name in COMPARED)
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
     compared = [by_name[name] for name in COMPARED if name in by_name] if benched else []

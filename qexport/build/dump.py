@@ -17,7 +17,7 @@ from qexport.core.reference import Scan
 from qexport.core.strength import Strength
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.memory import Layout
-from qexport.layout.memory_files import MemoryFiles, streamed_tensors, warnings
+from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, warnings
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import CAPTURE, MANIFEST, SUMS
@@ -58,6 +58,7 @@ def plan(facts: Convolution, layout: Layout, images: int) -> list[MemoryFiles]:
         raise QexportError(
             f"layout: layer {facts.layer.name} has no tensor of layout '{layout.name}'; choose another layout"
         )
+    check_budget(facts, streams, images)
     _refuse_same_paths([CAPTURE, *(path for stream in streams for path, _, _ in stream.specs)])
     return streams
 

@@ -17,12 +17,12 @@ from qexport.core.reference import Scan
 from qexport.core.strength import Strength
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault, Format, WordSpec
-from qexport.layout.memory_files import MemoryFiles, streamed_tensors, warnings
+from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, warnings
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import MANIFEST, SUMS
 from qexport.layout.tiling import describe_index
-from qexport.sets.folder import file_sha256, set_entries, sha256, sums_text
+from qexport.sets.folder import CRLF, file_sha256, has_other_line_ends, set_entries, sha256, sums_text
 from qexport.sets.index import INDEX, Index
 from qexport.sets.manifest import (
     Manifest,
@@ -70,26 +70,35 @@ class Report(Printed):
 
     def __str__(self) -> str:
         if self.manifest is not None and self.ok:
-            return f"{self.folder}: ok, {self.manifest.file_count} files; {golden_text(self.manifest)}"
+            bench = f"; {self.manifest.bench_note}" if self.manifest.bench_note else ""
+            return f"{self.folder}: ok, {self.manifest.file_count} files; {golden_text(self.manifest)}{bench}"
         more = [f"  ... and {len(self.faults) - SHOWN_FAULTS} more"] if len(self.faults) > SHOWN_FAULTS else []
         shown = [f"  {fault}" for fault in self.faults[:SHOWN_FAULTS]]
         return "\n".join([f"{self.folder}: {len(self.faults)} fault(s)", *shown, *more])
 
     def as_json(self) -> dict[str, Any]:
         """For machines: what the command prints with --json."""
-        return {"set": str(self.folder), "faults": [fault.as_json() for fault in self.faults]}
+        note = self.manifest.bench_note if self.manifest is not None else None
+        found = {"set": str(self.folder), "faults": [fault.as_json() for fault in self.faults]}
+        return found | ({"bench": note} if note else {})
 
 
 def verify(folder: Path) -> Report:
     """Check every promise of the contract for one set.
 
+    Of a set of another version the bench files are held against their SHA-256 only, not against a fresh rendering.
     Raises QexportError when the folder holds no set of ours.
     """
     try:
         manifest = read_manifest(folder)
     except CheckFailed as error:
         return Report(folder, None, (Fault(MANIFEST, str(error).removeprefix(f"{folder / MANIFEST}: ")),))
-    return Report(folder, manifest, tuple(_faults(folder, manifest)))
+    faults = list(_faults(folder, manifest))
+    if not faults and manifest.bench_note is None:
+        from qexport.bench.sv import compare_bench  # here, because templates take long to load
+
+        faults += [Fault(path, why) for path, why in compare_bench(folder, manifest).items()]
+    return Report(folder, manifest, tuple(faults))
 
 
 def verify_index(folder: Path) -> list[Fault]:
@@ -112,6 +121,8 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
         yield Fault(path, "is missing")
     for path in sorted(set(present) - set(named) - {MANIFEST, SUMS}):
         yield Fault(path, "is not named by the manifest")
+    for path in sorted(path for path in present if present[path].is_symlink()):
+        yield Fault(path, "is a link, whose file may change without the set; put the file itself there")
     changed = {path for path in named if path in present and file_sha256(present[path]) != named[path]}
     yield from _sums_faults(folder, manifest)
     if manifest.to_bytes() != (folder / MANIFEST).read_bytes():
@@ -133,7 +144,8 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
                 explained.add(fault.file)
                 yield fault
     for path in sorted(changed - explained):
-        yield Fault(path, f"SHA-256 differs from {MANIFEST}")
+        ends = has_other_line_ends(present[path], named[path])
+        yield Fault(path, CRLF if ends else f"SHA-256 differs from {MANIFEST}")
 
 
 def _sums_faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
@@ -173,6 +185,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
             readers.append(_MemoryReader(folder, entry, _stream(entry, manifest, facts, capture.images), changed))
         except QexportError as error:
             yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
+    check_budget(facts, [reader.stream for reader in readers], capture.images)
     scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
     for start, stop in parts(streamed_tensors(reader.stream for reader in readers), facts, capture.images):
         try:

@@ -8,7 +8,7 @@ import click
 from qexport.cli.options import folder_argument, json_option, path_type
 from qexport.cli.output import emit, say
 from qexport.cli.tables import print_pairs
-from qexport.errors import CheckFailed
+from qexport.errors import CheckFailed, few
 from qexport.findings.diagnose import Diagnosis, diagnose
 from qexport.findings.waves import read_wave
 from qexport.findings.words import Actual, read_actual
@@ -55,13 +55,14 @@ def command(
         raise click.UsageError("--signal is of one file; give --actual once")
     else:
         actual = read_wave(folder, files[0], signal, clock, memory, valid)
-    file = ", ".join(map(str, files))
+    file = few(files)
     watched = sys.stderr.isatty()
     found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
     result = {"set": str(folder), "actual": file, "memory": actual.memory.name, **found.as_json()}
     emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
     if found.differing or found.findings:
-        raise CheckFailed(f"diagnose: {file}: {found.summary}")
+        click.echo(f"qexport: diagnose: {file}: {found.summary}", err=True)  # what was asked for, and no error
+        click.get_current_context().exit(CheckFailed.exit_code)
 
 
 def _show_diagnosis(folder: Path, file: str, actual: Actual, found: Diagnosis) -> None:

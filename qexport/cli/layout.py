@@ -12,7 +12,7 @@ from rich.table import Table
 from qexport.cli.options import json_option, path_type
 from qexport.cli.output import emit, say
 from qexport.cli.tables import make_table, print_table
-from qexport.errors import QexportError
+from qexport.errors import QexportError, short
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Memory
 from qexport.layout.order import BIT_AXIS
@@ -36,6 +36,9 @@ _SHOWN_WORDS = 3
 
 
 _SHOWN_LANES = 16
+
+
+_SHOWN_COLUMNS = 120  # of a line, before an error and behind it
 
 
 @command.command(name="show")
@@ -137,9 +140,10 @@ def layout_check(file: Path, as_json: bool) -> None:
         if not errors:
             say(f"{file}: ok")
         for error in errors:
-            say(f"{file}:{error.line}:{error.column}: {error.message}")
-            say("    " + error.source.replace("\t", " "))
-            say(f"    {' ' * (error.column - 1)}^")
+            say(short(f"{file}:{error.line}:{error.column}: {error.message}"))
+            start = max(0, error.column - _SHOWN_COLUMNS) if len(error.source) > _SHOWN_COLUMNS else 0
+            say("    " + error.source[start : start + 2 * _SHOWN_COLUMNS].replace("\t", " "))
+            say(f"    {' ' * (error.column - 1 - start)}^")
 
     listed = [{"line": e.line, "column": e.column, "message": e.message} for e in errors]
     emit(as_json, {"ok": not errors, "errors": listed}, show)

@@ -1,6 +1,7 @@
 """Arguments and options that several commands share, each written once."""
 
 import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -80,6 +81,8 @@ def time_limit_option(what: str) -> Decorator:
 def check_top(top: str | None, dut: tuple[Path, ...]) -> None:
     if top is not None and not dut:
         raise click.UsageError("--top belongs to --dut")
+    if top is not None and not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_$]*", top):
+        raise click.UsageError(f"--top {top!r} is not the name of a module")
 
 
 network_options = together(

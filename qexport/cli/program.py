@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 import click
 
 from qexport import __version__
-from qexport.errors import QexportError
+from qexport.errors import QexportError, short
 
 # Each command stands in the file of its name; the texts are the first sentences of the commands' own help.
 SUMMARIES = {
@@ -138,7 +138,7 @@ def _record() -> str:
 
 
 def _fail(message: str, code: int) -> NoReturn:
-    click.echo(f"qexport: error: {message}", err=True)
+    click.echo("\n".join(map(short, f"qexport: error: {message}".split("\n"))), err=True)
     sys.exit(code)
 
 

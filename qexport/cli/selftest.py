@@ -9,25 +9,18 @@ import msgspec
 from rich.markup import escape
 
 from qexport.bench.rtl import PARTS
-from qexport.cli.options import (
-    check_top,
-    dut_options,
-    folder_argument,
-    json_option,
-    seed_option,
-    simulator_option,
-    time_limit_option,
-)
+from qexport.cli.options import check_top, dut_options, folder_argument, json_option, seed_option, simulator_option
 from qexport.cli.output import emit, say
 from qexport.cli.progress import show_progress
 from qexport.cli.tables import make_table, print_pairs, print_table
 from qexport.core.strength import percent
-from qexport.errors import CheckFailed
+from qexport.errors import CheckFailed, few
 from qexport.sets.folder import find_sets
+from qexport.sim.supervisor import TIME_LIMIT
 from qexport.trust.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
 from qexport.trust.selftest import Table as SelftestTable
 
-SHOWN = 10  # survivors in the line of the error
+OPEN = "open"
 
 
 @click.command(name="selftest")
@@ -41,8 +34,11 @@ SHOWN = 10  # survivors in the line of the error
 @click.option(
     "--sample", type=click.IntRange(1), default=SAMPLE, show_default=True, help="Mutants of each kind of an array."
 )
-@time_limit_option("Seconds for each build, and again for each run.")
 @click.option("--all", "every", is_flag=True, help="All mutants, of both arrays, instead of a sample.")
+@click.option(
+    "--time-limit", type=click.FloatRange(0, min_open=True),
+    help=f"Seconds for each set, after which what is left stays open.  [default: {TIME_LIMIT}; with --all none]",
+)  # fmt: skip
 @json_option
 def command(
     folder: Path,
@@ -52,8 +48,8 @@ def command(
     simulator: str,
     seed: int,
     sample: int,
-    time_limit: float,
     every: bool,
+    time_limit: float | None,
     as_json: bool,
 ) -> None:
     """Prove that the verdict can fail, by changes to a set and to RTL.
@@ -61,7 +57,7 @@ def command(
     In a folder of sets, to every one. Each file of the set is changed in many ways, in a copy: bench and verify must
     notice. The reference arrays are changed, too. How much of that the set's own vectors show is reported; vectors of
     the same geometry that try the arithmetic as hard as they can, the stress capture, must show all. The exit code is 1
-    when something survives that must be noticed.
+    when something survives that must be noticed, or stays open because the time was over.
 
     \b
     qexport selftest vectors/features_33
@@ -73,32 +69,43 @@ def command(
     if style is not None and dut:
         raise click.UsageError("--style names a reference array, --dut your own module; give one of them")
     styles = (style,) if style is not None else tuple(PARTS) if every else tuple(PARTS)[:1]
+    if time_limit is None and not every:
+        time_limit = TIME_LIMIT
     results: list[Selftest] = []
     for path in find_sets(folder):
-        with show_progress() as progress:
+        with show_progress(lines=True) as progress:
             results.append(
                 selftest(
                     path, simulator, dut, top=top or "dut", styles=styles, seed=seed,
-                    sample=None if every else sample, limit=time_limit, progress=progress,
+                    sample=None if every else sample, progress=progress, limit=time_limit,
                 )
             )  # fmt: skip
     survivors = [name for result in results for name in result.survivors]
+    opened = [name for result in results for name in result.open]
 
     def show() -> None:
         for result in results:
             _show_selftest(result)
         for name in survivors:
             say(f"survivor  {name}")
+        for name in opened:
+            say(f"open  {name}")
 
-    listed = [asdict(result) | {"set": str(result.set), "survivors": result.survivors} for result in results]
+    listed = [
+        asdict(result) | {"set": str(result.set), "survivors": result.survivors, "open": result.open}
+        for result in results
+    ]
     for entry in listed:
         for table in (entry["own"], entry["stress"]):
             table["strength"] = msgspec.to_builtins(table["strength"])
-    emit(as_json, {"ok": not survivors, "sets": listed}, show)
+    emit(as_json, {"ok": not survivors and not opened, "sets": listed}, show)
     if survivors:
-        names = ", ".join(survivors[:SHOWN])
-        more = ", ..." if len(survivors) > SHOWN else ""
-        raise CheckFailed(f"selftest: {len(survivors)} mutant(s) survived: {names}{more}")
+        raise CheckFailed(f"selftest: {len(survivors)} mutant(s) survived: {few(survivors)}")
+    if opened:
+        raise CheckFailed(
+            f"selftest: {len(opened)} mutant(s) are open after {time_limit:g} s: {few(opened)}; give it more with "
+            "--time-limit, or a smaller --sample"
+        )
 
 
 def _show_selftest(result: Selftest) -> None:
@@ -127,15 +134,16 @@ def _show_file_mutants(title: str, mutants: SelftestTable) -> None:
     groups: dict[str, list[FileMutant]] = {}
     for mutant in mutants.files:
         groups.setdefault(mutant.group, []).append(mutant)
-    table = make_table(title, "mutants", *CHECKERS, right=1 + len(CHECKERS))
+    opened = [OPEN] * any(mutant.open for mutant in mutants.files)
+    table = make_table(title, "mutants", *CHECKERS, *opened, right=1 + len(CHECKERS) + len(opened))
     for group, found in groups.items():
         noticed = [
-            str(sum(m.noticed[checker] is not None for m in found)) if checker in found[0].noticed else "-"
+            str(sum(m.noticed.get(checker) is not None for m in found)) if checker in found[0].noticed else "-"
             for checker in CHECKERS
         ]
-        table.add_row(escape(group), str(len(found)), *noticed)
+        table.add_row(escape(group), str(len(found)), *noticed, *(str(sum(m.open for m in found)) for _ in opened))
     print_table(table)
-    if any(len(m.noticed) < len(CHECKERS) for m in mutants.files):
+    if any(0 < len(m.noticed) < len(CHECKERS) for m in mutants.files):
         say("-: the bench does not look at this file, its SHA-256 is compared")
     say()
 
@@ -147,10 +155,11 @@ def _show_rtl_mutants(title: str, mutants: SelftestTable) -> None:
     groups: dict[tuple[str, str], Counter[str]] = {}
     for mutant in mutants.rtl:
         groups.setdefault((mutant.style, mutant.kind), Counter())[mutant.fate] += 1
-    table = make_table(title, "mutants", "killed", "equivalent", "survived", "killed or equivalent", right=5)
+    columns = ["killed", "equivalent", "survived", *([OPEN] * any(mutant.fate == OPEN for mutant in mutants.rtl))]
+    table = make_table(title, "mutants", *columns, "killed or equivalent", right=2 + len(columns))
     for (style, kind), fates in groups.items():
         total = fates.total()
-        counts = [str(fates[fate]) for fate in ("killed", "equivalent", "survived")]
-        table.add_row(f"{style}, {kind}", str(total), *counts, percent(total - fates["survived"], total))
+        counts = [str(fates[fate]) for fate in columns]
+        table.add_row(f"{style}, {kind}", str(total), *counts, percent(fates["killed"] + fates["equivalent"], total))
     print_table(table)
     say()

@@ -10,7 +10,7 @@ from qexport.build.show import dissect
 from qexport.cli.options import folder_argument, json_option
 from qexport.cli.output import emit, say
 from qexport.cli.tables import make_table, print_table
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few, near
 from qexport.layout.tiling import describe_index
 from qexport.sets.folder import find_sets
 from qexport.sets.manifest import read_manifest
@@ -34,8 +34,8 @@ def command(folder: Path, place: str, as_json: bool) -> None:
     sets = [(found, read_manifest(found)) for found in find_sets(folder)]
     words = [dissect(found, manifest, path, int(number)) for found, manifest in sets if manifest.memory_of(path)]
     if not words:
-        names = ", ".join(file.path for _, manifest in sets for m in manifest.memories for file in m.files[:1])
-        raise QexportError(f"place: '{path}' is no memory file of {folder}; it has {names}, ...")
+        names = [file.path for _, manifest in sets for m in manifest.memories for file in m.files]
+        raise QexportError(f"place: '{path}' is no memory file of {folder}; it has {few(near(path, names))}")
 
     def show() -> None:
         for word in words:

@@ -8,7 +8,7 @@ import click
 from qexport.build.verify import Report, verify, verify_index
 from qexport.cli.options import folder_argument, json_option
 from qexport.cli.output import emit, say
-from qexport.errors import CheckFailed, QexportError
+from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.folder import find_sets
 from qexport.sets.index import INDEX
 
@@ -43,9 +43,8 @@ def command(folder: Path, as_json: bool) -> None:
     listed += [{"set": str(path), "error": str(error)} for path, error in unusable.items()]
     emit(as_json, {"ok": not failed and not unusable, "sets": listed}, show)
     if failed:
-        sets = ", ".join(map(str, failed))
         raise CheckFailed(
-            f"verify: {len(failed)} of {len(reports) + len(unusable)} set(s) failed: {sets}; "
+            f"verify: {len(failed)} of {len(reports) + len(unusable)} set(s) failed: {few(failed)}; "
             "dump them again, or remove what does not belong there"
         )
     if unusable:

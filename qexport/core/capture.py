@@ -13,10 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
+from qexport.core.budget import CAPTURE_ELEMENTS, check_header
 from qexport.core.codes import Formats
 from qexport.core.geometry import KINDS, ConvGeometry, Layer
 from qexport.core.intformat import Int64
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few
 
 METADATA_KEY = "qexport"
 REAL_GRID = 2**20  # real-valued tensors are stored as multiples of 1/REAL_GRID
@@ -136,6 +137,7 @@ class CaptureFile:
         if not path.is_file():
             raise QexportError(f"capture: {path} does not exist or is no file")
         self.path = path
+        check_header(path, "capture")
         try:
             with safe_open(str(path), framework="numpy") as file:
                 names = set(file.keys())
@@ -144,15 +146,14 @@ class CaptureFile:
         except (SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
             raise QexportError(f"capture: {path} is no readable safetensors file: {error}") from None
         if set(entries) != {METADATA_KEY}:
-            found = ", ".join(sorted(entries)) or "none"
             raise QexportError(
-                f"capture: {path} has metadata entries {found}; needs '{METADATA_KEY}' alone, with layer, formats and "
-                "source (docs/vectors.md)"
+                f"capture: {path} has metadata entries {few(sorted(entries))}; needs '{METADATA_KEY}' alone, with "
+                "layer, formats and source (docs/vectors.md)"
             )
         if names - set(TENSORS) or not {"weight", "input"} <= names:
-            found = ", ".join(sorted(names)) or "none"
             raise QexportError(
-                f"capture: {path} holds tensors {found}; needs weight and input, may have bias, reference, next_input"
+                f"capture: {path} holds tensors {few(sorted(names))}; needs weight and input, may have bias, "
+                "reference, next_input"
             )
         try:
             metadata = _read_metadata(json.loads(entries[METADATA_KEY]))
@@ -160,6 +161,12 @@ class CaptureFile:
             raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
         self.layer, self.formats, self.source = metadata.layer, metadata.formats, metadata.source
         _check_input_shape(shapes["input"])
+        for name, shape in (("weight", shapes["weight"]), ("an image of input", shapes["input"][1:])):
+            if math.prod(shape) > CAPTURE_ELEMENTS:
+                raise QexportError(
+                    f"capture: {path}: {name} has {math.prod(shape):,} codes, more than {CAPTURE_ELEMENTS:,}; "
+                    "take a part of the layer"
+                )
         self.images: int = shapes["input"][0]
         self.plane: tuple[int, int] = (shapes["input"][2], shapes["input"][3])
         self._per_image = [name for name in PER_IMAGE if name in names]

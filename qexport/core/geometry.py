@@ -29,6 +29,8 @@ class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
     relu: bool = False
 
     def __post_init__(self) -> None:
+        if re.search("[\ud800-\udfff]", self.name):
+            raise QexportError(f"layer {self.name!r}: its name has half a character (a lone surrogate); rename it")
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if channels % self.groups:
                 raise QexportError(f"layer {self.name}: {name} {channels} is no multiple of groups {self.groups}")

@@ -24,7 +24,7 @@ from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import AXES, RESULTS, operation
 from qexport.core.printed import Printed, pairs_text
-from qexport.errors import CheckFailed, QexportError
+from qexport.errors import CheckFailed, QexportError, few
 from qexport.findings.words import Actual, Known, read_actual
 from qexport.layout.memory import Layout, Memory
 from qexport.layout.memory_files import MemoryFiles
@@ -142,9 +142,7 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
     entry = actual.memory
     if entry.tensor not in RESULTS or entry.memory().order.has_bits:
         usable = [m.name for m in manifest.memories if m.tensor in RESULTS and not m.memory().order.has_bits]
-        raise QexportError(
-            f"actual: '{entry.name}' is no memory of whole results; the set has {', '.join(usable) or 'none'}"
-        )
+        raise QexportError(f"actual: '{entry.name}' is no memory of whole results; the set has {few(usable)}")
     layout = _layout(manifest, capture)
     stream = _stream(layout, entry.name, capture)
     tiling = stream.tiling

@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
+from qexport.core.budget import SIGNAL_BITS
 from qexport.core.intformat import Int64
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few, near
 from qexport.findings.words import (
     Actual,
     elements_of_digits,
@@ -71,6 +72,8 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
         stem = names[0].removesuffix("tdata")
         qualifiers = [f"{stem}tvalid", f"{stem}tready"]
         names += [name for name in qualifiers if name in by_name] if qualifiers[0] in by_name else []
+    for name in names:
+        _check_width(by_name[name], file)
     with _readable(file):
         data, clk, *counting = (_Changes(by_name[name]) for name in names)
     edges = clk.rising()
@@ -103,16 +106,25 @@ def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
     if plain in found:
         return plain
     if not found:
-        near = [full for full in variables if full.rsplit(".", 1)[-1] == plain.rsplit(".", 1)[-1]]
-        hint = f"; there are {', '.join(near[:4])}" if near else ""
+        alike = [full for full in variables if full.rsplit(".", 1)[-1] == plain.rsplit(".", 1)[-1]]
+        there = few(alike or near(plain, list(variables)))
         raise QexportError(
-            f"actual: {file} has no signal '{name}'{hint or '; give its path in the design, or the end'}"
+            f"actual: {file} has no signal '{name}'; there are {there}; give its path in the design, or the end"
         )
+    for full in found:
+        _check_width(variables[full], file)
     with _readable(file):
         same = all(list(variables[other].tv) == list(variables[found[0]].tv) for other in found[1:])
     if not same:
-        raise QexportError(f"actual: {file} has {', '.join(found)}; give more of the path of '{name}'")
+        raise QexportError(f"actual: {file} has {few(found)}; give more of the path of '{name}'")
     return found[0]
+
+
+def _check_width(variable: Any, file: Path) -> None:
+    """Raises QexportError for a signal whose values are too long to be written down."""
+    if (bits := variable.bitwidth or 1) > SIGNAL_BITS:
+        name = variable.full_name
+        raise QexportError(f"actual: {file}: {name} has {bits:,} bits, more than {SIGNAL_BITS:,}; name another signal")
 
 
 class _Changes:

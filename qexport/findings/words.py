@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import RESULTS
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few, near
 from qexport.layout.formats.base import FileFault, WordSpec
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.pack import Words, unpack
@@ -91,7 +91,7 @@ def read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None =
 def entry_of(manifest: Manifest, name: str) -> MemoryEntry:
     found = [entry for entry in manifest.memories if entry.name == name]
     if not found:
-        names = ", ".join(entry.name for entry in manifest.memories)
+        names = few(near(name, [entry.name for entry in manifest.memories]))
         raise QexportError(f"memory: the set has no memory '{name}'; it has {names}")
     return found[0]
 
@@ -121,10 +121,13 @@ def _of_folder(manifest: Manifest, folder: Path, memory: str | None) -> tuple[Me
     entries = _results(manifest) if memory is None else [entry_of(manifest, memory)]
     found = {entry.name: files for entry in entries if (files := files_of(entry))}
     if len(found) > 1:
-        raise QexportError(f"actual: {folder} has files of {', '.join(found)}; choose one with --memory")
+        raise QexportError(f"actual: {folder} has files of {few(found)}; choose one with --memory")
     if not found:
-        names = ", ".join(dict.fromkeys(chain.from_iterable((e.files[0].path, f"{e.name}.hex") for e in entries)))
-        raise QexportError(f"actual: {folder} has no file of the set's results, such as {names}; give the file itself")
+        names = few(dict.fromkeys(chain.from_iterable((e.files[0].path, f"{e.name}.hex") for e in entries)))
+        here = few(sorted(path.name for path in folder.iterdir()), none="nothing")
+        raise QexportError(
+            f"actual: {folder} has no file of the set's results, such as {names}; it holds {here}; give the file itself"
+        )
     [(name, files)] = found.items()
     return entry_of(manifest, name), files
 
@@ -151,14 +154,14 @@ def guessed_memory(
         if len(fitting) == 1:
             return fitting[0]
         if fitting:
-            names = ", ".join(actual.memory.name for actual in fitting)
+            names = few([actual.memory.name for actual in fitting])
             raise QexportError(f"actual: {what} may be {names}; choose one with --memory")
         if len(entries) == 1 and faults:
             raise faults[-1]
     tried = len(named or manifest.memories)
     if tried == len(faults) and len({str(fault) for fault in faults}) == 1:  # such as an empty file, whatever it is for
         raise faults[0]
-    sizes = ", ".join(f"{e.name} {sum(f.words for f in e.files)} x {e.word_bits} bits" for e in named or results)
+    sizes = few([f"{e.name} {sum(f.words for f in e.files)} x {e.word_bits} bits" for e in named or results])
     held = f", {counts.pop()} words," if len(counts) == 1 else ""
     raise QexportError(
         f"actual: {what}{held} fits no memory of the set ({sizes}); it may be of another set, else name its memory "

@@ -5,9 +5,12 @@ from functools import cached_property
 
 import numpy as np
 
+from qexport.core.budget import FILES
+from qexport.core.capture import TENSORS as CAPTURED
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import AXES
+from qexport.errors import QexportError
 from qexport.layout.formats.base import Format, WordSpec
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Memory
@@ -112,6 +115,14 @@ class MemoryFiles:
             return self.tiling
         shape = (images, *self.shape[1:])
         return Tiling(self.memory.order, shape, self._array, self.element.bits, first_image)
+
+
+def check_budget(facts: Convolution, streams: Sequence[MemoryFiles], images: int) -> None:
+    """Raises QexportError where a set of these memories would take more than the budget."""
+    if (files := sum(stream.tiling.files for stream in streams)) > FILES:
+        raise QexportError(f"layout: {files:,} files are more than {FILES:,}; make file axes address axes")
+    computed = {stream.memory.tensor: 1 if stream.streamed else images for stream in streams}
+    facts.check_size({name: count for name, count in computed.items() if name not in CAPTURED})
 
 
 def streamed_tensors(memories: Iterable[MemoryFiles]) -> set[str]:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
 
+from qexport.core.budget import AXES as MOST_AXES
 from qexport.core.operations.registry import AXES
 
 BIT_AXIS = "bit"
@@ -197,6 +198,8 @@ def _read_stage(
         splits.append(Split(joined, tuple(name for name, _ in names)))
     if (axis := missing()) is not None:
         raise OrderFault(f"axis '{axis}' is missing left of the arrow", tokens.offset)
+    if (count := sum(len(split.names) for split in splits)) > MOST_AXES:
+        raise OrderFault(f"{count} axes at once are more than {MOST_AXES}; join some", tokens.offset)
     tokens.take()
     return tuple(splits)
 

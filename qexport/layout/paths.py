@@ -10,10 +10,17 @@ RESERVED = (MANIFEST, SUMS, CAPTURE, "Makefile", "params.vh", "files.f", "dut.sv
 MAX_FILE_NAME = 200
 
 
+_SAFE_PART = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9_+=,. -]*[A-Za-z0-9_+=,.-])?")
+
+
 def is_inside(name: str) -> bool:
-    """Whether a path, as a layout or a manifest writes it, names a file inside the set's folder."""
+    """Whether a path, as a manifest writes it, names a file inside the set's folder and no more than that in Verilog.
+
+    Sets of schema 1 may have other names than a layout may give today.
+    """
     path = PurePosixPath(name)
-    return not (path.is_absolute() or ".." in path.parts or "\\" in name or not path.name or str(path) != name)
+    plain = re.fullmatch(r"[ -~]+", name) and not re.search(r"[\"$`\\]", name)
+    return bool(plain) and not (path.is_absolute() or ".." in path.parts or not path.name or str(path) != name)
 
 
 def check_file_name(name: str, order: Order) -> None:
@@ -30,10 +37,14 @@ def check_file_name(name: str, order: Order) -> None:
         if item.name not in fields and not fields >= set(item.parts):
             raise OrderFault(f"'{name}' lacks the file axis '{{{item.name}}}'; two files would have one name")
     path = PurePosixPath(name)
-    if not is_inside(name):
-        raise OrderFault(f"'{name}' does not name a file inside the set's folder")
-    if re.search(r"[^ -~]|[\"$]", name):  # Icarus opens no path with letters beyond ASCII
-        raise OrderFault(f"{name!r} has a character beyond ASCII, a control character, a quote or a dollar sign")
+    # the name goes into Verilog, a Makefile and a shell, and Icarus opens no path with letters beyond ASCII
+    parts = re.sub(r"\{\w*\}", "0", name).split("/")
+    wrong = [part for part in parts if not _SAFE_PART.fullmatch(part)]
+    if wrong:
+        raise OrderFault(
+            f"'{name}' does not name a file inside the set's folder; write '{wrong[0]}' in letters, digits, "
+            "blanks and _ - + = , . and begin it with a letter, a digit or _"
+        )
     for own in RESERVED:  # where a file system does not tell upper from lower case, they are one
         if path.parts[0].lower() == own.lower():
             raise OrderFault(f"'{name}' takes the place of the set's own {own}; choose another name")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from qexport.core.budget import STORED
 from qexport.core.intformat import Int64, IntFormat
 from qexport.errors import QexportError
 from qexport.layout.order import IMAGE_AXIS, Order, Split
@@ -107,6 +108,11 @@ class Tiling:
             self._size(part for item in order.addresses for part in item.parts),
             self._size(part for item in order.lanes for part in item.parts),
         )
+        if math.prod(blocks) > STORED:
+            raise QexportError(
+                f"layout order '{order.text}': its files would hold {math.prod(blocks):,} elements, more than "
+                f"{STORED:,}; lower a size in [array]"
+            )
         self._add_step(axes, [part for part, _ in right], tuple(flip), blocks, blocks, blocks)
 
     def _add_step(

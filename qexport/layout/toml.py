@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
+from qexport.core.budget import LAYOUT_BYTES, LAYOUT_DEPTH, MEMORIES, read_bytes
 from qexport.core.geometry import MAX_SIZE
 from qexport.core.intformat import MAX_BITS
 from qexport.core.operations.registry import AXES
@@ -111,7 +112,7 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
             fail(f"header: a file of radix '{table['radix']}' has no place for one; take the key out", "header")
         if not line.startswith(comment):
             fail(f"header: {line!r} is no comment of radix '{table['radix']}'; begin it with {comment}", "header")
-        if comment == "//" and line.endswith("\\"):
+        if comment == "//" and line.rstrip().endswith(("\\", "??/")):
             fail(f"header: {line!r} ends with a backslash, which draws in the next line; take it out", "header")
     try:
         order = parse_order(table["order"], table["tensor"])
@@ -148,6 +149,10 @@ def layout_errors(text: str, where: str) -> list[LayoutError]:
 
 def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
     source = _Source(text, where)
+    if (at := _too_deep(text)) is not None:
+        before = text[:at].splitlines() or [""]
+        deep = f"more than {LAYOUT_DEPTH} tables, lists or parts of a key within each other; a layout needs 2"
+        return None, [source.fault(deep, len(before), len(before[-1]) + 1)]
     try:
         document = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, or an integer of more digits than Python reads
@@ -180,6 +185,9 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
     elif not isinstance(memories, list) or not memories:
         errors.append(source.at_value("memory: a layout needs at least one [[memory]]", None, "memory"))
         memories = []
+    elif len(memories) > MEMORIES:
+        errors.append(source.at_value(f"memory: {len(memories)} are more than {MEMORIES}", None, "memory"))
+        memories = []
     read: list[Memory] = []
     seen: dict[tuple[str, str], int] = {}
     for number, table in enumerate(memories):
@@ -198,6 +206,23 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
     if errors:
         return None, errors
     return Layout(str(name), dict(array), tuple(read), hashlib.sha256(text.encode()).hexdigest()), []
+
+
+_QUOTED = re.compile(  # or a comment
+    r'"""(?:\\[\s\S]|[^\\])*?"""|' r"'''[\s\S]*?'''|" r'"(?:\\.|[^"\\\n])*"|' r"'[^'\n]*'|#[^\n]*"
+)
+
+
+def _too_deep(text: str) -> int | None:
+    """Where tables, lists or the parts of a key nest deeper than a layout may; tomllib would call itself as often."""
+    depth = parts = 0
+    plain = _QUOTED.sub(lambda quoted: re.sub(r"[^\n]", "_", quoted[0]), text)
+    for mark in re.finditer(r"[.=,\n\[\]{}]", plain):
+        parts = parts + 1 if mark[0] == "." else 0
+        depth = max(0, depth + (mark[0] in "[{") - (mark[0] in "]}"))
+        if max(depth, parts) > LAYOUT_DEPTH:
+            return mark.start()
+    return None
 
 
 def _array_errors(array: Mapping[str, int], memories: list[Memory], source: _Source) -> Iterator[LayoutError]:
@@ -223,7 +248,7 @@ def layout_text(name: str) -> str:
     """The text of a preset, by its name, or of a layout file, by its path; raises QexportError when there is none."""
     path = PRESETS / f"{name}.toml" if name in preset_names() else Path(name)
     try:
-        return path.read_bytes().decode("utf-8")
+        return read_bytes(path, LAYOUT_BYTES, "layout").decode("utf-8")
     except FileNotFoundError:
         raise QexportError(
             f"layout: '{name}' is neither a preset ({', '.join(preset_names())}) nor a TOML file"

@@ -9,6 +9,9 @@ from qexport.errors import QexportError
 from qexport.layout.paths import MANIFEST, SUMS
 
 STAGING, JOURNAL = ".qexport-", "journal.json"
+CRLF = (
+    "has CRLF line ends, as git or an editor makes them; check it out with core.autocrlf=false, or dump the set again"
+)
 
 
 def sha256(data: bytes) -> str:
@@ -20,6 +23,11 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file of any size."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def has_other_line_ends(path: Path, digest: str) -> bool:
+    """Whether a file has this SHA-256 but for its line ends, which git or an editor may have turned into CRLF."""
+    return sha256(path.read_bytes().replace(b"\r\n", b"\n")) == digest
 
 
 def sums_text(files: dict[str, str]) -> str:

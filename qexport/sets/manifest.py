@@ -21,7 +21,7 @@ from qexport.layout.memory import Memory
 from qexport.layout.order import OrderFault, parse_order
 from qexport.layout.paths import MANIFEST, SUMS, is_inside
 from qexport.layout.tiling import Tiling
-from qexport.sets.folder import file_sha256, sha256
+from qexport.sets.folder import CRLF, file_sha256, has_other_line_ends, sha256
 
 SCHEMA = "qexport.vectors/2"
 READ_SCHEMAS = ("qexport.vectors/1", SCHEMA)  # a major schema is read for ever: tests/frozen
@@ -167,6 +167,13 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
     def to_bytes(self) -> bytes:
         return json_bytes(self)
 
+    @property
+    def bench_note(self) -> str | None:
+        """Why the bench files cannot be held against a fresh rendering; None where this version wrote the set."""
+        if self.tool.version == __version__:
+            return None
+        return f"bench files not compared with a fresh rendering: the set is of qexport {self.tool.version}"
+
     def named_files(self) -> dict[str, str]:
         """Path -> SHA-256 of every file of the set but manifest.json and SHA256SUMS."""
         named = {file.path: file.sha256 for memory in self.memories for file in memory.files}
@@ -242,6 +249,8 @@ def read_manifest(folder: Path) -> Manifest:
     if sums.is_file():
         recorded = [line for line in sums.read_bytes().splitlines() if line.endswith(f"  {MANIFEST}".encode())]
         if recorded and recorded != [f"{sha256(data)}  {MANIFEST}".encode()]:
+            if has_other_line_ends(path, recorded[0][:64].decode(errors="replace")):
+                raise CheckFailed(f"{path}: {CRLF}")
             raise CheckFailed(f"{path}: SHA-256 differs from {SUMS}; the set was changed, dump it again")
     try:
         document: Any = json.loads(data)

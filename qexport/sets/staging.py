@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qexport.core.atomic import write_atomically
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few
 from qexport.layout.paths import MANIFEST, SUMS
 from qexport.sets.folder import (
     JOURNAL,
@@ -122,7 +122,7 @@ def _keep_changes(replaced: Path, out: Path) -> list[str]:
     for name, path in changed.items():
         (backup / name).parent.mkdir(parents=True, exist_ok=True)
         path.rename(backup / name)
-    return [f"{', '.join(changed)} of {out / replaced.name} had been changed since the dump; kept in {backup}"]
+    return [f"{few(changed)} of {out / replaced.name} had been changed since the dump; kept in {backup}"]
 
 
 def numbered(path: Path) -> Path:

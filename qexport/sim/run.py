@@ -14,7 +14,8 @@ from pathlib import Path
 
 from qexport.bench.interface import CHECKS, Stream, interface, streams
 from qexport.bench.ports import check_files, connected, read_module
-from qexport.errors import CheckFailed, QexportError
+from qexport.bench.sv import compare_bench
+from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
 from qexport.sim.cache import build_bench, cache_folder
@@ -74,7 +75,7 @@ def simulate(
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         command = [*simulator.command(executable, waves), *arguments]
-        edited = f" (not as dumped: {', '.join(sorted(changed))})" if changed else ""
+        edited = f" (not as dumped: {few(sorted(changed))})" if changed else ""
         verdict = Verdict(
             set=folder,
             simulator=simulator.name,
@@ -111,13 +112,19 @@ def _changed(folder: Path, manifest: Manifest, own_design: bool) -> dict[str, st
             raise CheckFailed(f"{folder / name} {changed[name]}; {advice}dump the set again")
     if not own_design:
         changed.pop("dut.sv", None)
+    if not changed and manifest.bench_note is None:
+        fresh = compare_bench(folder, manifest)
+        if not own_design:
+            fresh.pop("dut.sv", None)
+        if fresh:
+            raise CheckFailed(f"simulate: {folder}: {_named(fresh)}; dump the set again")
     if changed and not changed.keys() & bench_files(manifest):
         raise CheckFailed(f"simulate: {folder}: {_named(changed)}; dump the set again")
     return changed
 
 
 def _named(changed: dict[str, str]) -> str:
-    return ", ".join(f"{path} {why}" for path, why in sorted(changed.items()))
+    return few([f"{path} {why}" for path, why in sorted(changed.items())])
 
 
 def _around(job: Job, dut: Sequence[Path], top: str, offered: Sequence[Stream]) -> tuple[Job, tuple[Stream, ...]]:

@@ -58,7 +58,7 @@ class Verdict(Printed):
 
     @property
     def utilisation(self) -> float:
-        """Share of the array's multipliers that worked in an average cycle."""
+        """Share of the array's multipliers that worked in an average cycle; above 1 where the design has more."""
         return self.macs_per_cycle / self.multipliers
 
     def check(self) -> "Verdict":
@@ -77,14 +77,20 @@ class Verdict(Printed):
         rows = [
             ("set", f"{self.set}, layer {layer_text(self.manifest.layer)}"),
             ("files", f"{self.manifest.file_count} as dumped, layout '{self.manifest.layout.name}'"),
+            ("bench", self.manifest.bench_note or "files are what qexport writes for this set"),
             ("golden", golden_text(self.manifest)),
             ("simulation", what + (f", streams stalled with seed {self.seed}" if self.seed else "")),
             ("compared", _counts_text(self.compared)),
         ]
         if self.not_compared:
             rows.append(("not compared", f"{_counts_text(self.not_compared)}: the module has no such ports"))
-        speed = f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle"
-        return [*rows, ("speed", f"{speed}, {self.utilisation:.1%} of {self.multipliers} multipliers")]
+        share = f"{self.utilisation:.1%} of" if self.utilisation <= 1 else "more than the layout's array of"
+        rows.append((
+            "speed",
+            f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle, {share} {self.multipliers} "
+            f"multiplier{'s' * (self.multipliers > 1)}",
+        ))  # fmt: skip
+        return rows
 
     def as_json(self) -> dict[str, Any]:
         """For machines: what the command prints with --json."""
@@ -92,7 +98,8 @@ class Verdict(Printed):
             return {"set": str(self.set), "result": "FAIL", "why": str(self.failure)}
         names = ("checks", "compared", "not_compared", "seed", "cycles", "macs", "macs_per_cycle", "multipliers",
                  "utilisation", "simulator", "version")  # fmt: skip
-        return {"set": str(self.set), "result": "PASS"} | {name: getattr(self, name) for name in names}
+        found = {"set": str(self.set), "result": "PASS", "bench": self.manifest.bench_note}
+        return found | {name: getattr(self, name) for name in names}
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:
@@ -118,6 +125,8 @@ def changed_files(folder: Path, manifest: Manifest) -> dict[str, str]:
     for path, digest in manifest.named_files().items():
         if not (folder / path).is_file():
             changed[path] = "is missing"
+        elif (folder / path).is_symlink():
+            changed[path] = "is a link"
         elif sha256((folder / path).read_bytes()) != digest:
             changed[path] = "was changed since the dump"
     return changed

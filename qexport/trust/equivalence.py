@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from qexport.errors import QexportError
 from qexport.sim.supervisor import call
 from qexport.sim.work import scratch_folder
+from qexport.trust.clock import ENDLESS, Clock
 
 if TYPE_CHECKING:
     from pyosys.libyosys import Module, SigSpec
@@ -37,13 +38,20 @@ COPIES = ("gold", "gate")  # the unchanged and the changed netlist, as ABC calls
 ATTEMPTS = (("near", "cut"), ("control", "all"), ("control", "none"))
 
 
-def yosys(folder: Path, *commands: str) -> str:
+def needs_yosys() -> None:
+    """Raises QexportError where Yosys is missing."""
+    if find_spec("pyosys") is None:
+        raise QexportError("mutants: Yosys is missing; pip install 'qexport[selftest]'")
+
+
+def yosys(folder: Path, *commands: str, clock: Clock = ENDLESS) -> str:
     """What Yosys prints when it runs the commands in a folder; raises QexportError with its error."""
     program = (
         "import sys; from pyosys import libyosys; design = libyosys.Design()\n"
         "for command in sys.argv[1:]: libyosys.run_pass(command, design)"
     )
-    return _run(folder, program, *(part.strip() for command in commands for part in command.split(";")))
+    parts = (part.strip() for command in commands for part in command.split(";"))
+    return _run(folder, program, *parts, limit=clock.limit())
 
 
 def whole_paths(places: str, folder: Path) -> str:
@@ -53,8 +61,7 @@ def whole_paths(places: str, folder: Path) -> str:
 
 def _run(folder: Path, program: str, *arguments: str, limit: float | None = None) -> str:
     """Run a program that uses Yosys in a process of its own, which an error ends."""
-    if find_spec("pyosys") is None:
-        raise QexportError("mutants: Yosys is missing; pip install 'qexport[selftest]'")
+    needs_yosys()
     done = call([sys.executable, "-c", program, *arguments], cwd=folder, limit=limit)
     if done.returncode != 0:
         error = re.search(r"^.*ERROR: .*$", done.stdout + done.stderr, re.MULTILINE)
@@ -63,8 +70,10 @@ def _run(folder: Path, program: str, *arguments: str, limit: float | None = None
     return done.stdout
 
 
-def equivalent(netlist: Path, change: str, words: dict[str, int]) -> bool:
+def equivalent(netlist: Path, change: str, words: dict[str, int], clock: Clock = ENDLESS) -> bool | None:
     """Whether a change of a flat netlist (RTLIL) is proven to make no difference; False: it makes one, or no proof.
+
+    None: the time was over before it was known.
 
     `change`: the options of Yosys `mutate`. `words`: how many words each driven stream carries, by its ports' prefix.
     """
@@ -77,13 +86,15 @@ def equivalent(netlist: Path, change: str, words: dict[str, int]) -> bool:
             spec = json.dumps([str(netlist.resolve()), change, words, exact, same])
             try:
                 program = f"import json, sys\nfrom {__name__} import build\nbuild(*json.loads(sys.argv[1]))"
-                _run(place, program, spec, limit=4 * LIMIT)
+                _run(place, program, spec, limit=clock.limit(4 * LIMIT))
                 proof: list[str | Path] = [abc, "-c", f"read both.aig; scorr; pdr -a -T {LIMIT}"]
-                said = call(proof, cwd=place, limit=4 * LIMIT).stdout
+                said = call(proof, cwd=place, limit=clock.limit(4 * LIMIT)).stdout
             except QexportError:  # too large, or cells that are no gates of one clock
-                continue
+                said = ""
         if re.search(r"^Properties: +All = 1\. Proved = 1\.", said, re.MULTILINE):
             return True
+        if clock.over:
+            return None
     return False
 
 

@@ -7,7 +7,8 @@ are edits of the reference RTL (rtl_edits.py), general ones are changes of singl
 import random
 import re
 import shlex
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,13 +21,15 @@ from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sim.cache import build_bench, cache_folder
 from qexport.sim.registry import SIMULATORS, choose
 from qexport.sim.run import check_all_words, judged, lacking
-from qexport.sim.supervisor import TIME_LIMIT, workers
+from qexport.sim.supervisor import TIME_LIMIT, CutOff, workers
 from qexport.sim.tools import Simulator
 from qexport.sim.work import Work, scratch_folder, work_folder
+from qexport.trust.clock import ENDLESS, Clock
 from qexport.trust.equivalence import PROOF, equivalent, whole_paths, yosys
 from qexport.trust.rtl_edits import EDITS, Edit
 
 GENERAL = 120  # mutants of a netlist
+OPEN = "the time was over"  # in place of a failure
 SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
 
 Progress = Callable[[str, int, int], None]  # what, how many of it are done, of how many
@@ -41,7 +44,8 @@ class MutantResult:
     """What became of one mutant.
 
     `where`: file:line of the RTL, or cell/port[bit] of the netlist. `kind`: 'hand' or 'general'. `fate`: 'killed'
-    (a run failed), 'equivalent' (proven to behave as the design) or 'survived'. `how`: the FAIL line, or the proof.
+    (a run failed), 'equivalent' (proven to behave as the design), 'survived' or 'open' (the time was over before it was
+    known). `how`: the FAIL line, or the proof.
     """
 
     name: str
@@ -103,11 +107,12 @@ class _Bench:
     """The bench of a set around a design that the plusarg `mutant` changes, built once."""
 
     def __init__(
-        self, folder: Path, simulator: Simulator, found: Sequence[Stream], design: Path, work: Work, limit: float
+        self, folder: Path, simulator: Simulator, found: Sequence[Stream], design: Path, work: Work, clock: Clock
     ) -> None:
-        self.folder, self.simulator, self.work, self.limit = folder, simulator, work, limit
+        self.folder, self.simulator, self.work, self.clock = folder, simulator, work, clock
         self.manifest = read_manifest(folder)
         macros = lacking(interface(folder, self.manifest), found)
+        limit = clock.limit(TIME_LIMIT) or TIME_LIMIT
         job = replace(work.job(folder, self.manifest, [design]), macros=macros, limit=limit)
         self.compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
         self.executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
@@ -115,12 +120,17 @@ class _Bench:
     def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
         """Why the mutant fails with the first seed with which it does; None when it passes with all.
 
-        That is the FAIL line or, where `cycles` has those of the design by seed, that the mutant took others.
+        That is the FAIL line or, where `cycles` has those of the design by seed, that the mutant took others; OPEN
+        where the time was over before.
         """
         for seed in SEEDS:
+            if self.clock.over:
+                return OPEN
             try:
                 took = self._cycles(mutant, seed)
             except CheckFailed as failed:
+                if isinstance(failed, CutOff) and self.clock.over:
+                    return OPEN
                 lines = [line for line in str(failed).splitlines() if line.startswith("FAIL")]
                 return f"seed {seed}: {lines[0] if lines else str(failed).removeprefix(f'simulate: {self.folder}: ')}"
             if cycles is not None and took != cycles.setdefault(seed, took):
@@ -132,7 +142,8 @@ class _Bench:
         with work_folder(self.folder, within=self.work.root) as work:
             plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}"]
             command = [*self.simulator.command(self.executable), *plusargs]
-            output = judged(command, work, sum(self.compared.values()), "mutant", str(self.folder), self.limit)
+            limit = self.clock.limit(TIME_LIMIT) or TIME_LIMIT
+            output = judged(command, work, sum(self.compared.values()), "mutant", str(self.folder), limit)
             check_all_words(work, self.folder, self.manifest, self.compared, str(self.folder))
         return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
 
@@ -143,6 +154,8 @@ class _Bench:
         """
         cycles: dict[int, int] = {}
         own = self.failure(0, cycles)
+        if own == OPEN:
+            return [OPEN] * count
         if own is not None:
             raise CheckFailed(f"mutants: {self.folder}: the unchanged design fails, no mutant was run: {own}")
         found = []
@@ -179,8 +192,8 @@ def hand_mutants(
     edits: Sequence[Edit],
     *,
     simulator: str = "auto",
-    limit: float = TIME_LIMIT,
     progress: Progress = quiet,
+    clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
     """Run hand-placed mutants of the reference array `style` in the bench of the set `folder`.
 
@@ -191,12 +204,15 @@ def hand_mutants(
     with work_folder(folder) as work:
         design = work.root / "dut.sv"
         design.write_text("\n".join(selectable(files, edits).values()))
-        bench = _Bench(folder, choose(simulator), _reference_streams(folder, style), design, work, limit)
-        failures = bench.failures(len(edits), True, lambda done: progress("hand-placed", done, len(edits)))
+        progress("hand-placed", 0, len(edits))
+        failures = _failures(
+            folder, choose(simulator), _reference_streams(folder, style), design, work, clock, len(edits), True,
+            lambda done: progress("hand-placed", done, len(edits)),
+        )  # fmt: skip
     made = []
     for edit, failure in zip(edits, failures, strict=True):
         line = files[edit.file][: _span(edit, files[edit.file])[0]].count("\n") + 1
-        fate = "survived" if failure is None else "killed"
+        fate = "survived" if failure is None else "open" if failure == OPEN else "killed"
         made.append(MutantResult(edit.name, f"{edit.file}:{line}", "hand", style, fate, failure or edit.what))
     return made
 
@@ -225,7 +241,16 @@ def _options(change: dict[str, str]) -> str:
     return " ".join(f"-{key} {value}" for key, value in change.items() if key not in ("src", "wire", "wirebit"))
 
 
-def netlist(read: str, include: Path, top: str, ports: dict[str, Port], count: int, seed: int, to: Path) -> Netlist:
+def netlist(
+    read: str,
+    include: Path,
+    top: str,
+    ports: dict[str, Port],
+    count: int,
+    seed: int,
+    to: Path,
+    clock: Clock = ENDLESS,
+) -> Netlist:
     """Synthesize a design to a flat netlist with `count` seeded changes, in the folder `to`; memories stay memories.
 
     `read`: the command of Yosys that reads the sources; it runs in `to`, where `include` is a link. Raises QexportError
@@ -242,26 +267,29 @@ def netlist(read: str, include: Path, top: str, ports: dict[str, Port], count: i
         "setattr -unset init w:*; opt -full; opt_clean",
         f"rename {top} qexport_core; write_rtlil unchanged.il",
         f"mutate -list {3 * count} -seed {seed} -o candidates.txt",
+        clock=clock,
     )
     listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "candidates.txt").read_text().splitlines()]
     # each line is `mutate` and options
     changes = [{key[1:]: value for key, value in zip(w[1::2], w[2::2], strict=True)} for w in listed]
-    renaming = _renaming(to)
+    renaming = _renaming(to, clock)
     changes = [
         change
         for change in changes
         # a memory without reset has ports for it, which cannot be written as Verilog when they are used
         if not re.fullmatch("RD_[AS]RST", change["port"]) and change["cell"] not in renaming
     ][:count]
-    return with_changes(to, changes, ports)
+    return with_changes(to, changes, ports, clock)
 
 
-def with_changes(to: Path, changes: Sequence[dict[str, str]], ports: dict[str, Port]) -> Netlist:
+def with_changes(
+    to: Path, changes: Sequence[dict[str, str]], ports: dict[str, Port], clock: Clock = ENDLESS
+) -> Netlist:
     """The netlist unchanged.il of the folder `to` as Verilog with these changes in it."""
     (to / "changes.txt").write_text(
         "".join(f"mutate -ctrl qexport_mutant 16 {n} {_options(change)}\n" for n, change in enumerate(changes, 1))
     )
-    yosys(to, "read_rtlil unchanged.il; script changes.txt; write_verilog -noattr netlist.v")
+    yosys(to, "read_rtlil unchanged.il; script changes.txt; write_verilog -noattr netlist.v", clock=clock)
     with (to / "netlist.v").open("a") as text:
         declared = ",\n".join(f"  {port.direction} wire [{port.bits - 1}:0] {name}" for name, port in ports.items())
         text.write(
@@ -273,12 +301,12 @@ def with_changes(to: Path, changes: Sequence[dict[str, str]], ports: dict[str, P
     return Netlist(to, tuple(changes))
 
 
-def _renaming(folder: Path) -> set[str]:
+def _renaming(folder: Path, clock: Clock) -> set[str]:
     """The cells of unchanged.il that address a memory for reading and, a register later, for writing alike.
 
     A change of them may put the words into another order, and be no mistake that anything could show.
     """
-    said = yosys(folder, "read_rtlil unchanged.il; select -list t:$mem_v2")
+    said = yosys(folder, "read_rtlil unchanged.il; select -list t:$mem_v2", clock=clock)
     memories = re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE)
     within = "%ci*:-[D,EN,SRST,CLK]"  # a cycle
     shared = (
@@ -286,7 +314,8 @@ def _renaming(folder: Path) -> set[str]:
         f"c:{memory} %ci:+[WR_ADDR] {within} %ci:+[D] {within} %i t:$*ff* %d t:$mem_v2 %d; select -list @both{n}"
         for n, memory in enumerate(memories)
     )
-    return set(re.findall(r"^qexport_core/(\S+)$", yosys(folder, "read_rtlil unchanged.il", *shared), re.MULTILINE))
+    said = yosys(folder, "read_rtlil unchanged.il", *shared, clock=clock)
+    return set(re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE))
 
 
 def _ports(found: Iterable[Stream]) -> dict[str, Port]:
@@ -300,6 +329,26 @@ def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
     return tuple(s for s in interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
 
 
+def _failures(
+    folder: Path,
+    simulator: Simulator,
+    found: Sequence[Stream],
+    design: Path,
+    work: Work,
+    clock: Clock,
+    count: int,
+    timed: bool,
+    progress: Callable[[int], None],
+) -> list[str | None]:
+    """As `_Bench.failures`; all OPEN where the bench was not built in time."""
+    try:
+        return _Bench(folder, simulator, found, design, work, clock).failures(count, timed, progress)
+    except CutOff:
+        if not clock.over:
+            raise
+        return [OPEN] * count
+
+
 def general_mutants(
     folder: Path,
     made: Netlist,
@@ -308,7 +357,7 @@ def general_mutants(
     simulator: str,
     prove: bool,
     progress: Progress,
-    limit: float = TIME_LIMIT,
+    clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
     """Run the changes of a netlist in the bench of the set `folder`.
 
@@ -318,39 +367,51 @@ def general_mutants(
     used = choose(simulator)
     names = [made.name(change) for change in made.changes]
     with work_folder(folder) as work:
-        bench = _Bench(folder, used, found, made.folder / "netlist.v", work, limit)
-        failures = bench.failures(len(names), style in PARTS, lambda done: progress("general", done, len(names)))
+        progress("general", 0, len(names))
+        failures = _failures(
+            folder, used, found, made.folder / "netlist.v", work, clock, len(names), style in PARTS,
+            lambda done: progress("general", done, len(names)),
+        )  # fmt: skip
     survivors = [number for number, failure in enumerate(failures) if failure is None]
-    proven = _proven(made, found, survivors, progress) if prove else set()
-    left = [number for number in survivors if number not in proven]
+    proven = _proven(made, found, survivors, progress, clock) if prove else {}
+    for number in (number for number, equal in proven.items() if equal is None):
+        failures[number] = OPEN
+    left = [number for number in survivors if proven.get(number, False) is False]
     unknown = SIMULATORS["icarus"]
     if prove and left and used is not unknown and not unknown.missing():
         with work_folder(folder) as work:
-            bench = _Bench(folder, unknown, found, made.folder / "netlist.v", work, limit)
-            if bench.failure(0) is None:
-                for number in left:
-                    failure = bench.failure(number + 1)
-                    failures[number] = failure and f"{failure} (Icarus)"
+            try:
+                bench = _Bench(folder, unknown, found, made.folder / "netlist.v", work, clock)
+                own = bench.failure(0)
+            except CutOff:
+                own = OPEN
+            for number in left if own in (None, OPEN) else ():
+                failure = own or bench.failure(number + 1)
+                failures[number] = f"{failure} (Icarus)" if failure not in (None, OPEN) else failure
     results = []
     for number, (name, change, failure) in enumerate(zip(names, made.changes, failures, strict=True)):
         fate, how = ("survived", f"passes with seeds {SEEDS}") if failure is None else ("killed", failure)
-        if number in proven:
+        if failure == OPEN:
+            fate = "open"
+        if proven.get(number):
             fate, how = "equivalent", PROOF
         results.append(MutantResult(name, made.where(change), "general", style, fate, how))
     return results
 
 
-def _proven(made: Netlist, found: Sequence[Stream], numbers: Sequence[int], progress: Progress) -> set[int]:
-    """Those of the numbered changes that are proven to make no difference."""
+def _proven(
+    made: Netlist, found: Sequence[Stream], numbers: Sequence[int], progress: Progress, clock: Clock
+) -> dict[int, bool | None]:
+    """Whether each of the numbered changes is proven to make no difference, as `equivalent` says."""
     words = {f"s_{stream.memory}": stream.words for stream in found if stream.driven}
 
-    def proof(number: int) -> bool:
-        return equivalent(made.folder / "unchanged.il", _options(made.changes[number]), words)
+    def proof(number: int) -> bool | None:
+        return equivalent(made.folder / "unchanged.il", _options(made.changes[number]), words, clock)
 
-    proven = set()
+    proven = {}
     with workers() as pool:
         for done, (number, equal) in enumerate(zip(numbers, pool.map(proof, numbers), strict=True), start=1):
-            proven |= {number} if equal else set()
+            proven[number] = equal
             progress("proofs", done, len(numbers))
     return proven
 
@@ -363,8 +424,8 @@ def reference_mutants(
     seed: int = 0,
     simulator: str = "auto",
     prove: bool = True,
-    limit: float = TIME_LIMIT,
     progress: Progress = quiet,
+    clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
     """Run mutants of the reference array `style` ('ws' or 'os') in the bench of a set: hand-placed and general ones.
 
@@ -377,15 +438,24 @@ def reference_mutants(
     if sample is not None:
         edits = random.Random(seed).sample(edits, min(sample, len(edits)))
     count = GENERAL if sample is None else min(sample, GENERAL)
-    results = hand_mutants(folder, style, edits, simulator=simulator, limit=limit, progress=progress)
+    results = hand_mutants(folder, style, edits, simulator=simulator, progress=progress, clock=clock.part(2))
     with scratch_folder() as scratch:
         sources = reference_files(style, manifest)
         for name, text in sources.items():
             (scratch / name).write_text(text)
         found = _reference_streams(folder, style)
         read = f"read_verilog -sv -Iinclude {' '.join(sources)}"
-        made = netlist(read, folder, "dut", _ports(found), count, seed, scratch)
-        return results + general_mutants(folder, made, found, style, simulator, prove, progress, limit)
+        try:
+            made = netlist(read, folder, "dut", _ports(found), count, seed, scratch, clock)
+        except CutOff:
+            if not clock.over:
+                raise
+            return [*results, _no_netlist(style)]
+        return results + general_mutants(folder, made, found, style, simulator, prove, progress, clock)
+
+
+def _no_netlist(style: str) -> MutantResult:
+    return MutantResult("all of a netlist", "netlist", "general", style, "open", "Yosys did not make it in time")
 
 
 def user_mutants(
@@ -396,13 +466,36 @@ def user_mutants(
     sample: int | None = None,
     seed: int = 0,
     simulator: str = "auto",
-    limit: float = TIME_LIMIT,
     progress: Progress = quiet,
+    clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
     """Run general mutants of a user's module `top` in the bench of a set: which mistakes does this set see?
 
     Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
     """
+    with _user_module(folder, dut, top) as (place, found, read):
+        count = GENERAL if sample is None else min(sample, GENERAL)
+        progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
+        try:
+            made = netlist(read, folder, top, _ports(found), count, seed, place, clock)
+        except CutOff:
+            if not clock.over:
+                raise
+            return [_no_netlist("user")]
+        progress("netlist", 1, 1)
+        return general_mutants(folder, made, found, "user", simulator, True, progress, clock)
+
+
+def check_readable(folder: Path, dut: Sequence[Path], top: str, clock: Clock = ENDLESS) -> None:
+    """Raises QexportError when the ports of a user's module do not fit or Yosys cannot read it."""
+    with _user_module(folder, dut, top) as (place, _, read):
+        (place / "include").symlink_to(folder.resolve())
+        yosys(place, read, clock=clock)
+
+
+@contextmanager
+def _user_module(folder: Path, dut: Sequence[Path], top: str) -> Iterator[tuple[Path, tuple[Stream, ...], str]]:
+    """A folder in which Yosys can work, the streams that the module has, and the command that reads it."""
     for path in dut:
         if re.search(r'[\s;"]', str(path.resolve())):
             raise QexportError(
@@ -412,12 +505,7 @@ def user_mutants(
     module = read_module(dut, package, (folder, dut[-1].parent), top)
     found = connected(module, interface(folder, read_manifest(folder)))
     with scratch_folder() as place:
-        count = GENERAL if sample is None else min(sample, GENERAL)
         (place / package.name).symlink_to(package.resolve())  # the set's path may have spaces
         # unlike read_verilog, slang knows packages; a single unit shares macros between files, as simulators do
         sources = " ".join([package.name, *(str(path.resolve()) for path in dut)])
-        read = f"read_slang --single-unit --top {top} -Iinclude {sources}"
-        progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
-        made = netlist(read, folder, top, _ports(found), count, seed, place)
-        progress("netlist", 1, 1)
-        return general_mutants(folder, made, found, "user", simulator, True, progress, limit)
+        yield place, found, f"read_slang --single-unit --top {top} -Iinclude {sources}"

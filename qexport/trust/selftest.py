@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 
 from qexport.bench.context import TEMPLATES
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, interface
 from qexport.bench.rtl import PARTS
 from qexport.build.dump import dump
 from qexport.build.verify import verify
@@ -38,7 +38,9 @@ from qexport.sim.run import bench_alone, bench_files, simulate
 from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.tools import Simulator
 from qexport.sim.work import scratch_folder
-from qexport.trust.mutants import MutantResult, Progress, reference_mutants, user_mutants
+from qexport.trust.clock import ENDLESS, Clock
+from qexport.trust.equivalence import needs_yosys
+from qexport.trust.mutants import MutantResult, Progress, check_readable, reference_mutants, user_mutants
 from qexport.trust.stress import stress_capture
 
 FLIPS = 200  # of single bits over all files of a set, at least
@@ -54,13 +56,18 @@ class FileMutant:
     """A change of one file of a set, and what noticed it.
 
     `noticed`: by checker the line that it said, None where it passed; a checker that does not look at the file is not
-    among them. `demanded`: whether every checker must notice it; where not, it tells what the vectors cannot see.
+    among them. `demanded`: whether every checker must notice it; where not, it tells what the vectors cannot see. What
+    the time did not suffice for has no checker and is open.
     """
 
     group: str
     name: str
     noticed: dict[str, str | None]
     demanded: bool
+
+    @property
+    def open(self) -> bool:
+        return not self.noticed
 
     @property
     def missed(self) -> list[str]:
@@ -101,6 +108,16 @@ class Selftest:
         survived = [mutant for mutant in self.stress.rtl if mutant.fate == "survived"]
         return found + [f"stress: {mutant.style} {mutant.name} at {mutant.where}: {mutant.how}" for mutant in survived]
 
+    @property
+    def open(self) -> list[str]:
+        """What the time did not suffice for."""
+        found = []
+        for where, table in ((str(self.set), self.own), ("stress", self.stress)):
+            found += [f"{where}: {mutant.name}" for mutant in table.files if mutant.open]
+            unknown = [mutant for mutant in table.rtl if mutant.fate == "open"]
+            found += [f"{where}: {mutant.style} {mutant.name} at {mutant.where}" for mutant in unknown]
+        return found
+
 
 def selftest(
     folder: Path,
@@ -111,29 +128,38 @@ def selftest(
     styles: Sequence[str] = tuple(PARTS),
     seed: int = 0,
     sample: int | None = None,
-    limit: float = TIME_LIMIT,
     progress: Progress = lambda what, done, total: None,
+    limit: float | None = None,
 ) -> Selftest:
     """Change a set and the RTL of its layer in many ways, and see who notices.
 
     The files of the set are changed in a copy. The RTL is the reference array of each of `styles`, in the bench of the
     set and in that of a stress capture of the same geometry; with `dut` it is the module `top` of these files, in the
-    bench of the set only. `sample`: how many mutants of each kind of RTL, None: all. `limit`: seconds for each build
-    and again for each run. What was found is kept beside the simulators' builds, by the content of all that it depends
-    on, but for `dut`: it may include other files.
+    bench of the set only. `sample`: how many mutants of each kind of RTL, None: all. What was found is kept beside the
+    simulators' builds, by the content of all that it depends on, but for `dut`: it may include other files. `limit`:
+    seconds after which what is not done stays open.
 
-    Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench.
+    Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench, when Yosys is missing or
+    cannot read `dut`.
     """
+    clock = Clock(limit)
     simulator = choose(simulator_name)
-    simulate(folder, simulator.name, limit=limit).check()
+    interface(folder, read_manifest(folder))
+    needs_yosys()
+    if dut:  # before minutes of other work
+        check_readable(folder, dut, top, clock)
+    progress("the set as it is", 0, 1)
+    simulate(folder, simulator.name).check()
     if faults := verify(folder).faults:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
-    mutants = _Mutants(simulator, seed, sample, styles, limit, progress)
+    progress("the set as it is", 1, 1)
+    parts = 2 + (1 if dut else 2 * len(styles))  # of the work, each of which may take its share of the time
+    mutants = _Mutants(simulator, seed, sample, styles, progress, clock, parts)
     own_files = mutants.files(folder, "files of the set", sealed_only=False)
     if dut:
         tell = mutants.told("your RTL")
         own_rtl = user_mutants(
-            folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, limit=limit, progress=tell
+            folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, progress=tell, clock=mutants.part()
         )
     else:
         own_rtl = mutants.rtl(folder, "RTL, the set", prove=False)
@@ -141,7 +167,9 @@ def selftest(
     with scratch_folder() as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
         layout = _stress_layout(manifest, operation(capture, manifest.array["row"]))
+        progress("the stress capture", 0, 1)
         stress = dump(capture, layout, scratch).folder
+        progress("the stress capture", 1, 1)
         stress_files = mutants.files(stress, "stress", sealed_only=True)
         stress_rtl = [] if dut else mutants.rtl(stress, "RTL, stress", prove=True)
         stress_table = _table(stress, stress_files, stress_rtl)
@@ -155,21 +183,30 @@ def selftest(
     )
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Mutants:
-    """Finds what becomes of the mutants of a set, or finds it again: `what` says to `progress` which they are."""
+    """Finds what becomes of the mutants of a set, or finds it again: `what` says to `progress` which they are.
+
+    Each of the `parts` of the work that are left may take its share of the clock's time.
+    """
 
     simulator: Simulator
     seed: int
     sample: int | None
     styles: Sequence[str]
-    limit: float
     progress: Progress
+    clock: Clock
+    parts: int
+
+    def part(self) -> Clock:
+        """The clock of the next part."""
+        self.parts -= 1
+        return self.clock.part(self.parts + 1)
 
     def files(self, folder: Path, what: str, sealed_only: bool) -> list[FileMutant]:
         tell = partial(self.progress, what)
-        made = partial(_file_mutants, folder, self.simulator, self.seed, sealed_only, self.limit, tell)
-        return _kept(list[FileMutant], made, self.simulator, folder, what, self.seed, sealed_only, self.limit)
+        made = partial(_file_mutants, folder, self.simulator, self.seed, sealed_only, tell, self.part())
+        return _kept(list[FileMutant], made, self.simulator, folder, what, self.seed, sealed_only)
 
     def rtl(self, folder: Path, what: str, prove: bool) -> list[MutantResult]:
         """Those of the reference array of each style."""
@@ -177,9 +214,9 @@ class _Mutants:
         for style in self.styles:
             made = partial(
                 reference_mutants, folder, style, sample=self.sample, seed=self.seed, simulator=self.simulator.name,
-                prove=prove, limit=self.limit, progress=self.told(f"{what}, {style}"),
+                prove=prove, progress=self.told(f"{what}, {style}"), clock=self.part(),
             )  # fmt: skip
-            options = (what, self.seed, style, self.sample, self.limit)
+            options = (what, self.seed, style, self.sample)
             found += _kept(list[MutantResult], made, self.simulator, folder, *options)
         return found
 
@@ -240,8 +277,8 @@ def _file_mutants(
     simulator: Simulator,
     seed: int,
     sealed_only: bool,
-    limit: float,
     progress: Callable[[int, int], None],
+    clock: Clock = ENDLESS,
 ) -> list[FileMutant]:
     """Change a copy of a set in one way after the other, and have it checked."""
     manifest = read_manifest(folder)
@@ -251,10 +288,14 @@ def _file_mutants(
     if not sealed_only:
         changes = [*_changes(folder, manifest, rng), *changes]
     found = []
-    with scratch_folder() as scratch, bench_alone(folder, simulator, limit) as alone:
+    progress(0, len(changes))
+    with scratch_folder() as scratch, bench_alone(folder, simulator) as alone:
         copy = Path(shutil.copytree(folder, scratch / folder.resolve().name))
         for number, change in enumerate(changes, start=1):
             path, checks = copy / change.file, copy / CHECKS
+            if clock.over:
+                found.append(FileMutant(change.group, str(change), {}, change.demanded))
+                continue
             kept, kept_checks = path.read_bytes(), checks.read_bytes()
             data = change.make(kept)
             if data is None:
@@ -264,11 +305,13 @@ def _file_mutants(
                 if change.sealed:
                     checks.write_bytes(_resealed(kept_checks, change.file, data))
             exit_code = 2 if (change.file, data) == (MANIFEST, None) else 1  # without a manifest it is no set of ours
+            limit = clock.limit(TIME_LIMIT) or TIME_LIMIT
             noticed = {SIMULATE: _said(partial(_simulate, copy, simulator.name, limit), exit_code)}
             if change.file in read:
                 noticed[BENCH] = _said(partial(alone, copy), exit_code)
             noticed[VERIFY] = _said(partial(_verify, copy), exit_code)
-            found.append(FileMutant(change.group, str(change), noticed, change.demanded))
+            # what was cut off by the clock was not noticed
+            found.append(FileMutant(change.group, str(change), {} if clock.over else noticed, change.demanded))
             path.write_bytes(kept)
             checks.write_bytes(kept_checks)
             progress(number, len(changes))
@@ -400,7 +443,8 @@ def _kept(
     with suppress(OSError, msgspec.DecodeError):  # not there yet, or damaged
         return msgspec.json.decode(path.read_bytes(), type=type_)
     found = make()
-    write_atomically(path, msgspec.json.encode(found))
+    if not any((isinstance(one, FileMutant) and one.open) or getattr(one, "fate", "") == "open" for one in found):
+        write_atomically(path, msgspec.json.encode(found))
     return found
 
 

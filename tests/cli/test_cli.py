@@ -24,7 +24,7 @@ from qexport.build.dump import dump
 from qexport.cli import main
 from qexport.core.codes import CodeFormat
 from qexport.errors import QexportError
-from qexport.layout.toml import PRESETS, preset_names
+from qexport.layout.toml import PRESETS, layout_text, parse_layout, preset_names
 from qexport.sim.registry import SIMULATORS
 from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.judges import decoder
@@ -225,6 +225,12 @@ def test_an_unknown_simulator_is_refused_with_the_known_ones(set_of: Callable[[s
     result = cli("simulate", set_of("default"), "--simulator", "crystal-ball")
     assert result.exit_code == 2
     assert all(name in result.stderr for name in ("crystal-ball", "auto", *SIMULATORS))
+
+
+def test_a_copy_of_a_preset_that_kept_its_name_is_not_called_the_preset(tmp_path: Path) -> None:
+    text = layout_text("default").replace("~row", "row")
+    folder = checked_dump(make_capture(), parse_layout(text, "copy.toml"), tmp_path)
+    fails(cli("simulate", folder), "a layout that is named 'default' but is not that preset, which comes without")
 
 
 def test_simulating_a_set_without_a_bench_says_which_layout_has_one(set_of: Callable[[str], Path]) -> None:

@@ -267,6 +267,7 @@ BAD: dict[str, tuple[bytes, str]] = {
     "linear with a kernel": (stored(layer__kind="linear"), "a linear layer has kernel 1x1"),
     "negative index": (stored(layer__index=-1), "index"),
     "name too long": (stored(layer__name="a" * 101), "name"),
+    "name of half a character": (stored(layer__name="a\ud800"), r"layer 'a\ud800': its name has half a character"),
     "no name": (stored(layer__name=""), "name"),
     "bits 0": (stored(formats__weight__bits=0), "bits"),
     "bits 33": (stored(formats__weight__bits=33), "bits"),

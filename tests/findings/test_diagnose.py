@@ -90,6 +90,7 @@ def test_the_report_names_the_place_and_the_cause(folder: Path, tmp_path: Path) 
     assert "tap_missing (tap kh=1 kw=2), explains all" in result.output
     assert TAP_MISSING.remedy in " ".join(result.output.split())
     assert "oc=0" in result.output
+    assert result.stderr.startswith(f"qexport: diagnose: {file}: ")  # what was asked for was done: no "error"
     assert "tap_missing" in result.stderr
     found = json.loads(cli("diagnose", folder, "--actual", file, "--json").stdout)
     assert found["differing"] == wrong.sum()

@@ -1,13 +1,17 @@
 """Every checkpoint form loads to the same network; everything else is refused by name and runs nothing."""
 
+import json
 import os
 import pickle
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from qexport.errors import QexportError
@@ -223,3 +227,88 @@ def test_bf16_parameters_load(tmp_path: Path) -> None:
     state: State = dict(small_network().state_dict())
     state[WEIGHT] = nn.Parameter(state[WEIGHT].bfloat16())
     assert checkpoint.load(saved(tmp_path / "m.pth", state)).model.quantized()
+
+
+Facts = dict[str, Any]
+PACKED: dict[str, tuple[Callable[[Facts], Any], str]] = {
+    "negative channels": (lambda facts: facts["specs"][1].update(out_channels=-8), "specs[1].out_channels"),
+    "huge channels": (lambda facts: facts["specs"][1].update(out_channels=10**9), "specs[1].out_channels"),
+    "many channels": (lambda facts: widened(facts, 10**6), "weights, more than it holds"),
+    "channels that are text": (lambda facts: facts["specs"][1].update(out_channels="8"), "specs[1].out_channels"),
+    "channels that do not fit": (lambda facts: facts["specs"][1].update(in_channels=9), "convolution 2 takes 9"),
+    "no specs": (lambda facts: facts.update(specs=[]), "$.specs"),
+    "specs of numbers": (lambda facts: facts.update(specs=[1]), "specs[0]"),
+    "specs within each other": (lambda facts: facts.update(specs=deep(100_000)), "is no packed qexport network"),
+    "negative in_features": (lambda facts: facts.update(in_features=-1), "in_features"),
+    "huge in_features": (lambda facts: facts.update(in_features=10**12), "in_features"),
+    "other in_features": (lambda facts: facts.update(in_features=63), "the classifier takes 63 values"),
+    **{
+        f"{what} bits": (lambda facts, bits=bits: facts.update(weight_bits=bits), "weight_bits")  # type: ignore[misc]
+        for what, bits in (("no", None), ("x", "x"), ("NaN", float("nan")), ("infinite", float("inf")), ("99", 99))
+    },
+}
+
+
+def widened(facts: Facts, channels: int) -> None:
+    facts["specs"][0]["out_channels"] = facts["specs"][1]["in_channels"] = channels
+
+
+def deep(levels: int) -> str:
+    return "[" * levels + "]" * levels
+
+
+@pytest.fixture
+def packed(tmp_path: Path) -> Callable[[Callable[[Facts], Any], str], Path]:
+    """Writes the small network in its packed form, with changed facts."""
+
+    def write(change: Callable[[Facts], Any], name: str = "p.safetensors") -> Path:
+        checkpoint.pack(checkpoint.load(saved(tmp_path / "s.pth", small_network().state_dict())), tmp_path / name)
+        with safe_open(str(tmp_path / name), framework="pt") as file:
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
+            facts = json.loads(file.metadata()["qexport"])
+        change(facts)
+        text = json.dumps(facts)
+        if isinstance(facts["specs"], str):
+            text = text.replace(json.dumps(facts["specs"]), facts["specs"])
+        save_file(tensors, str(tmp_path / name), metadata={"qexport": text})
+        return tmp_path / name
+
+    return write
+
+
+@pytest.mark.parametrize("case", PACKED)
+def test_a_packed_network_with_impossible_facts_is_refused(
+    case: str, packed: Callable[[Callable[[Facts], Any]], Path]
+) -> None:
+    change, message = PACKED[case]
+    fails(cli("layers", "--checkpoint", packed(change)), "p.safetensors", message)
+
+
+def test_packed_codes_that_are_no_bytes_are_refused(tmp_path: Path) -> None:
+    path = tmp_path / "p.safetensors"
+    checkpoint.pack(checkpoint.load(saved(tmp_path / "s.pth", small_network().state_dict())), path)
+    with safe_open(str(path), framework="pt") as file:
+        tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (no iterator)
+        metadata = file.metadata()
+    save_file(tensors | {"features.4.weight_codes": tensors["features.4.weight_codes"].float()}, str(path), metadata)
+    fails(cli("layers", "--checkpoint", path), "features.4.weight_codes is strided float32", "needs plain")
+
+
+def test_a_checkpoint_that_unpacks_to_more_than_it_has_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    saved(tmp_path / "ok.pth", small_network().state_dict())
+    with zipfile.ZipFile(tmp_path / "ok.pth") as stored, zipfile.ZipFile(tmp_path / "bomb.pth", "w") as bomb:
+        for entry in stored.infolist():
+            bomb.writestr(entry.filename, stored.read(entry), compress_type=zipfile.ZIP_DEFLATED)
+    fails(cli("layers", "--checkpoint", tmp_path / "bomb.pth"), "bomb.pth unpacks to", "torch.save")
+
+
+def test_a_checkpoint_beyond_the_budget_is_refused_before_it_is_read(tmp_path: Path) -> None:
+    with (tmp_path / "m.pth").open("wb") as file:
+        file.truncate(1 << 34)  # takes no room on the disk
+    fails(cli("layers", "--checkpoint", tmp_path / "m.pth"), "m.pth has 17,179,869,184 bytes, more than")
+
+
+def test_a_network_whose_first_layer_takes_no_picture_is_refused(tmp_path: Path) -> None:
+    state = small_network().state_dict()
+    state["features.0.weight"] = torch.zeros(8, 4, 3, 3)
+    fails(cli("layers", "--checkpoint", saved(tmp_path / "m.pth", state)), "convolution 1 takes 4 channels")

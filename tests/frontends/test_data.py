@@ -1,6 +1,7 @@
 """Pictures: both folder forms, normalisation, augmentation, and what is refused."""
 
 import pickle
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -94,3 +95,25 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         (tmp_path / "test" / name / "0.png").write_bytes(b"junk")
     with pytest.raises(QexportError, match=r"picture 3 \(.*cat/0.png\) cannot be read"):
         read(open_split(tmp_path, "test"), [3])
+
+
+def test_a_picture_that_is_small_on_the_disk_only_is_not_decoded(tmp_path: Path) -> None:
+    for name in CLASS_NAMES:
+        (tmp_path / "test" / name).mkdir(parents=True)
+        path = tmp_path / "test" / name / "0.png"
+        with Image.new("1", (12_000, 12_000)) as large:  # Pillow would only warn
+            large.save(path)
+        path.write_bytes(path.read_bytes()[:100])  # the header tells the size; decoding would fail
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(QexportError, match=r"picture 1 \(.*automobile/0.png\) is 12000x12000; needs 32x32"):
+            read(open_split(tmp_path, "test"), [1])
+
+
+def test_a_decompression_bomb_is_named(tmp_path: Path) -> None:
+    for name in CLASS_NAMES:
+        (tmp_path / "test" / name).mkdir(parents=True)
+        with Image.new("1", (16_000, 16_000)) as large:
+            large.save(tmp_path / "test" / name / "0.png")
+    with pytest.raises(QexportError, match=r"picture 2 \(.*bird/0.png\) cannot be read"):
+        read(open_split(tmp_path, "test"), [2])

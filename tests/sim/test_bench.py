@@ -13,6 +13,7 @@ import pytest
 
 from qexport.core.golden import Golden
 from qexport.errors import CheckFailed, QexportError
+from qexport.layout.toml import load_layout
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
 from tests.conftest import checked_dump, cli, fails, make_capture
@@ -482,6 +483,7 @@ def test_simulate_reports_what_was_compared(simulator: str, set_of: SetOf) -> No
     said = json.loads(cli("simulate", folder, "--simulator", simulator, "--json").stdout)
     (one,) = said["sets"]
     assert one.pop("version")[0].isdigit()
+    assert one.pop("bench") is None  # nothing to say: the bench files are what this version writes
     cycles = one.pop("cycles")
     assert 2 * 9 * 36 < cycles < 2000  # the model gives one psum word a cycle at most
     macs = 2 * 16 * 8 * 8 * 9
@@ -524,3 +526,38 @@ def test_missing_bench_file_gives_exit_code_1(simulator: str, set_of: SetOf, tmp
     folder = copied(set_of("default"), tmp_path / "set")
     (folder / "tb_features_33.sv").unlink()
     fails(cli("simulate", folder, "--simulator", simulator), "tb_features_33.sv is missing", code=1)
+
+
+# A design without any arithmetic: it gives the words of the set when the image is in.
+KNOWING = """
+module dut (
+  input wire clk, input wire rst,
+  input wire s_weight_tvalid, output wire s_weight_tready, input wire [3:0] s_weight_tdata, input wire s_weight_tlast,
+  input wire s_input_tvalid, output wire s_input_tready, input wire [3:0] s_input_tdata, input wire s_input_tlast,
+  output wire m_relu_tvalid, input wire m_relu_tready, output wire [15:0] m_relu_tdata, output wire m_relu_tlast
+);
+  reg [15:0] words [0:31];
+  initial $readmemh("set/relu.hex", words);
+  reg in = 0;
+  integer at = 0;
+  assign s_weight_tready = 1;
+  assign s_input_tready = 1;
+  assign m_relu_tvalid = in && at < 32;
+  assign m_relu_tdata = words[at % 32];
+  assign m_relu_tlast = at == 31;
+  always @(posedge clk) begin
+    if (s_input_tvalid && s_input_tlast) in <= 1;
+    if (m_relu_tvalid && m_relu_tready) at <= at + 1;
+  end
+endmodule
+"""
+
+
+def test_a_design_with_more_multipliers_than_the_layout_has_no_share_above_all(simulator: str, tmp_path: Path) -> None:
+    layout = replace(load_layout("default"), array={"row": 1, "col": 1})
+    folder = checked_dump(tiny_capture(), layout, tmp_path / "sets")
+    (tmp_path / "knowing.sv").write_text(KNOWING)
+    result = cli("simulate", folder, "--dut", tmp_path / "knowing.sv", "--simulator", simulator)
+    assert result.exit_code == 0, result.output
+    assert "more than the layout's array of 1 multiplier\n" in result.stdout
+    assert "%" not in result.stdout

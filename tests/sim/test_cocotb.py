@@ -294,6 +294,16 @@ def test_rendering_needs_no_cocotb_and_a_folder_of_sets_gives_a_folder_for_each(
     assert (out / "tiny" / "test_tiny.py").is_file()
 
 
+def test_a_simulator_that_the_bench_does_not_know_is_said_in_one_line(tiny_set: Path, tmp_path: Path) -> None:
+    bench = render(tiny_set, tmp_path / "bench")
+    done = subprocess.run(
+        [sys.executable, str(bench)], env=environment(tmp_path) | {"SIM": "questa"}, capture_output=True, text=True,
+        check=False,
+    )  # fmt: skip
+    said = "ERROR: SIM=questa is not known to this bench; choose icarus or verilator\n"
+    assert (done.returncode, done.stderr) == (2, said)
+
+
 def test_what_cannot_be_rendered_is_said_in_one_line(set_of: SetOf, tiny_set: Path, tmp_path: Path) -> None:
     (tmp_path / "my.sv").write_text("module mine;\nendmodule\n")
     to = ("--out", tmp_path / "out")
@@ -302,6 +312,8 @@ def test_what_cannot_be_rendered_is_said_in_one_line(set_of: SetOf, tiny_set: Pa
     fails(cli("cocotb", tiny_set, *to, "--dut", tmp_path / "my.sv"), "no module 'dut'; it has mine", "--top")
     fails(cli("cocotb", tiny_set, *to, "--dut", tmp_path / "my.sv", "--top", "mine"), "no port s_weight_tvalid")
     fails(cli("cocotb", tiny_set, *to, "--top", "mine"), "--top belongs to --dut")
+    top = ("--dut", tmp_path / "my.sv", "--top", 'mine"; import os; "')
+    fails(cli("cocotb", tiny_set, *to, *top), "is not the name of a module")
     latin = (tmp_path / "my.sv").rename(tmp_path / os.fsdecode(b"m\xff.sv"))
     fails(cli("cocotb", tiny_set, *to, "--dut", latin), "has a name that is not UTF-8; rename it")
     assert not (tmp_path / "out").exists()

@@ -42,6 +42,9 @@ SETS = {
     ),
     "memory named module": lambda: (make_capture(), one_memory_layout(WEIGHT_ORDER, name="module", file="{it}.hex")),
     "layer name of two lines": lambda: (make_capture(name="a\nmodule"), load_layout("default")),
+    "layer name of odd characters": lambda: (
+        make_capture(name="a\x00\x1b\u2028`endif\u202e\x85*/ \"$(id)\\"), load_layout("default")
+    ),
 }  # fmt: skip
 
 

@@ -133,3 +133,17 @@ def test_missing_icarus_is_said_in_one_line(simulator: str, tiny_set: Path, tmp_
     )
     assert done.returncode != 0
     assert "iverilog is missing: install Icarus Verilog" in done.stdout.splitlines()
+
+
+def test_a_design_for_a_bench_that_only_loads_is_refused(make: Make, set_of: Callable[[str], Path]) -> None:
+    done = make(set_of("ws8x8"), "DUT=/nonexistent")
+    assert (done.returncode, "LOADED" in done.stdout) == (2, False)
+    assert "DUT is given, but the bench of this layout only loads its files" in done.stdout
+
+
+def test_the_name_of_the_folder_runs_nothing(make: Make, tiny_set: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "$(touch made)`touch made`\"'; touch made #"
+    folder.mkdir()
+    done = make(copied(tiny_set, folder / "set"))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert not list(tmp_path.rglob("made"))

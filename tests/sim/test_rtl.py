@@ -254,7 +254,7 @@ def test_elements_that_are_wired_to_others_are_noticed(
 
 def test_a_set_in_another_layout_and_an_unknown_style_are_refused(set_of: SetOf, set_of_case: SetOf) -> None:
     for folder, style, message in (
-        (set_of("ws8x8"), "ws", "memory 'weight' does not stand as in the layout default"),
+        (set_of("ws8x8"), "ws", "memory 'weight' does not stand as in the preset default"),
         (set_of_case("features.33"), "rs", "style 'rs' is not known; choose ws or os"),
     ):
         manifest = read_manifest(folder)

@@ -1,12 +1,14 @@
 """Selftest notices what it must, and fails where a bench has been made blind."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from qexport import __version__
 from qexport.sets.folder import sha256
 from qexport.sim.registry import choose
 from qexport.trust import equivalence
@@ -41,8 +43,12 @@ def rehashed(folder: Path) -> Path:
 
 
 def blinded(folder: Path, to: Path, edits: Iterable[tuple[str, str]]) -> Path:
-    """A copy of the tiny set whose bench was edited, and hashed anew as if it had been dumped so."""
+    """A copy of the tiny set whose bench was edited, and hashed anew as if another version had dumped it so.
+
+    Of a set of this version the bench files are compared with a fresh rendering.
+    """
     copy = copied(folder, to)
+    edited(copy / "manifest.json", copy / "manifest.json", [(f'"version": "{__version__}"', '"version": "0.1.0"')])
     edited(copy / "tb_tiny.sv", copy / "tb_tiny.sv", edits)
     return rehashed(copy)
 
@@ -111,7 +117,13 @@ def test_the_command_prints_both_tables_and_a_second_run_finds_what_the_first_on
 def test_the_command_fails_and_names_what_a_blind_bench_lets_through(tiny_set: Path, tmp_path: Path) -> None:
     folder = blinded(tiny_set, tmp_path / "set", [COMPARISON])
     result = cli("selftest", folder, "--simulator", "icarus", "--style", "ws", "--sample", "1")
-    fails(result, "survived", "relu.hex: line", "its checksum too: not noticed by bench alone", code=1)
+    assert result.exit_code == 1
+    *progress, last = result.stderr.splitlines()
+    assert "survived" in last
+    assert "relu.hex: line" in last
+    assert "its checksum too: not noticed by bench alone" in last
+    assert progress  # where nobody watches a terminal, lines tell what is done
+    assert all(re.fullmatch(r"qexport: .*: \d+ of \d+", line) for line in progress)
     assert "survivor" in result.stdout
 
 
@@ -129,7 +141,35 @@ def test_a_users_module_is_changed_in_the_bench_of_the_set_only(tiny_set: Path, 
 def test_a_set_that_fails_as_it_is_is_not_tested(tiny_set: Path, tmp_path: Path) -> None:
     folder = copied(tiny_set, tmp_path / "set")
     (folder / "more.txt").write_text("stray")
-    fails(cli("selftest", folder, "--simulator", "icarus"), "does not verify as it is", "more.txt", code=1)
+    result = cli("selftest", folder, "--simulator", "icarus")
+    assert result.exit_code == 1
+    assert "does not verify as it is" in result.stderr.splitlines()[-1]
+    assert "more.txt" in result.stderr.splitlines()[-1]
+
+
+def test_what_the_time_does_not_suffice_for_is_open_and_not_kept(tiny_set: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    command = ("selftest", folder, "--simulator", "icarus", "--style", "ws", "--sample", "2", "--seed", "9", "--json")
+    result = cli(*command, "--time-limit", "0.001")
+    assert result.exit_code == 1
+    assert re.search(r"selftest: \d+ mutant\(s\) are open after 0.001 s: .* and \d+ more", result.stderr)
+    said = json.loads(result.stdout)
+    (one,) = said["sets"]
+    assert (said["ok"], one["survivors"]) == (False, [])
+    every = [mutant for table in (one["own"], one["stress"]) for mutant in (*table["files"], *table["rtl"])]
+    assert len(one["open"]) == len(every) > 40
+    assert {mutant["fate"] for table in (one["own"], one["stress"]) for mutant in table["rtl"]} == {"open"}
+    again = json.loads(cli(*command, "--time-limit", "0.001").stdout)["sets"][0]
+    assert again["open"] == one["open"]
+    shown = cli(*command[:-1], "--time-limit", "0.001")
+    assert "open" in shown.stdout.split("\n")[2]
+
+
+def test_a_module_that_yosys_cannot_read_is_said_before_the_work(tiny_set: Path, tmp_path: Path) -> None:
+    module = (tiny_set / "dut.sv").read_text().replace("endmodule", "  initial $nonsense(;\nendmodule")
+    (tmp_path / "dut.sv").write_text(module)
+    result = cli("selftest", tiny_set, "--simulator", "icarus", "--dut", tmp_path / "dut.sv")
+    fails(result, "Yosys", "dut.sv")  # one line: no progress of the work before it
 
 
 def test_a_set_without_a_bench_and_options_that_contradict_each_other_are_refused(set_of: Any) -> None:

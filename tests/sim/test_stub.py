@@ -1,5 +1,6 @@
 """The stub of a layout without a bench loads every word of its files, or fails by name."""
 
+import json
 import re
 import subprocess
 from collections.abc import Callable
@@ -11,7 +12,7 @@ import pytest
 from qexport.layout.toml import parse_layout
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.tools import Job
-from tests.conftest import checked_dump, make_capture
+from tests.conftest import checked_dump, cli, fails, make_capture
 from tests.sim.conftest import copied, edited, resealed
 
 # Decimals in two files, hexadecimal in two files under a header, words of 9 x 9 = 81 bits whose first digit is 0 or 1.
@@ -193,3 +194,21 @@ def test_stub_names_a_file_of_other_words_and_a_file_of_checksums_that_lacks_it(
     assert any(line.startswith("FAIL file=checks.txt line=5 has no number of words and checksum") for line in lines)
     (folder / "checks.txt").unlink()
     assert stub.run(folder)[1][0] == "FAIL file=checks.txt line=0 cannot be opened"
+
+
+@pytest.mark.parametrize("name", ["s\nx", "s\udcff", "s\\", "s\x1b"])
+def test_a_path_that_cannot_stand_in_a_makefile_is_refused(name: str, tiny_set: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_set, tmp_path / name)
+    for style in ("blank", "stream"):
+        result = cli("stub", folder, "--style", style, "--out", tmp_path / "stub")
+        fails(result, "cannot stand in a Makefile")
+    assert not (tmp_path / "stub").exists()
+
+
+def test_a_set_that_names_a_file_in_another_language_is_refused(tiny_set: Path, tmp_path: Path) -> None:
+    folder = copied(tiny_set, tmp_path / "set")
+    name = '"; $system("touch made"); "'
+    text = (folder / "manifest.json").read_text().replace('"weight.hex"', json.dumps(name))
+    (folder / "manifest.json").write_text(text)
+    (folder / "SHA256SUMS").unlink()
+    fails(cli("stub", folder, "--style", "blank", "--out", tmp_path / "stub"), "which is none in the set")

@@ -27,7 +27,7 @@ def test_the_words_of_a_stream_that_stalls(simulator: str, waves: str, tiny_set:
             assert (actual.missing, actual.extra) == (0, 0)
             assert actual.known.all()
             assert np.array_equal(actual.values, wanted.values)
-    with pytest.raises(QexportError, match=r"has no signal 'relu'; give its path"):
+    with pytest.raises(QexportError, match=r"has no signal 'relu'; there are .*m_relu_tdata.*; give its path"):
         read_wave(tiny_set, file, "relu", "clk")
     with pytest.raises(QexportError, match=r"no signal 'top.clk'; there are tb_tiny.clk, tb_tiny.dut.clk"):
         read_wave(tiny_set, file, "m_relu_tdata", "top.clk")
@@ -87,6 +87,10 @@ def test_a_signal_is_sampled_before_each_rising_edge(tiny_set: Path, tmp_path: P
     assert (result.exit_code, json.loads(result.stdout)["memory"]) == (1, "relu")
     with pytest.raises(QexportError, match=r"has top.q, top.sub.q; give more of the path of 'q'"):
         read_wave(tiny_set, file, "q", "clk", "relu")
+    with pytest.raises(QexportError, match=r"has no signal 'top.sup.q'; there are top.q, top.sub.q;"):
+        read_wave(tiny_set, file, "top.sup.q", "clk", "relu")
+    with pytest.raises(QexportError, match=r"has no signal 'clok'; there are top.clk,"):
+        read_wave(tiny_set, file, "top.q", "clok", "relu")
     with pytest.raises(QexportError, match=r"may be psum, accumulator, relu; choose one with --memory"):
         read_wave(tiny_set, file, "top.q", "clk")
     with pytest.raises(QexportError, match=r"top.sub.q never rises; name the clock with --clock"):

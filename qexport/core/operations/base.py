@@ -1,10 +1,12 @@
 """What every operation is: a table of tensors, bounds, the codes behind it, and which commands can serve it."""
 
+import math
 from collections.abc import Mapping
 from enum import Enum
 from functools import cached_property
 from typing import ClassVar
 
+from qexport.core.budget import ELEMENTS
 from qexport.core.capture import Capture
 from qexport.core.requant import Requantizer, find_requantizer
 from qexport.core.tensors import Range, Record, Tensor
@@ -29,6 +31,16 @@ class Operation:
 
     def __init__(self, capture: Capture):
         self.layer, self.formats = capture.layer, capture.formats
+
+    def check_size(self, images: Mapping[str, int]) -> None:
+        """Raises QexportError where these tensors, each of some images, are larger than the budget."""
+        sizes = {name: math.prod(self.tensor(name).shape(count)) for name, count in images.items()}
+        if (total := sum(sizes.values())) > ELEMENTS:
+            largest = max(sizes, key=lambda name: sizes[name])
+            raise QexportError(
+                f"layer {self.layer.name}: its tensors have {total:,} elements, {largest} {sizes[largest]:,} of them, "
+                f"more than {ELEMENTS:,}; take a smaller plane or padding, or store fewer tensors"
+            )
 
     def has(self, name: str) -> bool:
         """Whether this layer has the named tensor."""

@@ -117,6 +117,7 @@ class Convolution(Operation):
         self.row = self.layer.group_inputs if row is None else row
         formats = (self.formats.weight.integer, self.formats.input.integer)
         self.reach = self.weight[0].size * math.prod(max(-fmt.low, fmt.high) for fmt in formats)
+        self.check_size(dict.fromkeys(("input_padded", "patches", "accumulator"), 1))  # whatever is stored of them
 
     @cached_property
     def addresses(self) -> Int64:

@@ -16,7 +16,7 @@ from qexport.core.capture import REAL, CaptureWriter, LayerCapture, Source
 from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import Conv2d
 from qexport.core.intformat import Int64, IntFormat
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few, near
 from qexport.frontends.vgg.checkpoint import Network
 from qexport.frontends.vgg.data import MEAN, SIDE, STD, Pictures, normalise
 from qexport.frontends.vgg.model import QuantVGG
@@ -100,12 +100,12 @@ def _pixel_format(conv: QuantConv2d) -> IntFormat:
 def choose_layer(model: QuantVGG, wanted: str) -> LayerFacts:
     """The layer of that index (33), name (features.33) or shape (8x8); raises QexportError listing the valid ones."""
     facts = layer_facts(model)
-    listed = ", ".join(f.describe() for f in facts)
+    there = f"{few(near(wanted, [f.describe() for f in facts]))}; see qexport layers"
     if re.fullmatch(r"\d+x\d+", wanted):
         found = [f for f in facts if f.shape == wanted]
         if len(found) > 1:
             raise QexportError(
-                f"layer: {len(found)} layers have shape {wanted}: {', '.join(f.describe() for f in found)}; "
+                f"layer: {len(found)} layers have shape {wanted}: {few([f.describe() for f in found])}; "
                 "choose one by its index"
             )
     else:
@@ -115,8 +115,8 @@ def choose_layer(model: QuantVGG, wanted: str) -> LayerFacts:
     number = re.fullmatch(r"(?:features\.)?(\d+)", wanted)
     if number and int(number.group(1)) < len(model.features):
         kind = type(model.features[int(number.group(1))]).__name__
-        raise QexportError(f"layer: '{wanted}' is {kind}, no quantized convolution; choose one of {listed}")
-    raise QexportError(f"layer: '{wanted}' is not in this network; choose one of {listed}")
+        raise QexportError(f"layer: '{wanted}' is {kind}, no quantized convolution; choose one of {there}")
+    raise QexportError(f"layer: '{wanted}' is not in this network; choose one of {there}")
 
 
 def capture_layers(

@@ -8,18 +8,22 @@ import hashlib
 import io
 import json
 import re
-from collections.abc import Mapping
+import zipfile
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
 from qexport.core.atomic import write_atomically
+from qexport.core.budget import CHECKPOINT_BYTES, check_header
 from qexport.errors import QexportError
 from qexport.frontends.vgg.data import SIDE
 from qexport.frontends.vgg.model import ConvSpec, QuantVGG
@@ -72,14 +76,16 @@ def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None
     """
     if not path.is_file():
         raise QexportError(f"checkpoint: {path} does not exist or is no file; train one or use --checkpoint builtin")
-    data = path.read_bytes()
-    if not data:
+    if not (size := path.stat().st_size):
         raise QexportError(f"checkpoint: {path} is empty; train it again or use --checkpoint builtin")
+    if size > CHECKPOINT_BYTES:
+        raise QexportError(f"checkpoint: {path} has {size:,} bytes, more than {CHECKPOINT_BYTES:,}; save less in it")
     if path.suffix == ".safetensors":
         model = _load_packed(path, weight_bits, act_bits)
     else:
         model = _load_trained(path, weight_bits, act_bits)
-    return Network(model, path, hashlib.sha256(data).hexdigest())
+    with path.open("rb") as file:
+        return Network(model, path, hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def load_trainable(path: Path) -> Network:
@@ -133,29 +139,58 @@ def _unpack_codes(
     return (nibbles ^ np.int8(8)) - np.int8(8)
 
 
+Count = Annotated[int, Meta(ge=1, le=2**24)]
+Bits = Annotated[int, Meta(ge=2, le=8)]
+
+
+class _PackedSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    in_channels: Count
+    out_channels: Count
+    batch_norm: bool
+    pool: bool
+    quantized: bool
+
+
+class _Packed(msgspec.Struct, frozen=True):
+    """The metadata of the packed form."""
+
+    specs: Annotated[tuple[_PackedSpec, ...], Meta(min_length=1)]
+    weight_bits: Bits
+    act_bits: Bits
+    in_features: Count
+
+
 def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> QuantVGG:
+    check_header(path, "checkpoint")
     try:
         with safe_open(str(path), framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no iterator)
-            facts = json.loads((file.metadata() or {})[PACKED_KEY])
-        specs = tuple(ConvSpec(**spec) for spec in facts["specs"])
-        stored, in_features = (int(facts["weight_bits"]), int(facts["act_bits"])), int(facts["in_features"])
-    except (SafetensorError, KeyError, TypeError, ValueError) as error:
+            facts = msgspec.convert(json.loads((file.metadata() or {})[PACKED_KEY]), _Packed)
+    except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"its metadata lacks {error}" if isinstance(error, KeyError) else error
         raise QexportError(
             f"checkpoint: {path} is no packed qexport network: {reason}; give what `qexport train` wrote, or 'builtin'"
         ) from None
-    model = QuantVGG(specs, *_agree(path, stored, (weight_bits, act_bits)), in_features=in_features)
+    specs = tuple(ConvSpec(**msgspec.structs.asdict(spec)) for spec in facts.specs)
+    _check_chain(path, specs, facts.in_features)
+    weights = sum(spec.in_channels * spec.out_channels * 9 for spec in specs)
+    if weights > 2 * path.stat().st_size:  # as many as there could be of 4 bits
+        raise QexportError(f"checkpoint: {path} tells of {weights:,} weights, more than it holds; give a complete file")
+    bits = _agree(path, (facts.weight_bits, facts.act_bits), (weight_bits, act_bits))
+    model = QuantVGG(specs, *bits, in_features=facts.in_features)
     codes: dict[int, Tensor] = {}
     for index, conv in model.quantized().items():
         packed = tensors.pop(f"features.{index}.weight_codes", None)
         if packed is None:
             raise QexportError(f"checkpoint: {path}: features.{index}.weight_codes is missing")
+        _check_plain(path, f"features.{index}.weight_codes", packed, torch.uint8)
         flat = _unpack_codes(packed.numpy(), conv.weight.numel(), conv.weight_bits)
         if len(flat) != conv.weight.numel():
             raise QexportError(f"checkpoint: {path}: features.{index}.weight_codes has {len(flat)} codes")
         codes[index] = torch.from_numpy(flat.astype(np.int64)).reshape(conv.weight.shape)
         tensors[f"features.{index}.weight"] = conv.weight.detach()  # stands in; the codes are what counts
+    for name, tensor in tensors.items():
+        _check_plain(path, name, tensor)
     _fill(model, tensors, path)
     for index, conv in model.quantized().items():
         conv.fix_codes(codes[index])
@@ -164,6 +199,13 @@ def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> Q
 
 def _unpickle(path: Path) -> Any:
     """torch.load that runs no code of the file; raises QexportError."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            unpacked = sum(entry.file_size for entry in archive.infolist())
+        if unpacked > path.stat().st_size:  # torch.save packs nothing
+            raise QexportError(
+                f"checkpoint: {path} unpacks to {unpacked:,} bytes, more than it has; save it again with torch.save"
+            )
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises whatever its zip, tar and pickle readers meet
@@ -194,6 +236,7 @@ def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> 
         bits = tuple(DEFAULT_BITS if b is None else b for b in asked)  # type: ignore[assignment]
         _check_levels(path, tensors, bits[0])
     specs, in_features = _infer(path, tensors)
+    _check_chain(path, specs, in_features)
     model = QuantVGG(specs, *bits, in_features=in_features)
     _fill(model, {name: tensor for name, tensor in tensors.items() if not name.endswith("weight_q")}, path)
     for conv in model.quantized().values():
@@ -201,15 +244,19 @@ def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> 
     return model.eval()
 
 
-def _check_plain(path: Path, name: str, tensor: Tensor) -> None:
-    """Raises QexportError unless the tensor's numbers lie in memory, one by one, as real numbers."""
+def _check_plain(path: Path, name: str, tensor: Tensor, only: torch.dtype | None = None) -> None:
+    """Raises QexportError unless the tensor's numbers lie in memory, one by one, as real numbers, `only` of a type."""
     whole = tensor.layout == torch.strided and tensor.device.type == "cpu" and not tensor.is_quantized
     real = not tensor.is_complex() and tensor.dtype != torch.bool
     # a stride of 0 lets a small file claim any size
-    if not (whole and real) or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+    wanted = str(only or torch.float32).removeprefix("torch.")
+    if (
+        not (whole and real and only in (None, tensor.dtype))
+        or tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes()
+    ):
         layout = str(tensor.layout).removeprefix("torch.")
         kind = f"{layout} {str(tensor.dtype).removeprefix('torch.')} on {tensor.device.type}"
-        raise QexportError(f"checkpoint: {path}: {name} is {kind}; needs plain real numbers: save it as float32")
+        raise QexportError(f"checkpoint: {path}: {name} is {kind}; needs plain numbers: save it as {wanted}")
 
 
 def _agree(path: Path, stored: tuple[int, int], asked: tuple[int | None, int | None]) -> tuple[int, int]:
@@ -280,6 +327,23 @@ def _infer(path: Path, tensors: Mapping[str, Tensor]) -> tuple[tuple[ConvSpec, .
         quantized = f"features.{index}.act_alpha" in tensors or at > 0  # only the first may be a plain one
         specs.append(ConvSpec(int(weight.shape[1]), int(weight.shape[0]), batch_norm, pool, quantized))
     return tuple(specs), int(classifier.shape[1])
+
+
+def _check_chain(path: Path, specs: Sequence[ConvSpec], in_features: int) -> None:
+    """Raises QexportError where a picture would not fit through the network."""
+    channels, side = 3, SIDE
+    for number, spec in enumerate(specs, start=1):
+        if spec.in_channels != channels or spec.out_channels < 1:
+            raise QexportError(
+                f"checkpoint: {path} is of another architecture: convolution {number} takes {spec.in_channels} "
+                f"channels and gives {spec.out_channels}; it gets {channels}"
+            )
+        channels, side = spec.out_channels, side // 2 if spec.pool else side
+    if in_features != channels * side**2 or not side:
+        raise QexportError(
+            f"checkpoint: {path} is of another architecture: the classifier takes {in_features} values, but gets "
+            f"{channels} x {side} x {side}"
+        )
 
 
 def _fill(model: QuantVGG, tensors: Mapping[str, Tensor], path: Path) -> None:

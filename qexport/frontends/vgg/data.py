@@ -1,6 +1,7 @@
 """CIFAR-10 as uint8 tensors: torchvision's batches or an image folder; normalisation and augmentation."""
 
 import math
+import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from PIL import Image
 from torch import Tensor
 from torchvision.datasets import CIFAR10, ImageFolder
 
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.491, 0.482, 0.447)
@@ -73,12 +74,20 @@ def open_split(root: Path, split: str, download: bool = False) -> Any:
             "point --data at CIFAR-10 (`qexport train --download` fetches it)"
         )
     try:
-        dataset = ImageFolder(str(folder))
+        dataset = ImageFolder(str(folder), loader=_open)
     except FileNotFoundError as error:
         raise QexportError(f"data: {folder}: {error}") from None
     if tuple(dataset.classes) != CLASS_NAMES:
-        raise QexportError(f"data: {folder} has classes {', '.join(dataset.classes)}; needs {', '.join(CLASS_NAMES)}")
+        raise QexportError(f"data: {folder} has classes {few(dataset.classes)}; needs {', '.join(CLASS_NAMES)}")
     return dataset
+
+
+def _open(path: str) -> Image.Image:
+    """A picture of the right size; of another one only its size, because the decoded picture may be of any size."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        with Image.open(path) as picture:
+            return picture.convert("RGB") if picture.size == (SIDE, SIDE) else picture
 
 
 def read(dataset: Any, indices: Sequence[int] | None = None) -> Pictures:
