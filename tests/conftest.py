@@ -2,7 +2,10 @@
 
 import os
 import re
-from collections.abc import Callable
+import shutil
+import subprocess
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -144,3 +147,27 @@ def set_of(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
         return made[layout]
 
     return get
+
+
+@contextmanager
+def disk(folder: Path, size: str) -> Iterator[Path]:
+    """A file system of its own of that size, such as 64k."""
+    folder.mkdir()
+    if shutil.which("mount") is None:
+        pytest.skip("mount is not on the PATH")
+    done = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", folder], capture_output=True, text=True
+    )
+    if done.returncode != 0:
+        pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", folder], check=True)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 64 KiB."""
+    with disk(tmp_path / "disk", "64k") as folder:
+        yield folder

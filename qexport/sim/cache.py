@@ -18,7 +18,7 @@ from qexport.errors import QexportError
 from qexport.sets.folder import file_sha256, sha256
 from qexport.sim.supervisor import CutOff
 from qexport.sim.tools import SHOWN_ERRORS, Job, Simulator
-from qexport.sim.work import scratch_folder
+from qexport.sim.work import refuse_full, scratch_folder
 
 
 def cache_folder() -> Path:
@@ -72,6 +72,7 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)
         shown = "; ".join(errors[:SHOWN_ERRORS]) or " ".join((done.stderr or done.stdout).split())
         raise QexportError(f"simulate: {simulator.name} does not compile the sources; correct them: {shown}")
+    refuse_full(scratch)  # Icarus cuts off what it writes then, and ends with 0
     if place is None:
         return build / "sim"
     place.mkdir(exist_ok=True)

@@ -38,7 +38,8 @@ class Icarus:
         options = [f"-I{folder}" for folder in (job.include, job.sources[-1].parent)]
         options += [f"-D{macro}" for macro in job.macros]
         options += ["-s", job.top, "-o", str(build / "sim"), *map(str, job.sources)]
-        return call([self._iverilog, "-g2012", "-Wall", *options], limit=job.limit)
+        env = {**os.environ, "TMPDIR": str(build)}  # for what it leaves when it is cut off
+        return call([self._iverilog, "-g2012", "-Wall", *options], env, limit=job.limit)
 
     def command(self, executable: Path, waves: str | None = None) -> list[str]:
         return ["vvp", "-N", str(executable), *(["-fst"] if waves == "fst" else [])]

@@ -87,8 +87,10 @@ def supervise(
 ) -> int:
     """Run a command to its end: the exit status. Its outputs go to two files; `heard` is given the lines of the first.
 
+    What it leaves among temporary files when it is cut off, such as g++, lies in `cwd`, where one is given.
     Raises CutOff after `limit` seconds, OUTPUT_LIMIT bytes of output, or at MEMORY_LIMIT.
     """
+    env = dict(os.environ if env is None else env) | ({} if cwd is None else {"TMPDIR": str(cwd)})
     children = getattr(_of_thread, "children", None) or _Children()
     limited = ["/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(MEMORY_LIMIT >> 10), *map(str, command)]
     process = None

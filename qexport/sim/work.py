@@ -13,10 +13,12 @@ from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from qexport.errors import QexportError
 from qexport.sets.manifest import Manifest
 from qexport.sim.tools import Job
 
 PREFIX = "qexport-run-"
+ROOM = 16 << 20  # bytes that a bench needs at least: programs that find no room say anything, or nothing
 
 
 @dataclass(frozen=True)
@@ -41,8 +43,12 @@ class Work:
 
 @contextmanager
 def work_folder(folder: Path, keep: Path | None = None, within: Path | None = None) -> Iterator[Work]:
-    """A new folder for runs on the set `folder`; what comes out goes to `keep`, where it is given."""
+    """A new folder for runs on the set `folder`; what comes out goes to `keep`, where it is given.
+
+    Raises QexportError when there is no room for it, also in place of an error that the lack of room may have made.
+    """
     with scratch_folder(within) as root:
+        refuse_full(root)
         work = Work(root)
         work.include.mkdir()
         (work.include / "params.vh").symlink_to((folder / "params.vh").resolve())
@@ -53,7 +59,21 @@ def work_folder(folder: Path, keep: Path | None = None, within: Path | None = No
         else:
             keep.mkdir(parents=True, exist_ok=True)
             work.out.symlink_to(keep.resolve())
-        yield work
+        try:
+            yield work
+        except QexportError:
+            refuse_full(root)
+            raise
+
+
+def refuse_full(folder: Path) -> None:
+    """Raises QexportError when the disk of a scratch folder is full, or nearly so."""
+    left = shutil.disk_usage(folder).free
+    if left < ROOM:
+        raise QexportError(
+            f"temporary folder: {tempfile.gettempdir()} has room for {left >> 10} KiB, a bench needs {ROOM >> 20} MiB; "
+            "make room there, or name another folder in TMPDIR"
+        ) from None
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -342,20 +342,6 @@ def test_a_place_that_cannot_be_written_gives_one_line(captures: tuple[Path, Pat
     if not Path(place).parents[-2].is_dir():
         pytest.skip(f"{place} is no place on this system")
     fails(run(captures[0], Path(place)), "/".join(place.split("/")[:3]))
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 64 KiB."""
-    disk = tmp_path / "disk"
-    disk.mkdir()
-    if shutil.which("mount") is None:
-        pytest.skip("mount is not on the PATH")
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=64k", "tmpfs", disk], capture_output=True, text=True)
-    if done.returncode != 0:
-        pytest.skip(f"a small file system cannot be mounted: {done.stderr.strip()}")
-    yield disk
-    subprocess.run(["umount", disk], check=True)
 
 
 @pytest.fixture

@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -21,8 +22,8 @@ from qexport.sets.manifest import read_manifest
 from qexport.sim import supervisor
 from qexport.sim.run import run_bench, simulate
 from qexport.sim.supervisor import CutOff, call, supervise, workers
-from qexport.sim.work import PREFIX, scratch_folder
-from tests.conftest import cli, fails
+from qexport.sim.work import PREFIX, ROOM, scratch_folder
+from tests.conftest import cli, disk, fails
 from tests.sim.conftest import LIMITS, edited
 
 QEXPORT = [sys.executable, "-c", "from qexport.cli import main; main()"]
@@ -190,6 +191,10 @@ def test_what_a_child_starts_ends_with_it_and_its_open_pipes_hold_nobody_up() ->
     until(lambda: not alive(int(done.stdout)))
 
 
+def test_what_a_child_leaves_among_temporary_files_lies_in_its_folder(tmp_path: Path) -> None:
+    assert call(["sh", "-c", "mktemp"], cwd=tmp_path).stdout.startswith(f"{tmp_path}/")
+
+
 def test_the_group_ends_at_the_time_limit(tmp_path: Path) -> None:
     script = f"import subprocess, sys\nprint(subprocess.Popen([sys.executable, '-c', {FOREVER!r}]).pid, flush=True)\n"
     printed = io.BytesIO()
@@ -220,3 +225,31 @@ def test_a_full_disk_ends_in_one_line(tiny_set: Path, tmp_path: Path) -> None:
     keep.mkdir()
     (keep / "run.log").symlink_to("/dev/full")
     fails(cli("simulate", tiny_set, "--simulator", "icarus", "--keep", keep), "No space left on device", "run.log")
+
+
+@pytest.mark.parametrize("command", ["simulate", "shrink", "selftest"])
+def test_a_full_temporary_folder_is_said_at_once(
+    tiny_set: Path, looping: Path, small_disk: Path, tmp_path: Path, command: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tempfile.tempdir", str(small_disk))
+    more = ["--dut", looping, "--out", tmp_path / "small"] if command == "shrink" else []
+    result = cli(command, tiny_set, "--simulator", "icarus", *more)
+    assert result.exit_code == 2
+    last = result.stderr.splitlines()[-1]
+    assert re.fullmatch(
+        rf"qexport: error: temporary folder: {small_disk} has room for \d+ KiB, a bench needs 16 MiB; .*TMPDIR", last
+    )
+    assert list(small_disk.iterdir()) == []
+
+
+def test_a_temporary_folder_that_becomes_full_leaves_no_cut_off_build(
+    tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
+    with disk(tmp_path / "disk", "20m") as folder:
+        monkeypatch.setattr("tempfile.tempdir", str(folder))
+        filler = folder / "filler"
+        filler.write_bytes(bytes(shutil.disk_usage(folder).free - ROOM - (40 << 10)))
+        fails(cli("simulate", tiny_set, "--simulator", "icarus"), f"{folder} has room for", "TMPDIR")
+        filler.unlink()
+        assert cli("simulate", tiny_set, "--simulator", "icarus").exit_code == 0
