@@ -6,7 +6,8 @@ import click
 
 from qexport.cli.network import default_epochs, needs_matplotlib
 from qexport.cli.options import data_options, device_option, json_option, path_type
-from qexport.cli.output import emit, say
+from qexport.cli.output import emit, say, say_aside
+from qexport.cli.progress import show_progress
 from qexport.errors import QexportError
 
 
@@ -50,7 +51,8 @@ def command(
     if not page.parent.is_dir():
         raise QexportError(f"out: {page.parent} is no folder; make it first, or choose another --out")
     training, validation = (read(open_split(data, split, download)) for split in ("train", "test"))
-    logs = run_all(models, recipe, seeds, training, validation, work, where, lambda line: click.echo(line, err=True))
+    with show_progress() as tell:
+        logs = run_all(models, recipe, seeds, training, validation, work, where, tell, say_aside)
     command = f"qexport compare {' '.join(models)} --epochs {recipe.epochs} --seeds {seeds} --data DATA"
     write_page(logs, recipe, command, page)
     result = {

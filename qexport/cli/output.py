@@ -13,6 +13,11 @@ def say(text: str = "") -> None:
     click.echo(text, file=sys.stdout)
 
 
+def say_aside(line: str) -> None:
+    """Print a line of a long run, beside its result."""
+    click.echo(line, err=True)
+
+
 def emit(as_json: bool, result: Any, show: Callable[[], None]) -> None:
     if as_json:
         say(json.dumps(result, indent=2))

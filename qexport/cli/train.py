@@ -8,7 +8,8 @@ import click
 
 from qexport.cli.network import default_epochs, needs_matplotlib
 from qexport.cli.options import data_options, device_option, json_option, path_type
-from qexport.cli.output import emit, say
+from qexport.cli.output import emit, say, say_aside
+from qexport.cli.progress import show_progress
 from qexport.cli.tables import make_table, print_table
 
 
@@ -78,9 +79,11 @@ def command(
         with parallel.first_one_first():
             training, validation = (open_split(data, split, download) for split in ("train", "test"))
         if first:
-            click.echo(f"reading {len(training)} and {len(validation)} pictures of {data}", err=True)
-        settings = settle(settings, start, where, lambda line: click.echo(line, err=True) if first else None)
-        records = train(settings, read(training), read(validation), target, where, start, source)
+            say_aside(f"reading {len(training)} and {len(validation)} pictures of {data}")
+        settings = settle(settings, start, where, say_aside if first else lambda line: None)
+        pictures = read(training), read(validation)
+        with show_progress() as tell:
+            records = train(settings, *pictures, target, where, start, source, tell, say_aside)
     if not first:
         return
     best = max((record for record in records if record["quantized"]), key=lambda record: record["top1"])

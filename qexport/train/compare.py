@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,8 @@ def run_all(
     validation: Pictures,
     work: Path,
     device: torch.device,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str, int, int, str], None] = lambda step, done, total, note: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Runs]:
     """Train every model with every seed, quantized and in float, each in its own folder of `work`.
 
@@ -44,10 +46,18 @@ def run_all(
                 run = replace(recipe, model=model, seed=seed, quantized=quantized)
                 out = work / f"{model}-{'quantized' if quantized else 'float'}-{seed}"
                 start = starting_state(run, out, (out / checkpoint.LAST).exists())
-                run = settle(run, start, device, tell)
+                run = settle(run, start, device, say)
                 recipe = replace(recipe, precision=run.precision)
-                logs[model][quantized].append(train(run, training, validation, out, device, start))
+                log = train(
+                    run, training, validation, out, device, start, tell=partial(_beside, tell, out.name), say=say
+                )
+                logs[model][quantized].append(log)
     return logs
+
+
+def _beside(tell: Callable[[str, int, int, str], None], name: str, step: str, done: int, total: int, note: str) -> None:
+    """Each run has a bar of its own."""
+    tell(f"{step} {name}", done, total, note)
 
 
 @dataclass(frozen=True)

@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -222,13 +220,6 @@ def _naming_the_batch_size(batch_size: int) -> Iterator[None]:
         ) from None
 
 
-@contextmanager
-def _progress(console: Console) -> Iterator[Progress]:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[rate]}"))
-    with Progress(*columns, TimeRemainingColumn(), console=console, transient=True) as progress:
-        yield progress
-
-
 class _State:
     """What training changes: the model, the average of its weights, and the optimizers."""
 
@@ -316,19 +307,21 @@ def train(
     device: torch.device,
     start: dict[str, Any] | None = None,
     init: checkpoint.Network | None = None,
+    tell: Callable[[str, int, int, str], None] = lambda step, done, total, note: None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Train; write checkpoint.pth, model_best.pth.tar and log.jsonl under `out`; return the log, a record an epoch.
 
     bf16 autocast covers the convolutions; the quantizers, the loss and the validation are computed in float32.
     `start` is what starting_state gave, `init` the network of init_sha256 to start from. Under torchrun each process
-    trains on its part of every batch, the first writes. Raises CheckFailed on a NaN loss (the checkpoint of the epoch
+    trains on its part of every batch, the first writes, and tells: `tell` the steps done, `say` a line for each epoch.
+    Raises CheckFailed on a NaN loss (the checkpoint of the epoch
     before stays), QexportError when memory runs out or the batch cannot be shared out.
     """
     rank, world = parallel.place()
     batch_size = min(recipe.batch_size, len(training.labels))
     if batch_size % world:
         raise QexportError(f"batch_size: {batch_size} is no multiple of {world} processes; choose one")
-    console = Console(stderr=True, quiet=rank > 0)
     training, validation = training.to(device), validation.to(device)
     torch.backends.cudnn.benchmark = True
     per_epoch = len(training.labels) // batch_size
@@ -341,8 +334,7 @@ def train(
     if rank == 0:
         out.mkdir(parents=True, exist_ok=True)
 
-    with _naming_the_batch_size(recipe.batch_size), _progress(console) as progress:
-        bar = progress.add_task("training", total=steps, completed=first_epoch * per_epoch, rate="")
+    with _naming_the_batch_size(recipe.batch_size):
         for epoch in range(first_epoch, recipe.epochs):
             quantized = epoch >= recipe.float_epochs
             if epoch in (first_epoch, recipe.float_epochs):
@@ -351,11 +343,12 @@ def train(
                     calibrate(state.model, normalise(training.spread(CALIBRATION_PICTURES)))
                     state.averaged.load_state_dict(state.model.state_dict())
 
-            def tell(done: int, rate: float, epoch: int = epoch) -> None:
-                completed, what = epoch * per_epoch + done, f"epoch {epoch + 1}/{recipe.epochs}"
-                progress.update(bar, completed=completed, description=what, rate=f"{rate:.0f} img/s")
+            def advance(done: int, rate: float, epoch: int = epoch) -> None:
+                if rank == 0:
+                    what = f"epoch {epoch + 1}/{recipe.epochs}, {rate:.0f} img/s"
+                    tell("training", epoch * per_epoch + done, steps, what)
 
-            record = _train_epoch(state, training, epoch, per_epoch, steps, tell)
+            record = _train_epoch(state, training, epoch, per_epoch, steps, advance)
             if not math.isfinite(record["loss"]):
                 kept = f"; {out / checkpoint.LAST} holds epoch {epoch}" if epoch else ""
                 raise CheckFailed(
@@ -368,17 +361,17 @@ def train(
             records.append(record)
             if rank == 0:
                 _write(state, out, records, best)
-            console.print(
-                f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {record['loss']:.4f}  top-1 {record['top1']:.2f} %"
-                f"{'' if quantized else ' in float'}  {record['images_per_second']:.0f} img/s"
-            )
+                say(
+                    f"epoch {epoch + 1:3d}/{recipe.epochs}  loss {record['loss']:.4f}  top-1 {record['top1']:.2f} %"
+                    f"{'' if quantized else ' in float'}  {record['images_per_second']:.0f} img/s"
+                )
     return records
 
 
 def _train_epoch(
-    state: _State, training: Pictures, epoch: int, per_epoch: int, steps: int, tell: Callable[[int, float], None]
+    state: _State, training: Pictures, epoch: int, per_epoch: int, steps: int, advance: Callable[[int, float], None]
 ) -> dict[str, Any]:
-    """Train for one epoch, or until the loss is no number; `tell` is told the steps done and the pictures a second."""
+    """Train for one epoch, or until the loss is no number; `advance` is told the steps done and the pictures a second."""
     recipe, device, world = state.recipe, state.device, parallel.place()[1]
     batch_size = min(recipe.batch_size, len(training.labels))
     look = 1 if device.type == "cpu" and world == 1 else GPU_LOOK
@@ -395,7 +388,7 @@ def _train_epoch(
             if at + 1 == per_epoch and not all(t.isfinite().all() for t in state.mine):
                 mean_loss = math.nan  # the last step broke the weights: no checkpoint of them
             rate = (at + 1) * batch_size / (time.perf_counter() - began)
-            tell(at + 1, rate)
+            advance(at + 1, rate)
             if not math.isfinite(mean_loss):
                 break
     gradients = torch.stack(norms)
