@@ -180,6 +180,21 @@ def test_channels_have_their_own_signs_numbers_and_shifts_and_only_the_output_is
         assert net.codes(plane, 1)[0, channel, :, 0].tolist() == codes
 
 
+def test_channels_in_parts_get_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains: list[Real] = [0.01337, -0.4, Fraction(1, 3), 0, 2.4]
+    bounds = np.array([400, 300, 999, 5, 70])
+
+    def facts() -> tuple[Int64, list[tuple[int, int]], tuple[Step, ...]]:
+        net = Network(gains, [0.5, -7.25, 0, 3.5, 100.0], -bounds, bounds, -8, 7, -3)
+        return net.edges, net.ties(Fraction(1, 9)), rescale(net).steps
+
+    edges, ties, steps = facts()
+    assert len({channel for channel, _ in ties}) == 4
+    monkeypatch.setattr("qexport.core.rescale.PART_EDGES", 30)
+    assert (facts()[0] == edges).all()
+    assert facts()[1:] == (ties, steps)
+
+
 @settings(max_examples=100, deadline=None)
 @given(net=networks(), width=st.sampled_from([Fraction(1, 2**40), Fraction(1, 16), Fraction(1, 3)]))
 @example(net=network(Fraction(1, 2), 0, -9, 9, -4, 4), width=Fraction(1, 2**40))
