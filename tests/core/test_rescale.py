@@ -180,6 +180,21 @@ def test_channels_have_their_own_signs_numbers_and_shifts_and_only_the_output_is
         assert net.codes(plane, 1)[0, channel, :, 0].tolist() == codes
 
 
+def test_channels_in_parts_get_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    gains: list[Real] = [0.01337, -0.4, Fraction(1, 3), 0, 2.4]
+    bounds = np.array([400, 300, 999, 5, 70])
+
+    def facts() -> tuple[Int64, list[tuple[int, int]], tuple[Step, ...]]:
+        net = Network(gains, [0.5, -7.25, 0, 3.5, 100.0], -bounds, bounds, -8, 7, -3)
+        return net.edges, net.ties(Fraction(1, 9)), rescale(net).steps
+
+    edges, ties, steps = facts()
+    assert len({channel for channel, _ in ties}) == 4
+    monkeypatch.setattr("qexport.core.rescale.PART_EDGES", 30)
+    assert (facts()[0] == edges).all()
+    assert facts()[1:] == (ties, steps)
+
+
 @settings(max_examples=100, deadline=None)
 @given(net=networks(), width=st.sampled_from([Fraction(1, 2**40), Fraction(1, 16), Fraction(1, 3)]))
 @example(net=network(Fraction(1, 2), 0, -9, 9, -4, 4), width=Fraction(1, 2**40))
@@ -296,6 +311,30 @@ def test_per_tensor_has_one_multiplier_and_one_shift() -> None:
                 assert own <= shift.by
     with pytest.raises(QexportError, match="per-tensor: gains have both signs"):
         rescale(Network([1.0, -1.0], [0, 0], bounds[:2], bounds[:2], 0, 3), Hardware(per_tensor=True))
+
+
+def test_the_nearest_integers_are_those_of_the_largest_shift_and_only_floor_has_half_a_step_in_its_addend() -> None:
+    net = network(0.3, Fraction(3, 16), -90, 90, -20, 20)
+    for rounding, value in ((None, 11), ("half_up", 3), ("floor", 3)):
+        multiply, add, shift, _ = integers(rescale(net, Hardware(mul_bits=4, round=rounding)))
+        assert (multiply.by, add.value, shift.by) == (5, value, 4)
+
+
+def test_wide_codes_take_smaller_shifts_so_that_nothing_leaves_int64() -> None:
+    net = network(Fraction(1, 4), 0, -140000, 140000, -(2**15), 2**15 - 1)
+    found = rescale(net, Hardware(mul_bits=60))
+    points = np.arange(-140000, 140001)[:, None]
+    codes = np.clip(np.rint(points / 4), -(2**15), 2**15 - 1)  # half to even, exact in floating point
+    assert (net.codes(points, 1) == codes).all()
+    assert found.departs.tolist() == [(run(found.steps, points, net) != codes).sum()] == [2**15]
+
+
+def test_per_tensor_the_widest_bounds_limit_the_multiplier() -> None:
+    bounds = np.array([2**50, 100])
+    net = Network([Fraction(1, 3)] * 2, [0, 0.25], -bounds, bounds, -8, 7)
+    found = rescale(net, Hardware(per_tensor=True))
+    assert isinstance(integers(found)[0].by, int)
+    assert found.departs.tolist() == [0, 0]
 
 
 def test_per_tensor_with_few_bits_or_powers_of_two() -> None:

@@ -274,6 +274,24 @@ def test_every_place_where_a_few_codes_of_tflite_change_is_an_edge(rounding: Any
     assert Tflite(multiplier=0, shift=shift, rounding=rounding).edges(-9, 9).tolist() == [-9, -1, 0, 1, 9]
 
 
+def test_edges_of_what_clips_and_of_what_wraps() -> None:
+    clamp = one({"op": "clamp", "low": -50, "high": 70})
+    assert clamp.edges(-99, 100).tolist() == [-99, -51, -50, -49, -1, 0, 1, 69, 70, 71, 100]
+    wrap = one({"op": "wrap", "bits": 5, "signed": True})
+    assert wrap.edges(-40, 20).tolist() == [-40, -17, -16, -15, -1, 0, 1, 15, 16, 17, 20]
+    threshold = one({"op": "threshold", "table": [[0], [9]], "first": 0})
+    assert threshold.edges(-40, 20, 1).tolist() == [-40, -1, 0, 1, 8, 9, 10, 20]
+    assert one({"op": "multiply", "by": 3}).edges(2, 20).tolist() == [2, 20]
+
+
+def test_a_table_covers_every_value_that_can_come_or_is_refused() -> None:
+    step = Lookup(low=-5, table=tuple(range(10)))
+    assert step.after(signal([-5, 3], [4, 3]), None).range == (0, 9)
+    for low, high in ((-6, 0), (0, 5)):
+        with pytest.raises(QexportError, match=rf"table covers -5\.\.4, channel 1 reaches {low}\.\.{high}; clamp"):
+            step.after(signal([0, low], [0, high]), None)
+
+
 @pytest.mark.parametrize("rounding", sorted(ROUNDINGS))
 def test_edges_of_a_wide_range_are_few_and_tell_every_rounding_from_every_other(rounding: Any) -> None:
     for by in (2, 4, 13, 30):
@@ -426,6 +444,7 @@ def test_parameters_are_tensors_with_axes_and_a_single_number_counts_as_equal_on
     }
     of_matmul = chain(*documents[:4], start=signal([-9, -9], [9, 9], None))
     assert [parameter.axes[0] for parameter in of_matmul.parameters.values()] == ["p"] * 5
+    assert of_matmul.values(np.ones((1, 3, 2), np.int64))["step0"].tolist() == [[[3, -4]] * 3]
 
 
 def test_without_steps_the_chain_ends_where_it_starts() -> None:
