@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qexport.core.budget import SIGNAL_BITS
+from qexport.core.budget import WORD_BITS
 from qexport.core.intformat import Int64
 from qexport.errors import QexportError, few, near
 from qexport.findings.words import (
@@ -145,9 +145,9 @@ def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
 
 def _check_width(variable: Any, file: Path) -> None:
     """Raises QexportError for a signal whose values are too long to be written down."""
-    if (bits := variable.bitwidth or 1) > SIGNAL_BITS:
+    if (bits := variable.bitwidth or 1) > WORD_BITS:
         name = variable.full_name
-        raise QexportError(f"actual: {file}: {name} has {bits:,} bits, more than {SIGNAL_BITS:,}; name another signal")
+        raise QexportError(f"actual: {file}: {name} has {bits:,} bits, more than {WORD_BITS:,}; name another signal")
 
 
 class _Changes:
