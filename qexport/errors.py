@@ -19,8 +19,8 @@ class CheckFailed(QexportError):
 
 
 def few(names: Collection[object], none: str = "none", between: str = ", ", most: int = SHOWN_NAMES) -> str:
-    """Some names in a message; of many the first ones, and how many more there are."""
-    shown = between.join([str(name) for name, _ in zip(names, range(most), strict=False)])
+    """Some names in a message, which is a line; of many the first ones, and how many more there are."""
+    shown = between.join([" ".join(str(name).split()) for name, _ in zip(names, range(most), strict=False)])
     return f"{shown} and {len(names) - most:,} more" if len(names) > most else shown or none
 
 

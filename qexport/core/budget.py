@@ -4,6 +4,8 @@ from pathlib import Path
 
 from qexport.errors import QexportError
 
+SIZE = 1 << 20  # of a channel count, a plane, a tile: far beyond any layer, far below what breaks arithmetic
+WORD_BITS = 1 << 16  # beyond every memory; keeps a mistyped size from filling the disk
 ELEMENTS = 1 << 26  # of all tensors that one image of a layer needs, 8 bytes each and some copies
 CAPTURE_ELEMENTS = 1 << 28  # of a capture's weights, and of one image of its input
 STORED = 1 << 36  # elements of one memory over all images
@@ -14,7 +16,6 @@ MEMORIES = 1000  # of a layout
 AXES = 32  # that an order has at once: as many as the oldest numpy takes
 HEADER_BYTES = 1 << 24  # of a safetensors file, whose size is else no matter
 CHECKPOINT_BYTES = 1 << 31
-SIGNAL_BITS = 1 << 16  # of a signal in a file of waves: as wide as the widest word
 
 
 def read_bytes(path: Path, limit: int, what: str) -> bytes:

@@ -6,12 +6,12 @@ from typing import Annotated, Any
 import msgspec
 from msgspec import Meta
 
+from qexport.core.budget import SIZE
 from qexport.core.intformat import Int64
 from qexport.errors import QexportError
 
-MAX_SIZE = 2**20  # of a channel count, a plane, a tile: far beyond any layer, far below what breaks arithmetic
-Positive = Annotated[int, Meta(ge=1, le=MAX_SIZE)]
-NotNegative = Annotated[int, Meta(ge=0, le=MAX_SIZE)]
+Positive = Annotated[int, Meta(ge=1, le=SIZE)]
+NotNegative = Annotated[int, Meta(ge=0, le=SIZE)]
 
 
 class ConvGeometry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind"):

@@ -1,6 +1,8 @@
 """Words out of VCD and FST files."""
 
+import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -8,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from qexport.core.budget import SIGNAL_BITS
+from qexport.core.budget import WORD_BITS
 from qexport.core.intformat import Int64
 from qexport.errors import QexportError, few, near
 from qexport.findings.words import (
@@ -90,13 +92,34 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Of waves, which are read when they are asked for: raises QexportError for what the library raises."""
+    """Of waves, which are read when they are asked for: raises QexportError for what the library raises.
+
+    What it prints beside, warnings and the traces of its panics, is no output of ours.
+    """
     try:
-        yield
+        with _silent():
+            yield
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library is no Exception
         raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Standard output and error of the process lead nowhere for a while."""
+    sys.stdout.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number in kept:
+            os.dup2(nowhere, number)
+        yield
+    finally:
+        for number, stream in kept.items():
+            os.dup2(stream, number)
+            os.close(stream)
+        os.close(nowhere)
 
 
 def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
@@ -122,9 +145,9 @@ def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
 
 def _check_width(variable: Any, file: Path) -> None:
     """Raises QexportError for a signal whose values are too long to be written down."""
-    if (bits := variable.bitwidth or 1) > SIGNAL_BITS:
+    if (bits := variable.bitwidth or 1) > WORD_BITS:
         name = variable.full_name
-        raise QexportError(f"actual: {file}: {name} has {bits:,} bits, more than {SIGNAL_BITS:,}; name another signal")
+        raise QexportError(f"actual: {file}: {name} has {bits:,} bits, more than {WORD_BITS:,}; name another signal")
 
 
 class _Changes:

@@ -9,26 +9,24 @@ from typing import Any
 
 import numpy as np
 
-from qexport.core.budget import STORED
+from qexport.core.budget import STORED, WORD_BITS
 from qexport.core.intformat import Int64, IntFormat
 from qexport.errors import QexportError
 from qexport.layout.order import IMAGE_AXIS, Order, Split
 
-MAX_WORD_BITS = 1 << 16  # beyond every memory; keeps a mistyped size from filling the disk
-
 
 def too_wide(order: Order, sizes: Mapping[str, int], bits: int) -> tuple[str, str] | None:
-    """The largest lane axis and what to do about it, where a word would be wider than MAX_WORD_BITS.
+    """The largest lane axis and what to do about it, where a word would be wider than WORD_BITS.
 
     Sizes that are not known yet count as 1.
     """
     lanes = {part: sizes.get(part, 1) for item in order.lanes for part in item.parts}
     width = bits * math.prod(lanes.values())
-    if width <= MAX_WORD_BITS:
+    if width <= WORD_BITS:
         return None
     axis = max(lanes, key=lambda part: lanes[part])
     return axis, (
-        f"a word would have {width} bits, more than {MAX_WORD_BITS}, because lane axis '{axis}' has size "
+        f"a word would have {width} bits, more than {WORD_BITS}, because lane axis '{axis}' has size "
         f"{lanes[axis]}; lower it, or make it an address axis"
     )
 

@@ -7,8 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
-from qexport.core.budget import LAYOUT_BYTES, LAYOUT_DEPTH, MEMORIES, read_bytes
-from qexport.core.geometry import MAX_SIZE
+from qexport.core.budget import LAYOUT_BYTES, LAYOUT_DEPTH, MEMORIES, SIZE, read_bytes
 from qexport.core.intformat import MAX_BITS
 from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
@@ -171,8 +170,8 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
         array = {}
     own_axes = {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}
     for key, size in array.items():
-        if type(size) is not int or not 1 <= size <= MAX_SIZE:
-            message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {MAX_SIZE}"
+        if type(size) is not int or not 1 <= size <= SIZE:
+            message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {SIZE}"
             errors.append(source.at_value(message, "array", key))
         if not re.fullmatch(r"[A-Za-z_]\w*", key, flags=re.ASCII):
             errors.append(source.at_key(f"array: '{key}' is no axis name; use letters, digits and _", "array", key))

@@ -400,7 +400,8 @@ def _sealed_changes(folder: Path, manifest: Manifest, rng: np.random.Generator, 
             continue
         tiling, bits = entry.tiling(manifest.array), entry.bits
         if name == "bias":  # what it adds beyond the width of a sum's words does not show in them
-            bits = min(bits, *(entries[stage].bits for stage in ("accumulator", "relu") if stage in entries))
+            sums = [entries[stage].bits for stage in ("accumulator", "relu") if stage in entries]
+            bits = min(bits, manifest.formats.accumulator.bits, *sums)  # nor beyond that of the design's registers
         wanted = min(SEALED, (tiling.words * tiling.lanes - tiling.fill) * bits)
         drawn: set[tuple[int, int, int]] = set()
         while len(drawn) < wanted:

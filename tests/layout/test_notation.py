@@ -13,8 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from qexport.build.dump import dump
+from qexport.core.budget import SIZE
 from qexport.core.capture import LayerCapture
-from qexport.core.geometry import MAX_SIZE
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import AXES
@@ -625,7 +625,7 @@ def test_layout_check_reports_every_error_with_a_caret(tmp_path: Path) -> None:
     path, result = check(tmp_path, text)
     fails(result, str(path), "3 error(s)")
     assert result.stdout.splitlines()[:3] == [
-        f"{path}:4:7: array: size 0 of 'row' must be a whole number above 0, up to {MAX_SIZE}",
+        f"{path}:4:7: array: size 0 of 'row' must be a whole number above 0, up to {SIZE}",
         "    row = 0",
         "          ^",
     ]

@@ -6,15 +6,18 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from qexport import __version__
 from qexport.sets.folder import sha256
+from qexport.sets.manifest import read_manifest
 from qexport.sim.registry import choose
 from qexport.trust import equivalence
 from qexport.trust import selftest as module
-from qexport.trust.selftest import BENCH, CHECKERS, SIMULATE, VERIFY, FileMutant, _file_mutants
-from tests.conftest import cli, fails
+from qexport.trust.mutants import chosen_edits
+from qexport.trust.selftest import BENCH, CHECKERS, SIMULATE, VERIFY, FileMutant, _file_mutants, _sealed_changes
+from tests.conftest import checked_dump, cli, fails, make_capture
 from tests.sim.conftest import copied, edited, state
 
 MEMORIES = ("weight", "input", "psum", "accumulator", "relu")
@@ -176,3 +179,26 @@ def test_a_set_without_a_bench_and_options_that_contradict_each_other_are_refuse
     fails(cli("selftest", set_of("ws8x8")), "comes without a self-checking bench")
     fails(cli("selftest", set_of("default"), "--top", "core"), "--top belongs to --dut")
     fails(cli("selftest", set_of("default"), "--dut", "a.sv", "--style", "ws"), "give one of them")
+
+
+def test_bits_of_a_bias_that_no_register_of_the_design_holds_are_not_demanded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memories of sums are as wide as whole bytes, registers as wide as the bounds."""
+    capture = make_capture(bias=True, weight_bits=8, input_bits=8, groups=8, plane=(3, 3), images=1)
+    folder = checked_dump(capture, "default", tmp_path)
+    manifest = read_manifest(folder)
+    stored, width = {memory.name: memory.bits for memory in manifest.memories}, manifest.formats.accumulator.bits
+    assert width < stored["accumulator"] < stored["bias"]
+    monkeypatch.setattr(module, "SEALED", 100)
+    found = list(_sealed_changes(folder, manifest, np.random.default_rng(0), True))
+    bits = {int(re.findall(r" bit (\d+) flipped", change.what)[0]) for change in found if change.file == "bias.hex"}
+    assert bits
+    assert max(bits) < width
+
+
+def test_a_stuck_weight_of_a_row_that_a_depthwise_layer_leaves_empty_is_no_mistake(tmp_path: Path) -> None:
+    for groups, chosen in ((1, True), (8, False)):
+        folder = checked_dump(make_capture(groups=groups, images=1), "default", tmp_path / str(groups))
+        names = [edit.name for edit in chosen_edits("ws", read_manifest(folder))]
+        assert ("weight-stuck" in names) == chosen

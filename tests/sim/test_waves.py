@@ -1,6 +1,8 @@
 """Words are read from the waves of a run: those that went over, as a register would have sampled them."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +91,10 @@ def test_a_signal_is_sampled_before_each_rising_edge(tiny_set: Path, tmp_path: P
         read_wave(tiny_set, file, "q", "clk", "relu")
     with pytest.raises(QexportError, match=r"has no signal 'top.sup.q'; there are top.q, top.sub.q;"):
         read_wave(tiny_set, file, "top.sup.q", "clk", "relu")
+    file.write_text(VCD.replace("clk $end", "clk $en\nd", 1))
+    with pytest.raises(QexportError, match=r"there are .*clk \$en d.*; give its path"):
+        read_wave(tiny_set, file, "top.q", "clk", "relu")
+    file.write_text(VCD)
     with pytest.raises(QexportError, match=r"has no signal 'clok'; there are top.clk,"):
         read_wave(tiny_set, file, "top.q", "clok", "relu")
     with pytest.raises(QexportError, match=r"may be psum, accumulator, relu; choose one with --memory"):
@@ -110,3 +116,14 @@ def test_damaged_waves_are_named(content: bytes, tiny_set: Path, tmp_path: Path)
     assert "\n" not in str(error.value)
     with pytest.raises(QexportError, match=r"none.vcd does not exist"):
         read_wave(tiny_set, tmp_path / "none.vcd", "q", "clk", "relu")
+
+
+@pytest.mark.parametrize("change", [("#25", f"#{(1 << 64) - 1}"), ("#25", f"#{1 << 63}"), ("$end", "$enddefinitions")])
+def test_what_the_reader_of_waves_prints_is_not_shown(change: tuple[str, str], tiny_set: Path, tmp_path: Path) -> None:
+    file = tmp_path / "run.vcd"
+    file.write_text(VCD.replace(*change))
+    command = [sys.executable, "-c", "from qexport.cli import main; main()", "diagnose", str(tiny_set), "--actual"]
+    command += [str(file), "--signal", "top.q", "--clock", "clk", "--memory", "relu", "--json"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert len(done.stderr.splitlines()) == 1, done.stderr
+    assert done.stdout == "" or json.loads(done.stdout)
