@@ -53,8 +53,8 @@ class Stage:
 
 
 @contextmanager
-def staging(out: Path) -> Iterator[Stage]:
-    """A place for what is written into the folder `out`, under its lock; it is gone afterwards, whatever happens.
+def locked(out: Path) -> Iterator[None]:
+    """Hold the folder `out` against all other commands that write into it, and wait for those that hold it.
 
     Folders that had to be made for `out` are taken away again when nothing comes into them.
     """
@@ -70,6 +70,20 @@ def staging(out: Path) -> Iterator[Stage]:
             lock.acquire(timeout=1)
             break
     try:
+        yield
+    finally:
+        if isinstance(lock, UnixFileLock):  # other kinds take their file away themselves
+            (out / LOCK).unlink(missing_ok=True)
+        lock.release()
+        for folder in made:
+            with suppress(OSError):  # it holds something, or another one was faster
+                folder.rmdir()
+
+
+@contextmanager
+def staging(out: Path) -> Iterator[Stage]:
+    """A place for what is written into the folder `out`, under its lock; it is gone afterwards, whatever happens."""
+    with locked(out):
         kept = []
         for left in staging_folders(out):  # their owners are dead: the lock is ours
             if (left / JOURNAL).is_file():
@@ -82,13 +96,6 @@ def staging(out: Path) -> Iterator[Stage]:
         finally:
             if not (stage.place / JOURNAL).exists():  # else it was cut off while it was put in place
                 shutil.rmtree(stage.place, ignore_errors=True)
-    finally:
-        if isinstance(lock, UnixFileLock):  # other kinds take their file away themselves
-            (out / LOCK).unlink(missing_ok=True)
-        lock.release()
-        for folder in made:
-            with suppress(OSError):  # it holds something, or another one was faster
-                folder.rmdir()
 
 
 def _finish(out: Path, place: Path) -> list[str]:

@@ -19,7 +19,7 @@ from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
 from qexport.sim.cache import build_bench, cache_folder
-from qexport.sim.keep import prepare_keep
+from qexport.sim.keep import kept
 from qexport.sim.registry import choose
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, supervise
 from qexport.sim.tools import Job, Simulator
@@ -63,9 +63,7 @@ def simulate(
         raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
     changed = _changed(folder, manifest, own_design=not dut)
     what, nonce = f"{folder} on {simulator.name}", secrets.token_hex(8)
-    if keep is not None:
-        prepare_keep(keep, [stream.memory for stream in offered], progress)
-    with work_folder(folder, keep) as work:
+    with kept(keep, [stream.memory for stream in offered], progress), work_folder(folder, keep) as work:
         job = replace(work.job(folder, manifest, dut or [folder / "dut.sv"]), waves=waves, limit=limit)
         found = offered
         if dut:
