@@ -6,7 +6,7 @@ Others use `main`, the program. Only commands import frontends and train, inside
 import sys
 
 try:
-    from qexport.cli.program import main
+    from qexport.cli.common.program import main
 except KeyboardInterrupt:  # nothing of the program is there yet that could say it
     sys.stderr.write("qexport: error: interrupted\n")
     sys.exit(130)

@@ -1,12 +1,12 @@
-"""The command cocotb."""
+"""Write the bench of a set in Python, for cocotb 2."""
 
 from pathlib import Path
 
 import click
 
 from qexport.bench.cocotb_bench import render_cocotb
-from qexport.cli.options import check_top, dut_options, folder_argument, json_option, out_option
-from qexport.cli.output import emit, say
+from qexport.cli.common.options import check_top, dut_options, folder_argument, json_option, out_option
+from qexport.cli.common.output import emit, say
 from qexport.sets.folder import find_sets
 from qexport.sets.staging import write_new_folders
 

@@ -1,13 +1,13 @@
-"""The command compare."""
+"""Train several networks with one recipe and compare them."""
 
 from pathlib import Path
 
 import click
 
-from qexport.cli.network import default_epochs, needs_matplotlib
-from qexport.cli.options import data_options, device_option, json_option, path_type
-from qexport.cli.output import emit, say, say_aside
-from qexport.cli.progress import show_progress
+from qexport.cli.common.network import default_epochs, needs_matplotlib
+from qexport.cli.common.options import data_options, device_option, json_option, path_type
+from qexport.cli.common.output import emit, say, say_aside
+from qexport.cli.common.progress import show_progress
 from qexport.errors import QexportError
 
 

@@ -1,13 +1,13 @@
-"""The command diagnose."""
+"""Say where results differ from a set, and which mistake it is."""
 
 import sys
 from pathlib import Path
 
 import click
 
-from qexport.cli.options import folder_argument, json_option, path_type
-from qexport.cli.output import emit, say
-from qexport.cli.tables import print_pairs
+from qexport.cli.common.options import folder_argument, json_option, path_type
+from qexport.cli.common.output import emit, say
+from qexport.cli.common.tables import print_pairs
 from qexport.errors import CheckFailed, few
 from qexport.findings.diagnose import Diagnosis, diagnose
 from qexport.findings.waves import read_wave

@@ -1,4 +1,4 @@
-"""The command dump."""
+"""Write a layer's vector set: memory files, bench and manifest."""
 
 import re
 from collections.abc import Iterator, Sequence
@@ -13,11 +13,11 @@ from rich.markup import escape
 
 from qexport.build.dump import Dump, dump, dump_all, plan
 from qexport.build.images import DEFAULT_SHARE, choose_images
-from qexport.cli.network import load_network
-from qexport.cli.options import json_option, network_options, path_type
-from qexport.cli.output import emit, say
-from qexport.cli.progress import show_progress
-from qexport.cli.tables import make_table, print_pairs, print_table
+from qexport.cli.common.network import load_network
+from qexport.cli.common.options import json_option, network_options, path_type
+from qexport.cli.common.output import emit, say
+from qexport.cli.common.progress import show_progress
+from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.capture import Capture, CaptureFile, LayerCapture
 from qexport.core.operations.registry import operation
 from qexport.core.strength import COUNTED, compared, percent, strength_text

@@ -1,12 +1,12 @@
-"""The command eval."""
+"""Count how many test pictures a network classifies correctly."""
 
 from pathlib import Path
 
 import click
 
-from qexport.cli.network import load_network
-from qexport.cli.options import data_options, device_option, json_option, network_options
-from qexport.cli.output import emit, say
+from qexport.cli.common.network import load_network
+from qexport.cli.common.options import data_options, device_option, json_option, network_options
+from qexport.cli.common.output import emit, say
 
 
 @click.command(name="eval")

@@ -1,4 +1,4 @@
-"""The command explain."""
+"""Say how one output value comes about, term by term."""
 
 import re
 from collections.abc import Sequence
@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 from rich.markup import escape
 
-from qexport.cli.options import folder_argument, json_option
-from qexport.cli.output import emit, say
-from qexport.cli.tables import make_table, print_table
+from qexport.cli.common.options import folder_argument, json_option
+from qexport.cli.common.output import emit, say
+from qexport.cli.common.tables import make_table, print_table
 from qexport.findings.explain import Explanation, explain, steps_csv
 from qexport.layout.tiling import describe_index
 from qexport.sets.folder import find_sets

@@ -1,4 +1,4 @@
-"""The command layers."""
+"""List the quantized layers: shapes, bits, accumulator bounds."""
 
 import math
 from pathlib import Path
@@ -7,10 +7,10 @@ from typing import Any
 import click
 from rich.markup import escape
 
-from qexport.cli.network import load_network
-from qexport.cli.options import json_option, network_options, path_type
-from qexport.cli.output import emit
-from qexport.cli.tables import make_table, print_table
+from qexport.cli.common.network import load_network
+from qexport.cli.common.options import json_option, network_options, path_type
+from qexport.cli.common.output import emit
+from qexport.cli.common.tables import make_table, print_table
 from qexport.core.capture import CaptureFile
 from qexport.core.codes import Formats
 from qexport.core.geometry import ConvGeometry

@@ -1,4 +1,4 @@
-"""The commands of layout: show, check and list."""
+"""Draw and check layouts."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -9,9 +9,9 @@ from rich.box import SIMPLE_HEAD
 from rich.markup import escape
 from rich.table import Table
 
-from qexport.cli.options import json_option, path_type
-from qexport.cli.output import emit, say
-from qexport.cli.tables import make_table, print_table
+from qexport.cli.common.options import json_option, path_type
+from qexport.cli.common.output import emit, say
+from qexport.cli.common.tables import make_table, print_table
 from qexport.errors import QexportError, short
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Memory

@@ -1,4 +1,4 @@
-"""The command selftest."""
+"""Prove that the verdict can fail, by changes to a set and to RTL."""
 
 from collections import Counter
 from dataclasses import asdict
@@ -9,10 +9,17 @@ import msgspec
 from rich.markup import escape
 
 from qexport.bench.rtl import PARTS
-from qexport.cli.options import check_top, dut_options, folder_argument, json_option, seed_option, simulator_option
-from qexport.cli.output import emit, say
-from qexport.cli.progress import show_progress
-from qexport.cli.tables import make_table, print_pairs, print_table
+from qexport.cli.common.options import (
+    check_top,
+    dut_options,
+    folder_argument,
+    json_option,
+    seed_option,
+    simulator_option,
+)
+from qexport.cli.common.output import emit, say
+from qexport.cli.common.progress import show_progress
+from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.strength import percent
 from qexport.errors import CheckFailed, few
 from qexport.sets.folder import find_sets

@@ -1,4 +1,4 @@
-"""The command show."""
+"""Say what a word of a memory file holds, lane by lane."""
 
 import re
 from dataclasses import asdict
@@ -7,9 +7,9 @@ from pathlib import Path
 import click
 
 from qexport.build.show import dissect
-from qexport.cli.options import folder_argument, json_option
-from qexport.cli.output import emit, say
-from qexport.cli.tables import make_table, print_table
+from qexport.cli.common.options import folder_argument, json_option
+from qexport.cli.common.output import emit, say
+from qexport.cli.common.tables import make_table, print_table
 from qexport.errors import QexportError, few, near
 from qexport.layout.tiling import describe_index
 from qexport.sets.folder import find_sets

@@ -1,11 +1,11 @@
-"""The command shrink."""
+"""Write the smallest set that still shows a failure."""
 
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
-from qexport.cli.options import (
+from qexport.cli.common.options import (
     dut_options,
     folder_argument,
     json_option,
@@ -16,8 +16,8 @@ from qexport.cli.options import (
     simulator_option,
     time_limit_option,
 )
-from qexport.cli.output import emit, say
-from qexport.cli.tables import make_table, print_pairs, print_table
+from qexport.cli.common.output import emit, say
+from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.findings.shrink import BUDGET, shrink_actual, shrink_dut
 from qexport.findings.words import read_actual
 

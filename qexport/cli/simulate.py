@@ -1,10 +1,10 @@
-"""The command simulate."""
+"""Run the self-checking bench of a set, and judge."""
 
 from pathlib import Path
 
 import click
 
-from qexport.cli.options import (
+from qexport.cli.common.options import (
     check_top,
     dut_options,
     folder_argument,
@@ -14,8 +14,8 @@ from qexport.cli.options import (
     simulator_option,
     time_limit_option,
 )
-from qexport.cli.output import emit
-from qexport.cli.tables import print_pairs
+from qexport.cli.common.output import emit
+from qexport.cli.common.tables import print_pairs
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.folder import find_sets
 from qexport.sim.run import simulate

@@ -1,4 +1,4 @@
-"""The command strength."""
+"""Count exactly which single-bit errors a set can notice."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -8,9 +8,9 @@ import click
 import msgspec
 
 from qexport.build.blind_spots import Stored, blind_spots
-from qexport.cli.options import folder_argument, json_option
-from qexport.cli.output import emit, say
-from qexport.cli.tables import make_table, print_pairs, print_table
+from qexport.cli.common.options import folder_argument, json_option
+from qexport.cli.common.output import emit, say
+from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.operations.registry import AXES
 from qexport.core.strength import COUNTED, compared, measure, percent, strength_text
 from qexport.errors import CheckFailed

@@ -1,12 +1,12 @@
-"""The command stub."""
+"""Write the skeleton of a bench to edit by hand."""
 
 from pathlib import Path
 
 import click
 
 from qexport.bench.stub import STYLES, render_stub
-from qexport.cli.options import folder_argument, json_option, out_option
-from qexport.cli.output import emit, say
+from qexport.cli.common.options import folder_argument, json_option, out_option
+from qexport.cli.common.output import emit, say
 from qexport.sets.folder import find_sets
 from qexport.sets.manifest import read_manifest
 from qexport.sets.staging import write_new_folders

@@ -1,4 +1,4 @@
-"""The command train."""
+"""Train a quantization-aware network on CIFAR-10."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -6,11 +6,11 @@ from typing import Any
 
 import click
 
-from qexport.cli.network import default_epochs, needs_matplotlib
-from qexport.cli.options import data_options, device_option, json_option, path_type
-from qexport.cli.output import emit, say, say_aside
-from qexport.cli.progress import show_progress
-from qexport.cli.tables import make_table, print_table
+from qexport.cli.common.network import default_epochs, needs_matplotlib
+from qexport.cli.common.options import data_options, device_option, json_option, path_type
+from qexport.cli.common.output import emit, say, say_aside
+from qexport.cli.common.progress import show_progress
+from qexport.cli.common.tables import make_table, print_table
 
 
 @click.command(name="train")

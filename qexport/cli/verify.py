@@ -1,4 +1,4 @@
-"""The command verify."""
+"""Check every file of a set, and every code against the golden."""
 
 from pathlib import Path
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import click
 
 from qexport.build.verify import Report, verify, verify_index
-from qexport.cli.options import folder_argument, json_option
-from qexport.cli.output import emit, say
+from qexport.cli.common.options import folder_argument, json_option
+from qexport.cli.common.output import emit, say
 from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.folder import find_sets
 from qexport.sets.index import INDEX

@@ -371,7 +371,7 @@ def train(
 def _train_epoch(
     state: _State, training: Pictures, epoch: int, per_epoch: int, steps: int, advance: Callable[[int, float], None]
 ) -> dict[str, Any]:
-    """Train for one epoch, or until the loss is no number; `advance` is told the steps done and the pictures a second."""
+    """Train for one epoch, or until the loss is no number; `advance` is told the steps done and the rate."""
     recipe, device, world = state.recipe, state.device, parallel.place()[1]
     batch_size = min(recipe.batch_size, len(training.labels))
     look = 1 if device.type == "cpu" and world == 1 else GPU_LOOK

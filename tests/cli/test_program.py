@@ -10,8 +10,8 @@ from pathlib import Path
 import click
 import pytest
 
+from qexport.cli.common.program import main, summaries
 from qexport.cli.layout import _EXAMPLE_SIZES
-from qexport.cli.program import SUMMARIES, main
 from qexport.core.operations.registry import AXES
 from qexport.layout.order import BIT_AXIS
 from tests.conftest import cli
@@ -19,6 +19,8 @@ from tests.conftest import cli
 EXAMPLE = Path(__file__).parents[2] / "vectors/features_33"
 PROGRAM = "from qexport.cli import main; main()"
 HEAVY = {"rich", "jinja2", "pyslang", "torch", "onnx", "bincopy", "bitstring", "matplotlib", "zipfile"}
+
+SUMMARIES = summaries()
 
 
 def run(*arguments: object, before: str = "", **options: object) -> subprocess.CompletedProcess[str]:
@@ -54,7 +56,8 @@ def test_verify_loads_only_what_it_needs() -> None:
     rooms = {name.split(".")[1] for name in found if name.startswith("qexport.")}
     assert rooms == {"errors", "core", "layout", "sets", "build", "bench", "cli"}
     assert {name for name in found if name.startswith("qexport.cli.")} == {
-        f"qexport.cli.{name}" for name in ("program", "options", "output", "verify")
+        f"qexport.cli.{name}"
+        for name in ("common", "common.program", "common.options", "common.output", "verify")
     }
 
 
@@ -68,14 +71,17 @@ def test_verify_imports_no_templates_before_it_needs_them() -> None:
 
 def test_help_loads_no_command() -> None:
     found = loaded("--help")
-    assert {name for name in found if name.startswith("qexport.cli.")} == {"qexport.cli.program"}
+    assert {name for name in found if name.startswith("qexport.cli.")} == {
+        "qexport.cli.common",
+        "qexport.cli.common.program",
+    }
     assert not (HEAVY | {"numpy"}) & found
 
 
-def test_there_is_a_file_for_each_command() -> None:
-    shared = {"__init__", "program", "options", "output", "tables", "progress", "network"}
-    folder = Path(sys.modules["qexport.cli.program"].__file__ or "").parent
-    assert {path.stem for path in folder.glob("*.py")} - shared == set(SUMMARIES)
+def test_each_file_is_a_command() -> None:
+    assert {"dump", "verify", "simulate"} <= SUMMARIES.keys() == set(main.commands)
+    for name in SUMMARIES:
+        assert main.commands[name].name == name
 
 
 @pytest.mark.parametrize("name", SUMMARIES)
@@ -191,7 +197,9 @@ sys.meta_path.insert(0, Finder())
 """
 
 
-@pytest.mark.parametrize("name", ["click", "qexport.cli.program", "qexport.cli.verify", "numpy", "qexport.core.golden"])
+@pytest.mark.parametrize(
+    "name", ["click", "qexport.cli.common.program", "qexport.cli.verify", "numpy", "qexport.core.golden"]
+)
 def test_ctrl_c_while_the_program_imports_ends_in_one_line(name: str) -> None:
     done = run("verify", EXAMPLE, before=INTERRUPT.format(name=name))
     assert (done.returncode, done.stdout, done.stderr) == (130, "", "qexport: error: interrupted\n")

@@ -7,7 +7,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from qexport.cli.output import say
+from qexport.cli.common.output import say
 
 
 def make_table(*columns: str, right: int = 0) -> Table:

@@ -7,6 +7,7 @@ import os
 import re
 import sys
 from collections import UserDict
+from pathlib import Path
 from typing import Any, NoReturn
 
 import click
@@ -14,26 +15,15 @@ import click
 from qexport import __version__
 from qexport.errors import QexportError, short
 
-# Each command stands in the file of its name; the texts are the first sentences of the commands' own help.
-SUMMARIES = {
-    "cocotb": "Write the bench of a set in Python, for cocotb 2.",
-    "compare": "Train several networks with one recipe and compare them.",
-    "diagnose": "Say where results differ from a set, and which mistake it is.",
-    "dump": "Write a layer's vector set: memory files, bench and manifest.",
-    "eval": "Count how many test pictures a network classifies correctly.",
-    "explain": "Say how one output value comes about, term by term.",
-    "layers": "List the quantized layers: shapes, bits, accumulator bounds.",
-    "layout": "Draw and check layouts.",
-    "rtl": "Write the reference RTL of a set's layer: a systolic array.",
-    "selftest": "Prove that the verdict can fail, by changes to a set and to RTL.",
-    "show": "Say what a word of a memory file holds, lane by lane.",
-    "shrink": "Write the smallest set that still shows a failure.",
-    "simulate": "Run the self-checking bench of a set, and judge.",
-    "strength": "Count exactly which single-bit errors a set can notice.",
-    "stub": "Write the skeleton of a bench to edit by hand.",
-    "train": "Train a quantization-aware network on CIFAR-10.",
-    "verify": "Check every file of a set, and every code against the golden.",
-}
+FOLDER = Path(__file__).parent.parent  # each command stands in the file of its name; its docstring is the summary
+
+
+def summaries() -> dict[str, str]:
+    """The commands by name, with the line that stands in the list of commands."""
+    import ast
+
+    files = sorted(FOLDER.glob("[!_]*.py"))
+    return {file.stem: ast.get_docstring(ast.parse(file.read_bytes())) or "" for file in files}
 
 
 class _Commands(UserDict[str, click.Command]):
@@ -113,7 +103,7 @@ class Program(click.Group):
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(SUMMARIES.items()))
+            formatter.write_dl(list(summaries().items()))
 
 
 def _one_line(error: Exception) -> str:
@@ -144,7 +134,7 @@ def _fail(message: str, code: int) -> NoReturn:
 
 @click.group(
     cls=Program,
-    commands=_Commands({name: click.Command(name, help=text) for name, text in SUMMARIES.items()}),
+    commands=_Commands({file.stem: click.Command(file.stem) for file in sorted(FOLDER.glob("[!_]*.py"))}),
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
 )
 @click.version_option(__version__, prog_name="qexport")

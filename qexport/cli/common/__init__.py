@@ -1,0 +1,1 @@
+"""What commands share: the program around them, options, output, tables, progress."""
