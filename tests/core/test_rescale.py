@@ -321,10 +321,10 @@ def test_the_nearest_integers_are_those_of_the_largest_shift_and_only_floor_has_
 
 
 def test_wide_codes_take_smaller_shifts_so_that_nothing_leaves_int64() -> None:
-    net = network(Fraction(1, 4), 0, -1000, 1000, 0, 2**16 - 1)
+    net = network(Fraction(1, 4), 0, -1000, 1000, -(2**16), -1)
     found = rescale(net, Hardware(mul_bits=60))
     points = np.arange(-1000, 1001)[:, None]
-    codes = np.maximum(np.rint(points / 4), 0)  # half to even, exact in floating point
+    codes = np.minimum(np.rint(points / 4), -1)  # half to even, exact in floating point
     assert (net.codes(points, 1) == codes).all()
     assert found.departs.tolist() == [(run(found.steps, points, net) != codes).sum()] == [125]
 
