@@ -1,5 +1,6 @@
 """Words out of VCD and FST files."""
 
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -87,13 +88,22 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
 
 @contextmanager
 def _readable(file: Path) -> Iterator[None]:
-    """Of waves, which are read when they are asked for: raises QexportError for what the library raises."""
+    """Of waves, which are read when they are asked for: raises QexportError for what the library raises.
+
+    A panic of the library writes a page of its own to stderr first, which is lost here.
+    """
+    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, 2)
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library is no Exception
         raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
+    finally:
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(nowhere)
 
 
 def _full_name(variables: dict[str, Any], name: str, file: Path) -> str:
