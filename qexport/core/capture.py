@@ -121,7 +121,7 @@ def _read_metadata(document: Any) -> _Metadata:
     """The metadata of a capture file; a layer without a kind is a convolution."""
     if isinstance(document, dict) and isinstance(layer := document.get("layer"), dict):
         kind = layer.setdefault("kind", "conv2d")
-        if kind not in tuple(KINDS):  # it may be anything, also what has no hash
+        if not isinstance(kind, str) or kind not in KINDS:
             raise QexportError(f"layer kind: {kind!r} is not known; choose {' or '.join(KINDS)}")
     return msgspec.convert(document, _Metadata)
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -90,19 +91,31 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
 def _readable(file: Path) -> Iterator[None]:
     """Of waves, which are read when they are asked for: raises QexportError for what the library raises.
 
-    A panic of the library writes a page of its own to stderr first, which is lost here.
+    What it prints beside, warnings and the traces of its panics, is no output of ours.
     """
-    stderr, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, 2)
     try:
-        yield
+        with _silent():
+            yield
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library is no Exception
         raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Standard output and error of the process lead nowhere for a while."""
+    sys.stdout.flush()
+    kept = {number: os.dup(number) for number in (1, 2)}
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    try:
+        for number in kept:
+            os.dup2(nowhere, number)
+        yield
     finally:
-        os.dup2(stderr, 2)
-        os.close(stderr)
+        for number, stream in kept.items():
+            os.dup2(stream, number)
+            os.close(stream)
         os.close(nowhere)
 
 
