@@ -56,8 +56,7 @@ def test_verify_loads_only_what_it_needs() -> None:
     rooms = {name.split(".")[1] for name in found if name.startswith("qexport.")}
     assert rooms == {"errors", "core", "layout", "sets", "build", "bench", "cli"}
     assert {name for name in found if name.startswith("qexport.cli.")} == {
-        f"qexport.cli.{name}"
-        for name in ("common", "common.program", "common.options", "common.output", "verify")
+        f"qexport.cli.{name}" for name in ("common", "common.program", "common.options", "common.output", "verify")
     }
 
 
