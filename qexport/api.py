@@ -2,7 +2,9 @@
 
 import os
 import re
+import shutil
 import tempfile
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -201,7 +203,6 @@ class VectorSet:
     def __init__(self, folder: PathLike):
         self.folder = Path(folder)
         self.manifest: Manifest = read_manifest(self.folder)
-        self._scratch: list[tempfile.TemporaryDirectory[str]] = []  # of runs; they go with this object
 
     def __repr__(self) -> str:
         return f"VectorSet({str(self.folder)!r}: {', '.join(self.tensors)})"
@@ -262,8 +263,8 @@ class VectorSet:
         is as in `qexport simulate`. Raises QexportError when it cannot be run, CheckFailed when the set was changed.
         """
         if keep is None:
-            self._scratch.append(tempfile.TemporaryDirectory(prefix="qexport-kept-"))
-            keep = self._scratch[-1].name
+            keep = tempfile.mkdtemp(prefix="qexport-kept-")
+            weakref.finalize(self, shutil.rmtree, keep, ignore_errors=True)
         return simulate_set(
             self.folder, simulator, _paths(dut), top=top, seed=seed, keep=Path(keep), waves=waves, limit=limit
         )
