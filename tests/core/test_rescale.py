@@ -322,6 +322,11 @@ def test_the_nearest_integers_are_those_of_the_largest_shift_and_only_floor_has_
         assert (multiply.by, add.value, shift.by) == (5, value, 4)
 
 
+def test_a_multiplier_at_the_hardwares_limit_is_found() -> None:
+    found = rescale(network(Fraction(4, 7), -10, -16, 16, -3, 3), Hardware(mul_bits=3))
+    assert (integers(found)[0].by, integers(found)[2].by, found.departs.tolist()) == (3, 2, [0])
+
+
 def test_a_power_of_two_gets_the_addend_that_is_exact_where_there_is_one() -> None:
     """a / 4 + 0.2 rounds up from a = 4 q - 2 on, though the real addend, 2.8, is nearer to 3."""
     found = rescale(network(Fraction(1, 4), Fraction(1, 5), -90, 90, -20, 20), Hardware(power_of_two=True))
