@@ -288,12 +288,9 @@ class _Search:
 
     def nearest(self, channels: Int64) -> None:
         """Keep the integers that are nearest to the real numbers: those of the largest shift that the hardware has."""
-        limits = self.most(channels).tolist()
-        shifts = [self._largest(*pair) for pair in zip(channels.tolist(), limits, strict=True)]
-        if self.hardware.per_tensor:
-            shifts = [min(shifts)] * len(shifts)
-        for channel, shift in zip(channels.tolist(), shifts, strict=True):
+        for channel in channels.tolist():
             one = np.array([channel])
+            shift = self._largest(channel, int(self.most(one)[0]))
             self.keep(one, *self.ideal(shift, one), shift)
 
     def _largest(self, channel: int, limit: int) -> int:

@@ -193,6 +193,8 @@ def test_channels_in_parts_get_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setattr("qexport.core.rescale.PART_EDGES", 30)
     assert (facts()[0] == edges).all()
     assert facts()[1:] == (ties, steps)
+    net = Network([0.317, 0.4], [0, 0.25], -bounds[:2], bounds[:2], -20, 20)
+    assert isinstance(integers(rescale(net, Hardware(per_tensor=True)))[0].by, int)
 
 
 @settings(max_examples=100, deadline=None)
@@ -318,6 +320,27 @@ def test_the_nearest_integers_are_those_of_the_largest_shift_and_only_floor_has_
     for rounding, value in ((None, 11), ("half_up", 3), ("floor", 3)):
         multiply, add, shift, _ = integers(rescale(net, Hardware(mul_bits=4, round=rounding)))
         assert (multiply.by, add.value, shift.by) == (5, value, 4)
+
+
+def test_a_multiplier_at_the_hardwares_limit_is_found() -> None:
+    found = rescale(network(Fraction(4, 7), -10, -16, 16, -3, 3), Hardware(mul_bits=3))
+    assert (integers(found)[0].by, integers(found)[2].by, found.departs.tolist()) == (3, 2, [0])
+
+
+def test_a_power_of_two_gets_the_addend_that_is_exact_where_there_is_one() -> None:
+    """a / 4 + 0.2 rounds up from a = 4 q - 2 on, though the real addend, 2.8, is nearer to 3."""
+    found = rescale(network(Fraction(1, 4), Fraction(1, 5), -90, 90, -20, 20), Hardware(power_of_two=True))
+    assert (integers(found)[1].value, found.departs.tolist()) == (2, [0])
+
+
+def test_the_nearest_power_of_two_is_that_of_the_smaller_ratio() -> None:
+    wanted = {Fraction(7, 10): 1, Fraction(3, 4): 0, Fraction(3, 8): 1, Fraction(8, 15): 1, Fraction(15, 16): 0}
+    wanted |= {Fraction(1, 3): 2, Fraction(5, 14): 1, Fraction(1, 4): 2}
+    for gain, shift in wanted.items():
+        found = rescale(network(gain, 0, -90, 90, -20, 20), Hardware(power_of_two=True))
+        assert (integers(found)[0].by, integers(found)[2].by) == (1, shift)
+    found = rescale(network(Fraction(-29, 10), 0, -9, 9, -20, 20), Hardware(power_of_two=True))
+    assert (integers(found)[0].by, integers(found)[2].by) == (-4, 0)
 
 
 def test_wide_codes_take_smaller_shifts_so_that_nothing_leaves_int64() -> None:
