@@ -58,6 +58,8 @@ def capture(
     outputs: str | None = None,
     weight_scale: float | Sequence[float] = 1.0,
     input_scale: float = 1.0,
+    weight_zero_point: int | Sequence[int] = 0,
+    input_zero_point: int = 0,
     output_scale: float = 1.0,
     reference: ArrayLike | None = None,
     stride: int | tuple[int, int] = 1,
@@ -71,7 +73,8 @@ def capture(
 
     Of arrays: integer codes `weight` (oc, ic of one group, kh, kw) and `input` (n, ic, iy, ix), a convolution; or
     (oc, ic) and (n, ic), a linear layer; `bias` (oc,) in accumulator units. `weights`, `inputs`, `outputs`: formats
-    such as "int4" or "uint8"; scales: real value of code 1, of weights also one for each output channel. `outputs`
+    such as "int4" or "uint8"; scale and zero point: real = (code - zero point) x scale, of weights also one for each
+    output channel. `outputs`
     with `output_scale`: what the next quantized layer receives behind the ReLU. `reference` (n, oc, oy, ox): the
     framework's own real output, which the golden is checked against. `padding`: all sides, (y, x), or top, bottom,
     left, right.
@@ -95,6 +98,7 @@ def capture(
             f"capture: weight has {codes.ndim} axes and input {seen.ndim}; a convolution has 4 each, a linear layer 2"
         )
     scale = float(weight_scale) if isinstance(weight_scale, int | float) else tuple(map(float, weight_scale))
+    zeros = weight_zero_point if isinstance(weight_zero_point, int) else tuple(map(int, weight_zero_point))
     geometry = kind(
         name=name,
         in_channels=seen.shape[1],
@@ -113,8 +117,8 @@ def capture(
     return LayerCapture(
         layer=geometry,
         formats=Formats(
-            weight=_format("weights", weights, scale),
-            input=_format("inputs", inputs, input_scale),
+            weight=_format("weights", weights, scale, zeros),
+            input=_format("inputs", inputs, input_scale, input_zero_point),
             output=None if outputs is None else _format("outputs", outputs, output_scale),
         ),
         weight=codes,
@@ -136,11 +140,13 @@ def _sides(padding: int | tuple[int, ...]) -> tuple[int, int, int, int]:
     return top, bottom, left, right
 
 
-def _format(name: str, text: str, scale: float | tuple[float, ...]) -> CodeFormat:
+def _format(
+    name: str, text: str, scale: float | tuple[float, ...], zero_point: int | tuple[int, ...] = 0
+) -> CodeFormat:
     found = re.fullmatch(r"(u?)int([1-9]\d?)", text)
     if not found or int(found[2]) > 32:
         raise QexportError(f"{name}: '{text}' is not a format; give one such as 'int4' or 'uint8', of up to 32 bits")
-    return CodeFormat(bits=int(found[2]), signed=not found[1], scale=scale)
+    return CodeFormat(bits=int(found[2]), signed=not found[1], scale=scale, zero_point=zero_point)
 
 
 def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> LayerCapture:

@@ -38,7 +38,7 @@ def render_rtl(
     """
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
-    require(layer, Need.RTL)
+    require(layer, Need.RTL, formats.weight, formats.input)
     by_name = {memory.name: memory for memory in memories}
     _check_memories(by_name)
     has_bias, has_output = "bias" in by_name, "output" in by_name

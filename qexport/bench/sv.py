@@ -6,6 +6,7 @@ from pathlib import Path
 
 from qexport.bench.context import base_context, render, work
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, serves
+from qexport.core.codes import have_zero_points
 from qexport.core.geometry import ConvGeometry
 from qexport.layout.memory import Layout
 from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
@@ -73,6 +74,9 @@ def _render(
         "has_bias": "bias" in [m.name for m in driven],
         "benched": benched,
         "weight_signed": benched and signed["weight"],
+        "input_zero": formats.input.zero_points[0],
+        "weight_zeros": formats.weight.zero_points,
+        "zero_points": have_zero_points(formats.weight, formats.input),
         "input_signed": benched and signed["input"],
         "fixed_sources": [package, source],
         "verdict": passed if benched else f"LOADED words={context['words']}",

@@ -18,7 +18,7 @@ from qexport.cli.common.options import json_option, network_options, path_type
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.progress import show_progress
 from qexport.cli.common.tables import make_table, print_pairs, print_table
-from qexport.core.capture import Capture, CaptureFile, LayerCapture
+from qexport.core.capture import Capture, CaptureFile
 from qexport.core.operations.registry import operation
 from qexport.core.strength import COUNTED, compared, percent, strength_text
 from qexport.errors import QexportError
@@ -95,10 +95,7 @@ def _network_captures(
     )
     read = pictures.read(source, indices)
     if dry_run:
-        yield [
-            (LayerCapture(f.geometry, f.formats, f.conv.weight_codes().numpy(), f.blank_input()), len(indices))
-            for f in layers
-        ]
+        yield [(f.blank_capture(), len(indices)) for f in layers]
         return
     from qexport.sim.work import scratch_folder  # which leaves nothing behind when it is killed
 

@@ -15,7 +15,6 @@ from qexport.core.capture import CaptureFile
 from qexport.core.codes import Formats
 from qexport.core.geometry import ConvGeometry
 from qexport.core.intformat import IntFormat
-from qexport.core.operations.conv2d import accumulator_bounds
 from qexport.core.operations.registry import operation
 
 
@@ -48,9 +47,7 @@ def command(
                 facts.geometry,
                 facts.formats,
                 facts.plane,
-                accumulator_bounds(
-                    facts.conv.weight_codes().numpy(), None, facts.formats.input.integer, facts.geometry, facts.plane
-                ),
+                operation(facts.blank_capture(), None).bounds,
             )
             for facts in layer_facts(network.model)
         ]

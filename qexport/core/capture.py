@@ -313,16 +313,17 @@ def _clean(name: str, array: NDArray[Any]) -> NDArray[Any]:
 
 
 def _check_formats(layer: ConvGeometry, formats: Formats) -> None:
-    scales = formats.weight.scales
-    if isinstance(formats.weight.scale, tuple) and len(scales) != layer.out_channels:
-        raise QexportError(
-            f"capture: formats.weight has {len(scales)} scales; layer {layer.name} has {layer.out_channels} output "
-            "channels"
-        )
+    for what in ("scale", "zero_point"):
+        values = getattr(formats.weight, what)
+        if isinstance(values, tuple) and len(values) != layer.out_channels:
+            raise QexportError(
+                f"capture: formats.weight has {len(values)} {what}s; layer {layer.name} has {layer.out_channels} "
+                "output channels"
+            )
     for step in formats.steps:
         if not (step > 0 and np.isfinite(step * 2.0**62)):
             raise QexportError(f"capture: weight scale x input scale is {step:g}; sums cannot be compared in that unit")
-    reach = [max(abs(fmt.integer.low), fmt.integer.high) for fmt in (formats.weight, formats.input)]
+    reach = [fmt.reach for fmt in (formats.weight, formats.input)]
     taps = layer.group_inputs * layer.kernel[0] * layer.kernel[1]
     if taps * reach[0] * reach[1] >= 2**62:
         raise QexportError(

@@ -155,12 +155,12 @@ class WeightFlips:
         """Which errors show in a tensor of COUNTED; each element stands for equally many.
 
         In psum (ic,) and in accumulator (ic, kh, kw) an error shows just where the code that meets the weight is not
-        0, whatever the bit and the output channel; in relu (bit, oc, ic of one group, kh, kw).
+        0, or not the zero point, whatever the bit and the output channel; in relu (bit, oc, ic of one group, kh, kw).
         """
         layer = self.layer
         if stage == "psum":
-            return np.asarray(golden.input.any(axis=(0, 2, 3)))
-        im2col = golden.values("patches")
+            return np.asarray(golden.values("input_padded").any(axis=(0, 2, 3)))
+        im2col = golden.values("patches") - golden.facts.zero
         if stage == "accumulator":
             return np.asarray(im2col.any(axis=(0, 4, 5)))
         sums, factor = _by_group(golden.accumulator, layer.groups), _by_group(im2col, layer.groups)
@@ -184,7 +184,9 @@ def input_flips_seen(golden: Golden) -> dict[str, Bools]:
     rises[inside] = _rises(golden.input, fmt)
     shown = np.zeros_like(rises)
     used = np.zeros((channels, *stored.shape), np.bool_)
-    weight = c.weight.reshape(groups, -1, layer.group_inputs, *layer.kernel).transpose(3, 4, 0, 2, 1)  # kh kw g ic oc
+    shape = (groups, -1, layer.group_inputs, *layer.kernel)
+    weight = golden.facts.centred.reshape(shape).transpose(3, 4, 0, 2, 1)  # kh kw g ic oc
+    raw = golden.facts.weight.reshape(shape).any(axis=(1, 3, 4)).reshape(channels, 1, 1)  # psums multiply these
     tied = weight.any(axis=4).reshape(*layer.kernel, channels, 1, 1)  # whether an error moves any sum through the tap
     sums = _by_group(golden.accumulator, groups).transpose(0, 2, 1)  # (g, n x oy x ox, oc of g)
     out_rows, out_cols = layer.output_plane(golden.capture.plane)
@@ -215,10 +217,10 @@ def input_flips_seen(golden: Golden) -> dict[str, Bools]:
         todo = grouped(stored[window] & moves & ~shown[window].all(axis=0))
         raised = np.stack([grouped(bit) for bit in rises[window]])
         shown[window] |= spread(_lifts(sums, tap, raised, todo))
-    shape = (fmt.bits, *golden.input.shape)
+    found = (fmt.bits, *golden.input.shape)
     return {
-        "psum": np.broadcast_to(tied.any(axis=(0, 1)), shape),
-        "accumulator": np.broadcast_to(used[inside], shape),
+        "psum": np.broadcast_to(raw, found),
+        "accumulator": np.broadcast_to(used[inside], found),
         "relu": shown[inside],
     }
 

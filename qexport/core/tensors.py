@@ -33,6 +33,10 @@ def _no(operation: Any) -> None:
     return None
 
 
+def _none(operation: Any) -> int:
+    return 0
+
+
 @dataclass(frozen=True)
 class Record:
     """One line of an operation's table of tensors; its functions take the operation of one layer.
@@ -40,7 +44,8 @@ class Record:
     `shape`: of the tensor for a number of images. `format`: of its elements where a layout gives none. `range`: the
     least and greatest element for any input; None: that of the elements that there are. `values`: the elements, from
     the golden of some images. `lacking`: why this layer does not have it; None where it does. `operand`: what it
-    carries into the design, where several tensors carry the same; `kept`: the golden computes it once.
+    carries into the design, where several tensors carry the same; `kept`: the golden computes it once; `fill`: what
+    stands in ragged tiles.
     """
 
     axes: tuple[str, ...]
@@ -49,6 +54,7 @@ class Record:
     format: Callable[[Any], IntFormat]
     values: Callable[[Any, Values], Int64]
     range: Callable[[Any], Range | None] = _no
+    fill: Callable[[Any], int] = _none
     lacking: Callable[[Any], str | None] = _no
     operand: str = ""
     kept: bool = False
@@ -79,6 +85,11 @@ class Tensor:
     def range(self) -> Range | None:
         """The least and greatest element for any input; None: that of the elements that there are."""
         return self.record.range(self.operation)
+
+    @property
+    def fill(self) -> int:
+        """What stands in ragged tiles."""
+        return self.record.fill(self.operation)
 
 
 def wide(bounds: Range, least: int = SUM_BITS) -> IntFormat:

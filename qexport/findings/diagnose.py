@@ -221,7 +221,8 @@ def diagnose(folder: Path, actual: Actual, progress: Callable[[str], None] = lam
     compared = Comparison(folder, actual)
     found = compared.where()
     if found.differing:
-        require(compared.model.layer, Need.DIAGNOSIS)
+        formats = compared.model.facts.formats
+        require(compared.model.layer, Need.DIAGNOSIS, formats.weight, formats.input)
         return replace(found, **(_nothing_known_is_wrong(compared) or _search(compared, progress)))
     if actual.extra:
         return replace(found, causes=(_cause([WORD_COUNT], f"{actual.extra} words too many at the end", 1.0),))

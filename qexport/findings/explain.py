@@ -116,7 +116,10 @@ def explain(folder: Path, n: int, oc: int, oy: int, ox: int) -> Explanation:
 
 
 def _sums(golden: Golden, at: Point, places: "_Places") -> Iterator[Step]:
-    """The terms of the accumulator of one image, behind each tap of a tile its psum, at last the bias."""
+    """The terms of the accumulator of one image, behind each tap of a tile its psum, at last the bias.
+
+    A term is the product of the codes less their zero points, a psum the sum of the codes' own products.
+    """
     facts, layer, oc = golden.facts, golden.facts.layer, at["oc"]
     first = oc // (layer.out_channels // layer.groups) * layer.group_inputs  # the group's first input channel
     padded = golden.values("input_padded")[0]
@@ -129,17 +132,18 @@ def _sums(golden: Golden, at: Point, places: "_Places") -> Iterator[Step]:
             padding = not (0 <= iy < facts.plane[0] and 0 <= ix < facts.plane[1])
             if not padding:
                 point |= {"iy": iy, "ix": ix}
-            psum = 0
+            psum = part = 0
             for row, c in enumerate(range(start, min(start + facts.row, layer.group_inputs))):
                 code, weight = int(padded[first + c, py, px]), int(facts.weight[oc, c, kh, kw])
-                psum += code * weight
+                product = (code - facts.zero) * (weight - int(facts.weight_zeros[oc]))
+                psum, part = psum + code * weight, part + product
                 input_at = places.operand("input", point | {"ic": first + c})
                 weight_at = places.operand("weight", point | {"ic": c})
                 yield Step(
-                    "term", code * weight, total + psum, it, kh, kw, row, first + c, padding, code, weight,
+                    "term", product, total + part, it, kh, kw, row, first + c, padding, code, weight,
                     input_at, weight_at,
                 )  # fmt: skip
-            total += psum
+            total += part
             yield Step("psum", psum, total, it, kh, kw, at=places.of("psum", point))
     if facts.bias is not None:
         total += int(facts.bias[oc])

@@ -24,6 +24,7 @@ class MemoryFiles:
     """One memory of one layer. `own`: the format of the tensor's elements; `shape`: the tensor's, with all images.
 
     `reach`: the least and greatest element that any input can give; None where all that there is can be looked at.
+    `fill`: what stands in ragged tiles.
     """
 
     def __init__(
@@ -33,9 +34,11 @@ class MemoryFiles:
         shape: tuple[int, ...],
         array: Mapping[str, int],
         reach: tuple[int, int] | None,
+        fill: int = 0,
     ):
         """Raises QexportError when order, shape and sizes contradict each other."""
         self.memory, self.own, self.shape, self._array, self.reach = memory, own, shape, array, reach
+        self._fill = fill
         self.element = memory.element_format(own)
         self.tiling = Tiling(memory.order, shape, array, self.element.bits)
         self._observed: list[tuple[int, int]] = []
@@ -54,7 +57,13 @@ class MemoryFiles:
         own = own if bits is None else IntFormat(bits, own.signed)
         if memory.order.has_bits:
             shape, reach = (*shape, own.bits), (0, 1)
-        return cls(memory, own, shape, array, reach)
+        made = cls(memory, own, shape, array, reach, tensor.fill)
+        if memory.order.has_bits and tensor.fill and made.tiling.fill:
+            raise QexportError(
+                f"memory '{memory.name}': ragged tiles of single bits cannot hold the zero point {tensor.fill}; "
+                "choose sizes that divide the tensor's"
+            )
+        return made
 
     @property
     def format(self) -> Format:
@@ -93,7 +102,7 @@ class MemoryFiles:
         self._observed.append((int(values.min()), int(values.max())))
         codes = self.memory.elements(values, self.own, first_image)
         tiling = self.part(len(codes), first_image)
-        blocks = self.memory.stored(tiling.tile(codes), self.element, tiling, self.reach)
+        blocks = self.memory.stored(tiling.tile(codes, self._fill), self.element, tiling, self.reach)
         first_file = self.tiling.files // self.shape[0] * first_image if self._by_files else 0
         return first_file, blocks
 

@@ -22,8 +22,9 @@ from qexport.build.verify import verify
 from qexport.core.atomic import write_atomically
 from qexport.core.capture import CaptureFile
 from qexport.core.intformat import IntFormat
+from qexport.core.operations.base import Need
 from qexport.core.operations.conv2d import Convolution
-from qexport.core.operations.registry import operation
+from qexport.core.operations.registry import operation, require
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.registry import FORMATS
@@ -144,7 +145,9 @@ def selftest(
     """
     clock = Clock(limit)
     simulator = choose(simulator_name)
-    interface(folder, read_manifest(folder))
+    manifest = read_manifest(folder)
+    interface(folder, manifest)
+    require(manifest.layer, Need.STRESS, manifest.formats.weight, manifest.formats.input)
     needs_yosys()
     if dut:  # before minutes of other work
         check_readable(folder, dut, top, clock)
@@ -163,7 +166,6 @@ def selftest(
         )
     else:
         own_rtl = mutants.rtl(folder, "RTL, the set", prove=False)
-    manifest = read_manifest(folder)
     with scratch_folder() as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
         layout = _stress_layout(manifest, operation(capture, manifest.array["row"]))

@@ -31,7 +31,7 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
     ties, as far as MAX_IMAGES images have room; images are added until every single-bit error of a weight shows behind
     the ReLU. The same seed gives the same codes.
     """
-    require(like.layer, Need.STRESS)
+    require(like.layer, Need.STRESS, like.formats.weight, like.formats.input)
     rng = np.random.default_rng(seed)
     layer, formats, plane = like.layer, like.formats, like.plane
     lifts, weight = _weights(rng, layer, formats.weight.integer)

@@ -99,17 +99,19 @@ def recompute(manifest: Json, capture: dict[str, Ints]) -> tuple[dict[str, Ints]
     layer, g, row = manifest["layer"], manifest["layer"]["groups"], manifest["array"].get("row")
     (sy, sx), (dy, dx), (top, bottom, left, right) = layer["stride"], layer["dilation"], layer["padding"]
     tensors = {name: capture[name].astype(np.int64) for name in capture.keys() & {"weight", "bias", "input"}}
-    padded = np.pad(tensors["input"], ((0, 0), (0, 0), (top, bottom), (left, right)))
+    zero, zeros = (np.array(manifest["formats"][codes].get("zero_point", 0)) for codes in ("input", "weight"))
+    padded = np.pad(tensors["input"], ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=zero)
     (oc, icg, KH, KW), (n, _, PY, PX) = tensors["weight"].shape, padded.shape
     OY, OX = (PY - dy * (KH - 1) - 1) // sy + 1, (PX - dx * (KW - 1) - 1) // sx + 1
     kh, kw, oy, ox = np.ogrid[:KH, :KW, :OY, :OX]
     y, x = oy * sy + kh * dy, ox * sx + kw * dx  # the padded position that a tap meets at an output
     w, i = tensors["weight"].reshape(g, -1, icg, KH, KW), padded.reshape(n, g, icg, PY, PX)
-    bias = tensors.get("bias", np.zeros(oc, np.int64))[:, None, None]
-    sums = np.einsum("gocab,ngcabyx->ngoyx", w, i[:, :, :, y, x]).reshape(n, oc, OY, OX) + bias
+    bias, real = tensors.get("bias", np.zeros(oc, np.int64)), tensors["weight"] - zeros.reshape(-1, 1, 1, 1)
+    sums = np.einsum("gocab,ngcabyx->ngoyx", real.reshape(w.shape), i[:, :, :, y, x] - zero).reshape(n, oc, OY, OX)
+    sums += bias[:, None, None]
     tensors |= {"input_padded": padded, "patches": padded[:, :, y, x], "accumulator": sums,
                 "acc_address": (((kh * KW + kw) * PY + y) * PX + x).transpose(2, 3, 0, 1),
-                "relu": np.maximum(sums, 0)}
+                "relu": np.maximum(sums, 0), "bias_folded": bias - zero * tensors["weight"].sum((1, 2, 3))}
     if out := manifest["formats"].get("output"):
         codes = tensors["relu"] * out["mul"] + 2 ** (out["shift"] - 1) >> out["shift"]
         tensors["output"] = codes.clip(max=2 ** out["bits"] - 1)
@@ -118,20 +120,22 @@ def recompute(manifest: Json, capture: dict[str, Ints]) -> tuple[dict[str, Ints]
         psum = [np.einsum("gocab,ngcyx->nabgoyx", w[:, :, tile], i[:, :, tile]) for tile in tiles]
         tensors["psum"] = np.stack(psum, axis=1).reshape(n, -1, KH, KW, oc, PY, PX)
     inside = (y >= top) & (y < PY - bottom) & (x >= left) & (x < PX - right)
-    ends = [tensors["weight"] * end for end in code_range(manifest["formats"]["input"])]
-    return tensors, np.tensordot(np.sort(ends, axis=0).sum(axis=2), inside, 2) + bias
+    ends = [real * (end - zero) for end in code_range(manifest["formats"]["input"])]
+    return tensors, np.tensordot(np.sort(ends, axis=0).sum(axis=2), inside, 2) + bias[:, None, None]
 
 def check_memory(root: Path, manifest: Json, mem: Json, tensors: dict[str, Ints]) -> list[str]:
     (stored, place, tensor), (low, high) = read_memory(root, mem, manifest["array"]), code_range(mem)
     name, formats = mem["tensor"], manifest["formats"]
     want = tensors[name]
     if want.ndim < len(mem["shape"]):  # the axis `bit`
-        width = {"bias": 32, "psum": 16, "accumulator": 16, "relu": 16, "acc_address": int(want.max()).bit_length() or 1
+        width = {"bias": 32, "bias_folded": 32, "psum": 16, "accumulator": 16, "relu": 16,
+                 "acc_address": int(want.max()).bit_length() or 1
                  }.get(name, formats.get(name, formats["input"])["bits"])
         want = want[..., None] >> np.arange(width)[::-1] & 1
     if list(want.shape) != mem["shape"] or (mem["overflow"] == "error" and (tensor != want).any()):
         return [f"{mem['name']}: untiling does not give the tensor {name} of shape {want.shape}"]
-    want = np.where(place < 0, 0, want.ravel()[place]) + mem["offset"]
+    fill = formats["input"].get("zero_point", 0) * (name in ("input", "input_padded", "patches"))
+    want = np.where(place < 0, fill, want.ravel()[place]) + mem["offset"]
     want = {"error": want, "wrap": (want - low) % (1 << mem["bits"]) + low,
             "saturate": want.clip(low, high)}[mem["overflow"]]
     return [f"{mem['name']}: {stored[f, w, i]} for {want[f, w, i]} at file {f}, word {w}, lane {i}, or more"

@@ -13,10 +13,10 @@ from qexport.core.operations.base import Need, Operation
 from qexport.core.tensors import BIAS_BITS, Range, Record, Role, Values, wide
 
 
-def pad(codes: Int64, layer: ConvGeometry) -> Int64:
-    """(n, ic, iy, ix) to the zero-padded (n, ic, py, px)."""
+def pad(codes: Int64, layer: ConvGeometry, zero_point: int = 0) -> Int64:
+    """(n, ic, iy, ix) to the zero-padded (n, ic, py, px); real zero is the code `zero_point`."""
     top, bottom, left, right = layer.padding
-    return np.pad(codes, ((0, 0), (0, 0), (top, bottom), (left, right)))
+    return np.pad(codes, ((0, 0), (0, 0), (top, bottom), (left, right)), constant_values=zero_point)
 
 
 def patches(padded: Int64, layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
@@ -82,16 +82,16 @@ def acc_addresses(layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
 
 
 def accumulator_bounds(
-    weight: Int64, bias: Int64 | None, code: IntFormat, layer: ConvGeometry, plane: tuple[int, int]
+    weight: Int64, bias: Int64 | None, code: Range, layer: ConvGeometry, plane: tuple[int, int]
 ) -> tuple[int, int]:
-    """The exact least and greatest accumulator that these weights can give for inputs of this plane.
+    """The exact least and greatest accumulator that these weights can give for inputs of this plane and range.
 
     A tap that meets padding adds nothing, so each output position counts only the taps that lie inside.
     """
     inside = patches(pad(np.ones((1, 1, *plane), np.int64), layer), layer, plane)[0, 0]  # (kh, kw, oy, ox)
     offset = 0 if bias is None else bias
-    low = np.minimum(weight * code.low, weight * code.high).sum(axis=1)  # (oc, kh, kw)
-    high = np.maximum(weight * code.low, weight * code.high).sum(axis=1)
+    ends = weight * code[0], weight * code[1]
+    low, high = np.minimum(*ends).sum(axis=1), np.maximum(*ends).sum(axis=1)  # (oc, kh, kw)
     position_axes = ([1, 2], [0, 1])
     least = np.tensordot(low, inside, position_axes).min(axis=(1, 2)) + offset
     greatest = np.tensordot(high, inside, position_axes).max(axis=(1, 2)) + offset
@@ -115,8 +115,10 @@ class Convolution(Operation):
         super().__init__(capture)
         self.plane, self.weight, self.bias = capture.plane, capture.weight, capture.bias
         self.row = self.layer.group_inputs if row is None else row
-        formats = (self.formats.weight.integer, self.formats.input.integer)
-        self.reach = self.weight[0].size * math.prod(max(-fmt.low, fmt.high) for fmt in formats)
+        self.zero = self.formats.input.zero_points[0]
+        self.weight_zeros = np.broadcast_to(np.array(self.formats.weight.zero_points, np.int64), len(self.weight))
+        self.centred = self.weight - self.weight_zeros[:, np.newaxis, np.newaxis, np.newaxis]
+        self.reach = self.weight[0].size * self.formats.weight.reach * self.formats.input.reach
         self.check_size(dict.fromkeys(("input_padded", "patches", "accumulator"), 1))  # whatever is stored of them
 
     @cached_property
@@ -125,7 +127,9 @@ class Convolution(Operation):
 
     @cached_property
     def bounds(self) -> Range:
-        return accumulator_bounds(self.weight, self.bias, self.formats.input.integer, self.layer, self.plane)
+        code = self.formats.input.integer
+        ends = code.low - self.zero, code.high - self.zero
+        return accumulator_bounds(self.centred, self.bias, ends, self.layer, self.plane)
 
     @cached_property
     def psum_bounds(self) -> Range:
@@ -149,6 +153,13 @@ class Convolution(Operation):
     def padded_plane(self) -> tuple[int, int]:
         return self.layer.padded_plane(self.plane)
 
+    @cached_property
+    def bias_folded(self) -> Int64:
+        """What an array adds that multiplies raw codes, where weights have no zero point."""
+        bias = np.zeros(len(self.weight), np.int64) if self.bias is None else self.bias
+        folded: Int64 = bias - self.zero * self.weight.sum(axis=(1, 2, 3))
+        return folded
+
     def output(self, golden: Values) -> Int64:
         assert self.requantizer is not None
         return self.requantizer.apply(golden.values("relu"))
@@ -156,6 +167,10 @@ class Convolution(Operation):
 
 def _code_range(op: Convolution) -> Range:
     return op.formats.input.integer.low, op.formats.input.integer.high
+
+
+def _zero(op: Convolution) -> int:
+    return op.zero
 
 
 def _bias(op: Convolution) -> Int64:
@@ -178,11 +193,19 @@ Convolution.table = {
         values=lambda op, golden: _bias(op),
         lacking=lambda op: "its capture holds no bias" if op.bias is None else None,
     ),
+    "bias_folded": Record(
+        ("oc",), Role.OPERAND, operand="bias",
+        shape=lambda op, n: (op.layer.out_channels,),
+        format=lambda op: wide((int(op.bias_folded.min()), int(op.bias_folded.max())), BIAS_BITS),
+        values=lambda op, golden: op.bias_folded,
+        lacking=lambda op: "its weights have a zero point" if op.weight_zeros.any() else None,
+    ),
     "input": Record(
         ("n", "ic", "iy", "ix"), Role.OPERAND, operand="input",
         shape=lambda op, n: (n, op.layer.in_channels, *op.plane),
         format=lambda op: op.formats.input.integer,
         range=_code_range,
+        fill=_zero,
         values=lambda op, golden: golden.input,
     ),
     "input_padded": Record(
@@ -190,13 +213,15 @@ Convolution.table = {
         shape=lambda op, n: (n, op.layer.in_channels, *op.padded_plane),
         format=lambda op: op.formats.input.integer,
         range=_code_range,
-        values=lambda op, golden: pad(golden.input, op.layer),
+        fill=_zero,
+        values=lambda op, golden: pad(golden.input, op.layer, op.zero),
     ),
     "patches": Record(
         ("n", "ic", "kh", "kw", "oy", "ox"), Role.OPERAND, operand="input",
         shape=lambda op, n: (n, op.layer.in_channels, *op.layer.kernel, *op.layer.output_plane(op.plane)),
         format=lambda op: op.formats.input.integer,
         range=_code_range,
+        fill=_zero,
         values=lambda op, golden: patches(golden.values("input_padded"), op.layer, op.plane),
     ),
     "psum": Record(
@@ -219,7 +244,9 @@ Convolution.table = {
         shape=lambda op, n: op.results(n),
         format=lambda op: wide(op.bounds),
         range=lambda op: op.bounds,
-        values=lambda op, golden: accumulate(op.weight, golden.values("patches"), op.bias, op.layer.groups, op.reach),
+        values=lambda op, golden: accumulate(
+            op.centred, golden.values("patches") - op.zero, op.bias, op.layer.groups, op.reach
+        ),
     ),
     "relu": Record(
         _RESULTS, Role.RESULT,

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 
 from qexport.core.capture import Capture
+from qexport.core.codes import CodeFormat, have_zero_points
 from qexport.core.geometry import ConvGeometry
 from qexport.core.operations.base import Need
 from qexport.core.operations.conv2d import Convolution
@@ -24,8 +25,13 @@ def operation(capture: Capture, row: int | None) -> Convolution:
     return OPERATIONS[capture.layer.kind](capture, row)
 
 
-def require(layer: ConvGeometry, need: Need) -> None:
-    """Raises QexportError where the layer's operation does not offer what a command needs."""
+def require(layer: ConvGeometry, need: Need, *formats: CodeFormat) -> None:
+    """Raises QexportError where the layer's operation does not offer what a command needs.
+
+    `formats`: those that must have no zero point for it.
+    """
+    if have_zero_points(*formats):
+        raise QexportError(f"layer {layer.name}: codes with zero points have no {need.value} yet; use the bench alone")
     if need not in OPERATIONS[layer.kind].offers:
         raise QexportError(
             f"layer {layer.name}: a {layer.kind} layer has no {need.value} yet; "

@@ -39,9 +39,10 @@ class LayerFacts:
         """in_channels x out_channels, '8x8'."""
         return f"{self.geometry.in_channels}x{self.geometry.out_channels}"
 
-    def blank_input(self) -> Int64:
-        """One image of zeros, where only sizes count."""
-        return np.zeros((1, self.geometry.in_channels, *self.plane), np.int64)
+    def blank_capture(self) -> LayerCapture:
+        """The layer with one image of zeros, where only weights and sizes count."""
+        blank = np.zeros((1, self.geometry.in_channels, *self.plane), np.int64)
+        return LayerCapture(self.geometry, self.formats, self.conv.weight_codes().numpy(), blank)
 
     def describe(self) -> str:
         return f"{self.geometry.name} ({self.shape})"
