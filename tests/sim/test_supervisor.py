@@ -98,8 +98,8 @@ def test_a_signal_ends_the_simulator_and_takes_scratch_along(
         [simulator] = vvp(scratch)
         process.send_signal(number)
         assert process.wait() == status
-        assert not alive(simulator)
-        assert running_in(scratch) == []
+        until(lambda: not alive(simulator))  # it is killed by then; a busy machine takes a moment to end it
+        until(lambda: running_in(scratch) == [])
         assert list(scratch.iterdir()) == []
 
 
