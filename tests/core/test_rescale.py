@@ -14,6 +14,7 @@ from qexport.core.intformat import Int64
 from qexport.core.rescale import ANY, MAX_SHIFT, Hardware, Network, Rescaling, rescale
 from qexport.core.steps import Add, Chain, Clamp, Multiply, ShiftRight, Signal, Step, Threshold
 from qexport.errors import QexportError
+from tests.conftest import cases
 from tests.judges.arithmetic import ROUNDINGS
 
 Real = Fraction | float
@@ -89,7 +90,7 @@ def networks(draw: st.DrawFn, codes: int = 18, span: int = 90) -> Network:
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=cases(150))
 @given(net=networks())
 @example(net=network(Fraction(1, 2), 0, -9, 9, -4, 4))  # ties on both sides
 @example(net=network(Fraction(-1, 2), 0, -9, 9, -4, 4, 1))
@@ -127,7 +128,7 @@ def feasible(net: Network, shift: int, most: int) -> bool:
     return False
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=cases(60))
 @given(net=networks(codes=6, span=24))
 @example(net=network(Fraction(3, 8), 0, -9, 9, -4, 4))
 @example(net=network(Fraction(1, 2), 0, 1, 3, 0, 15))
@@ -197,7 +198,7 @@ def test_channels_in_parts_get_the_same(monkeypatch: pytest.MonkeyPatch) -> None
     assert isinstance(integers(rescale(net, Hardware(per_tensor=True)))[0].by, int)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=cases(100))
 @given(net=networks(), width=st.sampled_from([Fraction(1, 2**40), Fraction(1, 16), Fraction(1, 3)]))
 @example(net=network(Fraction(1, 2), 0, -9, 9, -4, 4), width=Fraction(1, 2**40))
 @example(net=network(Fraction(-1, 2), 0, -9, 9, -4, 4, 1), width=Fraction(1, 2**40))
@@ -232,7 +233,7 @@ HARDWARE = [
 
 
 @pytest.mark.parametrize("hardware", HARDWARE, ids=str)
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=cases(30))
 @given(net=networks())
 @example(net=network(Fraction(1, 4), 0, -60, 60, -9, 9))
 @example(net=network(Fraction(-1, 4), Fraction(1, 2), -60, 60, -9, 9, 3))

@@ -32,6 +32,7 @@ from qexport.core.steps import (
     write_steps,
 )
 from qexport.errors import QexportError
+from tests.conftest import cases
 from tests.judges.arithmetic import ROUNDINGS, TFLITE, expected, of, quantize_multiplier
 
 Roundings = st.sampled_from(sorted(ROUNDINGS))
@@ -180,7 +181,7 @@ def test_tflite_at_the_corners_of_its_range(rounding: Any, shift: int, multiplie
             step.after(signal([beyond[0]], [beyond[1]]), None)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=cases(300))
 @given(v=st.integers(-(2**31), 2**31 - 1), multiplier=st.integers(0, 2**31 - 1), shift=st.integers(-31, 30))
 @example(v=-(2**31), multiplier=2**31 - 1, shift=0)
 @example(v=-(2**30), multiplier=2**30, shift=-1)
@@ -369,7 +370,7 @@ def chain(*documents: dict[str, Any], start: Signal | None = None, **facts: Any)
     return Chain(read_steps(list(documents)), start or signal([-1000, -50], [900, 60]), **facts)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=cases(50))
 @given(data=st.data())
 def test_a_chain_is_its_steps_one_after_the_other_and_its_ranges_hold(data: st.DataObject) -> None:
     start, listed = signal([-60, -9, 4], [50, 7, 4]), []

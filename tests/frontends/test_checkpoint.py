@@ -302,6 +302,12 @@ def test_a_checkpoint_that_unpacks_to_more_than_it_has_is_refused_before_it_is_r
     fails(cli("layers", "--checkpoint", tmp_path / "bomb.pth"), "bomb.pth unpacks to", "torch.save")
 
 
+def test_a_checkpoint_with_a_damaged_directory_is_refused(tmp_path: Path) -> None:
+    data = saved(tmp_path / "ok.pth", small_network().state_dict()).read_bytes()
+    (tmp_path / "bad.pth").write_bytes(data.replace(b"PK\x01\x02", b"PK\x01\x03"))
+    fails(cli("layers", "--checkpoint", tmp_path / "bad.pth"), "bad.pth cannot be loaded as weights", "builtin")
+
+
 def test_a_checkpoint_beyond_the_budget_is_refused_before_it_is_read(tmp_path: Path) -> None:
     with (tmp_path / "m.pth").open("wb") as file:
         file.truncate(1 << 34)  # takes no room on the disk

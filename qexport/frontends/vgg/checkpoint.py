@@ -197,17 +197,24 @@ def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> Q
     return model.eval()
 
 
-def _unpickle(path: Path) -> Any:
-    """torch.load that runs no code of the file; raises QexportError."""
+def _refuse_packed(path: Path) -> None:
+    """Raises QexportError where an archive would unpack to more than it is: torch.save packs nothing."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > path.stat().st_size:  # torch.save packs nothing
+        if unpacked > path.stat().st_size:
             raise QexportError(
                 f"checkpoint: {path} unpacks to {unpacked:,} bytes, more than it has; save it again with torch.save"
             )
+
+
+def _unpickle(path: Path) -> Any:
+    """torch.load that runs no code of the file; raises QexportError."""
     try:
+        _refuse_packed(path)
         return torch.load(path, map_location="cpu", weights_only=True)
+    except QexportError:
+        raise
     except Exception as error:  # torch raises whatever its zip, tar and pickle readers meet
         # the first line, less PyTorch's advice to load without weights_only
         reason = re.split(r"\. |\n", str(error).strip())[0] or type(error).__name__
