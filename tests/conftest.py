@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,6 +26,8 @@ from qexport.layout.memory import Layout
 from qexport.layout.toml import load_layout, parse_layout
 from qexport.sim.registry import SIMULATORS
 from tests.judges import decoder
+
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's background job ignores, and its children
 
 settings.register_profile("whole", deadline=None, max_examples=100)  # no test fails because the machine is busy
 settings.register_profile("quick", settings.get_profile("whole"), max_examples=10)  # --hypothesis-profile quick

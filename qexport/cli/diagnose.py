@@ -58,7 +58,7 @@ def command(
     file = few(files)
     watched = sys.stderr.isatty()
     found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
-    result = {"set": str(folder), "actual": file, "memory": actual.memory.name, **found.as_json()}
+    result = {"set": str(folder), "actual": ", ".join(map(str, files)), "memory": actual.memory.name, **found.as_json()}
     emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
     if found.differing or found.findings:
         click.echo(f"qexport: diagnose: {file}: {found.summary}", err=True)  # what was asked for, and no error

@@ -14,6 +14,7 @@ from qexport.cli.common.options import (
     dut_options,
     folder_argument,
     json_option,
+    seconds_type,
     seed_option,
     simulator_option,
 )
@@ -43,7 +44,7 @@ OPEN = "open"
 )
 @click.option("--all", "every", is_flag=True, help="All mutants, of both arrays, instead of a sample.")
 @click.option(
-    "--time-limit", type=click.FloatRange(0, min_open=True),
+    "--time-limit", type=seconds_type(),
     help=f"Seconds for each set, after which what is left stays open.  [default: {TIME_LIMIT}; with --all none]",
 )  # fmt: skip
 @json_option

@@ -137,9 +137,10 @@ def test_the_shift_is_the_smallest_and_a_table_stands_only_where_there_are_no_in
     assume(net.low < net.high)
     found = rescale(net)
     if len(found.steps) == 4:
-        shift = integers(found)[2].by
+        by, shift = integers(found)[0].by, integers(found)[2].by
+        assert isinstance(by, int)
         assert isinstance(shift, int)
-        assert feasible(net, shift, 3 << shift)
+        assert feasible(net, shift, max(3 << shift, abs(by)))
     else:
         assert isinstance(found.steps[-1], Threshold)
         shift = 8  # beyond, trying every multiplier takes long

@@ -1,7 +1,6 @@
 """Children end with the call that started them, whatever ends it, and keep within their limits."""
 
 import io
-import json
 import os
 import re
 import shutil
@@ -17,8 +16,6 @@ from typing import Any
 import pytest
 
 from qexport.errors import CheckFailed
-from qexport.sets.folder import file_sha256, sums_text
-from qexport.sets.manifest import read_manifest
 from qexport.sim import supervisor
 from qexport.sim.run import run_bench, simulate
 from qexport.sim.supervisor import CutOff, call, supervise, workers
@@ -128,25 +125,16 @@ def test_the_time_limit_is_an_option(tiny_set: Path, looping: Path) -> None:
     assert f"no end after {limit} s; the design hangs" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["shrink", "selftest"])
-def test_shrink_and_selftest_have_a_time_limit_too(tiny_set: Path, looping: Path, tmp_path: Path, command: str) -> None:
-    folder, more = tiny_set, ["--simulator", "icarus", "--time-limit", "1"]
-    if command == "shrink":
-        more += ["--dut", str(looping), "--out", str(tmp_path / "small")]
-    else:
-        folder = Path(shutil.copytree(tiny_set, tmp_path / tiny_set.name))
-        shutil.copy(looping, folder / "dut.sv")
-        sealed = json.loads((folder / "manifest.json").read_bytes())
-        [entry] = [entry for entry in sealed["bench"] if entry["path"] == "dut.sv"]
-        entry["sha256"] = file_sha256(folder / "dut.sv")
-        (folder / "manifest.json").write_text(json.dumps(sealed))
-        (folder / "SHA256SUMS").unlink()
-        sums = read_manifest(folder).named_files() | {"manifest.json": file_sha256(folder / "manifest.json")}
-        (folder / "SHA256SUMS").write_text(sums_text(sums))
-    result = cli(command, folder, *more)
+def test_shrink_has_a_time_limit_too(tiny_set: Path, looping: Path, tmp_path: Path) -> None:
+    line = ("shrink", tiny_set, "--simulator", "icarus", "--dut", looping, "--out", tmp_path / "small", "--time-limit")
+    result = cli(*line, "1")
     assert result.exit_code == 1, result.output
     assert "no end after 1 s; the design hangs" in result.stderr
-    fails(cli(command, folder, *more, "--time-limit", "nan"), "--time-limit nan is no number of seconds")
+    fails(cli(*line, "nan"), "--time-limit nan is no number of seconds")
+
+
+def test_selftest_takes_seconds_only(tiny_set: Path) -> None:
+    fails(cli("selftest", tiny_set, "--time-limit", "nan"), "--time-limit nan is no number of seconds")
 
 
 def test_a_signal_while_a_child_starts_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
