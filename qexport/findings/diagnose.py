@@ -17,6 +17,7 @@ from qexport.core.printed import Printed
 from qexport.core.strength import percent
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
+from qexport.findings.ddmin import smallest
 from qexport.findings.hypotheses.post import OTHER_LAYER
 from qexport.findings.hypotheses.registry import hypotheses
 from qexport.findings.hypotheses.words import WORD_COUNT, X_VALUES
@@ -633,21 +634,21 @@ def _separate(model: Model, one: _Scored, other: _Scored) -> Separation | None:
 
 
 def _with_fewer_codes(codes: Int64, found: Separation, differs: Callable[[Int64], Separation | None]) -> Separation:
-    """Parts of the codes are left out while the difference stays."""
-    budget, pieces = _SMALLER_RUNS, 2
-    while budget and pieces <= max(2, int(np.count_nonzero(codes))):
-        used = np.argwhere(codes)
-        for part in np.array_split(np.arange(len(used)), pieces):
-            smaller = codes.copy()
-            smaller[tuple(used[part].T)] = 0
-            budget -= 1
-            if len(part) and (less := differs(smaller)):
-                codes, found = smaller, less
-                break
-            if not budget:
-                break
-        else:
-            pieces *= 2
+    """The same with as few codes as _SMALLER_RUNS tries find."""
+    used, left = np.argwhere(codes), _SMALLER_RUNS
+
+    def still(part: list[int]) -> bool:
+        nonlocal found, left
+        if not left:
+            return False
+        left -= 1
+        fewer, at = np.zeros_like(codes), tuple(used[part].T)
+        fewer[at] = codes[at]
+        less = differs(fewer)
+        found = found if less is None else less
+        return less is not None
+
+    smallest(range(len(used)), still)
     return found
 
 

@@ -25,6 +25,7 @@ from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import AXES, RESULTS, operation
 from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed, QexportError, few
+from qexport.findings.ddmin import smallest
 from qexport.findings.words import Actual, Known, read_actual
 from qexport.layout.memory import Layout, Memory
 from qexport.layout.memory_files import MemoryFiles
@@ -472,29 +473,8 @@ class _Search:
         return True
 
     def smallest(self, items: Sequence[int], made: Callable[[list[int]], LayerCapture], hint: Sequence[int]) -> None:
-        """Delta debugging (ddmin): the least part of the items for which the design fails; `hint` is tried first."""
-        kept = list(items)
-
-        def fails(part: Sequence[int]) -> bool:
-            nonlocal kept
-            if len(part) == len(kept) or not self.attempt(made(list(part))):
-                return False
-            kept = list(part)
-            return True
-
-        if hint and fails(hint) and len(hint) == 1:
-            return
-        pieces = 2
-        while len(kept) > 1:
-            chunks = [chunk.tolist() for chunk in np.array_split(np.array(kept), pieces)]
-            if any(fails(chunk) for chunk in chunks):
-                pieces = 2
-            elif pieces > 2 and any(fails([i for i in kept if i not in set(chunk)]) for chunk in chunks):
-                pieces = max(pieces - 1, 2)
-            elif pieces < len(kept):
-                pieces = min(2 * pieces, len(kept))
-            else:
-                return
+        """Look for the least part of the items for which the design fails; `hint` is tried first."""
+        smallest(items, lambda part: self.attempt(made(part)), hint)
 
     def _simulated(self, folder: Path) -> tuple[frozenset[str], QexportError | None]:
         """How the design fails on a set, and the error that says so; None when it passes."""
