@@ -263,7 +263,7 @@ def read_manifest(folder: Path) -> Manifest:
         )
     try:
         manifest = msgspec.convert(document, Manifest)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, UnicodeEncodeError) as error:  # a name with half a character has no bytes
         raise QexportError(f"set: {path}: {error}") from None
     if outside := [name for name in manifest.named_files() if not is_inside(name)]:
         raise QexportError(f"set: {path} names the file {outside[0]!r}, which is none in the set; dump the set again")

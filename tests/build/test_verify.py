@@ -224,6 +224,12 @@ def test_a_manifest_with_a_value_that_qexport_does_not_know_ends_without_a_trace
     assert (type(result.exception), result.exit_code in (1, 2)) == (SystemExit, True)
 
 
+@pytest.mark.parametrize("command", ["verify", "strength"])
+def test_a_manifest_with_half_a_character_ends_with_one_line(folder: Path, command: str) -> None:
+    reseal(folder, **{"\ud800": 1})
+    fails(cli(command, folder), "surrogates not allowed")
+
+
 @pytest.mark.parametrize("command", [("explain", "--at", "0,0,0,0"), ("stub", "--style", "stream", "--out", "{}/new")])
 def test_a_manifest_whose_sizes_contradict_each_other_ends_without_a_traceback(
     set_of: Callable[[str], Path], command: tuple[str, ...], tmp_path: Path
