@@ -3,7 +3,7 @@
 import hashlib
 import re
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -95,6 +95,28 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
         fail(message, "name")
     if not re.match(r"[A-Za-z_]", verilog_name(table["name"])):
         fail(f"name: '{table['name']}' does not make a Verilog name; begin with a letter", "name")
+    _check_values(table, fail)
+    try:
+        order = parse_order(table["order"], table["tensor"])
+    except OrderFault as fault:
+        fail(f"order: {fault}", "order", fault.offset)
+    for split in order.splits:
+        free = [name for name in split.names if name not in array]
+        if split.names != split.joined and len(free) > 1:
+            fail(
+                f"order: size of axis '{free[1]}' is not given; add it to [array]",
+                "order",
+                re.search(rf"\b{free[1]}\b", table["order"]).start(),  # type: ignore[union-attr]
+            )
+    try:
+        check_file_name(table["file"], order)
+    except OrderFault as fault:
+        fail(f"file: {fault}", "file", fault.offset)
+    return Memory(**(table | {"order": order, "header": tuple(table.get("header", ()))}))
+
+
+def _check_values(table: Mapping[str, Any], fail: Callable[[str, str], NoReturn]) -> None:
+    """Call `fail` with a message and its key for the first value that cannot be."""
     choices = {"tensor": tuple(AXES), "radix": tuple(FORMATS), "overflow": OVERFLOWS}
     for key, allowed in choices.items():
         if key in table and table[key] not in allowed:
@@ -113,23 +135,6 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
             fail(f"header: {line!r} is no comment of radix '{table['radix']}'; begin it with {comment}", "header")
         if comment == "//" and line.rstrip().endswith(("\\", "??/")):
             fail(f"header: {line!r} ends with a backslash, which draws in the next line; take it out", "header")
-    try:
-        order = parse_order(table["order"], table["tensor"])
-    except OrderFault as fault:
-        fail(f"order: {fault}", "order", fault.offset)
-    for split in order.splits:
-        free = [name for name in split.names if name not in array]
-        if split.names != split.joined and len(free) > 1:
-            fail(
-                f"order: size of axis '{free[1]}' is not given; add it to [array]",
-                "order",
-                re.search(rf"\b{free[1]}\b", table["order"]).start(),  # type: ignore[union-attr]
-            )
-    try:
-        check_file_name(table["file"], order)
-    except OrderFault as fault:
-        fail(f"file: {fault}", "file", fault.offset)
-    return Memory(**(table | {"order": order, "header": tuple(table.get("header", ()))}))
 
 
 def _name_fault(name: object) -> str | None:
@@ -168,16 +173,7 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
     if not isinstance(array, dict):
         errors.append(source.at_value("array: write it as a table [array]", None, "array"))
         array = {}
-    own_axes = {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}
-    for key, size in array.items():
-        if type(size) is not int or not 1 <= size <= SIZE:
-            message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {SIZE}"
-            errors.append(source.at_value(message, "array", key))
-        if not re.fullmatch(r"[A-Za-z_]\w*", key, flags=re.ASCII):
-            errors.append(source.at_key(f"array: '{key}' is no axis name; use letters, digits and _", "array", key))
-        if key in own_axes:
-            message = f"array: '{key}' is a tensor's axis; its size comes from the layer"
-            errors.append(source.at_value(message, "array", key))
+    errors += _size_errors(array, source)
     if isinstance(memories, dict):
         errors.append(source.at_value("memory: write double brackets, [[memory]]", None, "memory"))
         memories = []
@@ -187,9 +183,34 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
     elif len(memories) > MEMORIES:
         errors.append(source.at_value(f"memory: {len(memories)} are more than {MEMORIES}", None, "memory"))
         memories = []
+    read = _read_memories(memories, array, source, errors)
+    if not errors:
+        errors += _array_errors(array, read, source)
+    if errors:
+        return None, errors
+    return Layout(str(name), dict(array), tuple(read), hashlib.sha256(text.encode()).hexdigest()), []
+
+
+def _size_errors(array: Mapping[str, Any], source: _Source) -> Iterator[LayoutError]:
+    """What is wrong with the names and sizes of [array]."""
+    own_axes = {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}
+    for key, size in array.items():
+        if type(size) is not int or not 1 <= size <= SIZE:
+            message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {SIZE}"
+            yield source.at_value(message, "array", key)
+        if not re.fullmatch(r"[A-Za-z_]\w*", key, flags=re.ASCII):
+            yield source.at_key(f"array: '{key}' is no axis name; use letters, digits and _", "array", key)
+        if key in own_axes:
+            yield source.at_value(f"array: '{key}' is a tensor's axis; its size comes from the layer", "array", key)
+
+
+def _read_memories(
+    tables: Sequence[Any], array: Mapping[str, int], source: _Source, errors: list[LayoutError]
+) -> list[Memory]:
+    """The memories that can be read; what is wrong with the others goes to `errors`."""
     read: list[Memory] = []
     seen: dict[tuple[str, str], int] = {}
-    for number, table in enumerate(memories):
+    for number, table in enumerate(tables):
         try:
             memory = _read_memory(table, number, array, source)
             for key, value in (("name", verilog_name(memory.name).upper()), ("file", memory.file)):
@@ -200,11 +221,7 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
             read.append(memory)
         except LayoutError as error:
             errors.append(error)
-    if not errors:
-        errors += _array_errors(array, read, source)
-    if errors:
-        return None, errors
-    return Layout(str(name), dict(array), tuple(read), hashlib.sha256(text.encode()).hexdigest()), []
+    return read
 
 
 _QUOTED = re.compile(  # or a comment
