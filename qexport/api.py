@@ -21,20 +21,17 @@ from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
-from qexport.errors import CheckFailed, QexportError
+from qexport.errors import QexportError
 from qexport.findings.diagnose import Diagnosis
 from qexport.findings.diagnose import diagnose as diagnose_words
 from qexport.findings.explain import Explanation
 from qexport.findings.explain import explain as explain_value
 from qexport.findings.shrink import BUDGET, Shrunk, shrink_actual, shrink_dut
 from qexport.findings.words import read_actual
-from qexport.layout.formats.base import FileFault
-from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.toml import load_layout
-from qexport.sets.folder import file_sha256
-from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
+from qexport.sets.manifest import Manifest, capture_of, read_manifest, read_words
 from qexport.sim.run import simulate as simulate_set
 from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.verdict import Verdict
@@ -227,26 +224,14 @@ class VectorSet:
         if not entries:
             raise QexportError(f"tensor: '{tensor}' is not in {self.folder}; it stores {', '.join(self.tensors)}")
         entry = min(entries, key=lambda entry: entry.memory().order.has_bits)
-        stored = entry.tiling(self.manifest.array).untile(self._words(entry)) - entry.offset
+        tiling = entry.tiling(self.manifest.array)
+        blocks = [read_words(self.folder, entry, tiling, number) for number in range(len(entry.files))]
+        stored = tiling.untile(np.stack(blocks)) - entry.offset
         if not entry.memory().order.has_bits:
             return stored
         facts = operation(capture_of(self.folder, self.manifest), self.manifest.array.get(TILE_AXIS))
         weights = 1 << np.arange(stored.shape[-1] - 1, -1, -1, dtype=np.int64)
         return IntFormat(stored.shape[-1], facts.tensor(tensor).format.signed).wrap(stored @ weights)
-
-    def _words(self, entry: MemoryEntry) -> Int64:
-        """(files, words, lanes) of a memory."""
-        memory, tiling, blocks = entry.memory(), entry.tiling(self.manifest.array), []
-        for file in entry.files:
-            path = self.folder / file.path
-            if not path.is_file() or file_sha256(path) != file.sha256:
-                raise CheckFailed(f"{path} is missing, or its SHA-256 differs from the manifest; dump the set again")
-            try:
-                spec = memory.spec(tiling, entry.element, file.index)
-                blocks.append(FORMATS[entry.radix].read(path.read_bytes(), spec))
-            except FileFault as fault:
-                raise CheckFailed(f"{path}:{fault.line}: {fault}") from None
-        return np.stack(blocks)
 
     def verify(self) -> Report:
         """Check every file, and every code against the golden."""

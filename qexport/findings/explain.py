@@ -18,7 +18,7 @@ from qexport.layout.formats.registry import FORMATS
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.tiling import describe_index
 from qexport.sets.folder import file_sha256
-from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
+from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest, read_words
 
 Point = dict[str, int]  # axis -> index
 COLUMN_AXIS = "col"  # the size of an output tile, where the layout has one
@@ -211,8 +211,7 @@ class _Places:
             if entry.tensor in RESULTS and AXES[entry.tensor] == tuple(at) and not self._has_bits(entry):
                 number, word, lane = self._tilings[entry.name].place(*at.values())
                 place = self._text(entry, number, word, lane)
-                path = self._folder / entry.files[number].path
-                words = FORMATS[entry.radix].read(path.read_bytes(), self._spec(entry, number))
+                words = read_words(self._folder, entry, self._tilings[entry.name], number)
                 yield Stored(entry.name, entry.tensor, place, int(words[word, lane]))
 
     def _spec(self, entry: MemoryEntry, number: int) -> WordSpec:

@@ -11,11 +11,12 @@ from qexport import __version__
 from qexport.core.capture import CaptureFile, Source
 from qexport.core.codes import CodeFormat
 from qexport.core.geometry import ConvGeometry, Layer, Positive
-from qexport.core.intformat import IntFormat
+from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
+from qexport.layout.formats.base import FileFault
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Memory
 from qexport.layout.order import OrderFault, parse_order
@@ -268,6 +269,19 @@ def read_manifest(folder: Path) -> Manifest:
     if outside := [name for name in manifest.named_files() if not is_inside(name)]:
         raise QexportError(f"set: {path} names the file {outside[0]!r}, which is none in the set; dump the set again")
     return manifest
+
+
+def read_words(folder: Path, entry: MemoryEntry, tiling: Tiling, number: int = 0) -> Int64:
+    """(words, lanes) of one file of a memory; raises CheckFailed when it is missing, was changed or is no such file."""
+    file = entry.files[number]
+    path = folder / file.path
+    if not path.is_file() or file_sha256(path) != file.sha256:
+        raise CheckFailed(f"{path} is missing, or its SHA-256 differs from the manifest; dump the set again")
+    try:
+        spec = entry.memory().spec(tiling, entry.element, file.index)
+        return FORMATS[entry.radix].read(path.read_bytes(), spec)
+    except FileFault as fault:
+        raise CheckFailed(f"{path}:{fault.line}: {fault}; dump the set again") from None
 
 
 def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:

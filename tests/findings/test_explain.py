@@ -3,6 +3,8 @@
 import csv
 import io
 import json
+import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
+import qexport as qx
 from qexport.build.dump import dump
 from qexport.build.show import dissect
 from qexport.core.golden import Golden
@@ -18,6 +21,7 @@ from qexport.findings.explain import explain
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.toml import load_layout
 from qexport.sets.manifest import read_manifest
+from tests.build.test_verify import reseal
 from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.strategies import captures
 
@@ -138,3 +142,16 @@ def test_what_cannot_be_explained_is_named(set_of: Any, tmp_path: Path) -> None:
     (copy / "psum.hex").write_text("")
     with pytest.raises(CheckFailed, match=r"psum.hex is missing, or its SHA-256 differs"):
         explain(copy, 0, 0, 0, 0)
+
+
+def test_words_that_are_none_are_a_failed_check_even_with_all_sums_made_to_fit(
+    set_of: Callable[[str], Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(set_of("default"), tmp_path / "set")
+    text = (folder / "accumulator.hex").read_text()
+    (folder / "accumulator.hex").write_text(f"/{text[1:]}")
+    reseal(folder)
+    with pytest.raises(CheckFailed, match=r"accumulator\.hex:1: '/' is no hexadecimal digit"):
+        explain(folder, 0, 0, 0, 0)
+    with pytest.raises(CheckFailed, match=r"accumulator\.hex:1: '/' is no hexadecimal digit"):
+        qx.open(folder)["accumulator"]
