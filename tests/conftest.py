@@ -35,14 +35,14 @@ settings.load_profile("whole")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What runs simulators, trains or captures a whole network is marked `whole`, which `make fast` leaves out.
+    """What runs simulators, trains, fuzzes or captures a whole network is marked `whole`, which `make fast` leaves out.
 
     Folders and fixtures tell it. A test elsewhere that runs a simulator in another way, or takes seconds, is marked in
     its file.
     """
     for item in items:
         room = item.path.relative_to(Path(__file__).parent).parts[0]
-        if room in ("sim", "train") or {"simulator", "shipped"} & {*getattr(item, "fixturenames", ())}:
+        if room in ("sim", "train", "fuzz") or {"simulator", "shipped"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker("whole")
 
 

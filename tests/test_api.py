@@ -112,6 +112,7 @@ def test_a_capture_file_and_folders_are_taken_as_strings(tmp_path: Path) -> None
         qx.open(tmp_path)
 
 
+@pytest.mark.whole
 def test_a_network_gives_the_same_capture_as_the_command_and_takes_own_pictures() -> None:
     net = qx.load("builtin")
     shipped = LayerCapture.load(Path(__file__).parent.parent / "vectors/features_33/capture.safetensors")
