@@ -97,6 +97,7 @@ def test_a_picture_that_cannot_be_decoded_is_named(tmp_path: Path) -> None:
         read(open_split(tmp_path, "test"), [3])
 
 
+@pytest.mark.whole
 def test_a_picture_that_is_small_on_the_disk_only_is_not_decoded(tmp_path: Path) -> None:
     for name in CLASS_NAMES:
         (tmp_path / "test" / name).mkdir(parents=True)
@@ -110,6 +111,7 @@ def test_a_picture_that_is_small_on_the_disk_only_is_not_decoded(tmp_path: Path)
             read(open_split(tmp_path, "test"), [1])
 
 
+@pytest.mark.whole
 def test_a_decompression_bomb_is_named(tmp_path: Path) -> None:
     for name in CLASS_NAMES:
         (tmp_path / "test" / name).mkdir(parents=True)

@@ -23,6 +23,8 @@ from tests.frontends.test_vgg_capture import GRADUAL, NARROW, captured
 from tests.judges import decoder
 from tests.layout.test_memory_files import files_of
 
+pytestmark = pytest.mark.whole  # the network that ships, from end to end
+
 OUTPUT = """
 [[memory]]
 name = "output"

@@ -19,6 +19,8 @@ from qexport.layout.toml import parse_layout
 from tests.conftest import check_reference, checked_dump, cli, fails
 from tests.frontends.networks import small_network
 
+pytestmark = pytest.mark.whole  # the network that ships, from end to end
+
 # Without psums, which are large for wide layers.
 NARROW = """
 name = "narrow"

@@ -208,6 +208,7 @@ def place_of(folder: Path, name: str, line: int, lane: int) -> dict[str, int] | 
     return dict(zip(axes, map(int, np.unravel_index(flat, memory["shape"])), strict=True))
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("sealed", [False, True], ids=["sums as dumped", "sums made to fit"])
 def test_a_changed_code_is_found_in_any_image_at_its_line_lane_and_index(folder: Path, sealed: bool) -> None:
     images = set()
