@@ -94,8 +94,6 @@ def capture(
         raise QexportError(
             f"capture: weight has {codes.ndim} axes and input {seen.ndim}; a convolution has 4 each, a linear layer 2"
         )
-    scale = float(weight_scale) if isinstance(weight_scale, int | float) else tuple(map(float, weight_scale))
-    zeros = weight_zero_point if isinstance(weight_zero_point, int) else tuple(map(int, weight_zero_point))
     geometry = kind(
         name=name,
         in_channels=seen.shape[1],
@@ -114,7 +112,7 @@ def capture(
     return LayerCapture(
         layer=geometry,
         formats=Formats(
-            weight=_format("weights", weights, scale, zeros),
+            weight=_format("weights", weights, weight_scale, weight_zero_point),
             input=_format("inputs", inputs, input_scale, input_zero_point),
             output=None if outputs is None else _format("outputs", outputs, output_scale),
         ),
@@ -137,13 +135,15 @@ def _sides(padding: int | tuple[int, ...]) -> tuple[int, int, int, int]:
     return top, bottom, left, right
 
 
-def _format(
-    name: str, text: str, scale: float | tuple[float, ...], zero_point: int | tuple[int, ...] = 0
-) -> CodeFormat:
+def _format(name: str, text: str, scale: ArrayLike, zero_point: ArrayLike = 0) -> CodeFormat:
     found = re.fullmatch(r"(u?)int([1-9]\d?)", text)
     if not found or int(found[2]) > 32:
         raise QexportError(f"{name}: '{text}' is not a format; give one such as 'int4' or 'uint8', of up to 32 bits")
-    return CodeFormat(bits=int(found[2]), signed=not found[1], scale=scale, zero_point=zero_point)
+    numbers = {"scale": np.asarray(scale).tolist(), "zero_point": np.asarray(zero_point).tolist()}
+    try:
+        return msgspec.convert({"bits": int(found[2]), "signed": not found[1]} | numbers, CodeFormat)
+    except msgspec.ValidationError as error:
+        raise QexportError(f"{name}: {error}") from None
 
 
 def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> LayerCapture:

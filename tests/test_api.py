@@ -70,6 +70,8 @@ def test_a_linear_layer_and_all_of_a_convolutions_geometry() -> None:
     assert (layer.stride, layer.padding, layer.dilation, layer.groups) == ((2, 1), (1, 2, 3, 4), (2, 2), 4)
     assert one.formats.weight.scale == (1.0, 2.0, 3.0, 4.0)
     assert one.formats.output is not None
+    numbers = qx.capture(weight=WEIGHT, input=INPUT, weight_scale=np.float32(0.5), weight_zero_point=np.array([1, 0]))
+    assert (numbers.formats.weight.scale, numbers.formats.weight.zero_point) == (0.5, (1, 0))
     assert qx.capture(weight=WEIGHT, input=INPUT, padding=(1, 2)).layer.padding == (1, 1, 2, 2)
 
 
@@ -87,6 +89,8 @@ def test_a_linear_layer_and_all_of_a_convolutions_geometry() -> None:
         ({"name": ""}, "layer"),
         ({"input": None}, "give weight and input"),
         ({"input_scale": float("nan")}, "scale: nan"),
+        ({"weight_scale": "wide"}, "weights: .*scale"),
+        ({"input_zero_point": 0.5}, "inputs: .*zero_point"),
     ],
 )
 def test_arguments_that_cannot_be_used_are_named(changes: dict[str, Any], says: str) -> None:

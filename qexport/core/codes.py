@@ -1,5 +1,6 @@
 """How integer codes become real values: bits, signedness, scales."""
 
+from collections.abc import Sequence
 from typing import Annotated
 
 import msgspec
@@ -45,6 +46,12 @@ class CodeFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
     def zero_points(self) -> tuple[int, ...]:
         """One zero point, or one for each output channel."""
         return self.zero_point if isinstance(self.zero_point, tuple) else (self.zero_point,)
+
+    def of_channels(self, channels: Sequence[int]) -> "CodeFormat":
+        """The format of these output channels alone."""
+        scale = tuple(self.scale[oc] for oc in channels) if isinstance(self.scale, tuple) else self.scale
+        zeros = tuple(self.zero_point[oc] for oc in channels) if isinstance(self.zero_point, tuple) else self.zero_point
+        return msgspec.structs.replace(self, scale=scale, zero_point=zeros)
 
     @property
     def reach(self) -> int:

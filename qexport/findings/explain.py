@@ -72,12 +72,12 @@ class Explanation(Printed):
 
     @property
     def rows(self) -> list[tuple[str, str]]:
-        """The layer and index; each term as input x weight and the sum so far; the values behind them."""
+        """The layer and index; each term with its codes and the sum so far; the values behind them."""
         rows = [("value", f"{self.set}: layer {self.layer}, {describe_index(self.at)}")]
         for step in self.steps:
             if step.kind == "term":
-                tap = f"ic={step.ic} kh={step.kh} kw={step.kw}"
-                rows.append((step.kind, f"{tap}: {step.input} x {step.weight} = {step.value}, sum {step.sum}"))
+                tap = f"ic={step.ic} kh={step.kh} kw={step.kw}: input {step.input}, weight {step.weight}"
+                rows.append((step.kind, f"{tap}, product {step.value}, sum {step.sum}"))
             else:
                 rows.append((step.kind, str(step.value)))
         return rows

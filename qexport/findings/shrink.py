@@ -374,8 +374,7 @@ def _cut(capture: LayerCapture, n: int, oc: int | None, rows: tuple[int, int], c
         layer = msgspec.structs.replace(layer, in_channels=inputs, out_channels=1, groups=1)
         codes = codes[:, group * inputs : (group + 1) * inputs]
         weight, bias = weight[oc : oc + 1], None if bias is None else bias[oc : oc + 1]
-        if isinstance(weights.scale, tuple):
-            weights = msgspec.structs.replace(weights, scale=weights.scale[oc : oc + 1])
+        weights = weights.of_channels([oc])
     padding: list[int] = []
     spans: list[slice] = []
     for axis, (start, stop) in enumerate((rows, cols)):
@@ -615,8 +614,7 @@ def _cropped(capture: LayerCapture, parts: Sequence[str]) -> LayerCapture | None
         outputs, inputs = (some if len(some) else np.zeros(1, np.int64) for some in (outputs, inputs))
         weight, codes, bias = weight[outputs][:, inputs], codes[:, inputs], None if bias is None else bias[outputs]
         layer = msgspec.structs.replace(layer, in_channels=len(inputs), out_channels=len(outputs))
-        if isinstance(weights.scale, tuple):
-            weights = msgspec.structs.replace(weights, scale=tuple(weights.scale[oc] for oc in outputs))
+        weights = weights.of_channels(outputs.tolist())
     padding, kernel = list(layer.padding), list(layer.kernel)
     for axis in (0, 1):
         others = tuple(i for i in range(4) if i != 2 + axis)

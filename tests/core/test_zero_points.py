@@ -137,6 +137,26 @@ def test_explanations_add_up(tmp_path: Path) -> None:
     assert [stored.value for stored in found.stored if stored.tensor == "accumulator"] == [accumulator.value]
 
 
+def test_a_small_set_keeps_the_zero_points_of_its_channels(simulator: str, tmp_path: Path) -> None:
+    vs = qx.dump(captured(), tmp_path)
+    core = tmp_path / "core.sv"
+    text = (vs.folder / "dut.sv").read_text()
+    core.write_text(text.replace("2: weight_zero_of = -128;", "2: weight_zero_of = -127;"))
+    assert core.read_text() != text
+    run = vs.simulate(core, simulator=simulator)
+    wrong = vs.shrink(tmp_path_of(run, "accumulator"), tmp_path / "one")
+    assert qx.open(wrong.set).manifest.formats.weight.zero_point == (-128,)
+    small = vs.shrink(run, tmp_path / "small", budget=20)
+    assert small.failures == ("values of accumulator", "values of relu")
+    assert not qx.open(small.set).verify().faults
+
+
+def tmp_path_of(run: qx.Verdict, memory: str) -> Path:
+    """The words of a memory that a run gave."""
+    assert run.kept is not None
+    return run.kept / f"{memory}.hex"
+
+
 def flipped(capture: LayerCapture, name: str, at: tuple[int, ...], bit: int) -> dict[str, np.ndarray[Any, Any]]:
     """The tensors with one bit of a code flipped, computed anew."""
     fmt = getattr(capture.formats, name).integer
