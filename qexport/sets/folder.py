@@ -86,13 +86,28 @@ def staging_folders(out: Path) -> list[Path]:
     return [path for path in named if all(ours.fullmatch(entry.name) for entry in path.iterdir())]
 
 
+def read_journal(stage: Path) -> dict[str, int]:
+    """What a staging folder's journal names and the inode of each; raises QexportError where no command wrote it."""
+    try:
+        journal = json.loads((stage / JOURNAL).read_bytes())
+        plain = all(
+            type(inode) is int and Path(name).parts == (name,) and name != ".." for name, inode in journal.items()
+        )
+    except (ValueError, AttributeError, RecursionError):
+        plain = False
+    if not plain:
+        raise QexportError(f"out: {stage / JOURNAL} is damaged; look at what lies in {stage}, then take it away")
+    found: dict[str, int] = journal
+    return found
+
+
 def _half_in_place(folder: Path) -> bool:
     """Whether a command is putting several sets into the folder, or was killed at that: some may be old, some new."""
     for stage in staging_folders(folder):
         try:
-            if len(json.loads((stage / JOURNAL).read_bytes())) > 1:
+            if len(read_journal(stage)) > 1:
                 return True
-        except (OSError, ValueError):  # none, or just gone
+        except (OSError, QexportError):  # none, just gone, or of no command
             continue
     return False
 

@@ -25,6 +25,7 @@ from qexport.sets.folder import (
     changed_entries,
     claims_to_be_set,
     listed_files,
+    read_journal,
     set_entries,
     staging_folders,
 )
@@ -100,7 +101,7 @@ def staging(out: Path) -> Iterator[Stage]:
 
 def _finish(out: Path, place: Path) -> list[str]:
     """Put in place what the journal names, as far as it is not there yet; safe to begin again at any point."""
-    journal = json.loads((place / JOURNAL).read_bytes())
+    journal = read_journal(place)
     new, old = place / "new", place / "old"
     old.mkdir(exist_ok=True)
     waiting = [n for n, inode in journal.items() if (new / n).exists() and (new / n).stat().st_ino == inode]

@@ -676,3 +676,15 @@ def test_a_dump_that_is_interrupted_while_it_waits_leaves_the_running_ones_folde
         process.stderr.read()
         assert process.wait() == 130
     assert running.is_dir()
+
+
+@pytest.mark.parametrize("journal", ["", "[1]", '{"../other": 1}', '{"features_33": "x"}', '{"/tmp": 1}', "[" * 3000])
+def test_a_journal_that_no_command_wrote_moves_nothing(
+    captures: tuple[Path, Path], out: Path, tmp_path: Path, journal: str
+) -> None:
+    stage = out / f"{STAGING}0123456789abcdef"
+    (stage / "new").mkdir(parents=True)
+    (stage / JOURNAL).write_text(journal)
+    (tmp_path / "other").mkdir(exist_ok=True)
+    fails(cli("dump", "--capture", captures[0], "--out", out), "journal.json is damaged", "take it away")
+    assert (stage / JOURNAL).read_text() == journal
