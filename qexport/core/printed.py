@@ -5,14 +5,7 @@ from typing import Any
 
 
 class Printed:
-    """Base of results; `rows` are what it says, as pairs of key and text."""
-
-    @property
-    def rows(self) -> list[tuple[str, str]]:
-        raise NotImplementedError
-
-    def __str__(self) -> str:
-        return pairs_text(self.rows)
+    """Base of results whose text is for people."""
 
     def _repr_pretty_(self, printer: Any, cycle: bool) -> None:
         """IPython's protocol: what a notebook shows for the value."""

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from qexport.core.intformat import Int64
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import RESULTS, require
-from qexport.core.printed import Printed
+from qexport.core.printed import Printed, pairs_text
 from qexport.core.strength import percent
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
@@ -133,6 +133,9 @@ class Diagnosis(Printed):
         if cause.share == 1:
             return f"explains all {self.differing}" if self.differing else "explains it"
         return f"explains {math.floor(1000 * cause.share) / 10:.1f} %"
+
+    def __str__(self) -> str:
+        return pairs_text(self.rows)
 
     @property
     def rows(self) -> list[tuple[str, str]]:

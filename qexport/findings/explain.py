@@ -11,7 +11,7 @@ import numpy as np
 from qexport.core.golden import Golden
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import AXES, OPERANDS, RESULTS, require
-from qexport.core.printed import Printed
+from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import WordSpec
 from qexport.layout.formats.registry import FORMATS
@@ -69,6 +69,9 @@ class Explanation(Printed):
     column: dict[str, int] | None
     steps: tuple[Step, ...]
     stored: tuple[Stored, ...]
+
+    def __str__(self) -> str:
+        return pairs_text(self.rows)
 
     @property
     def rows(self) -> list[tuple[str, str]]:

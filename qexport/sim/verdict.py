@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from qexport.core.printed import Printed
+from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed
 from qexport.layout.paths import MANIFEST, SUMS
 from qexport.sets.folder import sha256, sums_text
@@ -66,6 +66,9 @@ class Verdict(Printed):
         if self.failure is not None:
             raise self.failure
         return self
+
+    def __str__(self) -> str:
+        return pairs_text(self.rows)
 
     @property
     def rows(self) -> list[tuple[str, str]]:
