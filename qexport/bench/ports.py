@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from qexport.bench.interface import Port, Stream
+from qexport.core.signals import undisturbed
 from qexport.errors import QexportError, few, near
 
 MOST_FAULTS = 40  # of one module; fewer than that, all are named at once
@@ -62,8 +63,9 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
     Raises QexportError when there is no such module. Other mistakes are the simulator's to name.
     """
     try:
-        import pyslang  # here, because no other command needs it
-        from pyslang import ast, syntax
+        with undisturbed():
+            import pyslang  # here, because no other command needs it
+            from pyslang import ast, syntax
     except ImportError:
         raise QexportError(
             "dut: pyslang, which reads the ports of your module, is not installed; pip install 'qexport[sim]'"

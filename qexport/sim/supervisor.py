@@ -16,6 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
+from qexport.core.signals import undisturbed
 from qexport.errors import CheckFailed
 
 TIME_LIMIT = 600  # seconds; the bench's own time-out counts cycles and so misses a loop that takes no time
@@ -95,7 +96,7 @@ def supervise(
     limited = ["/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(MEMORY_LIMIT >> 10), *map(str, command)]
     process = None
     try:
-        with _undisturbed():
+        with undisturbed():
             process = children.start(
                 lambda: subprocess.Popen(
                     limited, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
@@ -115,26 +116,6 @@ def supervise(
     if process.returncode != 0 and short:
         raise CutOff(f"out of memory; a process may take {MEMORY_LIMIT >> 30} GiB")
     return process.returncode
-
-
-@contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Signals of this process wait for the end of the block: within Popen one would leave a child that nobody knows."""
-    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
-        yield
-        return
-    arrived: list[int] = []
-    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-    for number, handler in handlers.items():
-        if handler is not signal.SIG_IGN:  # which children inherit
-            signal.signal(number, lambda number, frame: arrived.append(number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-        for got in arrived:
-            signal.raise_signal(got)
 
 
 def _kill(leader: int) -> None:

@@ -154,6 +154,29 @@ def test_a_signal_while_a_child_starts_leaves_none(tmp_path: Path, monkeypatch: 
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
+IN_NATIVE_CODE = """
+import os, signal, sys
+def interrupt(frame, event, argument):
+    callers = frame
+    while callers and not callers.f_code.co_filename.endswith("pyslang/__init__.py"):
+        callers = callers.f_back
+    if callers and frame.f_code.co_filename.endswith("/enum.py"):  # what the compiled module calls to make its enums
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.{name})
+sys.setprofile(interrupt)
+"""
+
+
+@pytest.mark.parametrize(("name", "status"), [("SIGINT", 130), ("SIGTERM", 143)])
+def test_a_signal_within_a_compiled_modules_import_ends_in_one_line(tiny_set: Path, name: str, status: int) -> None:
+    program = f"{IN_NATIVE_CODE.format(name=name)}\n{QEXPORT[-1]}"
+    line = [*QEXPORT[:-1], program, "simulate", tiny_set, "--dut", tiny_set / "dut.sv", "--simulator", "icarus"]
+    done = subprocess.run(list(map(str, line)), capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.splitlines()) <= 1
+
+
 def test_a_flood_without_newlines_is_cut_off(tiny_set: Path, tmp_path: Path) -> None:
     flood = 'reg [8191:0] text = {1024{8\'h78}};\ninitial forever $write("%0s", text);'
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", [("\nendmodule", f"\n{flood}\nendmodule")])
