@@ -8,11 +8,13 @@ from pathlib import Path
 
 from qexport.sim.supervisor import call
 from qexport.sim.tools import Job, too_old
+from qexport.sim.work import scratch_folder
 
 
 @cache
 def _icarus_version(program: str) -> str:
-    first = call([program, "-V"]).stdout.split("\n")[0]
+    with scratch_folder() as place:  # for what it makes even to say its version, and leaves when it is cut off
+        first = call([program, "-V"], {**os.environ, "TMPDIR": str(place)}).stdout.split("\n")[0]
     return first.removeprefix("Icarus Verilog version ").split(" (")[0]
 
 
