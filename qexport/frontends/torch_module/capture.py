@@ -1,0 +1,192 @@
+"""A module and its inputs -> captures: the codes that its layers multiply in one forward pass, and what follows."""
+
+import copy
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+import torch
+import torch.utils._pytree as pytree
+from msgspec.structs import replace as replace_struct
+from torch import Tensor, nn
+
+from qexport.core.capture import LayerCapture, Source
+from qexport.core.codes import CodeFormat, Formats
+from qexport.core.geometry import KINDS
+from qexport.core.intformat import Int64
+from qexport.errors import QexportError, few, near
+from qexport.frontends.torch_module.grids import FLOAT_ERROR, Stated, operand_of
+from qexport.frontends.torch_module.outputs import output_of
+from qexport.frontends.torch_module.tracer import Call, Tracer
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What the user states of a layer; what is None is found, or `output` left out."""
+
+    weight: Stated = field(default_factory=Stated)
+    input: Stated = field(default_factory=Stated)
+    output: CodeFormat | None = None
+
+
+@dataclass(frozen=True)
+class Captured:
+    """A layer's capture; `remarks`: what is not certain or left out, a line each."""
+
+    capture: LayerCapture
+    remarks: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Refused:
+    """A layer that cannot be captured, and why."""
+
+    name: str
+    index: int
+    why: str
+
+
+def capture_module(
+    model: nn.Module, layer: str, inputs: Any, wishes: Wishes = Wishes(), source: Source = Source()
+) -> Captured:
+    """The capture of one layer, by its name or number.
+
+    `inputs`: what the module is called with, a tensor or array or a tuple of arguments. Raises QexportError when there
+    is no such layer or its operands lie on no grid.
+    """
+    calls = _run(model, inputs, layer)
+    found = [call for call in calls if layer in (call.name, str(call.index))]
+    found = found or [call for call in calls if call.name.startswith(f"{layer}.")]
+    names = [f"{call.name} ({call.index})" for call in calls]
+    if not names:
+        raise QexportError("layer: the module called no convolution and no linear layer; give it other inputs")
+    if not found:
+        raise QexportError(f"layer: '{layer}' is not in this module; choose one of {few(near(layer, names))}")
+    if len(found) > 1:
+        raise QexportError(f"layer: '{layer}' has {few([call.name for call in found])}; choose one of them")
+    return _captured(found[0], wishes, source)
+
+
+def capture_all(model: nn.Module, inputs: Any, source: Source = Source()) -> Iterator[Captured | Refused]:
+    """The captures of all layers in the order of computation; those that cannot be captured say why."""
+    for call in _run(model, inputs, None):
+        try:
+            yield _captured(call, Wishes(), source)
+        except QexportError as error:
+            yield Refused(call.name, call.index, str(error))
+
+
+def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
+    """The calls of one forward pass in evaluation mode, on a copy of the module."""
+    arguments = tuple(inputs) if isinstance(inputs, tuple | list) else (inputs,)
+    arguments = pytree.tree_map(lambda x: torch.from_numpy(x.copy()) if isinstance(x, np.ndarray) else x, arguments)
+    try:
+        twin = copy.deepcopy(model).eval()
+    except Exception as error:  # whatever the module's own code raises
+        raise QexportError(f"model: it cannot be copied: {_line(error)}; detach what it keeps of a pass") from None
+
+    def wanted(name: str, index: int) -> bool:
+        return layer is None or layer in (name, str(index)) or name.startswith((f"{layer}.", f"{layer}#"))
+
+    tracer = Tracer(twin, wanted)
+    arguments = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, arguments)
+    try:
+        with torch.no_grad(), tracer.watch(arguments):
+            twin(*arguments)
+    except QexportError:
+        raise
+    except Exception as error:
+        shapes = few([tuple(x.shape) for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)])
+        raise QexportError(f"model: it fails for inputs of {shapes}: {_line(error)}; give what it takes") from None
+    return tracer.calls
+
+
+def _line(error: Exception) -> str:
+    lines = str(error).strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
+
+
+def digest(inputs: Any) -> str:
+    """SHA-256 of the numbers of all inputs."""
+    whole = hashlib.sha256()
+    for tensor in pytree.tree_leaves(inputs):
+        array = tensor.detach().cpu().numpy() if isinstance(tensor, Tensor) else np.asarray(tensor)
+        whole.update(np.ascontiguousarray(array).tobytes())
+    return whole.hexdigest()
+
+
+def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
+    name = f"layer {call.name}"
+    if call.refused is not None:
+        raise QexportError(f"{name}: {call.refused}; choose another layer")
+    weight, seen = (
+        operand_of(f"{name}: {what}", call.operands[what], call.lines[what], getattr(wishes, what), what == "weight")
+        for what in ("weight", "input")
+    )
+    remarks = [one.remark for one in (weight, seen) if one.remark]
+    codes = {"weight": _planes(weight.codes, call), "input": _planes(seen.codes, call)}
+    unit = np.array(weight.format.scales) * seen.format.scales[0]  # of accumulator 1
+    real = None if call.bias is None else call.bias.double().cpu().numpy()
+    bias = _whole_bias(real, unit, call.output is None)
+    if bias is not None or (real is not None and not real.any()):
+        real = None
+    reference = None if call.output is None else _results(call.output.double().cpu().numpy(), call)
+    if reference is not None and real is not None:
+        reference = reference - real[:, np.newaxis, np.newaxis]
+    padding = call.geometry.pop("padding", (0, 0))
+    geometry = KINDS[call.kind](
+        name=call.name,
+        index=call.index,
+        in_channels=codes["input"].shape[1],
+        out_channels=len(codes["weight"]),
+        kernel=codes["weight"].shape[2:],
+        padding=(padding[0], padding[0], padding[1], padding[1]),
+        relu=call.relu and real is None,
+        **call.geometry,
+    )
+    captured = LayerCapture(
+        layer=geometry,
+        formats=Formats(weight=weight.format, input=seen.format),
+        bias=bias,
+        reference=reference,
+        source=source,
+        **codes,
+    )
+    try:
+        output = output_of(call, captured, unit, real, wishes.output)
+    except QexportError as error:
+        lacks = ", without the bias, which is no multiple of their unit" if real is not None else ""
+        remarks.append(f"{name}: accumulators only{lacks}: {error}")
+        return Captured(captured, tuple(remarks))
+    with_output = replace(
+        captured,
+        formats=replace_struct(captured.formats, output=output.format),
+        steps=output.steps,
+        reference_codes=output.codes,
+        ties=output.ties or None,
+    )
+    return Captured(with_output, tuple(remarks))
+
+
+def _planes(codes: Int64, call: Call) -> Int64:
+    """Codes of a linear layer or of a convolution over one axis, as those of planes."""
+    if call.kind == "linear":
+        return codes[:, :, np.newaxis, np.newaxis]
+    return codes[:, :, np.newaxis] if codes.ndim == 3 else codes
+
+
+def _results(values: Any, call: Call) -> Any:
+    """What a call gives as (n, oc, oy, ox)."""
+    return _planes(values, call)
+
+
+def _whole_bias(real: Any, unit: Any, rounded: bool) -> Int64 | None:
+    """The bias in accumulator units, where it is whole there; `rounded`: the kernel itself rounds it."""
+    if real is None or not real.any():
+        return None
+    codes = real / unit
+    if not rounded and (np.abs(codes - np.rint(codes)) > 1e-6 + FLOAT_ERROR * np.abs(codes)).any():
+        return None
+    return np.rint(codes).astype(np.int64)
