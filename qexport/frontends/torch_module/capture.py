@@ -18,7 +18,10 @@ from qexport.core.geometry import KINDS
 from qexport.core.intformat import Int64
 from qexport.errors import QexportError, few, near
 from qexport.frontends.torch_module.grids import FLOAT_ERROR, Stated, operand_of
+from qexport.frontends.torch_module.layers import LAYERS
+from qexport.frontends.torch_module.lines import Reals
 from qexport.frontends.torch_module.outputs import output_of
+from qexport.frontends.torch_module.rules import RULES
 from qexport.frontends.torch_module.tracer import Call, Tracer
 
 
@@ -29,6 +32,9 @@ class Wishes:
     weight: Stated = field(default_factory=Stated)
     input: Stated = field(default_factory=Stated)
     output: CodeFormat | None = None
+
+
+NOTHING, UNKNOWN = Wishes(), Source()
 
 
 @dataclass(frozen=True)
@@ -49,7 +55,7 @@ class Refused:
 
 
 def capture_module(
-    model: nn.Module, layer: str, inputs: Any, wishes: Wishes = Wishes(), source: Source = Source()
+    model: nn.Module, layer: str, inputs: Any, wishes: Wishes = NOTHING, source: Source = UNKNOWN
 ) -> Captured:
     """The capture of one layer, by its name or number.
 
@@ -69,11 +75,11 @@ def capture_module(
     return _captured(found[0], wishes, source)
 
 
-def capture_all(model: nn.Module, inputs: Any, source: Source = Source()) -> Iterator[Captured | Refused]:
+def capture_all(model: nn.Module, inputs: Any, source: Source = UNKNOWN) -> Iterator[Captured | Refused]:
     """The captures of all layers in the order of computation; those that cannot be captured say why."""
     for call in _run(model, inputs, None):
         try:
-            yield _captured(call, Wishes(), source)
+            yield _captured(call, NOTHING, source)
         except QexportError as error:
             yield Refused(call.name, call.index, str(error))
 
@@ -90,7 +96,7 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
     def wanted(name: str, index: int) -> bool:
         return layer is None or layer in (name, str(index)) or name.startswith((f"{layer}.", f"{layer}#"))
 
-    tracer = Tracer(twin, wanted)
+    tracer = Tracer(twin, LAYERS | RULES, wanted)
     arguments = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, arguments)
     try:
         with torch.no_grad(), tracer.watch(arguments):
@@ -126,33 +132,37 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
         for what in ("weight", "input")
     )
     remarks = [one.remark for one in (weight, seen) if one.remark]
-    codes = {"weight": _planes(weight.codes, call), "input": _planes(seen.codes, call)}
-    unit = np.array(weight.format.scales) * seen.format.scales[0]  # of accumulator 1
+    weights, inputs = (_planes(one.codes, call) for one in (weight, seen))
+    unit = np.array(weight.format.scales) * seen.format.scales[0]  # the real value of accumulator 1
     real = None if call.bias is None else call.bias.double().cpu().numpy()
-    bias = _whole_bias(real, unit, call.output is None)
-    if bias is not None or (real is not None and not real.any()):
+    if real is not None and not real.any():
         real = None
-    reference = None if call.output is None else _results(call.output.double().cpu().numpy(), call)
+    bias = None if real is None else _whole_bias(real, unit, rounded=_kernel_rounds(call))
+    if bias is not None:
+        real = None
+    reference = None if call.output is None else _planes(call.output.double().cpu().numpy(), call)
     if reference is not None and real is not None:
         reference = reference - real[:, np.newaxis, np.newaxis]
-    padding = call.geometry.pop("padding", (0, 0))
-    geometry = KINDS[call.kind](
+    geometry = dict(call.geometry)
+    padding = geometry.pop("padding", (0, 0))
+    layer = KINDS[call.kind](
         name=call.name,
         index=call.index,
-        in_channels=codes["input"].shape[1],
-        out_channels=len(codes["weight"]),
-        kernel=codes["weight"].shape[2:],
+        in_channels=inputs.shape[1],
+        out_channels=len(weights),
+        kernel=(weights.shape[2], weights.shape[3]),
         padding=(padding[0], padding[0], padding[1], padding[1]),
         relu=call.relu and real is None,
-        **call.geometry,
+        **geometry,
     )
     captured = LayerCapture(
-        layer=geometry,
+        layer=layer,
         formats=Formats(weight=weight.format, input=seen.format),
+        weight=weights,
+        input=inputs,
         bias=bias,
         reference=reference,
         source=source,
-        **codes,
     )
     try:
         output = output_of(call, captured, unit, real, wishes.output)
@@ -170,23 +180,22 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
     return Captured(with_output, tuple(remarks))
 
 
-def _planes(codes: Int64, call: Call) -> Int64:
-    """Codes of a linear layer or of a convolution over one axis, as those of planes."""
+def _planes(values: Any, call: Call) -> Any:
+    """Numbers of a linear layer or of a convolution over one axis, as those of planes."""
     if call.kind == "linear":
-        return codes[:, :, np.newaxis, np.newaxis]
-    return codes[:, :, np.newaxis] if codes.ndim == 3 else codes
+        return values[:, :, np.newaxis, np.newaxis]
+    return values[:, :, np.newaxis] if values.ndim == 3 else values
 
 
-def _results(values: Any, call: Call) -> Any:
-    """What a call gives as (n, oc, oy, ox)."""
-    return _planes(values, call)
+def _kernel_rounds(call: Call) -> bool:
+    """Whether the kernel itself rounds its bias to accumulator units: QNNPACK does, others add real numbers."""
+    return call.output is None and torch.backends.quantized.engine == "qnnpack"
 
 
-def _whole_bias(real: Any, unit: Any, rounded: bool) -> Int64 | None:
-    """The bias in accumulator units, where it is whole there; `rounded`: the kernel itself rounds it."""
-    if real is None or not real.any():
-        return None
+def _whole_bias(real: Reals, unit: Reals, rounded: bool) -> Int64 | None:
+    """The bias in accumulator units; None where it is not whole there."""
     codes = real / unit
     if not rounded and (np.abs(codes - np.rint(codes)) > 1e-6 + FLOAT_ERROR * np.abs(codes)).any():
         return None
-    return np.rint(codes).astype(np.int64)
+    whole: Int64 = np.rint(codes).astype(np.int64)
+    return whole

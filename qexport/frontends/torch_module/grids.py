@@ -79,14 +79,22 @@ def _integers(what: str, tensor: Tensor, channels: bool) -> Operand:
     if tensor.qscheme() in (torch.per_channel_affine, torch.per_channel_symmetric):
         if not channels or tensor.q_per_channel_axis() != 0:
             raise QexportError(f"{what}: it has a scale for each channel; only weights may, along output channels")
-        scale = tuple(tensor.q_per_channel_scales().double().tolist())
-        zeros = tuple(int(zero) for zero in tensor.q_per_channel_zero_points().tolist())
-        zero = zeros[0] if len(set(zeros)) == 1 else zeros
+        scale, zeros = (t.double().numpy() for t in (tensor.q_per_channel_scales(), tensor.q_per_channel_zero_points()))
+        zeros = zeros[:1] if len(set(zeros)) == 1 else zeros
     else:
-        scale, zero = tensor.q_scale(), tensor.q_zero_point()
+        scale, zeros = np.array([tensor.q_scale()]), np.array([tensor.q_zero_point()])
     integer = IntFormat.holding(info.min, info.max, info.min < 0)
-    fmt = CodeFormat(bits=integer.bits, signed=integer.signed, scale=scale, zero_point=zero)
-    return Operand(tensor.int_repr().cpu().numpy().astype(np.int64), fmt)
+    return Operand(tensor.int_repr().cpu().numpy().astype(np.int64), _format(integer, scale, zeros))
+
+
+def _format(integer: IntFormat, scale: Reals, zeros: Reals) -> CodeFormat:
+    scales, points = scale.tolist(), [int(zero) for zero in zeros]
+    return CodeFormat(
+        bits=integer.bits,
+        signed=integer.signed,
+        scale=scales[0] if len(scales) == 1 else tuple(scales),
+        zero_point=points[0] if len(points) == 1 else tuple(points),
+    )
 
 
 def _proven(
@@ -129,15 +137,7 @@ def _proven(
         raise QexportError(f"{what}: codes {low}..{high} are beyond its {integer}; correct its scale or format")
     if integer.bits > 32:
         raise QexportError(f"{what}: codes {low}..{high} need {integer.bits} bits, more than 32; state its scale")
-    numbers = scale.tolist()
-    points = [int(zero) for zero in zeros]
-    fmt = CodeFormat(
-        bits=integer.bits,
-        signed=integer.signed,
-        scale=numbers[0] if len(numbers) == 1 else tuple(numbers),
-        zero_point=points[0] if len(points) == 1 else tuple(points),
-    )
-    return Operand(whole, fmt, remark)
+    return Operand(whole, _format(integer, scale, zeros), remark)
 
 
 def _numbers(scale: Reals) -> str:

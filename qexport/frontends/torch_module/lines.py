@@ -48,7 +48,8 @@ class Line:
     @classmethod
     def of(cls, source: "Call | Codes | Real", low: Any = -np.inf, high: Any = np.inf) -> "Line":
         """The source itself."""
-        return cls(source, *(np.atleast_1d(np.asarray(number, np.float64)) for number in (1, 0, low, high)))
+        low, high = (np.atleast_1d(np.asarray(limit, np.float64)) for limit in (low, high))
+        return cls(source, np.ones(1), np.zeros(1), low, high)
 
     def times(self, by: Reals) -> "Line | None":
         if self.pools and not (by > 0).all():

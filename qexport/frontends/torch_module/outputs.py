@@ -35,10 +35,11 @@ def output_of(call: Call, capture: LayerCapture, unit: Reals, bias: Reals | None
 
     Raises QexportError where there are no such codes: the layer then ends with its accumulators.
     """
+    tensor: Tensor | None = None
     if call.found:
         line, tensor = next(iter(call.found.values()))
-    elif stated is not None:
-        line, tensor = _rounded(call.last, stated), None
+    elif stated is not None and call.last is not None:
+        line = _rounded(call.last, stated)
     else:
         way = f"its sum goes through {call.lost}" if call.lost else "no quantizer follows it"
         raise QexportError(f"{way}; state its output scale for codes of its own")
