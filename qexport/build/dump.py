@@ -17,7 +17,7 @@ from qexport.core.reference import Scan
 from qexport.core.strength import Strength
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.memory import Layout
-from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, warnings
+from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, suits, warnings
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import CAPTURE, MANIFEST, SUMS
@@ -52,7 +52,7 @@ class Dump:
 
 def plan(facts: Convolution, layout: Layout, images: int) -> list[MemoryFiles]:
     """The memories that a set of this layer gets; raises QexportError when the layout does not suit the layer."""
-    memories = [memory for memory in layout.memories if facts.has(memory.tensor) or not memory.optional]
+    memories = [memory for memory in layout.memories if not memory.optional or suits(memory, facts)]
     streams = [MemoryFiles.of(memory, facts, images, layout.array) for memory in memories]
     if not streams:
         raise QexportError(

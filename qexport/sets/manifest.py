@@ -134,7 +134,7 @@ class MemoryEntry(Entry, frozen=True, kw_only=True):
             raise QexportError(f"manifest: memory '{self.name}': radix '{self.radix}' is not known")
         try:
             order = parse_order(self.order, self.tensor)
-        except (OrderFault, KeyError) as error:
+        except OrderFault as error:
             raise QexportError(f"manifest: memory '{self.name}': order '{self.order}': {error}") from None
         return Memory(
             self.name,

@@ -15,6 +15,10 @@ OPERATIONS: Mapping[str, type[Convolution]] = {"conv2d": Convolution, "linear": 
 
 _RECORDS = {name: record for kind in OPERATIONS.values() for name, record in kind.table.items()}
 AXES: Mapping[str, tuple[str, ...]] = {name: record.axes for name, record in _RECORDS.items()}
+AXES_BY_KIND: Mapping[str, tuple[tuple[str, ...], ...]] = {  # those that a tensor has in any of the operations
+    name: tuple(dict.fromkeys(kind.table[name].axes for kind in OPERATIONS.values() if name in kind.table))
+    for name in _RECORDS
+}
 OPERANDS: Mapping[str, str] = {  # tensor that goes into a design -> what it carries
     name: record.operand for name, record in _RECORDS.items() if record.role is Role.OPERAND
 }
