@@ -10,11 +10,14 @@ import shutil
 import signal
 import subprocess
 import time
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
 
+import qexport
 from qexport.sim.work import clear_stale
 from tests.conftest import cli, make_capture
 from tests.frontends.networks import small_network
@@ -32,6 +35,7 @@ class Killed:
     def __init__(self, scratch: Path, seed: str) -> None:
         self.scratch, self.mark = scratch, secrets.token_hex(8)
         self.random = random.Random(seed)
+        self.ends = Counter[int]()
         self.env = {**os.environ, "TMPDIR": str(scratch), MARK: self.mark}
         scratch.mkdir()
 
@@ -53,8 +57,9 @@ class Killed:
             process.send_signal(number)
             if number != signal.SIGKILL:  # whose children hold its stderr
                 said = process.communicate()[1].decode()
-                assert "Traceback" not in said, said
+                assert "Traceback" not in said or not ran_product(said), said
             status = process.wait()
+        self.ends[status] += 1
         left = self._children()
         if number == signal.SIGKILL:
             for pid in left:
@@ -78,13 +83,20 @@ class Killed:
         return [pid for pid in found if alive(pid)]
 
 
+def ran_product(traceback: str) -> bool:
+    """Whether any line of the product ran by then: before it, while Python itself starts, nothing can be done."""
+    return str(Path(qexport.__file__).parent) in traceback
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
 @pytest.fixture
-def killed(tmp_path: Path, request: pytest.FixtureRequest) -> Killed:
-    return Killed(tmp_path / "scratch", request.node.name)
+def killed(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Killed]:
+    killed = Killed(tmp_path / "scratch", request.node.name)
+    yield killed
+    print("ended: " + ", ".join(f"{count} with {status}" for status, count in sorted(killed.ends.items())))
 
 
 def no_scratch(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
