@@ -8,7 +8,10 @@ import sys
 from qexport.errors import interrupted
 
 try:
-    from qexport.cli.common.program import main
+    from qexport.core.signals import undisturbed
+
+    with undisturbed():
+        from qexport.cli.common.program import main
 except BaseException as error:  # nothing of the program is there yet that could say it
     if not interrupted(error):
         raise

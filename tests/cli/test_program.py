@@ -187,9 +187,9 @@ def test_an_internal_error_in_a_folder_that_is_full_is_said_all_the_same() -> No
 
 
 INTERRUPT = """
-import os, signal, sys
+import os, signal, sys, weakref
 class Attribute:
-    def __set_name__(self, owner, name):
+    def __set_name__(*_):
         os.kill(os.getpid(), signal.SIGINT)
 class Finder:
     def find_spec(self, name, path, target=None):
@@ -202,6 +202,7 @@ sys.meta_path.insert(0, Finder())
 INTERRUPTS = {
     "plain": "os.kill(os.getpid(), signal.SIGINT)",
     "wrapped": "type('Made', (), {'attribute': Attribute()})",  # in a RuntimeError, by Python 3.11
+    "lost": "made = Attribute(); kept = weakref.ref(made, Attribute.__set_name__); del made",
 }
 
 

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import click
 
 from qexport import __version__
+from qexport.core.signals import undisturbed
 from qexport.errors import QexportError, interrupted, short
 
 FOLDER = Path(__file__).parent.parent  # each command stands in the file of its name; its docstring is the summary
@@ -36,7 +37,8 @@ class _Commands(UserDict[str, click.Command]):
             raise KeyError(name)
         gc.disable()  # imports leave no garbage, and the search for it takes a fifth of their time
         try:
-            command: click.Command = importlib.import_module(f"qexport.cli.{name}").command
+            with undisturbed():
+                command: click.Command = importlib.import_module(f"qexport.cli.{name}").command
         finally:
             gc.enable()
         return command
