@@ -145,7 +145,7 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
         reference = reference - real[:, np.newaxis, np.newaxis]
     geometry = dict(call.geometry)
     padding = geometry.pop("padding", (0, 0))
-    layer = KINDS[call.kind](
+    layer: Any = KINDS[call.kind](
         name=call.name,
         index=call.index,
         in_channels=inputs.shape[1],

@@ -63,10 +63,8 @@ def operand_of(what: str, tensor: Tensor, line: Line | None, stated: Stated, cha
         if per_channel and not (channels and line.axis == 0):
             raise QexportError(f"{what}: its scale differs along axis {line.axis}; only output channels may differ")
         if (np.abs(zeros - np.rint(zeros)) <= WHOLE * np.maximum(1, np.abs(zeros))).all():
-            low, high = (float(limit) for limit in (line.code_limits[0].min(), line.code_limits[1].max()))
-            found = None
-            if np.isfinite([low, high]).all():
-                found = IntFormat.holding(int(low), int(high), low < 0)
+            low, high = line.own_range
+            found = IntFormat.holding(int(low), int(high), low < 0) if np.isfinite([low, high]).all() else None
             return _proven(what, values, error, scale, np.rint(zeros), stated.integer or found, channels, None)
     scale = _scale_of_values(what, values, error, channels)
     lone = "the coarsest that explains the values: nothing that ran says it"

@@ -21,9 +21,8 @@ def _take(op: Op, call: Call, input: Tensor, weight: Tensor, bias: Tensor | None
         if not op.result.is_quantized:
             call.output = op.result.detach().clone()
     channels = len(weight)
-    return Line(
-        call, np.ones(channels), np.zeros(channels), np.full(channels, -np.inf), np.full(channels, np.inf), axis=1
-    )
+    free = np.full((2, channels), np.inf)
+    return Line(call, np.ones(channels), np.zeros(channels), -free, free, axis=1)
 
 
 def _convolution(op: Op) -> Line | None:
@@ -73,7 +72,7 @@ def _batched(op: Op) -> Line | None:
 def _quantized_layer(op: Op) -> Line | None:
     """torch.ao's quantized convolutions and linear layers, whose operands and results are integers."""
     kind, relu = op.name.removesuffix("_relu"), op.name.endswith("_relu")
-    packed = op["packed_weight"] or op["W_prepack"]
+    packed = op["W_prepack"] if kind == "linear" else op["packed_weight"]
     if packed is None:
         return _unknown_layer(op)
     call = op.tracer.new_call(kind)
@@ -84,7 +83,7 @@ def _quantized_layer(op: Op) -> Line | None:
     line = _take(op, call, op["X"] if op["qx"] is None else op["qx"], weight, bias)
     if relu:
         call.relu = True
-        line = line.limited(low=0.0)
+        line = line.limited(low=0.0, clamp=False)
     info = torch.iinfo(op.result.dtype)
     scale, zero = op.result.q_scale(), op.result.q_zero_point()
     return quantized(op, line, scale, zero, None, info.min, info.max)

@@ -34,7 +34,9 @@ class Real:
 class Line:
     """tensor = slope x source + start, within low..high.
 
-    The numbers are one, or one for each index along the tensor's `axis`. `pools` stand between source and tensor.
+    The numbers are one, or one for each index along the tensor's `axis`. Limits have two rows: all that hold, and those
+    that clamps set, without activation functions: a quantizer has its own range whatever comes in. `pools` stand
+    between source and tensor.
     """
 
     source: "Call | Codes | Real"
@@ -46,10 +48,9 @@ class Line:
     pools: tuple[MaxPool, ...] = ()
 
     @classmethod
-    def of(cls, source: "Call | Codes | Real", low: Any = -np.inf, high: Any = np.inf) -> "Line":
+    def of(cls, source: "Call | Codes | Real", low: float = -np.inf, high: float = np.inf) -> "Line":
         """The source itself."""
-        low, high = (np.atleast_1d(np.asarray(limit, np.float64)) for limit in (low, high))
-        return cls(source, np.ones(1), np.zeros(1), low, high)
+        return cls(source, np.ones(1), np.zeros(1), np.full((2, 1), low), np.full((2, 1), high))
 
     def times(self, by: Reals) -> "Line | None":
         if self.pools and not (by > 0).all():
@@ -63,14 +64,17 @@ class Line:
     def plus(self, value: Reals) -> "Line":
         return replace(self, start=self.start + value, low=self.low + value, high=self.high + value)
 
-    def limited(self, low: Any = -np.inf, high: Any = np.inf) -> "Line":
-        return replace(self, low=np.clip(self.low, low, high), high=np.clip(self.high, low, high))
+    def limited(self, low: Any = -np.inf, high: Any = np.inf, clamp: bool = True) -> "Line":
+        """`clamp`: whether a quantizer may mean it, not an activation function alone."""
+        rows = np.array([[True], [clamp]])
+        least, most = np.where(rows, low, -np.inf), np.where(rows, high, np.inf)
+        return replace(self, low=np.clip(self.low, least, most), high=np.clip(self.high, least, most))
 
     def compact(self) -> "Line":
         """The same, with one number in place of equal ones."""
         facts = {name: getattr(self, name) for name in ("slope", "start", "low", "high")}
-        facts = {name: values[:1] if (values == values[0]).all() else values for name, values in facts.items()}
-        varied = any(len(values) > 1 for values in facts.values())
+        facts = {name: found[..., :1] if (found == found[..., :1]).all() else found for name, found in facts.items()}
+        varied = any(found.shape[-1] > 1 for found in facts.values())
         return replace(self, **facts, axis=self.axis if varied else None)
 
     def anonymous(self) -> "Line":
@@ -107,6 +111,13 @@ class Line:
 
     @property
     def code_limits(self) -> tuple[Reals, Reals]:
-        """The least and greatest code."""
+        """The least and greatest code, in two rows as limits are."""
         low, high = (self.low - self.start) / self.slope, (self.high - self.start) / self.slope
         return np.ceil(low - WHOLE), np.floor(high + WHOLE)
+
+    @property
+    def own_range(self) -> tuple[float, float]:
+        """The codes that the quantizer can give, whatever comes in; infinite where nothing limits them."""
+        low, high = self.code_limits
+        least, most = ([float(row) for row in rows] for rows in (low.min(axis=1), high.max(axis=1)))
+        return least[int(np.isfinite(least[1]))], most[int(np.isfinite(most[1]))]

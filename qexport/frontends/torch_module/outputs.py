@@ -56,7 +56,7 @@ def output_of(call: Call, capture: LayerCapture, unit: Reals, bias: Reals | None
     reached = ends.min(), ends.max()
     limits = []
     for which, limit in enumerate(line.code_limits):
-        numbers = set(np.where(np.isfinite(limit), limit, reached[which]).tolist())
+        numbers = set(np.where(np.isfinite(limit[0]), limit[0], reached[which]).tolist())
         if len(numbers) > 1:
             raise QexportError("what limits it before the quantizer differs by channel")
         limits.append(int(numbers.pop()))
@@ -64,7 +64,9 @@ def output_of(call: Call, capture: LayerCapture, unit: Reals, bias: Reals | None
     zero = round(float(line.zero_point[0]))
     network = Network(gains.tolist(), offsets.tolist(), least, greatest, low, high, source.zero_point)
     steps = (*rescale(network).steps, *before.pools)
-    integer = IntFormat.holding(min(low, zero), max(high, zero), min(low, zero) < 0)
+    own = [limit for limit in line.own_range if np.isfinite(limit)]
+    least_code, most_code = int(min(low, zero, *own)), int(max(high, zero, *own))
+    integer = IntFormat.holding(least_code, most_code, least_code < 0)
     found = CodeFormat(bits=integer.bits, signed=integer.signed, scale=float(line.slope[0]), zero_point=zero)
     if stated is not None:
         found = stated
@@ -80,9 +82,10 @@ def _rounded(line: Line, stated: CodeFormat) -> Line:
     before = line.times(np.array([1 / scale]))
     assert before is not None
     integer = stated.integer
-    low, high = (np.clip(np.rint(end) + zero, integer.low, integer.high) for end in (before.low, before.high))
-    ends = (low - zero) * scale, (high - zero) * scale
-    return Line(Codes(before, zero), np.array([scale]), np.array([-zero * scale]), *ends)
+    limits = [
+        (np.clip(np.rint(end) + zero, integer.low, integer.high) - zero) * scale for end in (before.low, before.high)
+    ]
+    return Line(Codes(before, zero), np.array([scale]), np.array([-zero * scale]), *limits).compact()
 
 
 def _compared(

@@ -90,26 +90,27 @@ def _relu(op: Op) -> Line | None:
     line = _bounded(op)
     if isinstance(line.source, Call) and (line.slope == 1).all() and not line.start.any() and not line.pools:
         line.source.relu = True
-    return line.limited(low=0.0)
+    return line.limited(low=0.0, clamp=False)
 
 
-def _limits(low: Any, high: Any) -> Rule:
-    """A clamp; its limits are numbers, or the names of arguments."""
+def _limits(low: Any, high: Any, clamp: bool = True) -> Rule:
+    """A clamp, or an activation function alike; its limits are numbers, or the names of arguments."""
 
     def rule(op: Op) -> Line | None:
         line: Line | None = _bounded(op)
         least, most = (op[limit] if isinstance(limit, str) else limit for limit in (low, high))
         if least is not None and line is not None:
-            line = op.with_constant(line, least, lambda line, numbers: line.limited(low=numbers))
+            line = op.with_constant(line, least, lambda line, numbers: line.limited(low=numbers, clamp=clamp))
         if most is not None and line is not None:
-            line = op.with_constant(line, most, lambda line, numbers: line.limited(high=numbers))
+            line = op.with_constant(line, most, lambda line, numbers: line.limited(high=numbers, clamp=clamp))
         return line
 
     return rule
 
 
 def _hard_tanh(op: Op) -> Line | None:
-    return _limits(*("min_val", "max_val") if "min_val" in op.given else (-1, 1))(op)
+    low, high = ("min_val", "max_val") if "min_val" in op.given else (-1, 1)
+    return _limits(low, high, clamp=False)(op)
 
 
 def _compared(above: bool) -> Rule:
@@ -153,7 +154,8 @@ def _rounded(op: Op) -> Line | None:
     if op["decimals"] or (line is not None and _is_whole(line)):
         return None if op["decimals"] else line
     line = line or Line.of(Real())
-    return replace(Line.of(Codes(_of_sum(line)), np.rint(line.low), np.rint(line.high)), axis=line.axis).compact()
+    whole = Line.of(Codes(_of_sum(line)))
+    return replace(whole, low=np.rint(line.low), high=np.rint(line.high), axis=line.axis).compact()
 
 
 def _whole(op: Op) -> Line | None:
@@ -170,11 +172,14 @@ def quantized(op: Op, line: Line | None, scale: Any, zero_point: Any, axis: Any,
     before = _of_sum(line)
     if before is not None:
         before = before.times(1 / scales) if len(scales) == 1 and len(set(zeros)) == 1 else None
-    ends = (-np.inf, np.inf) if before is None else (before.low, before.high)
-    least, most = (np.atleast_1d(np.clip(np.rint(end) + zeros, low, high)) for end in ends)
+    seen = Line.of(Real()) if before is None else before
+    least, most = (
+        (np.stack(np.broadcast_arrays(np.clip(np.rint(reached) + zeros, low, high), float(own))) - zeros) * scales
+        for reached, own in ((seen.low[0], low), (seen.high[0], high))
+    )
     codes = Codes(before, 0 if before is None else int(zeros[0]))
     axis = axis if len(scales) > 1 or len(zeros) > 1 else None if before is None else before.axis
-    return Line(codes, scales, -zeros * scales, (least - zeros) * scales, (most - zeros) * scales, axis).compact()
+    return Line(codes, scales, -zeros * scales, least, most, axis).compact()
 
 
 def _facts(op: Op) -> tuple[Any, Any]:
@@ -199,7 +204,10 @@ def _quantized_tensor(op: Op) -> Line | None:
 def _quantized_integers(op: Op) -> Line | None:
     """PT2E: a tensor of the integers themselves."""
     line = quantized(op, op.line("input"), *_facts(op), op["axis"], op["quant_min"], op["quant_max"])
-    return None if line is None else Line.of(line.source, *line.code_limits)
+    if line is None:
+        return None
+    least, most = line.code_limits
+    return replace(Line.of(line.source), low=least, high=most, axis=line.axis).compact()
 
 
 def _dequantized_integers(op: Op) -> Line | None:
@@ -280,8 +288,8 @@ def _joined(op: Op) -> Line | None:
             return None
     if first is None:
         return None
-    low, high = (np.array([getattr(line, end)[0] for line in lines]) for end in ("low", "high"))
-    return replace(first, source=Codes(), low=low.min(keepdims=True), high=high.max(keepdims=True))
+    low, high = (np.hstack([getattr(line, end) for line in lines]) for end in ("low", "high"))
+    return replace(first, source=Codes(), low=low.min(axis=1, keepdims=True), high=high.max(axis=1, keepdims=True))
 
 
 RULES: dict[str, Rule] = {
