@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from qexport.core.capture import LayerCapture, Source
 from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import KINDS
-from qexport.core.intformat import Int64
+from qexport.core.intformat import Int64, IntFormat
 from qexport.errors import QexportError, few, near
 from qexport.frontends.torch_module.grids import FLOAT_ERROR, Stated, operand_of
 from qexport.frontends.torch_module.layers import LAYERS
@@ -35,6 +35,15 @@ class Wishes:
 
 
 NOTHING, UNKNOWN = Wishes(), Source()
+
+
+def stated(integer: IntFormat | None = None, scale: Any = None, zero_point: Any = None) -> Stated:
+    """What the user says of an operand, from numbers and lists."""
+    return Stated(
+        integer,
+        None if scale is None else np.atleast_1d(np.asarray(scale, np.float64)),
+        None if zero_point is None else np.atleast_1d(np.asarray(zero_point, np.int64)),
+    )
 
 
 @dataclass(frozen=True)
@@ -91,7 +100,7 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
     try:
         twin = copy.deepcopy(model).eval()
     except Exception as error:  # whatever the module's own code raises
-        raise QexportError(f"model: it cannot be copied: {_line(error)}; detach what it keeps of a pass") from None
+        raise QexportError(f"model: it cannot be copied: {line_of(error)}; detach what it keeps of a pass") from None
 
     def wanted(name: str, index: int) -> bool:
         return layer is None or layer in (name, str(index)) or name.startswith((f"{layer}.", f"{layer}#"))
@@ -105,11 +114,12 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
         raise
     except Exception as error:
         shapes = few([tuple(x.shape) for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)])
-        raise QexportError(f"model: it fails for inputs of {shapes}: {_line(error)}; give what it takes") from None
+        raise QexportError(f"model: it fails for inputs of {shapes}: {line_of(error)}; give what it takes") from None
     return tracer.calls
 
 
-def _line(error: Exception) -> str:
+def line_of(error: Exception) -> str:
+    """What an error says, in one line."""
     lines = str(error).strip().splitlines()
     return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
 
