@@ -326,6 +326,16 @@ def golden_text(manifest: Manifest) -> str:
     )
 
 
+def steps_text(manifest: Manifest) -> str:
+    """The steps behind the accumulator, what ties there are, and how far a hardware departs, in a few words."""
+    text = ", ".join(step.op for step in manifest.chain or ()) or "none"
+    if manifest.ties:
+        text += f"; {len(manifest.ties)} ties"
+    if (departs := manifest.departs) is not None:
+        text += f"; departs from the network: {departs.accumulators} accumulators, {departs.codes} codes of the images"
+    return text
+
+
 def layer_text(layer: ConvGeometry) -> str:
     """The layer in a few words."""
     kernel = f"{layer.kernel[0]}x{layer.kernel[1]}"
