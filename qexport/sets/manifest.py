@@ -13,8 +13,9 @@ from qexport.core.codes import CodeFormat
 from qexport.core.geometry import ConvGeometry, Layer, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import RESULTS
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
-from qexport.core.steps import Add, AnyStep, Clamp, Multiply, Relu, ShiftRight, Step
+from qexport.core.steps import Add, AnyStep, Clamp, Multiply, Relu, ShiftRight, Step, step_names
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault
@@ -188,6 +189,11 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
         return json_bytes(self)
 
     @property
+    def results(self) -> frozenset[str]:
+        """The tensors that come out of a design."""
+        return frozenset((*RESULTS, *step_names(self.chain or ())))
+
+    @property
     def chain(self) -> tuple[Step, ...] | None:
         """The steps behind the accumulator, of whatever schema; None where there is no output."""
         if self.steps is not None or self.formats.output is None:
@@ -324,6 +330,16 @@ def golden_text(manifest: Manifest) -> str:
         f"exact; against PyTorch's output: mean difference {golden.mean_abs:.1e}{mean}; "
         f"maximum {golden.max_abs:.1e}, {below}{codes}"
     )
+
+
+def steps_text(manifest: Manifest) -> str:
+    """The steps behind the accumulator, what ties there are, and how far a hardware departs, in a few words."""
+    text = ", ".join(step.op for step in manifest.chain or ()) or "none"
+    if manifest.ties:
+        text += f"; {len(manifest.ties)} ties"
+    if (departs := manifest.departs) is not None:
+        text += f"; departs from the network: {departs.accumulators} accumulators, {departs.codes} codes of the images"
+    return text
 
 
 def layer_text(layer: ConvGeometry) -> str:
