@@ -10,6 +10,7 @@ import click
 from qexport.cli.common.options import path_type, together
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
+from qexport.core.rescale import Hardware
 from qexport.errors import QexportError
 
 INPUTS = 4  # that are taken by default
@@ -77,13 +78,18 @@ class OfModel:
     output_scale: list[float] | None = None
     output_format: tuple[int, bool] | None = None
 
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> "OfModel":
+        """Takes the options that are of a module out of all that a command got."""
+        return cls(**{name: options.pop(name) for name in [*cls.__annotations__] if name in options})
+
     def given(self) -> list[str]:
         """The options that were given."""
         return [f"--{name}".replace("_", "-") for name, value in vars(self).items() if value is not None]
 
 
 def module_captures(
-    asked: OfModel, layer: str | None, images: int | list[int] | None
+    asked: OfModel, layer: str | None, images: int | list[int] | None, hardware: Hardware | None = None
 ) -> tuple[list[LayerCapture], list[Any]]:
     """The captures of a module's layer, or of all; and those that were refused. Says on stderr what is not certain."""
     from qexport.frontends import needs_torch
@@ -112,22 +118,20 @@ def module_captures(
     if layer is None:
         if asked.weight_scale or asked.input_scale or asked.output_scale:
             raise click.UsageError("--weight-scale, --input-scale and --output-scale belong to one --layer")
-        found = list(capturing.capture_all(loaded.model, inputs, source))
+        found: list[Any] = list(capturing.capture_all(loaded.model, inputs, source, hardware))
     else:
-        found = [capturing.capture_module(loaded.model, layer, inputs, _wishes(asked), source)]
+        found = [capturing.capture_module(loaded.model, layer, inputs, _wishes(asked, hardware), source)]
     captured = [one for one in found if isinstance(one, capturing.Captured)]
-    for one in captured:
-        for remark in one.remarks:
-            click.echo(f"qexport: {remark}", err=True)
     refused = [one for one in found if isinstance(one, capturing.Refused)]
-    for one in refused:
-        click.echo(f"qexport: left out: {one.why}", err=True)
+    lines = [remark for one in captured for remark in one.remarks]
+    for line in [*lines, *(f"left out: {one.why}" for one in refused)]:
+        click.echo(f"qexport: {line}", err=True)
     if not captured:
         raise QexportError(f"model: none of its {len(refused)} layers can be captured; see the lines above")
     return [one.capture for one in captured], refused
 
 
-def _wishes(asked: OfModel) -> Any:
+def _wishes(asked: OfModel, hardware: Hardware | None) -> Any:
     from qexport.frontends.torch_module.capture import Wishes, stated
 
     output = None
@@ -138,7 +142,7 @@ def _wishes(asked: OfModel) -> Any:
         raise click.UsageError("--output-format belongs to --output-scale")
     if asked.input_scale is not None:
         _one("--input-scale", asked.input_scale)
-    return Wishes(stated(scale=asked.weight_scale), stated(scale=asked.input_scale), output)
+    return Wishes(stated(scale=asked.weight_scale), stated(scale=asked.input_scale), output, hardware)
 
 
 def _one(name: str, scales: list[float]) -> float:

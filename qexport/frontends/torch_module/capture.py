@@ -16,6 +16,7 @@ from qexport.core.capture import LayerCapture, Source
 from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import KINDS
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.rescale import Hardware
 from qexport.errors import QexportError, few, near
 from qexport.frontends.torch_module.grids import FLOAT_ERROR, Stated, operand_of
 from qexport.frontends.torch_module.layers import LAYERS
@@ -27,11 +28,13 @@ from qexport.frontends.torch_module.tracer import Call, Tracer
 
 @dataclass(frozen=True)
 class Wishes:
-    """What the user states of a layer; what is None is found, or `output` left out."""
+    """What the user states of a layer; what is None is found, or `output` left out. `hardware`: what does the steps;
+    None: they give the module's own codes."""
 
     weight: Stated = field(default_factory=Stated)
     input: Stated = field(default_factory=Stated)
     output: CodeFormat | None = None
+    hardware: Hardware | None = None
 
 
 NOTHING, UNKNOWN = Wishes(), Source()
@@ -72,8 +75,9 @@ def capture_module(
     is no such layer or its operands lie on no grid.
     """
     calls = _run(model, inputs, layer)
-    found = [call for call in calls if layer in (call.name, str(call.index))]
+    found = [call for call in calls if call.name == layer]
     found = found or [call for call in calls if call.name.startswith(f"{layer}.")]
+    found = found or [call for call in calls if str(call.index) == layer]
     names = [f"{call.name} ({call.index})" for call in calls]
     if not names:
         raise QexportError("layer: the module called no convolution and no linear layer; give it other inputs")
@@ -84,11 +88,13 @@ def capture_module(
     return _captured(found[0], wishes, source)
 
 
-def capture_all(model: nn.Module, inputs: Any, source: Source = UNKNOWN) -> Iterator[Captured | Refused]:
+def capture_all(
+    model: nn.Module, inputs: Any, source: Source = UNKNOWN, hardware: Hardware | None = None
+) -> Iterator[Captured | Refused]:
     """The captures of all layers in the order of computation; those that cannot be captured say why."""
     for call in _run(model, inputs, None):
         try:
-            yield _captured(call, NOTHING, source)
+            yield _captured(call, Wishes(hardware=hardware), source)
         except QexportError as error:
             yield Refused(call.name, call.index, str(error))
 
@@ -175,7 +181,7 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
         source=source,
     )
     try:
-        output = output_of(call, captured, unit, real, wishes.output)
+        output = output_of(call, captured, unit, real, wishes.output, wishes.hardware)
     except QexportError as error:
         lacks = ", without the bias, which is no multiple of their unit" if real is not None else ""
         remarks.append(f"{name}: accumulators only{lacks}: {error}")
@@ -186,6 +192,7 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
         steps=output.steps,
         reference_codes=output.codes,
         ties=output.ties or None,
+        departs=output.departs,
     )
     return Captured(with_output, tuple(remarks))
 

@@ -1,17 +1,18 @@
 """What follows a layer's sum up to the next quantizer: steps in integers, and the framework's own codes beside them."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from msgspec.structs import replace as replace_struct
 from torch import Tensor
 
-from qexport.core.capture import LayerCapture, Ties
+from qexport.core.capture import Departs, LayerCapture, Ties
 from qexport.core.codes import CodeFormat
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
-from qexport.core.rescale import Network, rescale
+from qexport.core.rescale import Hardware, Network, rescale
 from qexport.core.steps import Step
 from qexport.errors import QexportError
 from qexport.frontends.torch_module.grids import Stated, operand_of
@@ -21,15 +22,24 @@ from qexport.frontends.torch_module.tracer import Call
 
 @dataclass(frozen=True)
 class Output:
-    """The steps behind the accumulator, the format of their codes, and the framework's own, where a quantizer ran."""
+    """The steps behind the accumulator, the format of their codes, and the framework's own, where a quantizer ran and
+    no hardware rounds in its place."""
 
     format: CodeFormat
     steps: tuple[Step, ...]
-    codes: Int64 | None
-    ties: Ties
+    codes: Int64 | None = None
+    ties: Ties = ()
+    departs: Departs | None = None
 
 
-def output_of(call: Call, capture: LayerCapture, unit: Reals, bias: Reals | None, stated: CodeFormat | None) -> Output:
+def output_of(
+    call: Call,
+    capture: LayerCapture,
+    unit: Reals,
+    bias: Reals | None,
+    stated: CodeFormat | None,
+    hardware: Hardware | None,
+) -> Output:
     """The output side of a layer. `capture`: its sums; `unit`: the real value of accumulator 1 of each channel; `bias`:
     the real one that is not in the accumulator; `stated`: the codes to round to where the module has no quantizer.
 
@@ -63,17 +73,25 @@ def output_of(call: Call, capture: LayerCapture, unit: Reals, bias: Reals | None
     low, high = limits
     zero = round(float(line.zero_point[0]))
     network = Network(gains.tolist(), offsets.tolist(), least, greatest, low, high, source.zero_point)
-    steps = (*rescale(network).steps, *before.pools)
+    found = rescale(network, hardware or Hardware())
+    steps = (*found.steps, *before.pools)
     own = [limit for limit in line.own_range if np.isfinite(limit)]
     least_code, most_code = int(min(low, zero, *own)), int(max(high, zero, *own))
     integer = IntFormat.holding(least_code, most_code, least_code < 0)
-    found = CodeFormat(bits=integer.bits, signed=integer.signed, scale=float(line.slope[0]), zero_point=zero)
-    if stated is not None:
-        found = stated
+    fmt = CodeFormat(bits=integer.bits, signed=integer.signed, scale=float(line.slope[0]), zero_point=zero)
+    if tensor is None and stated is not None:
+        fmt = stated
+    if hardware is not None:
+        with_steps = replace(capture, formats=replace_struct(capture.formats, output=fmt), steps=steps)
+        golden = Golden(with_steps)
+        exact = _pooled(network.codes(golden.accumulator, 1), before)
+        differing = int(np.count_nonzero(exact != golden.values("output")))
+        departs = Departs(accumulators=int(found.departs.astype(object).sum()), codes=differing)
+        return Output(fmt, steps, departs=departs)
     if tensor is None:
-        return Output(found, steps, None, ())
+        return Output(fmt, steps)
     codes = operand_of("output", tensor, line, Stated(integer), channels=False).codes
-    return Output(found, steps, *_compared(network, before, capture, gains, offsets, tensor, codes))
+    return Output(fmt, steps, *_compared(network, before, capture, gains, offsets, tensor, codes))
 
 
 def _rounded(line: Line, stated: CodeFormat) -> Line:
@@ -86,6 +104,13 @@ def _rounded(line: Line, stated: CodeFormat) -> Line:
         (np.clip(np.rint(end) + zero, integer.low, integer.high) - zero) * scale for end in (before.low, before.high)
     ]
     return Line(Codes(before, zero), np.array([scale]), np.array([-zero * scale]), *limits).compact()
+
+
+def _pooled(codes: Int64, before: Line) -> Int64:
+    """Codes (n, oc, oy, ox) behind the pools of a line."""
+    for pool in before.pools:
+        codes = pool.apply(codes, 1, None)
+    return codes
 
 
 def _compared(
@@ -102,22 +127,16 @@ def _compared(
     Raises QexportError where they differ by more: then what ran behind the layer is not what was understood.
     """
     accumulator = Golden(capture).accumulator
-
-    def pooled(values: Int64) -> Int64:
-        for pool in before.pools:
-            values = pool.apply(values, 1, None)
-        return values
-
-    exact = network.codes(accumulator, 1)
-    codes = codes.reshape(pooled(exact).shape)  # views that lie between keep the order
-    differing = codes != pooled(exact)
+    exact = _pooled(network.codes(accumulator, 1), before)
+    codes = codes.reshape(exact.shape)  # views that lie between keep the order
+    differing = codes != exact
     if not differing.any():
         return codes, ()
     error = _float_error(capture, accumulator, gains, offsets, tensor)
     real = gains[:, None, None] * accumulator + offsets[:, None, None]
     zero, low, high = network.zero_point, network.low, network.high
     below, above = (np.clip(np.rint(end) + zero, low, high).astype(np.int64) for end in (real - error, real + error))
-    unexplained = (codes < pooled(below)) | (codes > pooled(above))
+    unexplained = (codes < _pooled(below, before)) | (codes > _pooled(above, before))
     if unexplained.any():
         raise QexportError(
             f"{int(unexplained.sum()):,} of {codes.size:,} codes of the quantizer behind it are not those of the steps "
