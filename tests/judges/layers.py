@@ -517,4 +517,3 @@ def through(steps: Sequence[Json], channel: int, accumulator: int, bias: int = 0
     for step in steps:
         accumulator = expected(step, accumulator, channel, bias)
     return accumulator
-

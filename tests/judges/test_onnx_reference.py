@@ -327,9 +327,7 @@ def generated(operation: str, seed: int, root: Path) -> None:
         return quantized(operation, inputs, attributes, reference(operation, inputs, attributes), root)
     if operation in ("MatMulInteger", "QLinearMatMul"):
         n, m, k, p = (int(v) for v in rng.integers(1, 5, 4))
-        a, b = (
-            drawn(rng, rng.choice([np.uint8, np.int8]), shape) for shape in ((n, m, 3 * k), (n, 3 * k, p))
-        )
+        a, b = (drawn(rng, rng.choice([np.uint8, np.int8]), shape) for shape in ((n, m, 3 * k), (n, 3 * k, p)))
         zeros = zero_of(rng, a), zero_of(rng, b)
         if operation == "MatMulInteger":
             inputs = [a, b, *zeros]
@@ -365,4 +363,3 @@ def test_what_the_onnx_package_generates_is_what_its_reference_gives() -> None:
     for name, (operation, inputs, attributes, want) in node_cases().items():
         if operation in ("QLinearConv", "ConvInteger", "MatMulInteger", "QLinearMatMul"):
             assert np.array_equal(reference(operation, inputs, attributes), want), name
-

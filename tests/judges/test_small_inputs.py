@@ -207,9 +207,9 @@ def test_chains_of_accelerators(name: str, apart: bool, tmp_path: Path) -> None:
 
         done = cli("dump", "--capture", read, "--layout", "default", "--out", path / "sets")
         assert done.exit_code == 0, done.output
-        from tests.judges.layers import same_steps
-
         import json
+
+        from tests.judges.layers import same_steps
 
         said = json.loads((path / "sets" / name / "manifest.json").read_bytes())
         assert same_steps(CHAINS[name], said["steps"])
