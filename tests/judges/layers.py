@@ -471,7 +471,8 @@ def judge(found: Judged, given: Capture | None = None) -> Judged:
             if not name.startswith(("reference", "next_input")):
                 assert np.array_equal(capture.tensors[name].ravel(), array.ravel()), name
         if given.steps is not None:
-            assert capture.steps is not None and same_steps(given.steps, capture.steps)
+            assert capture.steps is not None
+            assert same_steps(given.steps, capture.steps)
             assert same_steps(given.steps, found.steps), "the manifest says other steps"
     steps = manifest.get("steps")
     if capture.steps is not None:
@@ -501,7 +502,8 @@ def judge(found: Judged, given: Capture | None = None) -> Judged:
         low, high = code_range(manifest["formats"]["output"]) if "output" in manifest["formats"] else (None, None)
         if low is not None:
             last = limits[names_of(steps)[-1]] if steps else bounds
-            assert low <= last[0].min() and last[1].max() <= high
+            assert low <= last[0].min()
+            assert last[1].max() <= high
     for memory in manifest["memories"]:
         name, tensor = memory["name"], memory["tensor"]
         assert np.array_equal(found.tensors[name], want[tensor]), f"{name} differs"

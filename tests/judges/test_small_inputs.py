@@ -63,7 +63,8 @@ def test_roundings_of_power_of_two_scales_differ_where_they_should(tmp_path: Pat
             behaviours[rounding][value] = real
     for one, other in [("half_up", "half_even"), ("half_up", "half_away"), ("half_even", "half_away")]:
         differing = [v for v, code in behaviours[one].items() if code != behaviours[other][v]]
-        assert differing and all(value % 16 == 8 for value in differing)
+        assert differing
+        assert all(value % 16 == 8 for value in differing)
         assert (outputs[one] == outputs[other]) == (not np.isin(sums, differing).any())
     assert outputs["floor"] != outputs["half_up"]
 
@@ -102,7 +103,8 @@ def test_an_int8_layer_of_tflite(rounding: str, tmp_path: Path) -> None:
     tensors = [*capture.tensors, "input_padded", "bias_folded", "accumulator", "scaled", "output"]
     tensors += ["scaled_multiplier", "scaled_shift"]
     found = judge_with_padding(dumped(capture, tmp_path, tensors), capture)
-    assert found.output.min() == -128 and found.output.max() > -128
+    assert found.output.min() == -128
+    assert found.output.max() > -128
 
 
 def judge_with_padding(found: Any, capture: Capture) -> Any:
@@ -271,7 +273,8 @@ def test_weights_that_stand_for_levels(table: list[int], tmp_path: Path) -> None
     found = judge(dumped(capture, tmp_path, ["weight", "input", "psum", "accumulator", "output"][0:2] + [
         "accumulator", "output"]), capture)  # fmt: skip
     memory = next(m for m in found.manifest["memories"] if m["name"] == "weight")
-    assert memory["bits"] == bits and set(np.unique(found.tensors["weight"])) <= set(range(len(table)))
+    assert memory["bits"] == bits
+    assert set(np.unique(found.tensors["weight"])) <= set(range(len(table)))
 
 
 @pytest.mark.parametrize("both", [False, True])

@@ -67,7 +67,8 @@ def test_any_int32_goes_through_right_shifts(rounding: str, shift: int, tmp_path
     rng = np.random.default_rng(-shift)
     multipliers = [0, 1, 2**30, 2**30 + 1, 2**31 - 1, *rng.integers(2**30, 2**31, 3).tolist()]
     values = sorted({v for m in multipliers for v in interesting(rng, 32, m, shift)})
-    assert INT32[0] in values and INT32[1] in values
+    assert INT32[0] in values
+    assert INT32[1] in values
     shifts = [shift] * len(multipliers)
     capture = any_integers(values, len(multipliers), [scaled(multipliers, shifts, rounding)])
     found = judge(dumped(capture, tmp_path, TENSORS), capture)
@@ -159,7 +160,8 @@ def test_layers_as_the_converter_makes_them(kind: str, rounding: str, seed: int,
         sums = int(found.tensors["accumulator"][n, oc, oy, ox])
         value = TFLITE[rounding](sums, step["multiplier"][oc], step["shift"][oc]) + zero
         assert found.output[n, oc, oy, ox] == min(max(value, clamp["low"]), clamp["high"])
-    assert len(bias) == found.output.shape[1] and len(np.unique(found.output)) > 10
+    assert len(bias) == found.output.shape[1]
+    assert len(np.unique(found.output)) > 10
 
 
 def test_the_two_roundings_differ_on_some_layer(tmp_path: Path) -> None:
