@@ -1,5 +1,6 @@
-"""Layers of strangers' accelerators and frameworks, each a capture built here; outputs by the judge's own arithmetic."""
+"""Layers of strangers' accelerators and frameworks, each a capture built here; outputs by own arithmetic."""
 
+import json
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from tests.conftest import cli
 from tests.judges.arithmetic import ROUNDINGS, quantize_multiplier
 from tests.judges.layers import (
     Capture,
@@ -20,6 +22,7 @@ from tests.judges.layers import (
     matmul,
     minifloat,
     rounded_codes,
+    same_steps,
     stands_for,
     through,
     total,
@@ -142,7 +145,7 @@ def compare_with_scales(found: Any, capture: Capture) -> None:
 
 
 def test_a_linear_layer_in_q2_5(tmp_path: Path) -> None:
-    """19 to 10 in fixed point with 5 fraction bits: the sum of products has 10, a floor shift drops 5, 8 bits hold it."""
+    """19 to 10 in fixed point with 5 fraction bits: sums of products have 10, a floor shift drops 5, 8 bits hold it."""
     rng = np.random.default_rng(4)
     formats = {name: codes(8, True, 2.0**-5) for name in ("weight", "input", "output")}
     steps: list[dict[str, Any]] = [
@@ -202,18 +205,10 @@ def test_chains_of_accelerators(name: str, apart: bool, tmp_path: Path) -> None:
     bias = rng.integers(-half, half, 6)
     capture = conv(w, x, formats, CHAINS[name], bias, name=name, padding=[1, 1, 1, 1])
     if apart:
-        path = tmp_path / "apart"
-        path.mkdir()
-        read = capture.write(path / "capture.safetensors", apart=True)
-        from tests.conftest import cli
-
-        done = cli("dump", "--capture", read, "--layout", "default", "--out", path / "sets")
+        read = capture.write(tmp_path / "capture.safetensors", apart=True)
+        done = cli("dump", "--capture", read, "--layout", "default", "--out", tmp_path / "sets")
         assert done.exit_code == 0, done.output
-        import json
-
-        from tests.judges.layers import same_steps
-
-        said = json.loads((path / "sets" / name / "manifest.json").read_bytes())
+        said = json.loads((tmp_path / "sets" / name / "manifest.json").read_bytes())
         assert same_steps(CHAINS[name], said["steps"])
         return
     found = judge(dumped(capture, tmp_path), capture)
@@ -270,8 +265,7 @@ def test_weights_that_stand_for_levels(table: list[int], tmp_path: Path) -> None
     w, x = rng.integers(0, len(table), (5, 6, 3, 3)), rng.integers(0, 4, (2, 6, 5, 5))
     steps: list[dict[str, Any]] = [{"op": "clamp", "low": -128, "high": 127}]
     capture = conv(w, x, formats, steps, bias=rng.integers(-9, 9, 5), name="levels", padding=[1, 0, 1, 0])
-    found = judge(dumped(capture, tmp_path, ["weight", "input", "psum", "accumulator", "output"][0:2] + [
-        "accumulator", "output"]), capture)  # fmt: skip
+    found = judge(dumped(capture, tmp_path), capture)
     memory = next(m for m in found.manifest["memories"] if m["name"] == "weight")
     assert memory["bits"] == bits
     assert set(np.unique(found.tensors["weight"])) <= set(range(len(table)))

@@ -142,9 +142,8 @@ def real_layer(kind: str, seed: int, rounding: str) -> Capture:
     if kind == "fully_connected":
         return linear(weight[:, :, 0, 0], rng.integers(-128, 128, (5, ic)), formats, steps, bias, name=kind)
     x = rng.integers(-128, 128, (2, ic, 7, 6))
-    return conv(
-        weight, x, formats, steps, bias, name=kind, groups=groups, stride=[2, 1], padding=[0, 1, 1, 0] if kernel > 1 else [0] * 4
-    )  # fmt: skip
+    padding = [0, 1, 1, 0] if kernel > 1 else [0] * 4
+    return conv(weight, x, formats, steps, bias, name=kind, groups=groups, stride=[2, 1], padding=padding)
 
 
 @pytest.mark.parametrize("kind", ["conv", "pointwise", "depthwise", "fully_connected"])
