@@ -16,7 +16,7 @@ from safetensors import safe_open
 
 from tests.conftest import cli
 from tests.judges.arithmetic import expected
-from tests.judges.decoder import decode
+from tests.judges.notation import code_range, decode
 
 Json = dict[str, Any]
 Ints = NDArray[np.int64]
@@ -127,11 +127,6 @@ def total(
 
 
 # ---- own arithmetic -------------------------------------------------------------------------------------------------
-
-
-def code_range(form: Json) -> tuple[int, int]:
-    bits, signed = form["bits"], form["signed"]
-    return (-(1 << bits - 1), (1 << bits - 1) - 1) if signed else (0, (1 << bits) - 1)
 
 
 def minifloat(name: str) -> list[int | None]:
