@@ -2,6 +2,8 @@
 
 import json
 import re
+import shutil
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -95,7 +97,8 @@ STYLES: dict[str, tuple[dict[str, Any], str]] = {
     "an end of each word": ({"word_end": " "}, "89abcdef \n01234567 \n"),
     "ends and two on a line": ({"word_end": ",", "per_line": 2}, "89abcdef, 01234567,\n"),
     "windows": ({"newline": "crlf"}, "89abcdef\r\n01234567\r\n"),
-    "a header with windows": ({"newline": "crlf", "header": ["// a", "// b"]}, "// a\r\n// b\r\n89abcdef\r\n01234567\r\n"),
+    "a header with windows": ({"newline": "crlf", "header": ["// a", "// b"]}, (
+        "// a\r\n// b\r\n89abcdef\r\n01234567\r\n")),
     "an empty line": ({"group": 1}, "89abcdef\n\n01234567\n"),
     "no empty line at the end": ({"group": 2}, "89abcdef\n01234567\n"),
     "bits": ({"radix": "bin", "between": "_"}, (
@@ -394,9 +397,6 @@ def kept_c(capture: Capture, root: Path, *memories: str) -> Kept:
 
 
 def test_a_header_compiles_and_says_the_codes(tmp_path: Path) -> None:
-    import shutil
-    import subprocess
-
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("no C compiler is on the PATH")
@@ -431,9 +431,13 @@ def test_steps_parameters_as_memories(tmp_path: Path) -> None:
     capture = layer().having(steps=steps)
     path = capture.write(tmp_path / "made.safetensors")
     layout = tmp_path / "l.toml"
-    layout.write_text('name = "l"\n' + memory("weight", WEIGHT) + memory(
-        "quant_table", "oc level -> oc | level |", file="t{oc}.txt", radix="dec") + memory(
-        "gain_by", "oc -> | | oc", radix="dec") + memory("quant", "n oc oy ox -> | n oy ox | oc", radix="dec"))  # fmt: skip
+    memories = [
+        memory("weight", WEIGHT),
+        memory("quant_table", "oc level -> oc | level |", file="t{oc}.txt", radix="dec"),
+        memory("gain_by", "oc -> | | oc", radix="dec"),
+        memory("quant", "n oc oy ox -> | n oy ox | oc", radix="dec"),
+    ]
+    layout.write_text('name = "l"\n' + "".join(memories))
     done = cli("dump", "--capture", path, "--layout", layout, "--out", tmp_path / "out")
     assert done.exit_code == 0, done.output
     found = opened(tmp_path / "out" / "keys")
