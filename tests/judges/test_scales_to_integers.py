@@ -98,7 +98,7 @@ def test_codes_are_the_exact_rounding(name: str, tmp_path: Path) -> None:
     case = dict(CASES[name])
     capture = layer(len(name), case.pop("out"), case.pop("weight", 0.031), case.pop("zero_point", 0), **case)
     found = judge(dumped(capture, tmp_path, TENSORS), capture)
-    assert every_accumulator(found, capture) == 0 or found.manifest["ties"]
+    assert every_accumulator(found, capture) == 0 or found.manifest.get("ties")
 
 
 @pytest.mark.parametrize("seed", range(12))
