@@ -483,29 +483,30 @@ def judge(found: Judged, given: Capture | None = None) -> Judged:
     for name in ("input", "weight"):
         if name in want and want[name].ndim == 2:
             want[name] = want[name][:, :, None, None]
-    plane = accumulator.shape[2:] if axis == 1 else (1, 1)
-    limits = {"accumulator": bounds}
+    plane: Any = accumulator.shape[2:] if axis == 1 else (1, 1)
+    limits = {"accumulator": bounds, "relu": np.maximum(bounds, 0)}
     if steps is not None:
-        values, found_ranges = run_steps(steps, accumulator, bias, axis), ranges(steps, bounds, bias, plane)  # type: ignore[arg-type]
-        for name, step, value, limit in zip(names_of(steps), steps, values, found_ranges, strict=True):
+        values, behind = run_steps(steps, accumulator, bias, axis), ranges(steps, bounds, bias, plane)
+        for name, step, value, limit in zip(names_of(steps), steps, values, behind, strict=True):
             want[name], limits[name] = value, limit
             for key in PARAMETERS:
                 if key in step and step["op"] not in ("bias", "leaky_relu"):
-                    size = () if key == "table" else (channels(capture),)
-                    want[f"{name}_{key}"] = np.broadcast_to(step[key], size) if size else np.asarray(step[key])
-        want["output"] = values[-1] if values else accumulator
-        low, high = code_range(manifest["formats"]["output"]) if "output" in manifest["formats"] else (None, None)
-        if low is not None:
-            last = limits[names_of(steps)[-1]] if steps else bounds
-            assert low <= last[0].min()
-            assert last[1].max() <= high
+                    numbers = np.asarray(step[key], np.int64)
+                    want[f"{name}_{key}"] = numbers if key == "table" else np.broadcast_to(numbers, channels(capture))
+        want["output"], limits["output"] = ([accumulator, *values])[-1], ([bounds, *behind])[-1]
+        if "output" in manifest["formats"]:
+            low, high = code_range(manifest["formats"]["output"])
+            assert low <= limits["output"].min() <= limits["output"].max() <= high
     for memory in manifest["memories"]:
         name, tensor = memory["name"], memory["tensor"]
         assert np.array_equal(found.tensors[name], want[tensor]), f"{name} differs"
-        if tensor in limits and tensor not in manifest["formats"]:
-            assert memory["bits"] >= default_bits(int(limits[tensor][0].min()), int(limits[tensor][1].max())) or (
-                memory["signed"] is False
-            ), f"{name}: {memory['bits']} bits for {limits[tensor].tolist()}"
+        if tensor in manifest["formats"] and tensor != "accumulator":
+            form = manifest["formats"][tensor]
+            assert (memory["bits"], memory["signed"]) == (form["bits"], form.get("signed", False)), name
+        else:
+            limit = limits.get(tensor, want[tensor])
+            bits = default_bits(int(limit.min()), int(limit.max()), 32 if tensor in ("bias", "addend") else 16)
+            assert (memory["bits"], memory["signed"]) == (bits, True), f"{name}: {memory['bits']} for {bits} bits"
     return found
 
 
