@@ -11,11 +11,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
-<<<<<<< HEAD
-from tests.judges.notation import code_range, decode, read_memory, read_order
-=======
 from tests.judges.arithmetic import expected
->>>>>>> main
+from tests.judges.notation import code_range, decode, read_memory, read_order
 
 Json = dict[str, Any]
 Ints = NDArray[np.int64]
