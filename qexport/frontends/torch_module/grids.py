@@ -13,6 +13,7 @@ from qexport.errors import QexportError, few
 from qexport.frontends.torch_module.lines import WHOLE, Codes, Line, Reals
 
 FLOAT_ERROR = 2.0**-19  # of the largest value: what a few float32 roundings leave
+ROUNDING = 2.0**-22  # of a value of its own: where only values tell of a grid, they must lie on it closely
 MAX_CODES = 2**16  # from 0 to the largest code, of a grid that is looked for
 DIVISORS = 64  # into how many steps the smallest difference of two values may fall
 
@@ -66,7 +67,7 @@ def operand_of(what: str, tensor: Tensor, line: Line | None, stated: Stated, cha
             low, high = line.own_range
             found = IntFormat.holding(int(low), int(high), low < 0) if np.isfinite([low, high]).all() else None
             return _proven(what, values, error, scale, np.rint(zeros), stated.integer or found, channels, None)
-    scale = _scale_of_values(what, values, error, channels)
+    scale = _scale_of_values(what, values, channels)
     lone = "the coarsest that explains the values: nothing that ran says it"
     return _proven(what, values, error, scale, np.zeros(1), stated.integer, channels, f"{what}: its scale is {lone}")
 
@@ -142,16 +143,16 @@ def _numbers(scale: Reals) -> str:
     return f"{scale[0]:.6g}" if len(scale) == 1 else f"{scale.min():.6g}..{scale.max():.6g}"
 
 
-def _scale_of_values(what: str, values: NDArray[np.float64], error: float, channels: bool) -> Reals:
+def _scale_of_values(what: str, values: NDArray[np.float64], channels: bool) -> Reals:
     """The largest scale of which all values are multiples: of the whole tensor, else of each channel."""
-    whole = _common_step(values, error)
+    whole = _common_step(values)
     if whole is not None:
         return np.array([whole if np.isfinite(whole) else 1.0])
     if channels:
-        steps = [_common_step(part, FLOAT_ERROR * float(np.abs(part).max(initial=0.0))) for part in values]
+        steps = [_common_step(part) for part in values]
         if all(step is not None for step in steps):
             used = np.array([step for step in steps if step is not None])
-            return np.where(np.isfinite(used), used, np.min(used[np.isfinite(used)], initial=1.0))
+            return np.where(np.isfinite(used), used, np.min(used[np.isfinite(used)]))
     some = np.unique(values)
     raise QexportError(
         f"{what}: its {len(some):,} values lie on no grid, such as {few([f'{value:.6g}' for value in some[:4]])}; "
@@ -159,22 +160,21 @@ def _scale_of_values(what: str, values: NDArray[np.float64], error: float, chann
     )
 
 
-def _common_step(values: NDArray[np.float64], error: float) -> float | None:
-    """The largest number of which all values are multiples within the error; infinity where all are 0."""
+def _common_step(values: NDArray[np.float64]) -> float | None:
+    """The largest number of which all values are multiples, up to a rounding of each; infinity where all are 0."""
     found = np.unique(np.append(values, 0.0))
-    gaps = np.diff(found)
-    gaps = gaps[gaps > 4 * error]
-    if not len(gaps):
+    largest = float(np.abs(found).max())
+    apart = np.diff(found) > 4 * ROUNDING * largest
+    if not apart.any():
         return np.inf
-    kept = found[np.append(True, np.diff(found) > 4 * error)]
-    smallest, largest = float(gaps.min()), float(np.abs(found).max())
+    smallest = float(np.diff(found)[apart].min())
     for parts in range(1, DIVISORS + 1):
         step = smallest / parts
-        if step < 8 * error or largest / step > MAX_CODES:
+        if largest / step > MAX_CODES:
             return None
         for _ in range(3):  # the step is as exact as the values it was fitted to
-            codes = np.rint(kept / step)
-            step = float(kept @ codes / (codes @ codes))
-        if (np.abs(found - np.rint(found / step) * step) <= error).all():
+            codes = np.rint(found / step)
+            step = float(found @ codes / (codes @ codes))
+        if (np.abs(found - np.rint(found / step) * step) <= ROUNDING * np.abs(found)).all():
             return step
     return None

@@ -217,7 +217,7 @@ class Op:
         if isinstance(value, Tensor) and not 0 < value.numel() <= CONSTANTS:
             return None
         numbers = self.numbers(value)
-        if numbers is None or numbers.ndim > self.result.ndim:
+        if numbers is None or numbers.ndim > self.result.ndim or not np.isfinite(numbers).all():
             return None
         shape = [1] * (self.result.ndim - numbers.ndim) + list(numbers.shape)
         axes = [axis for axis, size in enumerate(shape) if size > 1]
