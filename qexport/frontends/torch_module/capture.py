@@ -20,10 +20,10 @@ from qexport.core.rescale import Hardware
 from qexport.errors import QexportError, few, near
 from qexport.frontends.torch_module.grids import FLOAT_ERROR, Stated, operand_of
 from qexport.frontends.torch_module.layers import LAYERS
-from qexport.frontends.torch_module.lines import Reals
+from qexport.frontends.torch_module.lines import Call, Reals
 from qexport.frontends.torch_module.outputs import output_of
 from qexport.frontends.torch_module.rules import RULES
-from qexport.frontends.torch_module.tracer import Call, Tracer
+from qexport.frontends.torch_module.tracer import Tracer
 
 
 @dataclass(frozen=True)

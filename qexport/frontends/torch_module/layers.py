@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qexport.frontends.torch_module.lines import Line
+from qexport.frontends.torch_module.lines import Call, Line
 from qexport.frontends.torch_module.rules import quantized
-from qexport.frontends.torch_module.tracer import Call, Op, Rule
+from qexport.frontends.torch_module.tracer import Op, Rule
 
 
 def _take(op: Op, call: Call, input: Tensor, weight: Tensor, bias: Tensor | None) -> Line:

@@ -1,20 +1,43 @@
 """What is known of a tensor in a forward pass: which integers or sums its numbers stem from, and by which line."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from qexport.core.steps import MaxPool
-
-if TYPE_CHECKING:
-    from qexport.frontends.torch_module.tracer import Call
 
 Reals = NDArray[np.float64]
 MERGED = -1  # the axis of a line of which a view has joined the channels with other axes, in their order
 WHOLE = 1e-3  # how far a zero point or a limit may lie from a whole number, in codes: float32 has no better
+
+
+@dataclass(eq=False)
+class Call:
+    """One call of a layer.
+
+    `refused`: why it cannot be captured. `kept`: whether its tensors are. `found`: what became of its sum at each
+    rounding to which constants alone lead; `last`: the line of the last such tensor; `lost`: the operation that is
+    not understood behind it.
+    """
+
+    name: str
+    index: int
+    kind: str
+    kept: bool
+    refused: str | None = None
+    operands: dict[str, Tensor] = field(default_factory=dict)
+    lines: dict[str, "Line | None"] = field(default_factory=dict)
+    bias: Tensor | None = None
+    geometry: dict[str, Any] = field(default_factory=dict)
+    output: Tensor | None = None
+    relu: bool = False
+    found: dict["Codes", tuple["Line", Tensor]] = field(default_factory=dict)
+    last: "Line | None" = None
+    lost: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,7 +62,7 @@ class Line:
     between source and tensor.
     """
 
-    source: "Call | Codes | Real"
+    source: Call | Codes | Real
     slope: Reals
     start: Reals
     low: Reals
@@ -48,7 +71,7 @@ class Line:
     pools: tuple[MaxPool, ...] = ()
 
     @classmethod
-    def of(cls, source: "Call | Codes | Real", low: float = -np.inf, high: float = np.inf) -> "Line":
+    def of(cls, source: Call | Codes | Real, low: float = -np.inf, high: float = np.inf) -> "Line":
         """The source itself."""
         return cls(source, np.ones(1), np.zeros(1), np.full((2, 1), low), np.full((2, 1), high))
 

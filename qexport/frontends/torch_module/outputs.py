@@ -16,8 +16,7 @@ from qexport.core.rescale import Hardware, Network, rescale
 from qexport.core.steps import Step
 from qexport.errors import QexportError
 from qexport.frontends.torch_module.grids import Stated, operand_of
-from qexport.frontends.torch_module.lines import Codes, Line, Reals
-from qexport.frontends.torch_module.tracer import Call
+from qexport.frontends.torch_module.lines import Call, Codes, Line, Reals
 
 
 @dataclass(frozen=True)

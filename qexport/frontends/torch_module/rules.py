@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 
 from qexport.core.steps import MaxPool
-from qexport.frontends.torch_module.lines import Codes, Line, Real
-from qexport.frontends.torch_module.tracer import PARTS, SAME, Call, Comparison, Op, Rule
+from qexport.frontends.torch_module.lines import Call, Codes, Line, Real
+from qexport.frontends.torch_module.tracer import PARTS, SAME, Comparison, Op, Rule
 
 EITHER = (("self", "other"), ("other", "self"))
 

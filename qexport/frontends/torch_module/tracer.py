@@ -6,7 +6,7 @@ rounding or a layer's sum, the line is kept; all else just runs.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any, Generic, TypeVar
 
 import numpy as np
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from qexport.frontends.torch_module.lines import Codes, Line, Reals
+from qexport.frontends.torch_module.lines import Call, Codes, Line, Reals
 
 CONSTANTS = 1 << 16  # numbers of a constant that may be one for each channel
 NARROW, WIDE = {torch.int8, torch.uint8, torch.int16}, {torch.int32, torch.int64}  # codes as they are
@@ -25,31 +25,6 @@ SAME = ("detach", "alias", "lift_fresh")  # these give the very elements of thei
 PARTS = ("split", "split_with_sizes", "unbind", "chunk")  # every result of these is part of the operand
 NAMESPACES = ("aten", "quantized", "quantized_decomposed")
 T = TypeVar("T")
-
-
-@dataclass(eq=False)
-class Call:
-    """One call of a layer.
-
-    `refused`: why it cannot be captured. `kept`: whether its tensors are. `found`: what became of its sum at each
-    rounding to which constants alone lead; `last`: the line of the last such tensor; `lost`: the operation that is
-    not understood behind it.
-    """
-
-    name: str
-    index: int
-    kind: str
-    kept: bool
-    refused: str | None = None
-    operands: dict[str, Tensor] = field(default_factory=dict)
-    lines: dict[str, Line | None] = field(default_factory=dict)
-    bias: Tensor | None = None
-    geometry: dict[str, Any] = field(default_factory=dict)
-    output: Tensor | None = None
-    relu: bool = False
-    found: dict[Codes, tuple[Line, Tensor]] = field(default_factory=dict)
-    last: Line | None = None
-    lost: str | None = None
 
 
 class Known(Generic[T]):
