@@ -205,7 +205,10 @@ class CaptureFile:
                 raise QexportError(f"capture: {path}: {name} has more than {STEP_ELEMENTS:,} numbers; shorten it")
         self.steps: tuple[Step, ...] | None = None
         if metadata.steps is not None:
-            self.steps = read_steps(metadata.steps, self._read(dict.fromkeys(of_steps)))
+            try:
+                self.steps = read_steps(metadata.steps, self._read(dict.fromkeys(of_steps)))
+            except QexportError as error:
+                raise QexportError(f"capture: {path}: steps: {error}") from None
         elif of_steps:
             raise QexportError(f"capture: {path} holds {of_steps[0]}, but no steps; write them in its metadata")
         _check_input_shape(shapes["input"])
