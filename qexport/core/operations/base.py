@@ -43,7 +43,7 @@ class Operation:
 
     def __init__(self, capture: Capture, steps: Sequence[Step] | None = None):
         self.layer, self.formats = capture.layer, capture.formats
-        self.ties_given, self.has_codes = capture.ties, capture.has_codes
+        self._capture = capture
         self.given = capture.steps if steps is None else tuple(steps)
         self.bias = capture.bias
         self.added = None if takes_bias(self.given or ()) else capture.bias  # what of the bias is in the accumulator
@@ -174,17 +174,18 @@ class Operation:
 
         Raises QexportError where the capture lists one that is none by its formats.
         """
-        if self.given is not None or self.network is None:
-            return self.ties_given or ()
-        if self.ties_given is None:
-            return tuple(self.network.ties(FLOAT32_TIE if self.has_codes else TIE_WIDTH))
-        if none := sorted(set(self.ties_given) - set(self.network.ties(FLOAT32_TIE))):
+        listed = self._capture.ties
+        if self._capture.steps is not None or self.network is None:
+            return listed or ()
+        if listed is None:
+            return tuple(self.network.ties(FLOAT32_TIE if self._capture.has_codes else TIE_WIDTH))
+        if none := sorted(set(listed) - set(self.network.ties(FLOAT32_TIE))):
             channel, accumulator = none[0]
             raise QexportError(
                 f"layer {self.layer.name}: ties list accumulator {accumulator} of channel {channel}, which lies within "
-                f"a code, not on an edge between two; take out what is no tie ({len(none)} of {len(self.ties_given)})"
+                f"a code, not on an edge between two; take out what is no tie ({len(none)} of {len(listed)})"
             )
-        return self.ties_given
+        return listed
 
     @cached_property
     def integers(self) -> Integers | None:
