@@ -584,6 +584,11 @@ def sizes_after(steps: Sequence[Step], before: Signal) -> tuple[int, ...]:
     return before.sizes
 
 
+def step_names(steps: Sequence[Step]) -> tuple[str, ...]:
+    """The name of each step's value."""
+    return tuple(f"step{index}" if step.name is None else step.name for index, step in enumerate(steps))
+
+
 def takes_bias(steps: Sequence[Step]) -> bool:
     """Whether a step adds the bias, so that the accumulator is without."""
     return any(isinstance(step, Bias) for step in steps)
@@ -605,7 +610,7 @@ class Chain:
         taken: Collection[str] = (),
     ):
         self.steps, self.start, self.bias = tuple(steps), start, bias
-        self.names = tuple(f"step{index}" if step.name is None else step.name for index, step in enumerate(steps))
+        self.names = step_names(steps)
         self.signals: dict[str, Signal] = {}
         self.parameters: dict[str, Parameter] = {}
         self.end = start

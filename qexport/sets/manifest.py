@@ -13,8 +13,9 @@ from qexport.core.codes import CodeFormat
 from qexport.core.geometry import ConvGeometry, Layer, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import RESULTS
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
-from qexport.core.steps import Add, AnyStep, Clamp, Multiply, Relu, ShiftRight, Step
+from qexport.core.steps import Add, AnyStep, Clamp, Multiply, Relu, ShiftRight, Step, step_names
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault
@@ -186,6 +187,11 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
 
     def to_bytes(self) -> bytes:
         return json_bytes(self)
+
+    @property
+    def results(self) -> frozenset[str]:
+        """The tensors that come out of a design."""
+        return frozenset((*RESULTS, *step_names(self.chain or ())))
 
     @property
     def chain(self) -> tuple[Step, ...] | None:

@@ -1,5 +1,6 @@
 """What every operation is: a table of tensors, bounds, the steps behind it, and which commands can serve it."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -13,7 +14,7 @@ from qexport.core.budget import ELEMENTS
 from qexport.core.capture import Capture, Ties
 from qexport.core.intformat import Int64
 from qexport.core.rescale import Hardware, Integers, Network, Rescaling, rescale
-from qexport.core.steps import Chain, Ints, Signal, Step, takes_bias
+from qexport.core.steps import Chain, Ints, Pool, Signal, Step, takes_bias
 from qexport.core.tensors import Range, Record, Role, Tensor, wide
 from qexport.errors import QexportError
 
@@ -87,6 +88,20 @@ class Operation:
         for name, parameter in self.chain.parameters.items():
             records[name] = _parameter_record(name, parameter.axes, parameter.values)
         return records
+
+    @cached_property
+    def result_names(self) -> tuple[str, ...]:
+        """The names of what comes out of a design, in the order of the computation; those that the layer has."""
+        own = [name for name, record in self.table.items() if record.role is Role.RESULT and self.has(name)]
+        steps = () if self.chain is None else self.chain.names
+        return *(name for name in own if name != "output"), *steps, *(name for name in own if name == "output")
+
+    @cached_property
+    def pooled(self) -> frozenset[str]:
+        """The results behind a pool, whose positions are not those of the accumulators."""
+        steps = () if self.chain is None else tuple(zip(self.chain.names, self.chain.steps, strict=True))
+        behind = [name for name, _ in itertools.dropwhile(lambda pair: not isinstance(pair[1], Pool), steps)]
+        return frozenset([*behind, "output"] if behind else [])
 
     @property
     def channel_bounds(self) -> tuple[Ints, Ints]:
