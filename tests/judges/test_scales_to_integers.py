@@ -10,20 +10,8 @@ import pytest
 
 from tests.conftest import cli, fails
 from tests.judges.arithmetic import ROUNDINGS
-from tests.judges.layers import (
-    Capture,
-    Judged,
-    accumulated,
-    codes,
-    conv,
-    dumped,
-    judge,
-    matmul,
-    refused,
-    rounded_codes,
-    through,
-    total,
-)
+from tests.judges.golden import Capture, accumulated, rounded_codes, through
+from tests.judges.layers import Judged, codes, conv, dumped, judge, matmul, refused, total
 
 TENSORS = ["input", "weight", "accumulator", "output"]
 NEAR = Fraction(1, 2**20)  # of a float's error, in codes and relative to the real value
