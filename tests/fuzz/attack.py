@@ -121,7 +121,7 @@ def attack(kind: str, start: int, numbers: range, seconds: float, work: Path) ->
 
 
 def attack_by_hypothesis(
-    kind: str, number: int, runs: int, seconds: float, work: Path
+    kind: str, start: int, runs: int, seconds: float, work: Path
 ) -> tuple[Counter[int], list[str]]:
     """As `attack`, with the cases that hypothesis chooses; of a fault it gives the smallest case."""
     given_up = time.monotonic() + seconds
@@ -129,7 +129,7 @@ def attack_by_hypothesis(
     with tempfile.TemporaryDirectory(dir=work) as base:
         target = Target(Path(base))
 
-        @seed(number)
+        @seed(start)
         @settings(max_examples=runs, deadline=None, database=None, suppress_health_check=list(HealthCheck))
         @given(st.randoms(use_true_random=False))
         def ends_as_it_must(rng: random.Random) -> None:
