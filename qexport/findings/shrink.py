@@ -164,6 +164,7 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
             words = _words(_stream(layout, entry.name, cut.capture), values[span], sure[span])
             written = _write(out, cut.capture, layout, {f"{entry.name}.hex": words})
         except QexportError as error:  # fewer channels may not go evenly into a layout's files
+            _refuse_existing(folder, out)  # or another one has written there meanwhile
             why = str(error)
             continue
         return Shrunk(

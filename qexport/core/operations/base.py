@@ -13,10 +13,12 @@ import numpy as np
 from qexport.core.budget import ELEMENTS
 from qexport.core.capture import Capture, Ties
 from qexport.core.intformat import Int64
-from qexport.core.rescale import Hardware, Integers, Network, Rescaling, rescale
+from qexport.core.rescale import TIE_WIDTH, Hardware, Integers, Network, Rescaling, rescale
 from qexport.core.steps import Chain, Ints, Pool, Signal, Step, takes_bias
 from qexport.core.tensors import Range, Record, Role, Tensor, wide
 from qexport.errors import QexportError
+
+FLOAT32_TIE = Fraction(1, 2**20)  # of an edge, relative: how near a framework of float32 may be to one and miss it
 
 
 class Need(Enum):
@@ -41,7 +43,7 @@ class Operation:
 
     def __init__(self, capture: Capture, steps: Sequence[Step] | None = None):
         self.layer, self.formats = capture.layer, capture.formats
-        self.ties_given = capture.ties
+        self._capture = capture
         self.given = capture.steps if steps is None else tuple(steps)
         self.bias = capture.bias
         self.added = None if takes_bias(self.given or ()) else capture.bias  # what of the bias is in the accumulator
@@ -144,11 +146,10 @@ class Operation:
         try:
             return Network(
                 [Fraction(scale) / Fraction(output.scales[0]) for scale in scales.tolist()],
-                [0] * self.start.channels,
+                [zero] * self.start.channels,
                 *self.channel_bounds,
                 low=max(code.low, zero) if self.layer.relu else code.low,
                 high=code.high,
-                zero_point=zero,
             )
         except QexportError as error:
             raise QexportError(f"layer {self.layer.name}: {error}") from None
@@ -169,10 +170,22 @@ class Operation:
     @cached_property
     def ties(self) -> Ties:
         """(channel, accumulator) pairs whose real value lies on the edge between two codes: those that the capture
-        lists, or those of the network whose steps were found."""
-        if self.ties_given is not None or self.given is not None or self.network is None:
-            return self.ties_given or ()
-        return tuple(self.network.ties())
+        lists, or those of the network whose steps were found.
+
+        Raises QexportError where the capture lists one that is none by its formats.
+        """
+        listed = self._capture.ties  # where codes of a framework may differ
+        if self._capture.steps is not None or self.network is None:
+            return listed or ()
+        if listed is None:
+            return tuple(self.network.ties(FLOAT32_TIE if self._capture.has_codes else TIE_WIDTH))
+        if none := sorted(set(listed) - set(self.network.ties(FLOAT32_TIE))):
+            channel, accumulator = none[0]
+            raise QexportError(
+                f"layer {self.layer.name}: ties list accumulator {accumulator} of channel {channel}, which lies within "
+                f"a code, not on an edge between two; take out what is no tie ({len(none)} of {len(listed)})"
+            )
+        return listed
 
     @cached_property
     def integers(self) -> Integers | None:
