@@ -498,3 +498,37 @@ def test_inputs_are_arrays_or_pictures(tmp_path: Path) -> None:
     Image.fromarray(pixels[0, :4]).save(folder / "3.png")
     with pytest.raises(QexportError, match="have sizes"):
         load_inputs(folder, 4)
+
+
+def test_exported_quantizers_of_integers_are_seen() -> None:
+    import torch.ao.quantization.fx._decomposed  # defines the operations
+
+    ops = torch.ops.quantized_decomposed
+
+    class Exported(nn.Module):
+        """What PT2E leaves of a convolution: integers that are made, unmade and multiplied as floats."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            generator = torch.Generator().manual_seed(4)
+            self.codes = torch.randint(-127, 128, (4, 3, 3, 3), generator=generator, dtype=torch.int8)
+            self.scales = torch.tensor([0.01, 0.02, 0.03, 0.04])
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = ops.quantize_per_tensor(x, 0.02, 7, 0, 255, torch.uint8)
+            x = ops.dequantize_per_tensor(x, 0.02, 7, 0, 255, torch.uint8)
+            zeros = torch.zeros(4, dtype=torch.int64)
+            weight = ops.dequantize_per_channel(self.codes, self.scales, zeros, 0, -127, 127, torch.int8)
+            y = ops.quantize_per_tensor(F.relu(F.conv2d(x, weight)), 0.05, -128, -128, 127, torch.int8)
+            return ops.dequantize_per_tensor(y, 0.05, -128, -128, 127, torch.int8)
+
+    model = Exported()
+    found = layer_of(model, NOISE, "model")
+    capture = found.capture
+    assert not found.remarks
+    assert np.array_equal(capture.weight, model.codes.numpy())
+    assert capture.formats.weight.scales == tuple(model.scales.tolist())
+    assert (capture.formats.input.bits, capture.formats.input.signed, capture.formats.input.zero_point) == (8, False, 7)
+    assert capture.formats.output is not None
+    assert (capture.formats.output.signed, capture.formats.output.zero_point) == (True, -128)
+    assert capture.reference_codes is not None
