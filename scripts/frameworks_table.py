@@ -36,8 +36,8 @@ def row(title: str, model: torch.nn.Module, inputs: torch.Tensor) -> str:
 
 def main() -> None:
     rows = [
-        "| network | layers captured, sums exact | lines of yours for a layer | layers with output codes | codes compared "
-        "with the framework's | of them ties |",
+        "| network | layers captured, sums exact | lines of yours for a layer | layers with output codes | "
+        "codes compared with the framework's | of them ties |",
         "|---|---|---|---|---|---|",
     ]
     with warnings.catch_warnings():

@@ -79,8 +79,6 @@ def capture_module(
     found = found or [call for call in calls if call.name.startswith(f"{layer}.")]
     found = found or [call for call in calls if str(call.index) == layer]
     names = [f"{call.name} ({call.index})" for call in calls]
-    if not names:
-        raise QexportError("layer: the module called no convolution and no linear layer; give it other inputs")
     if not found:
         raise QexportError(f"layer: '{layer}' is not in this module; choose one of {few(near(layer, names))}")
     if len(found) > 1:
@@ -113,6 +111,8 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
 
     tracer = Tracer(twin, LAYERS | RULES, wanted)
     arguments = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, arguments)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # attention as one operation would hide its linear layers
     try:
         with torch.no_grad(), tracer.watch(arguments):
             twin(*arguments)
@@ -121,6 +121,10 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
     except Exception as error:
         shapes = few([tuple(x.shape) for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)])
         raise QexportError(f"model: it fails for inputs of {shapes}: {line_of(error)}; give what it takes") from None
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    if not tracer.calls:
+        raise QexportError("model: it called no convolution and no linear layer for these inputs; give it others")
     return tracer.calls
 
 

@@ -42,6 +42,8 @@ def operand_of(what: str, tensor: Tensor, line: Line | None, stated: Stated, cha
     The scale is what the user states, what the module itself multiplied integers with, or what the values show alone.
     Raises QexportError where a value lies on no grid.
     """
+    if not tensor.numel():
+        raise QexportError(f"{what}: it has no values; give other inputs")
     if tensor.is_quantized:
         return _integers(what, tensor, channels)
     if tensor.dtype in (torch.float16, torch.bfloat16) or tensor.is_complex():

@@ -71,7 +71,7 @@ def _batched(op: Op) -> Line | None:
 
 def _quantized_layer(op: Op) -> Line | None:
     """torch.ao's quantized convolutions and linear layers, whose operands and results are integers."""
-    kind, relu = op.name.removesuffix("_relu"), op.name.endswith("_relu")
+    kind, relu = op.name.removeprefix("quantized.").removesuffix("_relu"), op.name.endswith("_relu")
     packed = op["W_prepack"] if kind == "linear" else op["packed_weight"]
     if packed is None:
         return _unknown_layer(op)
@@ -91,19 +91,21 @@ def _quantized_layer(op: Op) -> Line | None:
 
 def _unknown_layer(op: Op) -> Line | None:
     call = op.tracer.new_call("unknown")
-    call.refused = f"it calls {op.name} in a form that is not known"
+    known = "whose scale depends on the inputs" if "dynamic" in op.name else "which is not known in this form"
+    call.refused = f"it calls {op.name}, {known}"
     return None
 
 
+_QUANTIZED = ("conv2d", "conv2d_relu", "linear", "linear_relu")
 _UNKNOWN = (
     "conv2d_add", "conv2d_add_relu", "conv1d", "conv1d_relu", "conv3d", "conv3d_relu", "conv_transpose1d",
-    "conv_transpose2d", "conv_transpose3d", "linear_dynamic", "linear_relu_dynamic", "linear_leaky_relu",
-    "linear_tanh", "_scaled_dot_product_flash_attention_for_cpu",
+    "conv_transpose2d", "conv_transpose3d", "linear_dynamic", "linear_relu_dynamic", "linear_leaky_relu", "linear_tanh",
 )  # fmt: skip
 LAYERS: dict[str, Rule] = {
-    "convolution": _convolution,
+    **dict.fromkeys(("convolution", "_convolution"), _convolution),  # the second in what torch.jit traced
     **dict.fromkeys(("addmm", "mm", "_int_mm"), _matmul),
     **dict.fromkeys(("bmm", "baddbmm"), _batched),
-    **dict.fromkeys(("conv2d", "conv2d_relu", "linear", "linear_relu"), _quantized_layer),
-    **dict.fromkeys(_UNKNOWN, _unknown_layer),
+    **{f"quantized.{name}": _quantized_layer for name in _QUANTIZED},
+    **{f"quantized.{name}": _unknown_layer for name in _UNKNOWN},
+    **dict.fromkeys(("mkldnn_rnn_layer", "_thnn_fused_lstm_cell", "_thnn_fused_gru_cell"), _unknown_layer),
 }
