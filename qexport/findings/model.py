@@ -216,7 +216,7 @@ class Model:
         golden = sample is not None and not any(stage in by for stage in (*_WEIGHT_STAGES, *_ACTIVATION_STAGES))
         if golden and key in self._golden_sums:
             return self._golden_sums[key]
-        weight, seen, bias = self._weights(by, sample), self._patches(by, images, sample), self.capture.bias
+        weight, seen, bias = self._weights(by, sample), self._patches(by, images, sample), self.facts.added
         if sample is not None:
             bias = None if bias is None else bias[sample.outputs]
             if self.layer.groups > 1:
