@@ -285,9 +285,9 @@ def _accumulator_text(manifest: Manifest) -> str:
 
 
 def _share(manifest: Manifest) -> str:
-    """The share of weight errors that show in the first tensor that the set compares."""
-    weight = manifest.strength.weight
-    return next((percent(getattr(weight, stage), weight.flips) for stage in compared(manifest.memories)), "-")
+    """The share of weight errors, or of the first operand's, that show in the first tensor that the set compares."""
+    _, flips = manifest.strength.first
+    return next((percent(getattr(flips, stage), flips.flips) for stage in compared(manifest.memories)), "-")
 
 
 def _show_set(done: Dump) -> None:
@@ -316,7 +316,7 @@ def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
         difference = "-" if m.golden.max_abs is None else f"{m.golden.max_abs:.1e}"
         table.add_row(
             escape(str(done.folder)),
-            f"{m.layer.in_channels}x{m.layer.out_channels}",
+            m.layer.size,
             str(m.file_count),
             str(m.formats.accumulator.bits),
             difference,

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 from qexport.core.capture import REAL, LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
-from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.base import Operation
 from qexport.core.steps import Pool
 from qexport.errors import CheckFailed
 
@@ -42,7 +42,7 @@ class Scan:
     Parts are added in order; the result does not depend on how the images were parted.
     """
 
-    def __init__(self, facts: Convolution):
+    def __init__(self, facts: Operation):
         self._facts = facts
         self._seen: list[tuple[int, int]] = []
         scales = np.array(facts.formats.accumulator_scales)
@@ -78,9 +78,10 @@ class Scan:
         self._codes += off.size
         if not off.any():
             return
-        tied = np.zeros(part.accumulator.shape, np.int64)
+        tied, axis = np.zeros(part.accumulator.shape, np.int64), chain.start.axis
         for channel, values in enumerate(self._ties):
-            tied[:, channel] = np.isin(part.accumulator[:, channel], list(values))
+            here = (slice(None),) * axis + (channel,)
+            tied[here] = np.isin(part.accumulator[here], list(values))
         for step in chain.steps:
             tied = step.windows(tied, np.max, 0) if isinstance(step, Pool) else tied
         wrong = np.argwhere(off > tied)
