@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qexport.bench.context import base_context, render, work
-from qexport.bench.data import data_context
+from qexport.bench.data import Operand, data_context
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, serves
 from qexport.core.geometry import AnyLayer, ConvGeometry
 from qexport.core.steps import Step
@@ -81,6 +81,7 @@ def _render(
         "weight_signed": benched and signed.get("weight", False),
         "input_zero": formats.input.zero_points[0],
         "weight_zeros": formats.operands["weight"].zero_points if "weight" in formats.operands else (),
+        "tables": {name: Operand.of(name, fmt) for name, fmt in formats.operands.items() if fmt.table is not None},
         "plain": all(fmt.plain for fmt in formats.operands.values()),
         "input_signed": benched and signed["input"],
         "fixed_sources": [package, source],

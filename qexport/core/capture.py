@@ -18,6 +18,7 @@ from qexport.core.budget import CAPTURE_ELEMENTS, STEP_ELEMENTS, check_header
 from qexport.core.codes import Formats
 from qexport.core.geometry import KINDS, Layer, NotNegative, Shape, check_kind, shape_text
 from qexport.core.intformat import Int64
+from qexport.core.private import without_private
 from qexport.core.steps import Signal, Step, read_steps, sizes_after, write_steps
 from qexport.errors import QexportError, few
 
@@ -135,6 +136,11 @@ class LayerCapture:
         return {name: array.shape for name, array in self.tensors.items()}
 
     @property
+    def has_codes(self) -> bool:
+        """Whether it holds the framework's own codes."""
+        return self.reference_codes is not None
+
+    @property
     def plane(self) -> tuple[int, int]:
         """(iy, ix)."""
         return self.input.shape[2], self.input.shape[3]
@@ -196,7 +202,7 @@ class CaptureFile:
         of_steps = sorted(name for name in names if name.startswith(STEP_TENSOR))
         names -= set(of_steps)
         try:
-            metadata = _read_metadata(json.loads(entries[METADATA_KEY]))
+            metadata = _read_metadata(without_private(json.loads(entries[METADATA_KEY])))
         except (ValueError, RecursionError) as error:
             raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
         self.layer, self.formats, self.source = metadata.layer, metadata.formats, metadata.source
@@ -206,7 +212,10 @@ class CaptureFile:
                 raise QexportError(f"capture: {path}: {name} has more than {STEP_ELEMENTS:,} numbers; shorten it")
         self.steps: tuple[Step, ...] | None = None
         if metadata.steps is not None:
-            self.steps = read_steps(metadata.steps, self._read(dict.fromkeys(of_steps)))
+            try:
+                self.steps = read_steps(metadata.steps, self._read(dict.fromkeys(of_steps)))
+            except QexportError as error:
+                raise QexportError(f"capture: {path}: steps: {error}") from None
         elif of_steps:
             raise QexportError(f"capture: {path} holds {of_steps[0]}, but no steps; write them in its metadata")
         check_names(self.layer, names)
@@ -221,6 +230,7 @@ class CaptureFile:
                         f"capture: {path}: {each}{name} has {size:,} codes, more than {CAPTURE_ELEMENTS:,}; "
                         "take a part of the layer"
                     )
+        self.has_codes = "reference_codes" in names
         for name in sorted(names):
             if shapes[name] != wanted[name]:
                 _check_array(name, shapes[name], None, wanted[name], self.layer)
