@@ -284,9 +284,13 @@ class VectorSet:
             raise QexportError(f"actual: the run left no words in {actual.kept}; its log says why")
         return found
 
-    def explain(self, n: int, oc: int, oy: int, ox: int) -> Explanation:
-        """How the value of image n, output channel oc, position (oy, ox) comes about, term by term."""
-        return explain_value(self.folder, n, oc, oy, ox)
+    def explain(self, *at: int, **by_axis: int) -> Explanation:
+        """How a value comes about, term by term: that of image n, output channel oc, position (oy, ox), or, of a matrix
+        product, of (n, m, p); in this order, or by the names of the axes."""
+        axes = self.manifest.layer.results
+        if by_axis and (at or set(by_axis) != set(axes)):
+            raise QexportError(f"at: give a number for each of {', '.join(axes)}")
+        return explain_value(self.folder, *at, *(by_axis[axis] for axis in axes if by_axis))
 
     def shrink(
         self, actual: Verdict | PathLike | Sequence[PathLike], out: PathLike, *, budget: float = BUDGET
