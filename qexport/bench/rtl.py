@@ -90,7 +90,7 @@ def render_rtl(style: str, manifest: Manifest) -> dict[str, str]:
 def _check_memories(by_name: Mapping[str, MemoryEntry]) -> None:
     """Raises QexportError when the memories do not stand as in the layout default."""
     preset = {memory.name: memory for memory in load_layout("default").memories}
-    for name in (*DRIVEN, *COMPARED):
+    for name in filter(preset.__contains__, (*DRIVEN, *COMPARED)):
         entry = by_name.get(name)
         if entry is None and not preset[name].optional:
             raise QexportError(f"rtl: the set has no memory '{name}'; dump it with the preset: --layout default")

@@ -15,7 +15,7 @@ from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import operation
 from qexport.core.printed import Printed
 from qexport.core.reference import Scan
-from qexport.core.strength import Strength
+from qexport.core.strength import counting
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault, Format, WordSpec
 from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, warnings
@@ -190,7 +190,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
         except QexportError as error:
             yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
     check_budget(facts, [reader.stream for reader in readers], capture.images)
-    scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+    scan, strength = Scan(facts), counting(facts)
     for start, stop in parts(streamed_tensors(reader.stream for reader in readers), facts, capture.images):
         try:
             part = Golden(capture.part(start, stop), facts=facts)

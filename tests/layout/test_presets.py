@@ -11,7 +11,7 @@ import pytest
 
 from qexport.core.capture import LayerCapture
 from qexport.layout.toml import PRESETS, load_layout, preset_names, preset_purpose
-from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.conftest import CONV_PRESETS, checked_dump, cli, fails, make_capture
 from tests.sim.conftest import ragged_capture
 
 # --- lines worked out by hand ---------------------------------------------------------------------------------------
@@ -172,7 +172,7 @@ LAYERS: dict[str, LayerCapture] = {
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", CONV_PRESETS)
 def test_preset_serves_every_kind_of_layer(tmp_path: Path, preset: str, layer: str) -> None:
     checked_dump(LAYERS[layer], preset, tmp_path)
 
@@ -180,7 +180,7 @@ def test_preset_serves_every_kind_of_layer(tmp_path: Path, preset: str, layer: s
 # --- how they are found ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", CONV_PRESETS)
 def test_preset_has_its_files_name_and_a_line_that_says_what_it_serves(preset: str) -> None:
     assert load_layout(preset).name == preset
     lines = (PRESETS / f"{preset}.toml").read_text().splitlines()
@@ -199,7 +199,7 @@ def test_layout_list_is_a_table_of_100_columns() -> None:
         assert line.split(maxsplit=2) == [preset, str(memories), preset_purpose(preset)]
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", CONV_PRESETS)
 def test_layout_show_toml_prints_a_text_to_start_from(tmp_path: Path, preset: str) -> None:
     printed = cli("layout", "show", preset, "--toml").stdout
     assert printed == (PRESETS / f"{preset}.toml").read_text()
