@@ -103,6 +103,8 @@ def _read_memory(
     table = table if leader is None else table | {"file": leader.file, "radix": leader.radix}
     _check_values(table, fail)
     order = _read_order(table, array, fail)
+    if leader is not None and leader.order.files != order.files:
+        fail(f"follows: '{leader.name}' has other file axes than this memory; give both the same", "follows")
     try:
         check_file_name(table["file"], order, array)
     except OrderFault as fault:
@@ -115,8 +117,6 @@ def _read_memory(
     own |= {"order": order, "header": tuple(table.get("header", ()))}
     if leader is None:
         return Memory(**own, style=style_of(table["radix"], {key: table[key] for key in STYLE_KEYS if key in table}))
-    if [(item.name, item.parts) for item in leader.order.files] != [(item.name, item.parts) for item in order.files]:
-        fail(f"follows: '{leader.name}' has other file axes than this memory; give both the same", "follows")
     return Memory(**own | {"first": leader.first, "style": leader.style})
 
 

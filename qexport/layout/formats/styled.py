@@ -42,15 +42,12 @@ class Styled:
         taken = 0
         while taken < words and (line := file.readline()):
             ends = [match.end() for match in self._token.finditer(line)][self._tokens(spec) - 1 :: self._tokens(spec)]
-            if len(ends) > words - taken:
-                ends = ends[: words - taken]
-                cut = ends[-1] + len(spec.style.word_end) + len(spec.style.word_between)
-                file.seek(cut - len(line), 1)
-                line = line[:cut]
-            lines.append(line)
             taken += len(ends)
-        if taken and _tails(1, spec.from_word(taken - 1))[0].count(b"\n") > 1:
-            lines.append(file.readline())
+            if taken >= words:  # what stands behind the last one is the next chunk's, or another memory's
+                last = ends[len(ends) - 1 - (taken - words)] + len(_tails(1, spec.from_word(words - 1))[0])
+                file.seek(min(0, last - len(line)), 1)
+                line = line[:last] + file.read(max(0, last - len(line)))
+            lines.append(line)
         return b"".join(lines)
 
     def word_lines(self, data: bytes, spec: WordSpec) -> Int64:
