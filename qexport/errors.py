@@ -18,6 +18,12 @@ class CheckFailed(QexportError):
     exit_code = 1
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Python 3.11 makes a RuntimeError of it while it makes some classes."""
+    behind = error and (error.__cause__ or error.__context__)
+    return isinstance(error, KeyboardInterrupt) or (behind is not None and interrupted(behind))
+
+
 def few(names: Collection[object], none: str = "none", between: str = ", ", most: int = SHOWN_NAMES) -> str:
     """Some names in a message, which is a line; of many the first ones, and how many more there are."""
     shown = between.join([" ".join(str(name).split()) for name, _ in zip(names, range(most), strict=False)])

@@ -173,8 +173,9 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
         writer.close(files)
     memories = tuple(writer.entry(files) for writer in writers)
     formats = manifest_formats(facts, scan.observed)
+    steps = None if facts.chain is None else facts.chain.steps
     checksums = {path: file.checksum for path, file in files.items()}
-    bench = render_bench(capture.layer, memories, layout, formats, checksums)
+    bench = render_bench(capture.layer, memories, layout, formats, steps, checksums)
     _refuse_same_paths([CAPTURE, *bench, *files])
     for path, text in bench.items():
         append(partial / path, text.encode())
@@ -192,6 +193,9 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
         capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
         bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
         warnings=warnings(facts, streams),
+        steps=steps,  # type: ignore[arg-type]  # every step is one of the union
+        ties=facts.ties,
+        departs=capture.departs,
     )
     append(partial / MANIFEST, manifest.to_bytes())
     sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}

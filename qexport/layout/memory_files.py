@@ -211,8 +211,6 @@ def streamed_tensors(memories: Iterable[MemoryFiles]) -> set[str]:
 
 
 def warnings(facts: Convolution, streams: Sequence[MemoryFiles]) -> tuple[str, ...]:
-    """What a user of the set must know: memories too narrow for other inputs, and an `output` that there is not."""
+    """What a user of the set must know: memories too narrow for other inputs."""
     found = [warning for stream in streams for warning in stream.warnings(facts)]
-    if facts.formats.output is not None and facts.no_output is not None:
-        found.append(f"the layer has no tensor 'output', although the capture gives its format: {facts.no_output}")
     return tuple(found)
