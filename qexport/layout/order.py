@@ -301,16 +301,23 @@ def _read_groups(
         reverse = tokens.skip("~")
         if reverse and len(groups) == 1:
             raise OrderFault("'~' runs an address or lane axis backwards; a file axis has no direction", tilde)
-        name, offset = tokens.name()
-        parts = [(name, offset)]
-        if tokens.skip(":"):
-            if name in known or name in used:
-                raise OrderFault(f"join '{name}' has the name of an axis; choose another", offset)
-            if not tokens.skip("("):
-                raise OrderFault(f"expected '(' after '{name}:', found {tokens.described()}", tokens.offset)
+        at = tokens.offset
+        if tokens.skip("("):
+            if len(groups) == 1:
+                raise OrderFault("a join of file axes needs a name: NAME:(...)", at)
             parts = tokens.names()
-            if any(item.name == name for group in groups for item in group):
-                raise OrderFault(f"join '{name}' is repeated", offset)
+            name = f"({' '.join(part for part, _ in parts)})"
+        else:
+            name, offset = tokens.name()
+            parts = [(name, offset)]
+            if tokens.skip(":"):
+                if name in known or name in used:
+                    raise OrderFault(f"join '{name}' has the name of an axis; choose another", offset)
+                if not tokens.skip("("):
+                    raise OrderFault(f"expected '(' after '{name}:', found {tokens.described()}", tokens.offset)
+                parts = tokens.names()
+                if any(item.name == name for group in groups for item in group):
+                    raise OrderFault(f"join '{name}' is repeated", offset)
         for part, at in parts:
             if part in used:
                 raise OrderFault(f"axis '{part}' is repeated right of the arrow", at)

@@ -162,7 +162,7 @@ def _leader(table: Mapping[str, Any], earlier: Mapping[str, Memory], fail: Calla
         plain = " " if leader.radix == "dec" else ""
         own = None if (key, table.get(key)) == ("between", plain) else table.get(key)
         if own is not None and own != theirs[key]:
-            fail(f"{key}: the file is that of '{leader.name}', whose {key} is {theirs[key]!r}; take the key out", key)
+            fail(f"{key}: it follows '{leader.name}', whose {key} is {theirs[key]!r}; take the key out", key)
     return leader
 
 

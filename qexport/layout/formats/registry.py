@@ -68,7 +68,7 @@ _STYLED = {
 STYLE_KEYS = tuple(field.name for field in fields(Style))
 _CHOICES = {"case": ("lower", "upper"), "newline": ("lf", "crlf"), "style": ("hex", "dec"), "type": tuple(C_TYPES)}
 _LEAST = {"per_line": 1, "pad": 0, "group": 0}
-_APART = re.compile(r"[ \t,;:_|]{0,16}")
+_APART = re.compile(r"[ \t!-,./:-@\[-`{-~]{0,16}")  # no letter, digit or minus
 _C_WORDS = (
     " auto break case char const continue default do double else enum extern float for goto if inline int long "
     "register restrict return short signed sizeof static struct switch typedef union unsigned void volatile while "
@@ -98,7 +98,7 @@ def style_faults(radix: str, given: Mapping[str, Any]) -> Iterator[tuple[str, st
         elif key in _LEAST and not _LEAST[key] <= value <= SIZE:
             yield key, f"{key}: {value} is outside {_LEAST[key]}..{SIZE}"
         elif key in ("between", "word_between", "word_end") and not _APART.fullmatch(value):
-            yield key, f"{key}: {value!r} must be up to 16 blanks, tabs and , ; : _ |"
+            yield key, f"{key}: {value!r} must be up to 16 blanks and signs, but no letter, digit or minus|"
         elif value == "" and (
             (key == "word_between" and not given.get("word_end")) or (key, radix) == ("between", "dec")
         ):
