@@ -21,7 +21,7 @@ from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.findings.diagnose import Diagnosis
 from qexport.findings.diagnose import diagnose as diagnose_words
 from qexport.findings.explain import Explanation
@@ -30,6 +30,7 @@ from qexport.findings.shrink import BUDGET, Shrunk, shrink_actual, shrink_dut
 from qexport.findings.words import read_actual
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
+from qexport.layout.tiling import describe_index
 from qexport.layout.toml import default_layout, load_layout
 from qexport.sets.manifest import Manifest, capture_of, read_manifest, read_words
 from qexport.sim.run import simulate as simulate_set
@@ -227,8 +228,12 @@ class VectorSet:
             raise QexportError(f"tensor: '{tensor}' is not in {self.folder}; it stores {', '.join(self.tensors)}")
         entry = min(entries, key=lambda entry: entry.memory().order.has_bits)
         tiling = entry.tiling(self.manifest.array)
-        blocks = [read_words(self.folder, entry, tiling, number) for number in range(len(entry.files))]
-        stored = tiling.untile(np.stack(blocks)) - entry.offset
+        files = range(len(entry.files))
+        blocks = np.stack([read_words(self.folder, self.manifest, entry, tiling, number) for number in files])
+        if index := tiling.unequal_copy(blocks):
+            where = f"memory '{entry.name}': the copies of {describe_index(index)} differ"
+            raise CheckFailed(f"{self.folder}: {where}; dump the set again")
+        stored = tiling.untile(blocks) - entry.offset
         if not entry.memory().order.has_bits:
             return stored
         capture = capture_of(self.folder, self.manifest)

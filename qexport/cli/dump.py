@@ -220,6 +220,8 @@ def command(
     results = [_dump_result(done) for done in dumps]
     result = results[0] if index is None else {"index": str(index), "sets": results}
     emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
+    for warning in chosen.warnings:
+        click.echo(f"qexport: warning: {warning}", err=True)
     for done in dumps:
         for line in done.kept:
             click.echo(f"qexport: {line}", err=True)
