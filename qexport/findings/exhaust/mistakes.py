@@ -77,7 +77,8 @@ def explanations(lane: Lane, accumulators: Int64, got: Int64, port: int, code: I
 
 def _spread(places: Int64) -> Int64:
     """Some of many places."""
-    return places[np.linspace(0, len(places) - 1, min(len(places), FEW)).astype(int)]
+    some: Int64 = places[np.linspace(0, len(places) - 1, min(len(places), FEW)).astype(int)]
+    return some
 
 
 def _mistakes(lane: Lane, port: int) -> Iterator[Mistake]:

@@ -277,7 +277,9 @@ def _parting(driven: Driven, wrong: Wrong, seed: int) -> tuple[str, str]:
     accumulators = _evidence(lane, wrong.value)
     order = np.random.default_rng(seed).permutation(len(accumulators))
     came = driven.send(accumulators[order], np.full(len(order), lane.channel), seed)
-    accumulators = accumulators[order[: len(came.codes)]]
+    if came.lacking is not None:
+        return "none", f"{came.lacking}: see its handshake"
+    accumulators = accumulators[order]
     if np.array_equal(came.codes, lane.values(accumulators)):
         return "none", (
             "sent without other channels between, this one is right: "
