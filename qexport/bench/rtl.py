@@ -2,7 +2,7 @@
 
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 from qexport.bench.context import TEMPLATES, for_comment, licensed, render
@@ -10,9 +10,10 @@ from qexport.bench.interface import COMPARED, DRIVEN
 from qexport.core.geometry import ConvGeometry
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import RESULTS, require
+from qexport.core.rescale import Integers
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
-from qexport.sets.manifest import ManifestFormats, MemoryEntry
+from qexport.sets.manifest import Manifest, MemoryEntry
 
 SHARED = ("axis", "memory", "stream_in", "stream_out", "group_scan", "input_buffer", "results")
 PARTS: Mapping[str, tuple[str, ...]] = {  # style -> its own modules, beside the shared ones
@@ -24,13 +25,7 @@ KEPT = RESULTS[RESULTS.index("accumulator") :]  # the results that dut_mm keeps:
 FOLDER = TEMPLATES / "rtl"
 
 
-def render_rtl(
-    style: str,
-    layer: ConvGeometry,
-    memories: Sequence[MemoryEntry],
-    array: Mapping[str, int],
-    formats: ManifestFormats,
-) -> dict[str, str]:
+def render_rtl(style: str, manifest: Manifest) -> dict[str, str]:
     """The Verilog files of a layer, by name: the modules of the array `style` ('ws' or 'os') and around it `dut` with
     AXI4-Streams and `dut_mm` with memories. The defaults of their parameters are those of the layer.
 
@@ -38,14 +33,22 @@ def render_rtl(
     """
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
+    layer, formats = manifest.layer, manifest.formats
     require(layer, Need.RTL, formats.weight, formats.input)
-    by_name = {memory.name: memory for memory in memories}
+    by_name = {memory.name: memory for memory in manifest.memories}
     _check_memories(by_name)
     has_bias, has_output = "bias" in by_name, "output" in by_name
-    numbers = rtl_numbers(layer, by_name, array, formats, style)
+    integers = Integers.of(manifest.chain or ())
+    if has_output and integers is None:
+        raise QexportError(
+            f"rtl: layer {layer.name} has other steps than multiply, add, shift_right (floor) and clamp for all "
+            "channels alike, for which there is no reference RTL; use the bench alone"
+        )
+    numbers = rtl_numbers(style, manifest)
     parameters = [("int", name, str(value)) for name, value in numbers.items()]
-    mul = formats.output.mul if formats.output is not None else 1
-    parameters.append(("bit [63:0]", "MUL", f"64'd{mul}"))
+    for name in ("by", "value"):
+        number = 1 if integers is None else getattr(integers, name)
+        parameters.append(("bit signed [63:0]", _WIDE[name], f"{'-' if number < 0 else ''}64'sd{abs(number)}"))
     widths = {
         "weight": "ROW*WEIGHT_BITS",
         "bias": "COL*BIAS_BITS",
@@ -99,6 +102,7 @@ def _check_memories(by_name: Mapping[str, MemoryEntry]) -> None:
             raise QexportError(f"rtl: memory '{name}' saturates, the RTL wraps; take overflow out of the layout")
 
 
+_WIDE = {"by": "MUL", "value": "ADD"}  # parameters of 64 bits
 _TITLES = {"ws": "weight-stationary", "os": "output-stationary"}
 
 
@@ -110,17 +114,14 @@ def mm_widths(memories: Mapping[str, MemoryEntry]) -> dict[str, int]:
     }
 
 
-def rtl_numbers(
-    layer: ConvGeometry,
-    memories: Mapping[str, MemoryEntry],
-    array: Mapping[str, int],
-    formats: ManifestFormats,
-    style: str,
-) -> dict[str, int]:
-    """The parameters of the array `style` but MUL, by name; `memories` by name, each as the layout default has it."""
+def rtl_numbers(style: str, manifest: Manifest) -> dict[str, int]:
+    """The parameters of the array `style` but those of 64 bits, by name; memories stand as in the layout default."""
+    layer, array, formats = manifest.layer, manifest.array, manifest.formats
+    memories = {memory.name: memory for memory in manifest.memories}
     top, bottom, left, right = layer.padding
     plane = memories["input"].shape[2:]
-    output = formats.output if "output" in memories else None
+    output = memories.get("output")
+    integers = Integers.of(manifest.chain or ()) if output else None
     numbers = {
         "ROW": array["row"], "COL": array["col"], "IC": layer.in_channels, "OC": layer.out_channels,
         "GROUPS": layer.groups, "IY": plane[0], "IX": plane[1], "KH": layer.kernel[0], "KW": layer.kernel[1],
@@ -136,9 +137,10 @@ def rtl_numbers(
     return numbers | {
         "ACCUMULATOR_BITS": memories["accumulator"].bits,
         "RELU_BITS": memories["relu"].bits,
-        "OUTPUT_BITS": memories["output"].bits if output else 1,
-        "OUTPUT_MAX": (1 << (output.bits - output.signed)) - 1 if output else 1,
-        "SHIFT": output.shift if output else 1,
+        "OUTPUT_BITS": output.bits if output else 1,
+        "OUTPUT_MIN": integers.low if integers else 0,
+        "OUTPUT_MAX": integers.high if integers else 1,
+        "SHIFT": integers.shift if integers else 1,
     }
 
 

@@ -170,7 +170,7 @@ class _Bench:
 
 def reference_files(style: str, manifest: Manifest) -> dict[str, str]:
     """The sources of the reference RTL of a set by name, the top `dut` last."""
-    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    files = render_rtl(style, manifest)
     del files["dut_mm.sv"]
     return files
 
@@ -178,7 +178,7 @@ def reference_files(style: str, manifest: Manifest) -> dict[str, str]:
 def chosen_edits(style: str, manifest: Manifest) -> list[Edit]:
     """The edits that change anything for the layer of a set."""
     memories = {memory.name: memory for memory in manifest.memories}
-    numbers = rtl_numbers(manifest.layer, memories, manifest.array, manifest.formats, style)
+    numbers = rtl_numbers(style, manifest)
     output = memories["accumulator"].shape
     facts = SimpleNamespace(
         **numbers, IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3], HAS_OUTPUT="output" in memories

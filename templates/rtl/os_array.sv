@@ -37,8 +37,10 @@ module os_array #(
   parameter int ACCUMULATOR_BITS = 16,
   parameter int RELU_BITS        = 16,
   parameter int OUTPUT_BITS      = 4,
+  parameter int OUTPUT_MIN       = 0,
   parameter int OUTPUT_MAX       = 15,
-  parameter bit [63:0] MUL       = 64'd1,
+  parameter bit signed [63:0] MUL = 64'sd1,
+  parameter bit signed [63:0] ADD = 64'sd0,
   parameter int SHIFT            = 1
 ) (
   input  wire                            clk,
@@ -205,7 +207,7 @@ module os_array #(
   results #(
     .COL(COL), .OT(OT), .ACC_WIDTH(ACC_WIDTH), .HAS_BIAS(HAS_BIAS), .BIAS_BITS(BIAS_BITS),
     .ACCUMULATOR_BITS(ACCUMULATOR_BITS), .RELU_BITS(RELU_BITS), .OUTPUT_BITS(OUTPUT_BITS), .OUTPUT_MAX(OUTPUT_MAX),
-    .MUL(MUL), .SHIFT(SHIFT)
+    .OUTPUT_MIN(OUTPUT_MIN), .MUL(MUL), .ADD(ADD), .SHIFT(SHIFT)
   ) result (
     .clk(clk), .rst(rst), .bias_write(bias_write), .bias_addr(bias_addr), .bias_data(bias_data),
     .advance(advance), .valid(draining && exists), .last(sum_last), .ot(ot), .sums(sums), .free(results_free),

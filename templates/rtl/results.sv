@@ -10,8 +10,10 @@ module results #(
   parameter int ACCUMULATOR_BITS = 16,
   parameter int RELU_BITS        = 16,
   parameter int OUTPUT_BITS      = 4,
+  parameter int OUTPUT_MIN       = 0,
   parameter int OUTPUT_MAX       = 15,
-  parameter bit [63:0] MUL       = 64'd1,
+  parameter bit signed [63:0] MUL = 64'sd1,
+  parameter bit signed [63:0] ADD = 64'sd0,
   parameter int SHIFT            = 1
 ) (
   input  wire                            clk,
@@ -60,9 +62,10 @@ module results #(
       wire signed [BIAS_BITS-1:0] bias_code = HAS_BIAS != 0 ? biases[c*BIAS_BITS +: BIAS_BITS] : {BIAS_BITS{1'b0}};
       wire signed [ACC_WIDTH-1:0] accumulator = sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code);
       wire signed [ACC_WIDTH-1:0] relu = accumulator[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : accumulator;
-      // rounds half up; mul and shift are those that give the network's own rounding for every accumulator
-      wire [63:0] scaled = (64'(relu) * MUL + (64'd1 << (SHIFT - 1))) >> SHIFT;
-      wire [63:0] code = scaled > 64'(OUTPUT_MAX) ? 64'(OUTPUT_MAX) : scaled;
+      // MUL, ADD and SHIFT are those that give the network's own rounding for every accumulator
+      wire signed [63:0] scaled = (64'(accumulator) * MUL + ADD) >>> SHIFT;
+      wire signed [63:0] low = scaled < 64'(OUTPUT_MIN) ? 64'(OUTPUT_MIN) : scaled;
+      wire signed [63:0] code = low > 64'(OUTPUT_MAX) ? 64'(OUTPUT_MAX) : low;
       /* verilator lint_on UNUSEDSIGNAL */
       assign accumulator_word[c*ACCUMULATOR_BITS +: ACCUMULATOR_BITS] = ACCUMULATOR_BITS'(accumulator);
       assign relu_word[c*RELU_BITS +: RELU_BITS] = RELU_BITS'(relu);

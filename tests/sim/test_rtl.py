@@ -100,7 +100,7 @@ def set_of_case(tmp_path_factory: pytest.TempPathFactory) -> SetOf:
 def rendered(folder: Path, style: str, to: Path) -> list[Path]:
     """The RTL of a set, written to `to`."""
     manifest = read_manifest(folder)
-    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    files = render_rtl(style, manifest)
     to.mkdir(exist_ok=True)
     for name, text in files.items():
         (to / name).write_text(text)
@@ -259,7 +259,7 @@ def test_a_set_in_another_layout_and_an_unknown_style_are_refused(set_of: SetOf,
     ):
         manifest = read_manifest(folder)
         with pytest.raises(QexportError, match=re.escape(message)):
-            render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+            render_rtl(style, manifest)
 
 
 # --- lint and synthesis ---------------------------------------------------------------------------------------------

@@ -70,7 +70,7 @@ def explanations(lane: Lane, accumulators: Int64, got: Int64, port: int, code: I
     def explains(mistake: Mistake) -> bool:
         with np.errstate(all="ignore"):
             codes = (code.wrap(mistake.codes(lane, accumulators[some])) == got[some] for some in (few, slice(None)))
-            return all(same.all() for same in codes)
+            return all(bool(same.all()) for same in codes)
 
     return [mistake for mistake in _mistakes(lane, port) if explains(mistake)]
 
