@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64
 from qexport.core.operations.base import Need
-from qexport.core.operations.registry import require
+from qexport.core.operations.registry import operation, require
 from qexport.core.printed import Printed, pairs_text
 from qexport.core.strength import percent
 from qexport.errors import CheckFailed, QexportError
@@ -191,8 +191,7 @@ class Comparison:
             )
         self.folder, self.actual = folder, actual
         capture = capture_of(folder, manifest)
-        facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
-        if entry.tensor in facts.pooled:
+        if entry.tensor in operation(capture, None, manifest.chain).pooled:
             raise QexportError(
                 f"memory: '{entry.name}' holds {entry.tensor}, which stands behind a pool, for which there is no "
                 "diagnosis yet; store and compare a result before it"

@@ -206,9 +206,7 @@ def _read(folder: Path) -> tuple[Manifest, LayerCapture]:
     manifest = read_manifest(folder)
     capture = capture_of(folder, manifest)
     if any(isinstance(step, Pool) for step in manifest.chain or ()):
-        raise QexportError(
-            f"shrink: layer {manifest.layer.name} has a pool among its steps, which shrink does not cut yet"
-        )
+        raise QexportError(f"shrink: layer {manifest.layer.name} has a pool among its steps, which shrink does not cut")
     return manifest, capture.part(0, capture.images)
 
 
@@ -447,7 +445,7 @@ class _Search:
         self.words: dict[str, str] = {}
         self.first: dict[str, int] = {}  # the index of the first value that differs; empty where none does
         self.runs = 0
-        order = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain).results
+        order = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain).result_names
         self._results = [m.name for tensor in order for m in manifest.memories if m.tensor == tensor]
         self._scratch, self._run, self._progress = scratch, run, progress
         self._began, self._budget = time.monotonic(), budget

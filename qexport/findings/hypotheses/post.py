@@ -31,12 +31,9 @@ def post_mistakes(m: Model) -> Iterator[Change]:
     if m.tensor == "relu":
         yield Change(RELU_MISSING, "", Stage.POST, lambda acc: acc, True)
     stored = {entry.tensor: entry.name for entry in m.manifest.memories}
-    for tensor in m.facts.results:
-        if (
-            tensor in stored
-            and tensor != m.tensor
-            and m.facts.tensor(tensor).shape(1) == m.facts.tensor(m.tensor).shape(1)
-        ):
+    shape = m.facts.tensor(m.tensor).shape(1)
+    for tensor in m.facts.result_names:
+        if tensor in stored and tensor != m.tensor and m.facts.tensor(tensor).shape(1) == shape:
             detail = f"the words are those of memory {stored[tensor]}"
             yield Change(OTHER_LAYER, detail, Stage.POST, partial(m.behind, tensor))
     integers, output = m.facts.integers, m.facts.formats.output
