@@ -33,10 +33,11 @@ class Difference:
 class Exhaustion(Printed):
     """What became of the accumulators that were sent through a module.
 
-    `within`: accumulators, or values of the step `after`, within the bounds; `compared` were sent: `every` one, or `edges` of them that stand at an
-    edge of a step (`every_edge`: at each), and random ones. `steps` were compared, those `not_compared` begin with a
-    pool. `latency`: cycles from a value to its code, least and greatest; None: no clock. `unread`: outputs of the
-    module that nothing looked at. `wrong`: how many codes of each channel are. `failure`: why it is no PASS.
+    `within`: accumulators within the bounds, or values of the step `after`; `compared` were sent: `every` one, or
+    `edges` of them that stand at an edge of a step (`every_edge`: at each), and random ones. `steps` were compared,
+    those `not_compared` begin with a pool. `latency`: cycles from a value to its code, least and greatest; None: no clock.
+    `unread`: outputs of the module that nothing looked at. `wrong`: how many codes of each channel are. `failure`: why
+    it is no PASS.
     """
 
     what: str
@@ -111,8 +112,8 @@ class Exhaustion(Printed):
 
     def as_json(self) -> dict[str, Any]:
         """For machines: what the command prints with --json."""
-        names = ("top", "ports", "unread", "version", "after", "channels", "steps", "not_compared", "within", "compared",
-                 "every", "edges", "every_edge", "seed", "latency", "seconds", "wrong")  # fmt: skip
+        names = ("top", "ports", "unread", "version", "after", "channels", "steps", "not_compared", "within",
+                 "compared", "every", "edges", "every_edge", "seed", "latency", "seconds", "wrong")  # fmt: skip
         found: dict[str, Any] = {"set": self.what, "result": "PASS" if self.passed else "FAIL"}
         found |= {name: getattr(self, name) for name in names}
         if self.first is not None:

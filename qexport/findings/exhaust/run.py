@@ -163,8 +163,8 @@ def exhaust_chain(
             failure = error
     return Exhaustion(
         what=what, dut=tuple(dut), top=top, ports=found.of, unread=found.unread, version=verilator.version(),
-        after=after, channels=start.channels, steps=covered.names, not_compared=behind, within=within, compared=tally.sent,
-        every=within <= limit, edges=edges, every_edge=every_edge, seed=seed,
+        after=after, channels=start.channels, steps=covered.names, not_compared=behind, within=within,
+        compared=tally.sent, every=within <= limit, edges=edges, every_edge=every_edge, seed=seed,
         latency=tally.latency if "clock" in found.of else None, seconds=round(time.monotonic() - begin, 1),
         wrong=dict(sorted(tally.wrong.items())), first=first, failure=failure,
     )  # fmt: skip
@@ -183,7 +183,7 @@ def _part(chain: Chain, after: str | None) -> tuple[Chain, tuple[str, ...]]:
             raise QexportError(f"exhaust: nothing stands behind the {place}; check the set with `simulate`")
         pool = chain.names[first]
         raise QexportError(
-            f"exhaust: behind the {place} stands a pool, which takes many values; send what it gives with --after {pool}"
+            f"exhaust: behind the {place} stands a pool, which takes many values; send its own with --after {pool}"
         )
     return Chain(steps, start, chain.bias), chain.names[first + len(steps) :]
 
