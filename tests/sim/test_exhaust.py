@@ -18,6 +18,7 @@ from qexport.core.steps import read_steps
 from qexport.errors import QexportError
 from qexport.findings.exhaust.result import Exhaustion
 from qexport.findings.exhaust.run import exhaust
+from qexport.layout.toml import load_layout
 from qexport.sim.registry import SIMULATORS
 from tests.conftest import make_capture
 
@@ -45,10 +46,10 @@ module math (input signed [15:0] acc, input [1:0] ch, input [7:0] f, output sign
     endcase
     if (f == 3) bias = 0;
   end
-  wire signed [39:0] v = f == 4 ? {24'b0, acc} : f == 5 ? acc | 40'sd8 : acc;
+  wire signed [39:0] v = f == 4 ? $signed({24'b0, acc}) : f == 5 ? acc | 40'sd8 : acc;
   wire signed [39:0] biased = v + (f == 6 ? bias <<< 1 : bias <<< 2);
   wire signed [39:0] product = biased * by;
-  wire signed [39:0] scaled = f == 7 ? {{24{product[15]}}, product[15:0]} :
+  wire signed [39:0] scaled = f == 7 ? $signed({{24{product[15]}}, product[15:0]}) :
     f == 8 ? biased * $signed({1'b0, by}) : product;
   wire signed [39:0] moved = scaled + (f == 10 ? 0 : f == 11 ? -more : more);
   wire signed [39:0] half = f == 12 ? 0 : 40'sd1 <<< (shift - 1);
@@ -94,12 +95,12 @@ module post (
 );
   {SET_FAULT}
   wire signed [7:0] code;
-  math math (.acc(s_axis_tdata), .ch(f == 21 ? before : s_axis_tuser), .f(f), .code(code));
-  reg [1:0] before;
+  math math (.acc(s_axis_tdata), .ch(f == 21 ? other : s_axis_tuser), .f(f), .code(code));
+  reg [1:0] other;
   reg twice;
   assign s_axis_tready = f == 20 ? !twice : !m_axis_tvalid || m_axis_tready;
   always @(posedge aclk) begin
-    before <= s_axis_tuser;
+    other <= s_axis_tuser;
     if (m_axis_tready || f == 22) m_axis_tvalid <= 0;
     if (s_axis_tvalid && s_axis_tready && f != 23) begin
       m_axis_tvalid <= 1;
@@ -165,13 +166,13 @@ FAULTS = {
     "value bit": (5, "value", "value has bit 3 stuck at 1"),
     "bias shift": (6, "biased", "biased has shift 1, not 2"),
     "cut": (7, "scaled", "scaled gives 16 bits"),
-    "unsigned multiplier": (8, "scaled", "scaled has an unsigned multiplier of 16 bits"),
+    "unsigned multiplier": (8, "scaled", "scaled takes its multiplier for 16 unsigned bits"),
     "channel": (9, "biased", "biased and all behind it have the numbers of channel 1"),
     "add": (10, "moved", "moved is left out"),
     "subtract": (11, "moved", "moved subtracts"),
     "floor": (12, "shifted", "shifted rounds floor, not half_up"),
     "even": (13, "shifted", "shifted rounds half_even, not half_up"),
-    "zeros": (14, "shifted", "shifted shifts zeros into 32 bits, not the sign"),
+    "zeros": (14, "shifted", "shifted shifts zeros into 24 bits, not the sign"),
     "code bit": (15, "shifted", "shifted has bit 4 stuck at 0"),
     "low": (16, "clipped", "clipped has low -101, not -100"),
     "symmetric": (17, "clipped", "clipped clamps to -127..127"),

@@ -35,9 +35,9 @@ class Exhaustion(Printed):
 
     `within`: accumulators within the bounds, or values of the step `after`; `compared` were sent: `every` one, or
     `edges` of them that stand at an edge of a step (`every_edge`: at each), and random ones. `steps` were compared,
-    those `not_compared` begin with a pool. `latency`: cycles from a value to its code, least and greatest; None: no clock.
-    `unread`: outputs of the module that nothing looked at. `wrong`: how many codes of each channel are. `failure`: why
-    it is no PASS.
+    those `not_compared` begin with a pool. `latency`: cycles from a value to its code, least and greatest; None: the
+    module has no clock. `unread`: outputs of the module that nothing looked at. `wrong`: how many codes of each channel
+    are. `failure`: why it is no PASS.
     """
 
     what: str
