@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +24,9 @@ from qexport.core.operations.registry import operation
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.diagnose import Diagnosis
 from qexport.findings.diagnose import diagnose as diagnose_words
+from qexport.findings.exhaust.result import Exhaustion
+from qexport.findings.exhaust.run import LIMIT
+from qexport.findings.exhaust.run import exhaust as exhaust_set
 from qexport.findings.explain import Explanation
 from qexport.findings.explain import explain as explain_value
 from qexport.findings.shrink import BUDGET, Shrunk, shrink_actual, shrink_dut
@@ -267,6 +270,28 @@ class VectorSet:
         return simulate_set(
             self.folder, simulator, _paths(dut), top=top, seed=seed, keep=Path(keep), waves=waves, limit=limit
         )
+
+    def exhaust(
+        self,
+        dut: PathLike | Sequence[PathLike],
+        *,
+        top: str = "dut",
+        ports: Mapping[str, str] | None = None,
+        latency: int | None = None,
+        after: str | None = None,
+        limit: int = LIMIT,
+        seed: int = 0,
+        time_limit: float = TIME_LIMIT,
+    ) -> Exhaustion:
+        """Send every accumulator within the bounds through the post-processing module `top` of `dut`, and compare.
+
+        As in `qexport exhaust`; `ports`: names by role, such as {"value": "acc_i"}. A wrong code is reported, not
+        raised. Raises QexportError when it cannot be run, CheckFailed when the set was changed.
+        """
+        return exhaust_set(
+            self.folder, _paths(dut), top=top, ports=ports, latency=latency, after=after, limit=limit, seed=seed,
+            time_limit=time_limit,
+        )  # fmt: skip
 
     def diagnose(self, actual: Verdict | PathLike | Sequence[PathLike], memory: str | None = None) -> Diagnosis:
         """Where results differ from the set, and which mistake it is.
