@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from qexport.bench.rtl import PARTS, render_rtl
+from qexport.bench.rtl import PARTS, render_set
 from qexport.cli.common.options import folder_argument, json_option, out_option
 from qexport.cli.common.output import emit, say
 from qexport.sets.folder import find_sets
@@ -33,7 +33,7 @@ def command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     designs: dict[Path, dict[str, str]] = {}
     for path in find_sets(folder):
         manifest = read_manifest(path)
-        files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+        files = render_set(style, manifest)
         files["files.f"] = "".join(f"{name}\n" for name in files if name != "dut_mm.sv")
         designs[target if path == folder else target / path.name] = files
     write_new_folders(designs)

@@ -15,7 +15,7 @@ from types import SimpleNamespace
 
 from qexport.bench.interface import Port, Stream, interface
 from qexport.bench.ports import connected, read_module
-from qexport.bench.rtl import PARTS, render_rtl, rtl_numbers
+from qexport.bench.rtl import PARTS, render_set, rtl_numbers
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sim.cache import build_bench, cache_folder
@@ -170,7 +170,7 @@ class _Bench:
 
 def reference_files(style: str, manifest: Manifest) -> dict[str, str]:
     """The sources of the reference RTL of a set by name, the top `dut` last."""
-    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    files = render_set(style, manifest)
     del files["dut_mm.sv"]
     return files
 
