@@ -4,8 +4,7 @@ The public API stands in docs/python.md; its names are loaded when they are used
 stand in qexport.errors.
 """
 
-from typing import TYPE_CHECKING, Any
-
+TYPE_CHECKING = False  # typing takes long to import: a Ctrl-C would meet it before `cli` can say so
 if TYPE_CHECKING:
     from qexport.api import VectorSet as VectorSet
     from qexport.api import capture as capture
@@ -35,7 +34,7 @@ _HOMES = {
 __all__ = list(_HOMES)  # pyright: ignore
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'qexport' has no attribute '{name}'")
     from importlib import import_module

@@ -229,7 +229,8 @@ class VectorSet:
         stored = tiling.untile(np.stack(blocks)) - entry.offset
         if not entry.memory().order.has_bits:
             return stored
-        facts = operation(capture_of(self.folder, self.manifest), self.manifest.array.get(TILE_AXIS))
+        capture = capture_of(self.folder, self.manifest)
+        facts = operation(capture, self.manifest.array.get(TILE_AXIS), self.manifest.chain)
         weights = 1 << np.arange(stored.shape[-1] - 1, -1, -1, dtype=np.int64)
         return IntFormat(stored.shape[-1], facts.tensor(tensor).format.signed).wrap(stored @ weights)
 

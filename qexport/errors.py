@@ -18,6 +18,12 @@ class CheckFailed(QexportError):
     exit_code = 1
 
 
+def interrupted(error: BaseException | None) -> bool:
+    """Whether Ctrl-C is behind an error: Python 3.11 makes a RuntimeError of it while it makes some classes."""
+    behind = error and (error.__cause__ or error.__context__)
+    return isinstance(error, KeyboardInterrupt) or (behind is not None and interrupted(behind))
+
+
 def few(names: Collection[object], none: str = "none", between: str = ", ", most: int = SHOWN_NAMES) -> str:
     """Some names in a message, which is a line; of many the first ones, and how many more there are."""
     shown = between.join([" ".join(str(name).split()) for name, _ in zip(names, range(most), strict=False)])
@@ -30,6 +36,14 @@ def near(name: str, names: Sequence[str]) -> list[str]:
 
     alike = difflib.get_close_matches(name, names, SHOWN_NAMES, 0.4) if len(names) <= 10_000 else []
     return [*alike, *(other for other in names if other not in alike)]
+
+
+def meant(name: str, names: Collection[str]) -> str:
+    """The end of a message that refuses a name: which other one may have been meant, where one is nearly the same."""
+    import difflib  # here, because only errors need it
+
+    alike = difflib.get_close_matches(name, names, 1, 0.8) if name not in names else []
+    return f"; did you mean '{alike[0]}'?" if alike else ""
 
 
 def short(line: str) -> str:

@@ -1,7 +1,7 @@
 """What the templates need of layer, memories and layout; how they are rendered."""
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
 from qexport.bench.interface import CHECKS
 from qexport.core.geometry import ConvGeometry
+from qexport.core.rescale import Integers
+from qexport.core.steps import Step
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import verilog_name
@@ -150,13 +152,14 @@ def base_context(
     layout: str,
     array: dict[str, int],
     formats: ManifestFormats,
+    steps: Sequence[Step] | None,
 ) -> dict[str, Any]:
     """What all templates get: the names, the memories that Verilog can load and those it cannot, the constants.
 
     Raises QexportError when axes and memories give one constant twice.
     """
     entries = bench_memories(memories, array)
-    constants = _constants(layer, memories, entries, array, formats)
+    constants = _constants(layer, memories, entries, array, formats, steps)
     names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
     twice = sorted({name for name in names if names.count(name) > 1})
     if twice:
@@ -196,15 +199,16 @@ def _constants(
     entries: list[BenchMemory],
     array: dict[str, int],
     formats: ManifestFormats,
+    steps: Sequence[Step] | None,
 ) -> list[Constants]:
     """The sizes of layer, planes, tiles and memories."""
-    groups = _of_layer(layer, formats)
+    groups = _of_layer(layer, formats, steps)
     groups.append(Constants("images and planes", tuple(sorted(_planes(layer, memories).items()))))
     groups.append(Constants("the array and its tiles", tuple(_tiles(memories, entries, array).items())))
     return [*groups, *map(_of_memory, entries)]
 
 
-def _of_layer(layer: ConvGeometry, formats: ManifestFormats) -> list[Constants]:
+def _of_layer(layer: ConvGeometry, formats: ManifestFormats, steps: Sequence[Step] | None) -> list[Constants]:
     """The layer's geometry, its accumulators, and what gives its output codes."""
     groups = [
         Constants(
@@ -221,12 +225,17 @@ def _of_layer(layer: ConvGeometry, formats: ManifestFormats) -> list[Constants]:
             "bits that hold every accumulator these weights can give", (("ACC_WIDTH", formats.accumulator.bits),)
         ),
     ]  # fmt: skip
-    if (output := formats.output) is not None:
-        limit = (1 << output.bits) - 1
+    if (integers := Integers.of(steps or ())) is not None:
         groups.append(
             Constants(
-                "output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)",
-                (("OUTPUT_MUL", output.mul), ("OUTPUT_SHIFT", output.shift), ("OUTPUT_MAX", limit)),
+                "output = (accumulator * OUTPUT_MUL + OUTPUT_ADD) >>> OUTPUT_SHIFT, clipped to OUTPUT_MIN..OUTPUT_MAX",
+                (
+                    ("OUTPUT_MUL", integers.by),
+                    ("OUTPUT_ADD", integers.value),
+                    ("OUTPUT_SHIFT", integers.shift),
+                    ("OUTPUT_MIN", integers.low),
+                    ("OUTPUT_MAX", integers.high),
+                ),
                 kind="longint",
             )
         )

@@ -1,6 +1,6 @@
 """The streams of the design under test: which memories go in and come out, as which ports."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qexport.core.operations.registry import OPERANDS, RESULTS
@@ -16,10 +16,11 @@ CHECKS = "checks.txt"  # number of words and CRC-32 of each file that Verilog ca
 
 @dataclass(frozen=True)
 class Port:
-    """A port of the design under test; `bits` 0: no vector."""
+    """A port of the design under test; `bits` 0: no vector. `signed`: declared so, which compares as equal."""
 
     direction: str
     bits: int
+    signed: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.direction}{f' of {self.bits} bit' if self.bits else ''}{'s' if self.bits > 1 else ''}"

@@ -28,13 +28,17 @@ from qexport.core.steps import (
     ShiftRight,
     Signal,
     Step,
+    Threshold,
+    names_of,
     takes_bias,
 )
+from qexport.core.tensors import Range
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
-from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
+from qexport.sets.manifest import Manifest, MemoryEntry
 
 SHARED = ("axis", "memory", "stream_in", "stream_out", "group_scan", "input_buffer", "stage")
+POOLS = ("pool_scan", "max_pool")  # where there is one
 PARTS: Mapping[str, tuple[str, ...]] = {  # style -> its own modules, beside the shared ones
     "ws": ("skew", "tap_scan", "ws_pe", "ws_grid", "ws_array"),
     "os": ("feeder", "os_pe", "os_grid", "os_array"),
@@ -44,14 +48,7 @@ KEPT = RESULTS[RESULTS.index("accumulator") :]  # the results that dut_mm keeps:
 FOLDER = TEMPLATES / "rtl"
 
 
-def render_rtl(
-    style: str,
-    layer: ConvGeometry,
-    memories: Sequence[MemoryEntry],
-    array: Mapping[str, int],
-    formats: ManifestFormats,
-    chain: Chain | None,
-) -> dict[str, str]:
+def render_rtl(style: str, manifest: Manifest, chain: Chain | None) -> dict[str, str]:
     """The Verilog files of a layer, by name: the modules of the array `style` ('ws' or 'os') and around it `dut` with
     AXI4-Streams and `dut_mm` with memories. The defaults of their parameters are those of the layer. `chain`: the steps
     behind its accumulators. Names of modules but the two begin with that of the layer.
@@ -61,12 +58,13 @@ def render_rtl(
     """
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
-    require(layer, Need.RTL, formats.weight, formats.input)
-    by_name = {memory.name: memory for memory in memories}
+    layer = manifest.layer
+    require(layer, Need.RTL, manifest.formats.weight, manifest.formats.input)
+    by_name = {memory.name: memory for memory in manifest.memories}
     _check_memories(by_name)
-    numbers = rtl_numbers(layer, by_name, array, formats, style)
-    stages = rtl_stages(by_name, array, formats, chain)
-    streams = _streams(by_name, stages)
+    numbers = rtl_numbers(style, manifest)
+    stages = rtl_stages(manifest, chain)
+    streams = result_streams(by_name, stages)
     widths = {"weight": "ROW*WEIGHT_BITS", "bias": "COL*BIAS_BITS", "input": "ROW*INPUT_BITS", "psum": "COL*PSUM_BITS"}
     widths |= {stream.name: f"COL*{stream.const}_BITS" for stream in streams}
     driven = [(name, widths[name]) for name in DRIVEN if name in by_name]
@@ -102,20 +100,14 @@ def render_rtl(
         "result_words": [(stream.name, stream.places) for stream in kept],
         "kept": [(stream.name, widths[stream.name]) for stream in kept],
         "unread": [stream.name for stream in streams if stream not in kept],
-        "latency": latency(stages),
+        "latency": latency(manifest),
     }
     used = ["rom"] if any(stage.numbers for stage in stages) else []
-    used += ["pool_scan", "max_pool"] if any(stage.pool for stage in stages) else []
+    used += POOLS if any(stage.pool for stage in stages) else ()
     names = (*SHARED, *used, *PARTS[style])
     files = {f"{part}.sv": licensed(f"{part}.sv", (FOLDER / f"{part}.sv").read_text()) for part in names}
     files |= render({f"{name}.sv": f"rtl/{name}.sv.j2" for name in ("results", "dut", "dut_mm")}, context)
     return _prefixed(files, layer.slug)
-
-
-def render_set(style: str, manifest: Manifest) -> dict[str, str]:
-    """The Verilog files of a set's layer, as `render_rtl`."""
-    chain = chain_of(manifest)
-    return render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats, chain)
 
 
 def _passed(names: Iterable[str]) -> list[str]:
@@ -148,7 +140,8 @@ class Numbers:
 class Stage:
     """What happens before one register behind the array: `value` of the lane `v`, with `lines` in front, or `pool`.
 
-    `width`: of a lane behind it, as text; `before`: of `v`. `bias`: the lane has `bias` of the bias memory.
+    `width`: of a lane behind it, as text; `before`: of `v`. `bias`: the lane has `bias` of the bias memory. `reach`:
+    the least and greatest `v`.
     """
 
     name: str
@@ -160,6 +153,8 @@ class Stage:
     numbers: tuple[Numbers, ...] = ()
     bias: bool = False
     pool: Mapping[str, Any] | None = None
+    step: Step | None = None
+    reach: Range = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -182,30 +177,35 @@ class ResultStream:
         return self.name.upper()
 
 
-def rtl_stages(
-    memories: Mapping[str, MemoryEntry], array: Mapping[str, int], formats: ManifestFormats, chain: Chain | None
-) -> list[Stage]:
+def rtl_stages(manifest: Manifest, chain: Chain | None) -> list[Stage]:
     """The registers behind the sums: the accumulator and each step up to the last that a memory holds.
 
     Raises QexportError where the array has not what a step takes.
     """
-    steps = () if chain is None else chain.steps
-    early = "bias" in memories and not takes_bias(steps)
+    memories = {memory.name: memory for memory in manifest.memories}
+    early = "bias" in memories and not takes_bias(manifest.chain or ())
     total = "v + ACC_WIDTH'(bias)" if early else "v"
     lines = (f"wire signed [ACC_WIDTH-1:0] sum = {total};",)
     stages = [Stage("accumulator", "accumulator", "ACC_WIDTH", "ACC_WIDTH", value="sum", lines=lines, bias=early)]
     if chain is None:
         return stages
     signals = (chain.start, *chain.signals.values())
-    stored = {memories[name].tensor for name in _results(memories)}
-    for index, (name, step) in enumerate(zip(chain.names, chain.steps, strict=True)):
-        later = {*chain.names[index:], "output"}
-        if not stored & later:
-            break
-        lanes = _Lane(name, step, signals[index], signals[index + 1], array["col"])
-        bits = formats.accumulator.bits if index == 0 else IntFormat.holding(*signals[index].range, True).bits
-        stages.append(lanes.stage(bits, "ACC_WIDTH" if index == 0 else str(bits)))
+    bits, before = manifest.formats.accumulator.bits, "ACC_WIDTH"
+    for name, step, came, gone in zip(chain.names, _served(manifest), signals, signals[1:], strict=False):
+        stages.append(_Lane(name, step, came, gone, manifest.array["col"]).stage(bits, before))
+        bits = IntFormat.holding(*gone.range, True).bits
+        before = str(bits)
     return stages
+
+
+def _served(manifest: Manifest) -> tuple[Step, ...]:
+    """The steps up to the last whose value a memory holds."""
+    steps = manifest.chain or ()
+    memories = {memory.name: memory for memory in manifest.memories}
+    stored = {memories[name].tensor for name in _results(memories)}
+    if "output" in stored:
+        return steps
+    return steps[: max((at for at, name in enumerate(names_of(steps), 1) if name in stored), default=0)]
 
 
 @dataclass(frozen=True)
@@ -224,10 +224,11 @@ class _Lane:
         out = IntFormat.holding(*self.after.range, True).bits
         whole = f"{out}'(v)"
 
-        def stage(value: str, lines: Sequence[str] = (), numbers: Sequence[Numbers] = (), **more: Any) -> Stage:
+        def stage(value: str, lines: Sequence[str] = (), numbers: Sequence[Numbers] = (), bias: bool = False) -> Stage:
             return Stage(
-                self.name, comment, before, str(out), value=value, lines=tuple(lines), numbers=tuple(numbers), **more
-            )
+                self.name, comment, before, str(out), value=value, lines=tuple(lines), numbers=tuple(numbers),
+                bias=bias, step=step, reach=self.before.range,
+            )  # fmt: skip
 
         match step:
             case Bias():
@@ -257,15 +258,45 @@ class _Lane:
             case Clamp():
                 wide = max(bits, IntFormat.holding(step.low, step.high, True).bits)
                 low, high = literal(step.low, wide), literal(step.high, wide)
-                lines = [f"wire signed [{wide}-1:0] wide = {wide}'(v);"]
-                return stage(f"{out}'(wide < {low} ? {low} : wide > {high} ? {high} : wide)", lines)
+                lines = [
+                    f"wire signed [{wide}-1:0] wide = {wide}'(v);",
+                    f"wire under = wide < {low};",
+                    f"wire over = wide > {high};",
+                ]
+                return stage(f"{out}'(under ? {low} : over ? {high} : wide)", lines)
+            case Threshold():
+                return self._threshold(step, comment, bits, before, out)
             case MaxPool():
                 pool = self._pool(step)
-                return Stage(self.name, comment, before, before, pool=pool)
+                return Stage(self.name, comment, before, before, pool=pool, step=step, reach=self.before.range)
         raise QexportError(
             f"rtl: step {self.name}: the reference RTL has no {step.op}; use the bench alone, or of steps "
             f"{', '.join(_SERVED)}"
         )
+
+    def _threshold(self, step: Threshold, comment: str, bits: int, before: str, out: int) -> Stage:
+        """Levels that no value passes are one more than the greatest."""
+        low, high = self.before.range
+        table = np.clip(step.arrays["table"], low, high + 1)
+        wide = max(bits, IntFormat.holding(low, high + 1, True).bits)
+        channels, levels = table.shape
+        padded = np.pad(table, ((0, -channels % self.col), (0, 0)))
+        content = tuple(literal(int(level), wide) for level in padded.ravel())
+        numbers = Numbers("levels", wide * levels, False, content)
+        lines = (
+            f"wire signed [{wide}-1:0] wide = {wide}'(v);",
+            f"reg [{out}-1:0] reached;",
+            "integer level;",
+            "always @* begin",
+            f"  reached = {literal(step.first, out)};",
+            f"  for (level = 0; level < {levels}; level = level + 1)",
+            f"    if ($signed(levels[level*{wide} +: {wide}]) <= wide) reached = reached + 1'b1;",
+            "end",
+        )
+        return Stage(
+            self.name, comment, before, str(out), value="reached", lines=lines, numbers=(numbers,), step=step,
+            reach=(low, high),
+        )  # fmt: skip
 
     def _bits(self, field: str) -> int:
         array = self.step.arrays[field]
@@ -302,10 +333,10 @@ class _Lane:
 
 _UP = {"half_up": "half", "half_even": "half && (more || below[0])", "half_away": "half && (more || v >= 0)",
        "toward_zero": "v < 0 && (half || more)"}  # fmt: skip
-_SERVED = ("bias", "multiply", "add", "shift_right", "relu", "clamp", "max_pool")
+_SERVED = ("bias", "multiply", "add", "shift_right", "relu", "clamp", "threshold", "max_pool")
 
 
-def _streams(memories: Mapping[str, MemoryEntry], stages: Sequence[Stage]) -> list[ResultStream]:
+def result_streams(memories: Mapping[str, MemoryEntry], stages: Sequence[Stage]) -> list[ResultStream]:
     """The streams behind the stages, in their order."""
     at = {stage.name: index for index, stage in enumerate(stages, 1)}
     at |= {"relu": at["accumulator"], "output": len(stages)}
@@ -349,14 +380,10 @@ def mm_widths(memories: Mapping[str, MemoryEntry]) -> dict[str, int]:
     }
 
 
-def rtl_numbers(
-    layer: ConvGeometry,
-    memories: Mapping[str, MemoryEntry],
-    array: Mapping[str, int],
-    formats: ManifestFormats,
-    style: str,
-) -> dict[str, int]:
-    """The parameters of `dut` by name; `memories` by name, each as the layout default has it."""
+def rtl_numbers(style: str, manifest: Manifest) -> dict[str, int]:
+    """The parameters of `dut` by name; memories stand as in the layout default."""
+    layer, array, formats = manifest.layer, manifest.array, manifest.formats
+    memories = {memory.name: memory for memory in manifest.memories}
     top, bottom, left, right = layer.padding
     plane = memories["input"].shape[2:]
     numbers = {
@@ -411,27 +438,12 @@ def stream_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], array
     return load_cycles(layer, plane, array)[1] + compute_cycles(style, layer, plane, array) + 1
 
 
-def mm_cycles(
-    style: str, layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int], stages: Sequence[Stage]
-) -> int:
+def mm_cycles(style: str, manifest: Manifest, plane: tuple[int, int]) -> int:
     """Cycles of `dut_mm` from the one in which it takes `start` to the first with `done`, which is not counted."""
-    return compute_cycles(style, layer, plane, array) + 2 + latency(stages)
+    return compute_cycles(style, manifest.layer, plane, manifest.array) + 2 + latency(manifest)
 
 
-def latency(stages: Sequence[Stage]) -> int:
+def latency(manifest: Manifest) -> int:
     """Cycles from the last word of sums to the last result: a register behind each stage, in a pool another one."""
-    return len(stages) + sum(stage.pool is not None for stage in stages)
-
-
-def chain_of(manifest: Manifest) -> Chain | None:
-    """The steps behind the accumulators of a set."""
-    output, bounds, shape = manifest.formats.output, manifest.formats.accumulator.bounds, None
-    if output is None:
-        return None
-    (shape,) = (memory.shape for memory in manifest.memories if memory.name == "accumulator")
-    steps = (
-        Relu(), Multiply(by=output.mul), Add(value=1 << (output.shift - 1)), ShiftRight(by=output.shift, round="floor"),
-        Clamp(low=0, high=(1 << output.bits) - 1),
-    )  # fmt: skip
-    ends = (np.full(shape[1], bound) for bound in bounds)
-    return Chain(steps, Signal(("n", "oc", "oy", "ox"), "oc", shape[1:], *ends))
+    steps = _served(manifest)
+    return 1 + len(steps) + sum(isinstance(step, MaxPool) for step in steps)

@@ -1,13 +1,14 @@
 """The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qexport.bench.context import base_context, render, work
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, serves
 from qexport.core.codes import have_zero_points
 from qexport.core.geometry import ConvGeometry
+from qexport.core.steps import Step
 from qexport.layout.memory import Layout
 from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 
@@ -17,6 +18,7 @@ def render_bench(
     memories: tuple[MemoryEntry, ...],
     layout: Layout,
     formats: ManifestFormats,
+    steps: Sequence[Step] | None,
     checksums: Mapping[str, int],
 ) -> dict[str, str]:
     """The bench files of a set, by name; `checksums`: CRC-32 of each memory file.
@@ -24,7 +26,7 @@ def render_bench(
     Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
     """
     benched = has_bench(layout) and any(entry.name in COMPARED for entry in memories)
-    return _render(layer, memories, layout.name, dict(layout.array), formats, checksums, benched)
+    return _render(layer, memories, layout.name, dict(layout.array), formats, steps, checksums, benched)
 
 
 def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -39,7 +41,9 @@ def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
         return {f"tb_{layer.slug}.sv": "is a bench that these memories do not get"}
     paths = [file.path for memory in manifest.memories for file in memory.files]
     checksums = {path: zlib.crc32((folder / path).read_bytes()) for path in paths}
-    fresh = _render(layer, manifest.memories, manifest.layout.name, array, manifest.formats, checksums, benched)
+    fresh = _render(
+        layer, manifest.memories, manifest.layout.name, array, manifest.formats, manifest.chain, checksums, benched
+    )
     wrong = dict.fromkeys(sorted(fresh.keys() ^ given), "is no bench file of this set, or is not named by its manifest")
     for path in sorted(fresh.keys() & given):
         if not (folder / path).is_file() or (folder / path).read_bytes() != fresh[path].encode():
@@ -53,10 +57,11 @@ def _render(
     layout: str,
     array: dict[str, int],
     formats: ManifestFormats,
+    steps: Sequence[Step] | None,
     checksums: Mapping[str, int],
     benched: bool,
 ) -> dict[str, str]:
-    context = base_context(layer, memories, layout, array, formats)
+    context = base_context(layer, memories, layout, array, formats, steps)
     loaded = context["memories"]
     by_name = {m.name: m for m in context["entries"]}
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"

@@ -17,7 +17,7 @@ from qexport.core.reference import Scan
 from qexport.core.strength import Strength
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.memory import Layout
-from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, warnings
+from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, suits, warnings
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import CAPTURE, MANIFEST, SUMS
@@ -52,7 +52,7 @@ class Dump:
 
 def plan(facts: Convolution, layout: Layout, images: int) -> list[MemoryFiles]:
     """The memories that a set of this layer gets; raises QexportError when the layout does not suit the layer."""
-    memories = [memory for memory in layout.memories if facts.has(memory.tensor) or not memory.optional]
+    memories = [memory for memory in layout.memories if not memory.optional or suits(memory, facts)]
     streams = [MemoryFiles.of(memory, facts, images, layout.array) for memory in memories]
     if not streams:
         raise QexportError(
@@ -147,8 +147,9 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
     check = scan.check()
     memories = tuple(writer.entry() for writer in writers)
     formats = manifest_formats(facts, scan.observed)
+    steps = None if facts.chain is None else facts.chain.steps
     checksums = {path: crc for writer in writers for path, crc in writer.checksums.items()}
-    bench = render_bench(capture.layer, memories, layout, formats, checksums)
+    bench = render_bench(capture.layer, memories, layout, formats, steps, checksums)
     _refuse_same_paths([CAPTURE, *bench, *(file.path for entry in memories for file in entry.files)])
     for path, text in bench.items():
         append(partial / path, text.encode())
@@ -166,6 +167,9 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
         capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
         bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
         warnings=warnings(facts, streams),
+        steps=steps,  # type: ignore[arg-type]  # every step is one of the union
+        ties=facts.ties,
+        departs=capture.departs,
     )
     append(partial / MANIFEST, manifest.to_bytes())
     sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}

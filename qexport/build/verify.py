@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from qexport.core.capture import Capture, CaptureFile
@@ -25,8 +26,10 @@ from qexport.layout.tiling import describe_index
 from qexport.sets.folder import CRLF, file_sha256, has_other_line_ends, set_entries, sha256, sums_text
 from qexport.sets.index import INDEX, Index
 from qexport.sets.manifest import (
+    READ_SCHEMAS,
     Manifest,
     MemoryEntry,
+    OutputFormat,
     golden_info,
     golden_text,
     manifest_formats,
@@ -178,7 +181,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
 
     The memories of weights and inputs are compared with the capture, so that the golden is that of what they hold.
     """
-    facts = operation(capture, manifest.array.get(TILE_AXIS))
+    facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
     readers: list[_MemoryReader] = []
     for entry in manifest.memories:
         try:
@@ -211,14 +214,43 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
     if figures != manifest.golden:
         yield Fault(MANIFEST, "golden differs from what the capture gives")
     formats = manifest_formats(facts, scan.observed)
+    if manifest.schema == READ_SCHEMAS[0] and manifest.formats.output is not None:
+        said = manifest.formats.output
+        formats = msgspec.structs.replace(formats, output=_schema_1_output(facts, said))
     for name in formats.__struct_fields__:
         if getattr(formats, name) != getattr(manifest.formats, name):
             yield Fault(MANIFEST, f"formats.{name} differs from what the capture gives")
+    if manifest.schema != READ_SCHEMAS[0]:
+        own = operation(capture, None)
+        given = None if own.chain is None else own.chain.steps
+        for what, fresh, said_of in (
+            ("steps", given, manifest.steps),
+            ("ties", own.ties, manifest.ties),
+            ("departs", capture.departs, manifest.departs),
+        ):
+            if fresh != said_of:
+                yield Fault(MANIFEST, f"{what} differ from what the capture gives")
     if strength.info != manifest.strength:
         yield Fault(MANIFEST, "strength differs from what the capture gives")
     streams = [reader.stream for reader in readers]
     if len(streams) == len(manifest.memories) and warnings(facts, streams) != manifest.warnings:
         yield Fault(MANIFEST, "warnings differ from what layer and layout give")
+
+
+def _schema_1_output(facts: Convolution, said: OutputFormat) -> OutputFormat:
+    """The entry as the capture gives it: the integers that it says, where they round as the network does.
+
+    Both only rise, so that they are equal for every accumulator when they are equal at both sides of each edge.
+    """
+    network, output = facts.network, facts.formats.output
+    if network is None or output is None or facts.integers is None:
+        return msgspec.structs.replace(said, bits=32)
+    edges = np.concatenate([network.edges, network.edges - 1], axis=1)
+    edges = np.clip(edges, network.least[:, np.newaxis], network.greatest[:, np.newaxis])
+    if (facts.integers.apply(np.maximum(edges, 0)) != network.codes(edges, 0)).any():
+        return msgspec.structs.replace(said, mul=None)
+    ties = tuple(sorted({accumulator for _, accumulator in network.ties()}))
+    return OutputFormat(**msgspec.structs.asdict(output), mul=said.mul, shift=said.shift, ties=ties)
 
 
 def _stream(entry: MemoryEntry, manifest: Manifest, facts: Convolution, images: int) -> MemoryFiles:

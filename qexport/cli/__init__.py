@@ -5,9 +5,16 @@ Others use `main`, the program. Only commands import frontends and train, inside
 
 import sys
 
+from qexport.errors import interrupted
+
 try:
-    from qexport.cli.common.program import main
-except KeyboardInterrupt:  # nothing of the program is there yet that could say it
+    from qexport.core.signals import undisturbed
+
+    with undisturbed():
+        from qexport.cli.common.program import main
+except BaseException as error:  # nothing of the program is there yet that could say it
+    if not interrupted(error):
+        raise
     sys.stderr.write("qexport: error: interrupted\n")
     sys.exit(130)
 

@@ -28,8 +28,9 @@ def command() -> None:
 # What `layout show` draws a layout for: one image of the layer that the presets are made for.
 _EXAMPLE_SIZES = {
     "n": 1, "oc": 8, "ic": 8, "kh": 3, "kw": 3, "iy": 4, "ix": 4, "py": 6, "px": 6, "oy": 4, "ox": 4, "it": 1,
-    BIT_AXIS: 4,
+    "m": 4, "k": 8, "p": 8, "level": 15, BIT_AXIS: 4,
 }  # fmt: skip
+_OTHER_SIZE = 4  # of an axis of a tensor that only steps can have
 
 
 _SHOWN_WORDS = 3
@@ -76,7 +77,9 @@ def layout_show(name: str, as_toml: bool, as_json: bool) -> None:
 
 def _drawing(memory: Memory, array: Mapping[str, int]) -> dict[str, Any]:
     """The first words of a memory: the tensor index of each lane."""
-    tiling = Tiling(memory.order, tuple(_EXAMPLE_SIZES[axis] for axis in memory.order.tensor_axes), array)
+    tiling = Tiling(
+        memory.order, tuple(_EXAMPLE_SIZES.get(axis, _OTHER_SIZE) for axis in memory.order.tensor_axes), array
+    )
     first_words = [
         [tiling.origin(0, word, lane) for lane in range(tiling.lanes)]
         for word in range(min(_SHOWN_WORDS, tiling.words))

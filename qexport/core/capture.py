@@ -3,21 +3,26 @@
 import io
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Annotated, Any, BinaryIO
 
 import msgspec
 import numpy as np
+from msgspec import Meta
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from qexport.core.budget import CAPTURE_ELEMENTS, check_header
+from qexport.core.budget import CAPTURE_ELEMENTS, STEP_ELEMENTS, check_header
 from qexport.core.codes import Formats
-from qexport.core.geometry import KINDS, ConvGeometry, Layer
+from qexport.core.geometry import KINDS, ConvGeometry, Layer, NotNegative
 from qexport.core.intformat import Int64
+from qexport.core.steps import Signal, Step, read_steps, sizes_after, write_steps
 from qexport.errors import QexportError, few
+
+NotNegative64 = Annotated[int, Meta(ge=0, le=(1 << 63) - 1)]
+Ties = tuple[tuple[NotNegative, int], ...]  # (channel, accumulator) pairs
 
 METADATA_KEY = "qexport"
 REAL_GRID = 2**20  # real-valued tensors are stored as multiples of 1/REAL_GRID
@@ -33,15 +38,27 @@ class Source(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tr
     stimulus: str | None = None
 
 
+class Departs(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How often the steps of a hardware give another code than the network: of the accumulators within the bounds of
+    all channels, and of the codes of the images."""
+
+    accumulators: NotNegative64
+    codes: NotNegative64
+
+
 class _Metadata(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     layer: Layer
     formats: Formats
     source: Source = Source()
+    steps: list[Any] | None = None
+    ties: Ties | None = None
+    departs: Departs | None = None
 
 
 REAL = ("reference", "next_input")
-PER_IMAGE = ("input", *REAL)
+PER_IMAGE = ("input", *REAL, "reference_codes")
 TENSORS = ("weight", "bias", *PER_IMAGE)
+STEP_TENSOR = "steps."  # begins the name of a list that is too long for the metadata
 
 
 @dataclass(frozen=True)
@@ -50,7 +67,10 @@ class LayerCapture:
 
     weight (oc, ic of one group, kh, kw); input (n, ic, iy, ix); bias (oc,) in accumulator units;
     reference (n, oc, oy, ox): the layer's real-valued output in PyTorch; next_input (same shape): what the next
-    quantized layer receives. Raises QexportError when shapes, formats and codes contradict each other.
+    quantized layer receives. steps: what follows the accumulator; None where they follow from formats.output, or there
+    are none. reference_codes (n, oc, oy, ox behind the steps): the framework's own codes, which may differ by 1 at
+    `ties`, (channel, accumulator) pairs. departs: how often the steps differ from the network's own. Raises
+    QexportError when shapes, formats and codes contradict each other.
     """
 
     layer: Layer
@@ -61,10 +81,14 @@ class LayerCapture:
     reference: NDArray[np.float32] | None = None
     next_input: NDArray[np.float32] | None = None
     source: Source = field(default_factory=Source)
+    reference_codes: Int64 | None = None
+    steps: tuple[Step, ...] | None = None
+    ties: Ties | None = None
+    departs: Departs | None = None
 
     def __post_init__(self) -> None:
         _check_input_shape(self.input.shape)
-        shapes = capture_shapes(self.layer, self.images, self.plane)
+        shapes = capture_shapes(self.layer, self.images, self.plane, self.steps or ())
         for name in TENSORS:
             array = getattr(self, name)
             if array is not None:
@@ -89,6 +113,13 @@ class LayerCapture:
             furthest = max(map(int, (self.bias.min(), self.bias.max())), key=abs)
             if abs(furthest) >= 2**47:
                 raise QexportError(f"capture: bias {furthest} is not below 2^47 in size")
+        if self.steps is not None and self.next_input is not None:
+            raise QexportError("capture: next_input stands beside steps; write reference_codes, or leave one out")
+        if self.reference_codes is not None and self.steps is None and self.formats.output is None:
+            raise QexportError("capture: reference_codes stand without steps and formats.output; write one of those")
+        for channel, _ in self.ties or ():
+            if channel >= self.layer.out_channels:
+                raise QexportError(f"capture: ties name channel {channel} of {self.layer.out_channels}; correct them")
 
     @property
     def images(self) -> int:
@@ -150,16 +181,27 @@ class CaptureFile:
                 f"capture: {path} has metadata entries {few(sorted(entries))}; needs '{METADATA_KEY}' alone, with "
                 "layer, formats and source (docs/vectors.md)"
             )
+        of_steps = sorted(name for name in names if name.startswith(STEP_TENSOR))
+        names -= set(of_steps)
         if names - set(TENSORS) or not {"weight", "input"} <= names:
             raise QexportError(
-                f"capture: {path} holds tensors {few(sorted(names))}; needs weight and input, may have bias, "
-                "reference, next_input"
+                f"capture: {path} holds tensors {few(sorted(names))}; needs weight and input, may have "
+                f"{', '.join(name for name in TENSORS if name not in ('weight', 'input'))}, {STEP_TENSOR}INDEX.FIELD"
             )
         try:
             metadata = _read_metadata(json.loads(entries[METADATA_KEY]))
         except (ValueError, RecursionError) as error:
             raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
         self.layer, self.formats, self.source = metadata.layer, metadata.formats, metadata.source
+        self.ties, self.departs = metadata.ties, metadata.departs
+        for name in of_steps:
+            if math.prod(shapes[name]) > STEP_ELEMENTS:
+                raise QexportError(f"capture: {path}: {name} has more than {STEP_ELEMENTS:,} numbers; shorten it")
+        self.steps: tuple[Step, ...] | None = None
+        if metadata.steps is not None:
+            self.steps = read_steps(metadata.steps, self._read(dict.fromkeys(of_steps)))
+        elif of_steps:
+            raise QexportError(f"capture: {path} holds {of_steps[0]}, but no steps; write them in its metadata")
         _check_input_shape(shapes["input"])
         for name, shape in (("weight", shapes["weight"]), ("an image of input", shapes["input"][1:])):
             if math.prod(shape) > CAPTURE_ELEMENTS:
@@ -170,26 +212,29 @@ class CaptureFile:
         self.images: int = shapes["input"][0]
         self.plane: tuple[int, int] = (shapes["input"][2], shapes["input"][3])
         self._per_image = [name for name in PER_IMAGE if name in names]
-        wanted = capture_shapes(self.layer, self.images, self.plane)
+        wanted = capture_shapes(self.layer, self.images, self.plane, self.steps or ())
         for name in sorted(names):
             if shapes[name] != wanted[name]:
                 _check_array(name, shapes[name], None, wanted[name], self.layer)
         first = self._read(dict.fromkeys(names - set(PER_IMAGE)) | dict.fromkeys(self._per_image, (0, 1)))
-        checked = LayerCapture(layer=self.layer, formats=self.formats, source=self.source, **first)
+        checked = LayerCapture(**self._facts, **first)
         self.weight, self.bias = checked.weight, checked.bias
 
     def part(self, start: int, stop: int) -> LayerCapture:
         """The layer with the images start..stop-1; raises QexportError when their codes do not suit the formats."""
         return LayerCapture(
-            layer=self.layer,
-            formats=self.formats,
-            source=self.source,
+            **self._facts,
             weight=self.weight,
             bias=self.bias,
             **self._read(dict.fromkeys(self._per_image, (start, stop))),
         )
 
-    def _read(self, spans: Mapping[str, tuple[int, int] | None]) -> dict[str, NDArray[Any]]:
+    @property
+    def _facts(self) -> dict[str, Any]:
+        """What the metadata say."""
+        return {name: getattr(self, name) for name in ("layer", "formats", "source", "steps", "ties", "departs")}
+
+    def _read(self, spans: Mapping[str, tuple[int, int] | None]) -> dict[str, Any]:
         """The named tensors, whole or from one image to another."""
         try:
             with safe_open(str(self.path), framework="numpy") as file:
@@ -216,22 +261,30 @@ class CaptureWriter:
         images: int,
         plane: tuple[int, int],
         optional: Collection[str],
+        steps: tuple[Step, ...] | None = None,
+        ties: Ties | None = None,
+        departs: Departs | None = None,
     ):
-        """`optional`: which of bias, reference and next_input there are."""
-        shapes = capture_shapes(layer, images, plane)
-        text = json.dumps(
-            msgspec.to_builtins(_Metadata(layer=layer, formats=formats, source=source)),
-            sort_keys=True,
-            separators=(",", ":"),
+        """`optional`: which of bias, reference, next_input and reference_codes there are."""
+        documents, tables = write_steps(steps) if steps is not None else (None, {})
+        metadata = msgspec.to_builtins(
+            _Metadata(layer=layer, formats=formats, source=source, steps=documents, ties=ties, departs=departs)
         )
+        known = {key: value for key, value in metadata.items() if value is not None}
+        text = json.dumps(known, sort_keys=True, separators=(",", ":"))
+        shapes: dict[str, tuple[int, ...]] = capture_shapes(layer, images, plane, steps or ())
+        shapes |= {name: table.shape for name, table in tables.items()}
+        stored = _STORED | dict.fromkeys(tables, "<i8")
         header: dict[str, Any] = {"__metadata__": {METADATA_KEY: text}}
         self._offsets: dict[str, int] = {}
         end = 0
-        for name in sorted({"weight", "input", *optional}, key=lambda name: (_ORDER.index(_STORED[name]), name)):
-            begin, end = end, end + math.prod(shapes[name]) * np.dtype(_STORED[name]).itemsize
-            kind = {"i": "I", "f": "F"}[np.dtype(_STORED[name]).kind]
-            dtype = f"{kind}{8 * np.dtype(_STORED[name]).itemsize}"
-            header[name] = {"dtype": dtype, "shape": shapes[name], "data_offsets": (begin, end)}
+        for name in sorted(
+            {"weight", "input", *optional, *tables}, key=lambda name: (_ORDER.index(stored[name]), name)
+        ):
+            dtype = np.dtype(stored[name])
+            begin, end = end, end + math.prod(shapes[name]) * dtype.itemsize
+            kind = {"i": "I", "f": "F"}[dtype.kind]
+            header[name] = {"dtype": f"{kind}{8 * dtype.itemsize}", "shape": shapes[name], "data_offsets": (begin, end)}
             self._offsets[name] = begin
         encoded = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
         encoded += b" " * (-len(encoded) % 8)
@@ -239,13 +292,19 @@ class CaptureWriter:
         file.write(len(encoded).to_bytes(8, "little") + encoded)
         self._data = 8 + len(encoded)
         self._next = 0  # the image that comes next
+        for name, table in tables.items():
+            file.seek(self._data + self._offsets.pop(name))
+            file.write(np.ascontiguousarray(table, "<i8").tobytes())
 
     @classmethod
     def like(cls, capture: Capture, file: BinaryIO) -> "CaptureWriter":
         """A writer for the same layer and number of images."""
         first = capture.part(0, 1)
-        optional = [name for name in ("bias", *REAL) if getattr(first, name) is not None]
-        return cls(file, capture.layer, capture.formats, capture.source, capture.images, capture.plane, optional)
+        optional = [name for name in ("bias", *REAL, "reference_codes") if getattr(first, name) is not None]
+        return cls(
+            file, capture.layer, capture.formats, capture.source, capture.images, capture.plane, optional,
+            capture.steps, capture.ties, capture.departs,
+        )  # fmt: skip
 
     def add(self, part: LayerCapture) -> None:
         """Write the next images; weights and bias come with the first ones."""
@@ -262,20 +321,29 @@ class CaptureWriter:
         self._next += part.images
 
 
-_STORED = {"weight": "<i4", "input": "<i4", "bias": "<i8", "reference": "<f4", "next_input": "<f4"}
+_STORED = {
+    "weight": "<i4", "input": "<i4", "bias": "<i8", "reference": "<f4", "next_input": "<f4", "reference_codes": "<i4"
+}  # fmt: skip
 _ORDER = ("<i8", "<f4", "<i4")  # safetensors' own: by type, then by name
 
 
-def capture_shapes(layer: ConvGeometry, images: int, plane: tuple[int, int]) -> dict[str, tuple[int, ...]]:
+def capture_shapes(
+    layer: ConvGeometry, images: int, plane: tuple[int, int], steps: Sequence[Step] = ()
+) -> dict[str, tuple[int, ...]]:
     """The shapes of a capture's tensors."""
-    out = (images, layer.out_channels, *layer.output_plane(plane))
+    sizes = (layer.out_channels, *layer.output_plane(plane))
+    out = (images, *sizes)
     return {
         "weight": (layer.out_channels, layer.group_inputs, *layer.kernel),
         "input": (images, layer.in_channels, *plane),
         "bias": (layer.out_channels,),
         "reference": out,
         "next_input": out,
+        "reference_codes": (images, *sizes_after(steps, Signal(("n", "oc", "oy", "ox"), "oc", sizes, NONE, NONE))),
     }
+
+
+NONE = np.zeros(1, np.int64)
 
 
 def _check_input_shape(shape: tuple[int, ...]) -> None:
@@ -320,7 +388,7 @@ def _check_formats(layer: ConvGeometry, formats: Formats) -> None:
                 f"capture: formats.weight has {len(values)} {what}s; layer {layer.name} has {layer.out_channels} "
                 "output channels"
             )
-    for step in formats.steps:
+    for step in formats.accumulator_scales:
         if not (step > 0 and np.isfinite(step * 2.0**62)):
             raise QexportError(f"capture: weight scale x input scale is {step:g}; sums cannot be compared in that unit")
     reach = [fmt.reach for fmt in (formats.weight, formats.input)]

@@ -10,8 +10,6 @@ from msgspec import Meta
 from qexport.core.intformat import IntFormat
 from qexport.errors import QexportError
 
-MAX_OUTPUT_BITS = 16  # every edge between two codes is looked at
-
 
 class CodeFormat(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """How codes become real values: real = (code - zero_point) x scale. Of weights, both may be one value for each
@@ -67,7 +65,7 @@ def have_zero_points(*formats: CodeFormat) -> bool:
 
 class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
     """The formats of a layer's weight and input codes; `output`: of the codes that the next quantized layer receives,
-    where only a ReLU lies between."""
+    that is, of the last step's values."""
 
     weight: CodeFormat
     input: CodeFormat
@@ -80,14 +78,8 @@ class Formats(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
                     raise QexportError(
                         f"{name}: {field} must be one number; only weights may have one for each channel"
                     )
-        if self.output is not None and self.output.zero_point != 0:
-            raise QexportError("output: codes with a zero_point are not written yet; leave output out")
-        if self.output is not None and self.output.bits > MAX_OUTPUT_BITS:
-            raise QexportError(f"output: {self.output.bits} bits are more than {MAX_OUTPUT_BITS}; leave output out")
-        if self.output is not None and self.output.signed:
-            raise QexportError("output: codes behind a ReLU are unsigned; write signed = false, or leave output out")
 
     @property
-    def steps(self) -> tuple[float, ...]:
+    def accumulator_scales(self) -> tuple[float, ...]:
         """Real value of accumulator 1: one, or one for each output channel."""
         return tuple(scale * self.input.scales[0] for scale in self.weight.scales)

@@ -9,11 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.core.codes import MAX_OUTPUT_BITS
 from qexport.core.intformat import Int64
-from qexport.core.steps import Add, Clamp, Ints, Multiply, Numbers, Round, ShiftRight, Step, Threshold, levels_reached
+from qexport.core.steps import (
+    Add,
+    Clamp,
+    Ints,
+    Multiply,
+    Numbers,
+    Relu,
+    Round,
+    ShiftRight,
+    Step,
+    Threshold,
+    levels_reached,
+)
 from qexport.errors import QexportError
 
+MAX_OUTPUT_BITS = 16  # every edge between two codes is looked at
 MAX_SHIFT = 47  # beyond it a multiplier has no advantage left, and products leave int64
 TABLE_CODES = 2**8  # codes of an output that a table of levels is made for
 TIE_WIDTH = Fraction(1, 2**40)  # of an edge, relative: a value this close may be rounded either way in floating point
@@ -57,6 +69,37 @@ class Rescaling:
 
     steps: tuple[Step, ...]
     departs: Int64
+
+
+@dataclass(frozen=True)
+class Integers:
+    """code = clamp((accumulator x by + value) >> shift), of all channels alike: what one multiplier serves."""
+
+    by: int
+    value: int
+    shift: int
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, steps: Sequence[Step]) -> "Integers | None":
+        """Those of a chain; None where it is another. A ReLU before a multiplier above 0 is the clamp at code 0."""
+        if len(steps) == 5 and isinstance(steps[0], Relu):
+            steps = steps[1:]
+        match steps:
+            case (
+                Multiply(by=int(by)), Add(value=int(value)), ShiftRight(by=int(shift), round="floor"), Clamp() as clamp
+            ):  # fmt: skip
+                return cls(by, value, shift, clamp.low, clamp.high)
+        return None
+
+    def scaled(self, accumulators: Int64, value: int | None = None) -> Int64:
+        """Accumulators to codes (same shape) before they are clipped; `value`: what is added instead of its own."""
+        return (accumulators * self.by + (self.value if value is None else value)) >> self.shift
+
+    def apply(self, accumulators: Int64, value: int | None = None) -> Int64:
+        """Accumulators to codes (same shape)."""
+        return np.clip(self.scaled(accumulators, value), self.low, self.high)
 
 
 class Network:

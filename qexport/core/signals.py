@@ -10,7 +10,8 @@ from contextlib import contextmanager
 def undisturbed() -> Iterator[None]:
     """Ctrl-C and SIGTERM wait for the end of the block, which must be short.
 
-    Within Popen one would leave a child that nobody knows, within the import of a compiled module end the process.
+    Within Popen one would leave a child that nobody knows, within the import of a compiled module end the process, and
+    within any import it can meet a callback that swallows it.
     """
     if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
         yield

@@ -10,7 +10,7 @@ import numpy as np
 
 from qexport.core.golden import Golden
 from qexport.core.operations.base import Need
-from qexport.core.operations.registry import AXES, OPERANDS, RESULTS, require
+from qexport.core.operations.registry import AXES, OPERANDS, RESULTS, operation, require
 from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import WordSpec
@@ -104,7 +104,8 @@ def explain(folder: Path, n: int, oc: int, oy: int, ox: int) -> Explanation:
             raise QexportError(f"at: {axis} {index} is outside 0..{size - 1} of {folder}")
     at = {"n": n, "oc": oc, "oy": oy, "ox": ox}
     places = _Places(folder, manifest)
-    golden = Golden(capture.part(n, n + 1), manifest.array.get(TILE_AXIS))
+    facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
+    golden = Golden(capture.part(n, n + 1), facts=facts)
     steps = [*_sums(golden, at, places)]
     steps += _results(golden, at, steps[-1].sum, places)
     column = manifest.array.get(COLUMN_AXIS)

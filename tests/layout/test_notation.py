@@ -460,7 +460,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "missing key": (f'[[memory]]\n{INPUT}\ntensor = "input"', "^[[memory]]\n" + INPUT, "lacks the key 'tensor'"),
     "unknown radix": ('"hex"', '"^octal"', "unknown radix 'octal'"),
     "unknown overflow": ("bits   = 8", 'overflow = "^clip"', "unknown overflow 'clip'"),
-    "unknown tensor": ('tensor = "input"', 'tensor = "^inputs"', "unknown tensor 'inputs'"),
+    "name that no tensor can have": ('tensor = "input"', 'tensor = "^in put"', "tensor: 'in put' names no tensor"),
     "unknown axis left": (LEFT, "oc (it row) kh ^kx ->", "axis 'kx'"),
     "unknown axis right": (RIGHT, "-> it | oc kh ^kx | ~row", "axis 'kx' is unknown"),
     "axis missing left": (LEFT, "oc (it row) kh ^->", "axis 'kw' is missing left"),

@@ -9,24 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qexport.bench.rtl import (
-    Stage,
-    chain_of,
-    compute_cycles,
-    latency,
-    load_cycles,
-    mm_cycles,
-    render_rtl,
-    render_set,
-    rtl_stages,
-    stream_cycles,
-)
+from qexport.bench.rtl import compute_cycles, latency, load_cycles, mm_cycles, render_rtl, stream_cycles
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
-from qexport.sets.manifest import Manifest, read_manifest
+from qexport.sets.manifest import Manifest, chain_of, read_manifest
 from qexport.sim.run import simulate
 from qexport.sim.verilator import Verilator
 from qexport.trust.equivalence import yosys
@@ -111,7 +100,7 @@ def set_of_case(tmp_path_factory: pytest.TempPathFactory) -> SetOf:
 def rendered(folder: Path, style: str, to: Path) -> list[Path]:
     """The RTL of a set, written to `to`."""
     manifest = read_manifest(folder)
-    files = render_set(style, manifest)
+    files = render_rtl(style, manifest, chain_of(folder, manifest))
     to.mkdir(exist_ok=True)
     for name, text in files.items():
         (to / name).write_text(text)
@@ -128,15 +117,10 @@ def sizes(manifest: Manifest) -> dict[str, int]:
     numbers |= {f"{m.name.upper()}_WORDS": m.files[0].words for m in (*driven, memories["psum"])}
     return numbers | {
         "RESULT_WORDS": results[0].files[0].words,
-        "LATENCY": latency(stages(manifest)),
+        "LATENCY": latency(manifest),
         "WR_BITS": max(m.word_bits for m in driven),
         "RD_BITS": max(m.word_bits for m in results),
     }
-
-
-def stages(manifest: Manifest) -> list[Stage]:
-    memories = {memory.name: memory for memory in manifest.memories}
-    return rtl_stages(memories, manifest.array, manifest.formats, chain_of(manifest))
 
 
 def bench_sizes(manifest: Manifest, bench: str) -> dict[str, int]:
@@ -219,7 +203,7 @@ def test_memories_give_the_golden_image_after_image_in_the_documented_cycles(
     manifest = read_manifest(folder)
     said = run(built(folder, style, "tb_mm", tmp_path), folder)
     assert said["words"] == compared_words(manifest, "accumulator", "relu", "output")
-    assert said["cycles"] == mm_cycles(style, manifest.layer, plane_of(manifest), manifest.array, stages(manifest))
+    assert said["cycles"] == mm_cycles(style, manifest, plane_of(manifest))
 
 
 @on_verilator
@@ -281,7 +265,7 @@ def test_a_set_in_another_layout_and_an_unknown_style_are_refused(set_of: SetOf,
     ):
         manifest = read_manifest(folder)
         with pytest.raises(QexportError, match=re.escape(message)):
-            render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats, None)
+            render_rtl(style, manifest, None)
 
 
 # --- lint and synthesis ---------------------------------------------------------------------------------------------

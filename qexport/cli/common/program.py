@@ -1,10 +1,12 @@
 """The program: its commands, loaded when called, and what becomes of its errors and of its standard streams."""
 
+import atexit
 import gc
 import importlib
 import io
 import os
 import re
+import signal
 import sys
 from collections import UserDict
 from pathlib import Path
@@ -13,7 +15,8 @@ from typing import Any, NoReturn
 import click
 
 from qexport import __version__
-from qexport.errors import QexportError, short
+from qexport.core.signals import undisturbed
+from qexport.errors import QexportError, interrupted, short
 
 FOLDER = Path(__file__).parent.parent  # each command stands in the file of its name; its docstring is the summary
 
@@ -34,7 +37,8 @@ class _Commands(UserDict[str, click.Command]):
             raise KeyError(name)
         gc.disable()  # imports leave no garbage, and the search for it takes a fifth of their time
         try:
-            command: click.Command = importlib.import_module(f"qexport.cli.{name}").command
+            with undisturbed():
+                command: click.Command = importlib.import_module(f"qexport.cli.{name}").command
         finally:
             gc.enable()
         return command
@@ -77,8 +81,8 @@ class Program(click.Group):
             raise click.Abort from None
 
     def main(self, *args: Any, **kwargs: Any) -> NoReturn:
-        _open_streams()
         try:
+            _open_streams()
             status = super().main(*args, **(kwargs | {"standalone_mode": False}))
             sys.stdout.flush()
             sys.exit(status if isinstance(status, int) else 0)
@@ -89,7 +93,7 @@ class Program(click.Group):
             command = error.ctx.command_path if error.ctx else "qexport"
             message = re.sub(r"\s*\n\s*", " ", error.format_message())  # choices are listed line by line
             _fail(f"{message.rstrip('.')}; see {command} --help", error.exit_code)
-        except click.Abort:
+        except (click.Abort, KeyboardInterrupt):
             _fail("interrupted", 130)
         except QexportError as error:
             _fail(str(error), error.exit_code)
@@ -99,11 +103,22 @@ class Program(click.Group):
             where = f"{error.filename}: " if error.filename else ""
             _fail(f"{where}{error.strerror or error}; check the path, its permissions and the room on the disk", 2)
         except Exception as error:
+            if interrupted(error):
+                _fail("interrupted", 130)
             _fail(f"internal: {_one_line(error)}; this is a fault of qexport, please report it with {_record()}", 3)
+        finally:
+            atexit.unregister(_end_at_once)
+            atexit.register(_end_at_once)  # the last that is registered is the first that runs
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(summaries().items()))
+
+
+def _end_at_once() -> None:
+    """Let Ctrl-C end the process without a word: all is done, and what libraries clean up would print a traceback."""
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def _one_line(error: Exception) -> str:

@@ -1,6 +1,7 @@
 """The exact integer convolution: padding, im2col, sums, partial sums, bounds. A linear layer is one of 1x1."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +11,7 @@ from qexport.core.capture import Capture
 from qexport.core.geometry import ConvGeometry
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.base import Need, Operation
+from qexport.core.steps import Ints, Signal, Step
 from qexport.core.tensors import BIAS_BITS, Range, Record, Role, Values, wide
 
 
@@ -83,19 +85,20 @@ def acc_addresses(layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
 
 def accumulator_bounds(
     weight: Int64, bias: Int64 | None, code: Range, layer: ConvGeometry, plane: tuple[int, int]
-) -> tuple[int, int]:
-    """The exact least and greatest accumulator that these weights can give for inputs of this plane and range.
+) -> tuple[Int64, Int64]:
+    """The exact least and greatest accumulator of each channel for inputs of this plane and range.
 
     A tap that meets padding adds nothing, so each output position counts only the taps that lie inside.
     """
     inside = patches(pad(np.ones((1, 1, *plane), np.int64), layer), layer, plane)[0, 0]  # (kh, kw, oy, ox)
+    kinds = np.unique(inside.reshape(*inside.shape[:2], -1), axis=2)  # many positions meet the same taps
     offset = 0 if bias is None else bias
     ends = weight * code[0], weight * code[1]
     low, high = np.minimum(*ends).sum(axis=1), np.maximum(*ends).sum(axis=1)  # (oc, kh, kw)
     position_axes = ([1, 2], [0, 1])
-    least = np.tensordot(low, inside, position_axes).min(axis=(1, 2)) + offset
-    greatest = np.tensordot(high, inside, position_axes).max(axis=(1, 2)) + offset
-    return int(least.min()), int(greatest.max())
+    least: Int64 = np.tensordot(low, kinds, position_axes).min(axis=1) + offset
+    greatest: Int64 = np.tensordot(high, kinds, position_axes).max(axis=1) + offset
+    return least, greatest
 
 
 def psum_bounds(weight: Int64, code: IntFormat, row: int) -> tuple[int, int]:
@@ -111,9 +114,9 @@ class Convolution(Operation):
 
     offers = frozenset(Need)
 
-    def __init__(self, capture: Capture, row: int | None):
-        super().__init__(capture)
-        self.plane, self.weight, self.bias = capture.plane, capture.weight, capture.bias
+    def __init__(self, capture: Capture, row: int | None, steps: Sequence[Step] | None = None):
+        super().__init__(capture, steps)
+        self.plane, self.weight = capture.plane, capture.weight
         self.row = self.layer.group_inputs if row is None else row
         self.zero = self.formats.input.zero_points[0]
         self.weight_zeros = np.broadcast_to(np.array(self.formats.weight.zero_points, np.int64), len(self.weight))
@@ -126,10 +129,14 @@ class Convolution(Operation):
         return acc_addresses(self.layer, self.plane)
 
     @cached_property
-    def bounds(self) -> Range:
+    def channel_bounds(self) -> tuple[Ints, Ints]:
         code = self.formats.input.integer
         ends = code.low - self.zero, code.high - self.zero
-        return accumulator_bounds(self.centred, self.bias, ends, self.layer, self.plane)
+        return accumulator_bounds(self.centred, self.added, ends, self.layer, self.plane)
+
+    @property
+    def start(self) -> Signal:
+        return Signal(_RESULTS, "oc", self.results(1)[1:], *self.channel_bounds)
 
     @cached_property
     def psum_bounds(self) -> Range:
@@ -141,9 +148,14 @@ class Convolution(Operation):
         return max(self.bounds[0], 0), max(self.bounds[1], 0)
 
     @property
+    def end(self) -> Signal:
+        """What the last step gives."""
+        assert self.chain is not None
+        return self.chain.end
+
+    @property
     def output_format(self) -> IntFormat:
-        assert self.formats.output is not None
-        return self.formats.output.integer
+        return wide(self.end.range) if self.formats.output is None else self.formats.output.integer
 
     def results(self, images: int) -> tuple[int, ...]:
         """The shape of what the layer gives."""
@@ -161,8 +173,8 @@ class Convolution(Operation):
         return folded
 
     def output(self, golden: Values) -> Int64:
-        assert self.requantizer is not None
-        return self.requantizer.apply(golden.values("relu"))
+        assert self.chain is not None
+        return golden.values(self.chain.names[-1] if self.chain.names else "accumulator")
 
 
 def _code_range(op: Convolution) -> Range:
@@ -245,7 +257,7 @@ Convolution.table = {
         format=lambda op: wide(op.bounds),
         range=lambda op: op.bounds,
         values=lambda op, golden: accumulate(
-            op.centred, golden.values("patches") - op.zero, op.bias, op.layer.groups, op.reach
+            op.centred, golden.values("patches") - op.zero, op.added, op.layer.groups, op.reach
         ),
     ),
     "relu": Record(
@@ -257,9 +269,9 @@ Convolution.table = {
     ),
     "output": Record(
         _RESULTS, Role.RESULT,
-        shape=lambda op, n: op.results(n),
+        shape=lambda op, n: (n, *op.end.sizes),
         format=lambda op: op.output_format,
-        range=lambda op: (op.output_format.low, op.output_format.high),
+        range=lambda op: op.end.range,
         values=lambda op, golden: op.output(golden),
         lacking=lambda op: op.no_output,
     ),
