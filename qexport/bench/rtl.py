@@ -29,7 +29,7 @@ from qexport.core.steps import (
     Signal,
     Step,
     Threshold,
-    names_of,
+    step_names,
     takes_bias,
 )
 from qexport.core.tensors import Range
@@ -205,7 +205,7 @@ def _served(manifest: Manifest) -> tuple[Step, ...]:
     stored = {memories[name].tensor for name in _results(memories)}
     if "output" in stored:
         return steps
-    return steps[: max((at for at, name in enumerate(names_of(steps), 1) if name in stored), default=0)]
+    return steps[: max((at for at, name in enumerate(step_names(steps), 1) if name in stored), default=0)]
 
 
 @dataclass(frozen=True)

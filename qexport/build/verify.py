@@ -32,6 +32,7 @@ from qexport.sets.manifest import (
     OutputFormat,
     golden_info,
     golden_text,
+    is_written_as,
     manifest_formats,
     read_manifest,
 )
@@ -128,7 +129,7 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
         yield Fault(path, "is a link, whose file may change without the set; put the file itself there")
     changed = {path for path in named if path in present and file_sha256(present[path]) != named[path]}
     yield from _sums_faults(folder, manifest)
-    if manifest.to_bytes() != (folder / MANIFEST).read_bytes():
+    if not is_written_as((folder / MANIFEST).read_bytes(), manifest):
         yield Fault(MANIFEST, "lacks keys or is not written as the contract says (sorted keys, two-space indent)")
 
     capture = None

@@ -12,20 +12,22 @@ import msgspec
 from rich.markup import escape
 
 from qexport.build.dump import Dump, dump, dump_all, plan
+from qexport.build.hardware import for_hardware
 from qexport.build.images import DEFAULT_SHARE, choose_images
 from qexport.cli.common.network import load_network
-from qexport.cli.common.options import json_option, network_options, path_type
+from qexport.cli.common.options import hardware_options, json_option, network_options, path_type
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.progress import show_progress
 from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.capture import Capture, CaptureFile
 from qexport.core.operations.registry import operation
+from qexport.core.rescale import Hardware
 from qexport.core.strength import COUNTED, compared, percent, strength_text
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.toml import load_layout
-from qexport.sets.manifest import Manifest, golden_text, layer_text
+from qexport.sets.manifest import Manifest, golden_text, layer_text, steps_text
 
 
 @dataclass(frozen=True)
@@ -162,9 +164,17 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option("--force", is_flag=True, help="Replace another set of this layer.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; print files, words and bytes.")
+@hardware_options
 @json_option
 def command(
-    capture: Path | None, layout: str, folder: Path, force: bool, dry_run: bool, as_json: bool, **of_network: Any
+    capture: Path | None,
+    layout: str,
+    folder: Path,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    hardware: Hardware | None,
+    **of_network: Any,
 ) -> None:
     """Write a layer's vector set: memory files, bench and manifest.
 
@@ -178,6 +188,7 @@ def command(
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
+    qexport dump --capture capture.safetensors --round half_up --mul-bits 16 --out vectors/
     """
     asked = _Asked(**of_network)
     if [asked.layer is not None, capture is not None, asked.every].count(True) != 1:
@@ -190,6 +201,8 @@ def command(
             captures = _file_capture(capture, asked)
         else:
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
+        if hardware is not None:
+            captures = stack.enter_context(_on_hardware(captures, hardware, asked.every))
         if dry_run:
             _emit_plan(captures, chosen, as_json)
             return
@@ -212,6 +225,22 @@ def command(
         for warning in done.manifest.warnings:
             where = f"{done.manifest.layer.name}: " if asked.every else ""
             click.echo(f"qexport: warning: {where}{warning}", err=True)
+
+
+@contextmanager
+def _on_hardware(
+    captures: Sequence[tuple[Capture, int]], hardware: Hardware, every: bool
+) -> Iterator[list[tuple[Capture, int]]]:
+    """The captures with the steps of a hardware; of every layer those that have a format of the output."""
+    from qexport.sim.work import scratch_folder
+
+    with scratch_folder() as scratch:
+        yield [
+            (capture, images)
+            if every and capture.formats.output is None
+            else (for_hardware(capture, hardware, scratch / f"{capture.layer.slug}.safetensors"), images)
+            for capture, images in captures
+        ]
 
 
 def _file_capture(path: Path, asked: _Asked) -> list[tuple[Capture, int]]:
@@ -302,6 +331,7 @@ def _show_set(done: Dump) -> None:
         ("layer", layer_text(manifest.layer)),
         ("layout", manifest.layout.name),
         ("accumulator", _accumulator_text(manifest)),
+        *([("steps", steps_text(manifest))] if manifest.chain else []),
         ("golden", golden_text(manifest)),
         ("strength", strength_text(manifest.strength, manifest.memories)),
         ("set", f"{done.folder} ({manifest.file_count} files{', unchanged' if done.unchanged else ''})"),

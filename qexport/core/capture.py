@@ -18,6 +18,7 @@ from qexport.core.budget import CAPTURE_ELEMENTS, STEP_ELEMENTS, check_header
 from qexport.core.codes import Formats
 from qexport.core.geometry import KINDS, ConvGeometry, Layer, NotNegative
 from qexport.core.intformat import Int64
+from qexport.core.private import without_private
 from qexport.core.steps import Signal, Step, read_steps, sizes_after, write_steps
 from qexport.errors import QexportError, few
 
@@ -126,6 +127,11 @@ class LayerCapture:
         return len(self.input)
 
     @property
+    def has_codes(self) -> bool:
+        """Whether it holds the framework's own codes."""
+        return self.reference_codes is not None
+
+    @property
     def plane(self) -> tuple[int, int]:
         """(iy, ix)."""
         return self.input.shape[2], self.input.shape[3]
@@ -189,7 +195,7 @@ class CaptureFile:
                 f"{', '.join(name for name in TENSORS if name not in ('weight', 'input'))}, {STEP_TENSOR}INDEX.FIELD"
             )
         try:
-            metadata = _read_metadata(json.loads(entries[METADATA_KEY]))
+            metadata = _read_metadata(without_private(json.loads(entries[METADATA_KEY])))
         except (ValueError, RecursionError) as error:
             raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
         self.layer, self.formats, self.source = metadata.layer, metadata.formats, metadata.source
@@ -199,7 +205,10 @@ class CaptureFile:
                 raise QexportError(f"capture: {path}: {name} has more than {STEP_ELEMENTS:,} numbers; shorten it")
         self.steps: tuple[Step, ...] | None = None
         if metadata.steps is not None:
-            self.steps = read_steps(metadata.steps, self._read(dict.fromkeys(of_steps)))
+            try:
+                self.steps = read_steps(metadata.steps, self._read(dict.fromkeys(of_steps)))
+            except QexportError as error:
+                raise QexportError(f"capture: {path}: steps: {error}") from None
         elif of_steps:
             raise QexportError(f"capture: {path} holds {of_steps[0]}, but no steps; write them in its metadata")
         _check_input_shape(shapes["input"])
@@ -212,6 +221,7 @@ class CaptureFile:
         self.images: int = shapes["input"][0]
         self.plane: tuple[int, int] = (shapes["input"][2], shapes["input"][3])
         self._per_image = [name for name in PER_IMAGE if name in names]
+        self.has_codes = "reference_codes" in names
         wanted = capture_shapes(self.layer, self.images, self.plane, self.steps or ())
         for name in sorted(names):
             if shapes[name] != wanted[name]:

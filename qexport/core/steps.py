@@ -584,14 +584,14 @@ def sizes_after(steps: Sequence[Step], before: Signal) -> tuple[int, ...]:
     return before.sizes
 
 
+def step_names(steps: Sequence[Step]) -> tuple[str, ...]:
+    """The name of each step's value."""
+    return tuple(f"step{index}" if step.name is None else step.name for index, step in enumerate(steps))
+
+
 def takes_bias(steps: Sequence[Step]) -> bool:
     """Whether a step adds the bias, so that the accumulator is without."""
     return any(isinstance(step, Bias) for step in steps)
-
-
-def names_of(steps: Sequence[Step]) -> tuple[str, ...]:
-    """The names of the steps' values."""
-    return tuple(f"step{index}" if step.name is None else step.name for index, step in enumerate(steps))
 
 
 class Chain:
@@ -610,7 +610,7 @@ class Chain:
         taken: Collection[str] = (),
     ):
         self.steps, self.start, self.bias = tuple(steps), start, bias
-        self.names = names_of(steps)
+        self.names = step_names(steps)
         self.signals: dict[str, Signal] = {}
         self.parameters: dict[str, Parameter] = {}
         self.end = start
@@ -711,9 +711,11 @@ def read_steps(documents: Any, tensors: Mapping[str, NDArray[Any]] | None = None
 
 
 def _read_step(index: int, document: Any) -> Step:
-    op = document.get("op") if isinstance(document, dict) else document
+    op = document.get("op") if isinstance(document, dict) else None
     if not isinstance(op, str) or op not in STEPS:
-        raise QexportError(f"step {index}: op {op!r:.40} is not known; choose one of {', '.join(STEPS)}")
+        raise QexportError(
+            f"step {index}: {document if op is None else op!r:.40} is no known op; choose one of {', '.join(STEPS)}"
+        )
     for field, value in document.items():
         if field in ("from", "with"):
             raise QexportError(f"step {index}: {field} is reserved; steps follow each other in one chain today")

@@ -10,7 +10,8 @@ import numpy as np
 
 from qexport.core.golden import Golden
 from qexport.core.operations.base import Need
-from qexport.core.operations.registry import AXES, OPERANDS, RESULTS, operation, require
+from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import OPERANDS, operation, require
 from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import WordSpec
@@ -28,7 +29,8 @@ COLUMN_AXIS = "col"  # the size of an output tile, where the layout has one
 class Step:
     """One line of an explanation; what does not belong to its kind is None.
 
-    kind: term, psum, bias, accumulator, relu or output. it, kh, kw, row: input-channel tile, tap and row of the array;
+    kind: term, psum, bias, accumulator, relu, the name of a step, or output. it, kh, kw, row: input-channel tile, tap
+    and row of the array;
     ic: the layer's input channel. value: the product of a term, else the named tensor's; sum: of all values of terms
     and the bias so far. Places are FILE:LINE:LANE, several where the memory stores single bits.
     """
@@ -103,8 +105,8 @@ def explain(folder: Path, n: int, oc: int, oy: int, ox: int) -> Explanation:
         if not 0 <= index < size:
             raise QexportError(f"at: {axis} {index} is outside 0..{size - 1} of {folder}")
     at = {"n": n, "oc": oc, "oy": oy, "ox": ox}
-    places = _Places(folder, manifest)
     facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
+    places = _Places(folder, manifest, facts)
     golden = Golden(capture.part(n, n + 1), facts=facts)
     steps = [*_sums(golden, at, places)]
     steps += _results(golden, at, steps[-1].sum, places)
@@ -149,17 +151,18 @@ def _sums(golden: Golden, at: Point, places: "_Places") -> Iterator[Step]:
                 )  # fmt: skip
             total += part
             yield Step("psum", psum, total, it, kh, kw, at=places.of("psum", point))
-    if facts.bias is not None:
-        total += int(facts.bias[oc])
-        yield Step("bias", int(facts.bias[oc]), total, at=places.operand("bias", at))
+    if facts.added is not None:
+        total += int(facts.added[oc])
+        yield Step("bias", int(facts.added[oc]), total, at=places.operand("bias", at))
 
 
 def _results(golden: Golden, at: Point, accumulator: int, places: "_Places") -> Iterator[Step]:
     """What follows from an accumulator, itself first."""
-    behind = Golden(golden.capture, facts=golden.facts, given={"accumulator": np.array(accumulator)})
-    for tensor in RESULTS:
-        if AXES[tensor] == tuple(at) and golden.facts.has(tensor):
-            yield Step(tensor, int(behind.values(tensor)), accumulator, at=places.of(tensor, at))
+    index = (0, at["oc"], at["oy"], at["ox"])
+    assert accumulator == golden.accumulator[index]
+    for tensor in golden.facts.result_names:
+        if tensor not in golden.facts.pooled and golden.facts.tensor(tensor).axes == tuple(at):
+            yield Step(tensor, int(golden.values(tensor)[index]), accumulator, at=places.of(tensor, at))
 
 
 def steps_csv(explanations: Sequence[Explanation]) -> str:
@@ -180,8 +183,8 @@ def steps_csv(explanations: Sequence[Explanation]) -> str:
 class _Places:
     """Where tensor elements stand in the files of a set."""
 
-    def __init__(self, folder: Path, manifest: Manifest):
-        self._folder = folder
+    def __init__(self, folder: Path, manifest: Manifest, facts: Convolution):
+        self._folder, self._facts = folder, facts
         self._manifest = manifest
         # a memory of whole codes rather than one of single bits
         self._entries = {m.tensor: m for m in sorted(manifest.memories, key=self._has_bits)[::-1]}
@@ -197,8 +200,8 @@ class _Places:
 
         None without a memory, or where the point, which may have more axes, lacks one of the tensor's.
         """
-        entry, axes = self._entries.get(tensor), AXES[tensor]
-        if entry is None or not set(axes) <= set(point):
+        entry = self._entries.get(tensor)
+        if entry is None or not set(axes := self._facts.tensor(tensor).axes) <= set(point):
             return ()
         index = tuple(point[axis] for axis in axes)
         indices = [(*index, bit) for bit in range(entry.shape[-1])] if self._has_bits(entry) else [index]
@@ -212,7 +215,8 @@ class _Places:
     def stored(self, at: Point) -> Iterator[Stored]:
         """What the memories of results with these axes hold."""
         for entry in self._manifest.memories:
-            if entry.tensor in RESULTS and AXES[entry.tensor] == tuple(at) and not self._has_bits(entry):
+            is_result = entry.tensor in self._facts.result_names and entry.tensor not in self._facts.pooled
+            if is_result and self._facts.tensor(entry.tensor).axes == tuple(at) and not self._has_bits(entry):
                 number, word, lane = self._tilings[entry.name].place(*at.values())
                 place = self._text(entry, number, word, lane)
                 words = read_words(self._folder, entry, self._tilings[entry.name], number)

@@ -15,7 +15,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.registry import RESULTS
 from qexport.errors import QexportError, few, near
 from qexport.layout.formats.base import FileFault, WordSpec
 from qexport.layout.formats.registry import FORMATS
@@ -97,7 +96,7 @@ def entry_of(manifest: Manifest, name: str) -> MemoryEntry:
 
 
 def _results(manifest: Manifest) -> list[MemoryEntry]:
-    return [entry for entry in manifest.memories if entry.tensor in RESULTS]
+    return [entry for entry in manifest.memories if entry.tensor in manifest.results]
 
 
 def mentioned_memories(manifest: Manifest, text: str) -> list[MemoryEntry]:

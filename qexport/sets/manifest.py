@@ -13,8 +13,10 @@ from qexport.core.codes import CodeFormat
 from qexport.core.geometry import ConvGeometry, Layer, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import RESULTS
+from qexport.core.private import without_private
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
-from qexport.core.steps import Add, AnyStep, Chain, Clamp, Multiply, Relu, ShiftRight, Step
+from qexport.core.steps import Add, AnyStep, Chain, Clamp, Multiply, Relu, ShiftRight, Step, step_names
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault
@@ -188,6 +190,11 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
         return json_bytes(self)
 
     @property
+    def results(self) -> frozenset[str]:
+        """The tensors that come out of a design."""
+        return frozenset((*RESULTS, *step_names(self.chain or ())))
+
+    @property
     def chain(self) -> tuple[Step, ...] | None:
         """The steps behind the accumulator, of whatever schema; None where there is no output."""
         if self.steps is not None or self.formats.output is None:
@@ -217,9 +224,15 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
         return len(self.named_files()) + 2
 
 
-def json_bytes(document: msgspec.Struct) -> bytes:
+def json_bytes(document: Any) -> bytes:
     """Sorted keys, two-space indent, final newline."""
     return (json.dumps(msgspec.to_builtins(document), sort_keys=True, indent=2) + "\n").encode()
+
+
+def is_written_as(data: bytes, manifest: Manifest) -> bool:
+    """Whether the bytes of a manifest are as the contract says, keys that begin with x- aside."""
+    document = json.loads(data)
+    return json_bytes(document) == data and json_bytes(without_private(document)) == manifest.to_bytes()
 
 
 def manifest_formats(facts: Convolution, observed: tuple[int, int]) -> ManifestFormats:
@@ -279,7 +292,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {', '.join(READ_SCHEMAS)}"
         )
     try:
-        manifest = msgspec.convert(document, Manifest)
+        manifest = msgspec.convert(without_private(document), Manifest)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # a name with half a character has no bytes
         raise QexportError(f"set: {path}: {error}") from None
     if outside := [name for name in manifest.named_files() if not is_inside(name)]:
@@ -329,6 +342,16 @@ def golden_text(manifest: Manifest) -> str:
         f"exact; against PyTorch's output: mean difference {golden.mean_abs:.1e}{mean}; "
         f"maximum {golden.max_abs:.1e}, {below}{codes}"
     )
+
+
+def steps_text(manifest: Manifest) -> str:
+    """The steps behind the accumulator, what ties there are, and how far a hardware departs, in a few words."""
+    text = ", ".join(step.op for step in manifest.chain or ()) or "none"
+    if manifest.ties:
+        text += f"; {len(manifest.ties)} ties"
+    if (departs := manifest.departs) is not None:
+        text += f"; departs from the network: {departs.accumulators} accumulators, {departs.codes} codes of the images"
+    return text
 
 
 def layer_text(layer: ConvGeometry) -> str:

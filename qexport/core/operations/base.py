@@ -1,5 +1,6 @@
 """What every operation is: a table of tensors, bounds, the steps behind it, and which commands can serve it."""
 
+import itertools
 import math
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -12,10 +13,12 @@ import numpy as np
 from qexport.core.budget import ELEMENTS
 from qexport.core.capture import Capture, Ties
 from qexport.core.intformat import Int64
-from qexport.core.rescale import Hardware, Integers, Network, Rescaling, rescale
-from qexport.core.steps import Chain, Ints, Signal, Step, takes_bias
+from qexport.core.rescale import TIE_WIDTH, Hardware, Integers, Network, Rescaling, rescale
+from qexport.core.steps import Chain, Ints, Pool, Signal, Step, takes_bias
 from qexport.core.tensors import Range, Record, Role, Tensor, wide
 from qexport.errors import QexportError
+
+FLOAT32_TIE = Fraction(1, 2**20)  # of an edge, relative: how near a framework of float32 may be to one and miss it
 
 
 class Need(Enum):
@@ -40,7 +43,7 @@ class Operation:
 
     def __init__(self, capture: Capture, steps: Sequence[Step] | None = None):
         self.layer, self.formats = capture.layer, capture.formats
-        self.ties_given = capture.ties
+        self.ties_given, self.has_codes = capture.ties, capture.has_codes
         self.given = capture.steps if steps is None else tuple(steps)
         self.bias = capture.bias
         self.added = None if takes_bias(self.given or ()) else capture.bias  # what of the bias is in the accumulator
@@ -88,6 +91,20 @@ class Operation:
             records[name] = _parameter_record(name, parameter.axes, parameter.values)
         return records
 
+    @cached_property
+    def result_names(self) -> tuple[str, ...]:
+        """The names of what comes out of a design, in the order of the computation; those that the layer has."""
+        own = [name for name, record in self.table.items() if record.role is Role.RESULT and self.has(name)]
+        steps = () if self.chain is None else self.chain.names
+        return *(name for name in own if name != "output"), *steps, *(name for name in own if name == "output")
+
+    @cached_property
+    def pooled(self) -> frozenset[str]:
+        """The results behind a pool, whose positions are not those of the accumulators."""
+        steps = () if self.chain is None else tuple(zip(self.chain.names, self.chain.steps, strict=True))
+        behind = [name for name, _ in itertools.dropwhile(lambda pair: not isinstance(pair[1], Pool), steps)]
+        return frozenset([*behind, "output"] if behind else [])
+
     @property
     def channel_bounds(self) -> tuple[Ints, Ints]:
         """The exact least and greatest accumulator of each channel."""
@@ -129,11 +146,10 @@ class Operation:
         try:
             return Network(
                 [Fraction(scale) / Fraction(output.scales[0]) for scale in scales.tolist()],
-                [0] * self.start.channels,
+                [zero] * self.start.channels,
                 *self.channel_bounds,
                 low=max(code.low, zero) if self.layer.relu else code.low,
                 high=code.high,
-                zero_point=zero,
             )
         except QexportError as error:
             raise QexportError(f"layer {self.layer.name}: {error}") from None
@@ -154,10 +170,21 @@ class Operation:
     @cached_property
     def ties(self) -> Ties:
         """(channel, accumulator) pairs whose real value lies on the edge between two codes: those that the capture
-        lists, or those of the network whose steps were found."""
-        if self.ties_given is not None or self.given is not None or self.network is None:
+        lists, or those of the network whose steps were found.
+
+        Raises QexportError where the capture lists one that is none by its formats.
+        """
+        if self.given is not None or self.network is None:
             return self.ties_given or ()
-        return tuple(self.network.ties())
+        if self.ties_given is None:
+            return tuple(self.network.ties(FLOAT32_TIE if self.has_codes else TIE_WIDTH))
+        if none := sorted(set(self.ties_given) - set(self.network.ties(FLOAT32_TIE))):
+            channel, accumulator = none[0]
+            raise QexportError(
+                f"layer {self.layer.name}: ties list accumulator {accumulator} of channel {channel}, which lies within "
+                f"a code, not on an edge between two; take out what is no tie ({len(none)} of {len(self.ties_given)})"
+            )
+        return self.ties_given
 
     @cached_property
     def integers(self) -> Integers | None:

@@ -70,14 +70,15 @@ def explanations(lane: Lane, accumulators: Int64, got: Int64, port: int, code: I
     def explains(mistake: Mistake) -> bool:
         with np.errstate(all="ignore"):
             codes = (code.wrap(mistake.codes(lane, accumulators[some])) == got[some] for some in (few, slice(None)))
-            return all(same.all() for same in codes)
+            return all(bool(same.all()) for same in codes)
 
     return [mistake for mistake in _mistakes(lane, port) if explains(mistake)]
 
 
 def _spread(places: Int64) -> Int64:
     """Some of many places."""
-    return places[np.linspace(0, len(places) - 1, min(len(places), FEW)).astype(int)]
+    some: Int64 = places[np.linspace(0, len(places) - 1, min(len(places), FEW)).astype(int)]
+    return some
 
 
 def _mistakes(lane: Lane, port: int) -> Iterator[Mistake]:

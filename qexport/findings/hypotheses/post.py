@@ -10,7 +10,6 @@ import numpy as np
 
 from qexport.core.codes import CodeFormat
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.registry import AXES, RESULTS
 from qexport.core.rescale import Integers
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.model import Model
@@ -32,8 +31,9 @@ def post_mistakes(m: Model) -> Iterator[Change]:
     if m.tensor == "relu":
         yield Change(RELU_MISSING, "", Stage.POST, lambda acc: acc, True)
     stored = {entry.tensor: entry.name for entry in m.manifest.memories}
-    for tensor in RESULTS:
-        if tensor in stored and tensor != m.tensor and AXES[tensor] == AXES[m.tensor]:
+    shape = m.facts.tensor(m.tensor).shape(1)
+    for tensor in m.facts.result_names:
+        if tensor in stored and tensor != m.tensor and m.facts.tensor(tensor).shape(1) == shape:
             detail = f"the words are those of memory {stored[tensor]}"
             yield Change(OTHER_LAYER, detail, Stage.POST, partial(m.behind, tensor))
     integers, output = m.facts.integers, m.facts.formats.output
