@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from qexport.core.capture import REAL, LayerCapture, Ties
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
-from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.base import Operation
 from qexport.core.steps import Pool
 from qexport.errors import CheckFailed
 
@@ -43,7 +43,7 @@ class Scan:
     Parts are added in order; the result does not depend on how the images were parted.
     """
 
-    def __init__(self, facts: Convolution):
+    def __init__(self, facts: Operation):
         self._facts = facts
         self._seen: list[tuple[int, int]] = []
         scales = np.array(facts.formats.accumulator_scales)
@@ -100,7 +100,8 @@ class Scan:
         assert chain is not None
         tied = np.zeros(accumulator.shape, np.int64)
         for channel, pairs in itertools.groupby(sorted(ties), key=lambda tie: tie[0]):
-            tied[:, channel] = np.isin(accumulator[:, channel], [value for _, value in pairs])
+            here = (*(slice(None),) * chain.start.axis, channel)
+            tied[here] = np.isin(accumulator[here], [value for _, value in pairs])
         for step in chain.steps:
             tied = step.windows(tied, np.max, 0) if isinstance(step, Pool) else tied
         return tied

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qexport.core.capture import LayerCapture, Source
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import KINDS
+from qexport.core.geometry import Conv2d, Linear
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.rescale import Hardware
 from qexport.errors import QexportError, few, near
@@ -165,7 +165,8 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
         reference = reference - real[:, np.newaxis, np.newaxis]
     geometry = dict(call.geometry)
     padding = geometry.pop("padding", (0, 0))
-    layer: Any = KINDS[call.kind](
+    kinds: dict[str, Any] = {"conv2d": Conv2d, "linear": Linear}
+    layer = kinds[call.kind](
         name=call.name,
         index=call.index,
         in_channels=inputs.shape[1],
