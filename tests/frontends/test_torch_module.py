@@ -229,7 +229,7 @@ def test_what_is_not_quantized_is_refused_with_its_values() -> None:
         (lambda y: F.conv2d(y * torch.inf, torch.ones(1, 4, 1, 1)), "it holds NaN or infinity"),
         (lambda y: F.conv2d(y.round(), y[:1].round()), "its weights depend on the inputs"),
         (lambda y: F.conv_transpose2d(y, torch.ones(4, 1, 1, 1)), "it is a transposed convolution"),
-        (lambda y: y.flatten(2) @ y.flatten(2).transpose(1, 2), "it multiplies two activations"),
+        (lambda y: torch.addmm(y[0, 0], y[0, 1], y[0, 2]), "it adds more than a bias"),
         (lambda y: F.conv2d(y.round() * torch.arange(1.0, 5)[:, None, None], torch.ones(1, 4, 1, 1)),
          "its scale differs along axis 1"),
         (lambda y: F.conv2d((y / y.abs().max() * 7).round() * (y.abs().max() / 7), torch.ones(1, 4, 1, 1)), None),
@@ -537,7 +537,23 @@ def test_attention_comes_apart_into_its_layers() -> None:
     first, *others = capture_all(Attention(), torch.randn(2, 3, 8))
     assert isinstance(first, Captured)
     assert (first.capture.layer.name, first.capture.weight.shape) == ("own", (24, 8, 1, 1))
-    assert ["two activations" in str(one) for one in others] == [True, True, False]
+    assert [isinstance(one, Captured) for one in others] == [True, False, False]  # behind the softmax none is quantized
+
+
+def test_products_of_two_activations_are_captured_with_their_codes() -> None:
+    class Products(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            left, right = quantized(x.relu(), 0.25), torch.clamp(torch.round(x * 3), -8, 7) / 3
+            scores = torch.clamp(torch.round(left @ right.transpose(2, 3) / 5**0.5 * 8), -128, 127) / 8
+            return scores, torch.ones(2, 5) @ right[0, 0]
+
+    first, second = (one.capture for one in captures_of(Products(), NOISE))
+    assert (first.layer.kind, first.input.shape) == ("matmul", (6, 5, 5))
+    assert first.formats.input2 is not None
+    assert (first.formats.input.bits, first.formats.input2.bits, first.formats.input2.signed) == (4, 4, True)
+    assert first.reference_codes is not None
+    assert np.array_equal(Golden(first).values("output"), first.reference_codes)
+    assert (second.layer.kind, second.input.shape) == ("matmul", (1, 2, 5))
 
 
 @pytest.mark.filterwarnings("ignore")  # of torch.ao
