@@ -12,8 +12,7 @@ from qexport.cli.common.network import load_network
 from qexport.cli.common.options import json_option, network_options, path_type
 from qexport.cli.common.output import emit
 from qexport.cli.common.tables import make_table, print_table
-from qexport.core.capture import CaptureFile
-from qexport.core.codes import Formats
+from qexport.core.capture import Capture, CaptureFile
 from qexport.core.geometry import ConvGeometry
 from qexport.core.intformat import IntFormat
 from qexport.core.operations.registry import operation
@@ -51,43 +50,34 @@ def command(
         if (checkpoint, weight_bits, act_bits, capture) != (None, None, None, None):
             raise click.UsageError("--model stands alone; leave out --checkpoint, bits and --capture")
         captures, refused = module_captures(of_model, None, None)
-        rows = [_layer_row(one.layer, one.formats, one.plane, operation(one, None).bounds) for one in captures]
+        rows = [_layer_row(one) for one in captures]
         result["refused"] = [{"name": one.name, "index": one.index, "why": one.why} for one in refused]
     elif capture is not None:
         if (checkpoint, weight_bits, act_bits) != (None, None, None):
             raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
-        read = CaptureFile(capture)
-        rows = [_layer_row(read.layer, read.formats, read.plane, operation(read, None).bounds)]
+        rows = [_layer_row(CaptureFile(capture))]
     else:
         network = load_network(checkpoint, weight_bits, act_bits)
         from qexport.frontends.vgg.capture import layer_facts
 
-        rows = [
-            _layer_row(
-                facts.geometry,
-                facts.formats,
-                facts.plane,
-                operation(facts.blank_capture(), None).bounds,
-            )
-            for facts in layer_facts(network.model)
-        ]
+        rows = [_layer_row(facts.blank_capture()) for facts in layer_facts(network.model)]
 
     def show() -> None:
         table = make_table(
             "index", "name", "in x out", "kernel", "weight bits", "input bits", "positions", "8x8 tiles", "accumulator"
         )
         for row in rows:
-            table.add_row(
-                "-" if row["index"] is None else str(row["index"]),
-                escape(row["name"]),
-                f"{row['in_channels']}x{row['out_channels']}",
-                f"{row['kernel'][0]}x{row['kernel'][1]}",
-                f"{row['weight_bits']} {'signed' if row['weight_signed'] else 'unsigned'}",
-                f"{row['input_bits']} {'signed' if row['input_signed'] else 'unsigned'}",
-                f"{row['output_plane'][0]}x{row['output_plane'][1]}",
-                f"{row['tiles'][0]}x{row['tiles'][1]}",
-                f"{row['bounds'][0]}..{row['bounds'][1]}, {row['accumulator_bits']} bits",
-            )
+            cells = ["-" if row["index"] is None else str(row["index"]), escape(row["name"])]
+            if "kernel" in row:
+                cells += [f"{row['in_channels']}x{row['out_channels']}", f"{row['kernel'][0]}x{row['kernel'][1]}"]
+            else:
+                cells += [row["kind"], "-"]
+            for operand in ("weight" if "kernel" in row else "input2", "input"):
+                bits, signed = row.get(f"{operand}_bits", "-"), row.get(f"{operand}_signed")
+                cells.append(f"{bits} {'signed' if signed else 'unsigned'}" if signed is not None else "-")
+            cells.append("x".join(map(str, row["output_plane"])))
+            cells.append("x".join(map(str, row["tiles"])) if "tiles" in row else "-")
+            table.add_row(*cells, f"{row['bounds'][0]}..{row['bounds'][1]}, {row['accumulator_bits']} bits")
         print_table(table)
 
     emit(as_json, {"layers": rows} | result, show)
@@ -96,22 +86,22 @@ def command(
 _ARRAY_SIDE = 8  # the array for which `layers` counts tiles
 
 
-def _layer_row(
-    layer: ConvGeometry, formats: Formats, plane: tuple[int, int], bounds: tuple[int, int]
-) -> dict[str, Any]:
-    return {
-        "index": layer.index,
-        "name": layer.name,
-        "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels,
-        "kernel": list(layer.kernel),
-        "weight_bits": formats.weight.bits,
-        "weight_signed": formats.weight.signed,
-        "input_bits": formats.input.bits,
-        "input_signed": formats.input.signed,
-        "input_plane": list(plane),
-        "output_plane": list(layer.output_plane(plane)),
-        "tiles": [math.ceil(layer.group_inputs / _ARRAY_SIDE), math.ceil(layer.out_channels / _ARRAY_SIDE)],
-        "bounds": list(bounds),
-        "accumulator_bits": IntFormat.holding(*bounds, True).bits,
+def _layer_row(capture: Capture) -> dict[str, Any]:
+    layer, facts = capture.layer, operation(capture, None)
+    row: dict[str, Any] = {"index": layer.index, "name": layer.name, "kind": layer.kind}
+    for name, fmt in capture.formats.operands.items():
+        row |= {f"{name}_bits": fmt.bits, f"{name}_signed": fmt.signed}
+    row |= {
+        "output_plane": list(facts.start.sizes[-2:]),
+        "bounds": list(facts.bounds),
+        "accumulator_bits": IntFormat.holding(*facts.bounds, True).bits,
     }
+    if isinstance(layer, ConvGeometry):
+        row |= {
+            "in_channels": layer.in_channels,
+            "out_channels": layer.out_channels,
+            "kernel": list(layer.kernel),
+            "input_plane": list(capture.plane),
+            "tiles": [math.ceil(layer.group_inputs / _ARRAY_SIDE), math.ceil(layer.out_channels / _ARRAY_SIDE)],
+        }
+    return row

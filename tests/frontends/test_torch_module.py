@@ -410,6 +410,14 @@ def with_inputs():
 def nothing():
     return 3
 
+class Product(torch.nn.Module):
+    def forward(self, x):
+        x = quantized(x, 0.25)
+        return x @ x.transpose(2, 3)
+
+def product():
+    return Product(), torch.ones(1, 3, 5, 6)
+
 def breaks():
     raise RuntimeError("no data")
 """
@@ -441,6 +449,11 @@ def test_dump_takes_a_module_by_name(net: Path) -> None:
     listed = cli("layers", *named, "--json")
     assert listed.exit_code == 0
     assert '"accumulator_bits"' in listed.stdout
+    listed = cli("layers", "--model", "users_net:product")
+    assert listed.exit_code == 0, listed.output
+    assert [line.split()[:4] for line in listed.stdout.splitlines()[1:]] == [["0", "model", "matmul", "-"]]
+    assert cli("dump", "--model", "users_net:product", "--layer", "0", "--out", "p").exit_code == 0
+    assert cli("verify", "p").exit_code == 0
     other = cli("dump", *named, "--layer", "0", "--weight-scale", "0.125", "--force", "--out", "v")
     assert other.exit_code == 0, other.output
     assert LayerCapture.load(net / "v" / "layer_0" / "capture.safetensors").formats.weight.scale == 0.125
