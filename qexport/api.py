@@ -22,6 +22,7 @@ from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
+from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.diagnose import Diagnosis
 from qexport.findings.diagnose import diagnose as diagnose_words
@@ -65,7 +66,10 @@ def capture(
     weight_zero_point: int | Sequence[int] = 0,
     input_zero_point: int = 0,
     output_scale: float = 1.0,
+    output_zero_point: int = 0,
+    steps: Sequence[Mapping[str, Any]] | None = None,
     reference: ArrayLike | None = None,
+    reference_codes: ArrayLike | None = None,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | tuple[int, int, int, int] = 0,
     dilation: int | tuple[int, int] = 1,
@@ -78,10 +82,11 @@ def capture(
     Of arrays: integer codes `weight` (oc, ic of one group, kh, kw) and `input` (n, ic, iy, ix), a convolution; or
     (oc, ic) and (n, ic), a linear layer; `bias` (oc,) in accumulator units. `weights`, `inputs`, `outputs`: formats
     such as "int4" or "uint8", by default int8, uint8 and none; scale and zero point: real = (code - zero point) x
-    scale, of weights also one for each output channel. `outputs`
-    with `output_scale`: what the next quantized layer receives behind the ReLU. `reference` (n, oc, oy, ox): the
-    framework's own real output, which the golden is checked against. `padding`: all sides, (y, x), or top, bottom,
-    left, right.
+    scale, of weights also one for each output channel. `outputs` with `output_scale` and `output_zero_point`: what the
+    next quantized layer receives. `steps`: what follows the accumulator, such as {"op": "shift_right", "by": 8, "round":
+    "floor"} (docs/steps.md); by default those that follow from `outputs`. `reference` (n, oc, oy, ox): what the
+    framework itself computed in real numbers, which the golden is checked against; `reference_codes`: its own codes of
+    the output. `padding`: all sides, (y, x), or top, bottom, left, right.
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
 
@@ -100,7 +105,7 @@ def capture(
         from torch import nn
 
         if isinstance(network, nn.Module):
-            output = None if outputs is None else _format("outputs", outputs, output_scale)
+            output = None if outputs is None else _format("outputs", outputs, output_scale, output_zero_point)
             weight_facts = (weights, weight_scale, weight_zero_point)
             return _of_module(
                 network, str(layer), pictures, weight_facts, (inputs, input_scale, input_zero_point), output
@@ -136,12 +141,14 @@ def capture(
         formats=Formats(
             weight=_format("weights", weights or "int8", _or_1(weight_scale), weight_zero_point),
             input=_format("inputs", inputs or "uint8", _or_1(input_scale), input_zero_point),
-            output=None if outputs is None else _format("outputs", outputs, output_scale),
+            output=None if outputs is None else _format("outputs", outputs, output_scale, output_zero_point),
         ),
         weight=codes,
         input=seen,
         bias=None if bias is None else np.asarray(bias),
         reference=None if reference is None else np.asarray(reference),
+        reference_codes=None if reference_codes is None else np.asarray(reference_codes),
+        steps=None if steps is None else read_steps(list(steps)),
     )
 
 
