@@ -83,10 +83,10 @@ def capture(
     (oc, ic) and (n, ic), a linear layer; `bias` (oc,) in accumulator units. `weights`, `inputs`, `outputs`: formats
     such as "int4" or "uint8", by default int8, uint8 and none; scale and zero point: real = (code - zero point) x
     scale, of weights also one for each output channel. `outputs` with `output_scale` and `output_zero_point`: what the
-    next quantized layer receives. `steps`: what follows the accumulator, such as {"op": "shift_right", "by": 8, "round":
-    "floor"} (docs/steps.md); by default those that follow from `outputs`. `reference` (n, oc, oy, ox): what the
-    framework itself computed in real numbers, which the golden is checked against; `reference_codes`: its own codes of
-    the output. `padding`: all sides, (y, x), or top, bottom, left, right.
+    next quantized layer receives. `steps`: what follows the accumulator, such as {"op": "relu"} (docs/steps.md); by
+    default what follows from `outputs`. `reference` (n, oc, oy, ox): what the framework itself computed in real numbers,
+    which the golden is checked against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x),
+    or top, bottom, left, right.
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
 
