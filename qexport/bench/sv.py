@@ -1,14 +1,17 @@
 """The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from qexport.bench.context import base_context, render, work
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, serves
+from qexport.bench.context import BenchMemory, base_context, render, work
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, results_of, serves
+from qexport.bench.steps import steps_context
 from qexport.core.codes import have_zero_points
 from qexport.core.geometry import ConvGeometry
-from qexport.core.steps import Step
+from qexport.core.steps import Step, step_names, takes_bias
 from qexport.layout.memory import Layout
 from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 
@@ -66,7 +69,7 @@ def _render(
     by_name = {m.name: m for m in context["entries"]}
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
-    compared = [by_name[name] for name in COMPARED if name in by_name] if benched else []
+    compared = [by_name[entry.name] for entry in results_of(memories, steps)] if benched else []
     signed = {entry.name: entry.signed for entry in memories}
     package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
     passed = f"PASS checks={sum(m.words * m.lanes for m in compared)}"
@@ -88,7 +91,7 @@ def _render(
         "checksums": checksums,
     }
     if benched:
-        context |= work(layer, driven, compared, array)
+        context |= work(layer, driven, compared, array) | _behind(layer, memories, compared, steps)
     templates = {package: "sv/package.sv.j2", "params.vh": "sv/params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
         templates |= {"files.f": "sv/files.f.j2", "Makefile": "sv/Makefile.j2", CHECKS: "sv/checks.txt.j2"}
@@ -96,3 +99,35 @@ def _render(
     if benched:
         templates["dut.sv"] = "sv/dut_behavioural.sv.j2"
     return render(templates, context)
+
+
+def _behind(
+    layer: ConvGeometry, memories: tuple[MemoryEntry, ...], compared: list[BenchMemory], steps: Sequence[Step] | None
+) -> dict[str, Any]:
+    """What the behavioural design needs of the steps: those up to the last whose value goes out; and of what goes out
+    of them the places of a plane, the function of each value, and whether columns past the last channel must be 0."""
+    shapes = {entry.name: entry.shape for entry in memories}
+    names, steps = step_names(steps or ()), tuple(steps or ())
+    plane = layer.output_plane((shapes["input"][2], shapes["input"][3]))
+    streamed = [m for m in compared if m.tensor != "psum"]
+    tensors = {m.tensor for m in streamed}
+    last = len(names) if "output" in tensors else max((names.index(t) + 1 for t in tensors & {*names}), default=0)
+    bias = "bias_words[channel / COL][(channel % COL) * BIAS_BITS +: BIAS_BITS]"
+    at = {name: f"at_{name}" for name in (*names, "accumulator", "relu")}
+    at["output"] = f"at_{(names or ('accumulator',))[-1]}"
+    planes = {m.name: shapes[m.name][2:] for m in streamed}
+    largest = max(planes.values(), key=math.prod, default=plane)
+    text: dict[tuple[int, ...], tuple[Any, ...]] = {plane: ("OY", "OX")}  # of a plane; that of a pool as numbers
+    return {
+        "early_bias": not takes_bias(steps),
+        "results": [
+            {
+                "name": m.name, "const": m.const, "at": at[m.tensor],
+                "of_step": at[m.tensor] not in ("at_accumulator", "at_relu"),
+                **dict(zip(("rows", "columns"), text.get(planes[m.name], planes[m.name]), strict=True)),
+            }
+            for m in streamed
+        ],
+        "places": " * ".join(map(str, text.get(largest, largest))),
+        **steps_context(steps[:last], (layer.out_channels, *plane), "accumulator", f"64'($signed({bias}))"),
+    }  # fmt: skip
