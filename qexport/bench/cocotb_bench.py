@@ -26,7 +26,7 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
     array = dict(manifest.array)
     memories = {memory.name: memory for memory in bench_memories(manifest.memories, array)}
     driven = [memories[name] for name in DRIVEN if name in memories]
-    results = [memories[entry.name] for entry in results_of(manifest.memories, manifest.chain)]
+    results = [memories[entry.name] for entry in results_of(manifest.memories, manifest.chain, manifest.layer.kind)]
     sizes = {m.name: {axis.name: axis.size for axis in m.axes} for m in (*driven, *results)}
 
     def from_target(path: Path) -> str:

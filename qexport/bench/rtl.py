@@ -12,7 +12,7 @@ import numpy as np
 
 from qexport.bench.context import TEMPLATES, for_comment, licensed, render
 from qexport.bench.interface import COMPARED, DRIVEN
-from qexport.bench.steps import literal
+from qexport.bench.steps import literal, needed
 from qexport.core.geometry import ConvGeometry
 from qexport.core.intformat import IntFormat
 from qexport.core.operations.base import Need
@@ -29,7 +29,6 @@ from qexport.core.steps import (
     Signal,
     Step,
     Threshold,
-    step_names,
     takes_bias,
 )
 from qexport.core.tensors import Range
@@ -198,14 +197,10 @@ def rtl_stages(manifest: Manifest, chain: Chain | None) -> list[Stage]:
     return stages
 
 
-def _served(manifest: Manifest) -> tuple[Step, ...]:
+def _served(manifest: Manifest) -> Sequence[Step]:
     """The steps up to the last whose value a memory holds."""
-    steps = manifest.chain or ()
     memories = {memory.name: memory for memory in manifest.memories}
-    stored = {memories[name].tensor for name in _results(memories)}
-    if "output" in stored:
-        return steps
-    return steps[: max((at for at, name in enumerate(step_names(steps), 1) if name in stored), default=0)]
+    return needed(manifest.chain or (), [memories[name].tensor for name in _results(memories)])
 
 
 @dataclass(frozen=True)
@@ -357,7 +352,7 @@ def result_streams(memories: Mapping[str, MemoryEntry], stages: Sequence[Stage])
 def _check_memories(by_name: Mapping[str, MemoryEntry]) -> None:
     """Raises QexportError when the memories do not stand as in the layout default."""
     preset = {memory.name: memory for memory in load_layout("default").memories}
-    for name in (*DRIVEN, *COMPARED):
+    for name in filter(preset.__contains__, (*DRIVEN, *COMPARED)):
         entry = by_name.get(name)
         if entry is None and not preset[name].optional:
             raise QexportError(f"rtl: the set has no memory '{name}'; dump it with the preset: --layout default")

@@ -1,6 +1,6 @@
 """Steps as SystemVerilog: each a function of value and channel, a pool one of the plane before it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -90,6 +90,17 @@ def steps_context(
         "roundings": [(name, up) for name, up in ROUNDINGS.items() if name in roundings],
         "steps": texts,
     }
+
+
+def value_of(tensor: str, steps: Sequence[Step]) -> str:
+    """The value that a tensor holds: that of the last step, or the accumulator, for `output`."""
+    return (step_names(steps) or ("accumulator",))[-1] if tensor == "output" else tensor
+
+
+def needed(steps: Sequence[Step], tensors: Collection[str]) -> Sequence[Step]:
+    """The steps up to the last whose value is among the tensors."""
+    values = {value_of(tensor, steps) for tensor in tensors}
+    return steps[: max((at for at, name in enumerate(step_names(steps), 1) if name in values), default=0)]
 
 
 def _planes(sizes: tuple[int, ...]) -> Signal:

@@ -47,7 +47,7 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     }
     if interface is not None and style != "blank":
         driven = [by_name[name] for name in DRIVEN if name in by_name]
-        results = [by_name[entry.name] for entry in results_of(manifest.memories, manifest.chain)]
+        results = [by_name[entry.name] for entry in results_of(manifest.memories, manifest.chain, manifest.layer.kind)]
         if style == "memory":
             results = [memory for memory in results if memory.name in KEPT]
         if not results:

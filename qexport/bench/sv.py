@@ -7,17 +7,17 @@ from pathlib import Path
 from typing import Any
 
 from qexport.bench.context import BenchMemory, base_context, render, work
+from qexport.bench.data import Operand, data_context
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, results_of, serves
-from qexport.bench.steps import steps_context
-from qexport.core.codes import have_zero_points
-from qexport.core.geometry import ConvGeometry
-from qexport.core.steps import Step, step_names, takes_bias
+from qexport.bench.steps import needed, steps_context, value_of
+from qexport.core.geometry import AnyLayer, ConvGeometry
+from qexport.core.steps import Step, takes_bias
 from qexport.layout.memory import Layout
 from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 
 
 def render_bench(
-    layer: ConvGeometry,
+    layer: AnyLayer,
     memories: tuple[MemoryEntry, ...],
     layout: Layout,
     formats: ManifestFormats,
@@ -28,7 +28,7 @@ def render_bench(
 
     Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
     """
-    benched = has_bench(layout) and any(entry.name in COMPARED for entry in memories)
+    benched = has_bench(layout, layer.kind) and any(entry.name in COMPARED for entry in memories)
     return _render(layer, memories, layout.name, dict(layout.array), formats, steps, checksums, benched)
 
 
@@ -55,7 +55,7 @@ def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def _render(
-    layer: ConvGeometry,
+    layer: AnyLayer,
     memories: tuple[MemoryEntry, ...],
     layout: str,
     array: dict[str, int],
@@ -69,7 +69,7 @@ def _render(
     by_name = {m.name: m for m in context["entries"]}
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
-    compared = [by_name[entry.name] for entry in results_of(memories, steps)] if benched else []
+    compared = [by_name[entry.name] for entry in results_of(memories, steps, layer.kind)] if benched else []
     signed = {entry.name: entry.signed for entry in memories}
     package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
     passed = f"PASS checks={sum(m.words * m.lanes for m in compared)}"
@@ -81,53 +81,57 @@ def _render(
         "audited": [m for m in loaded if m in driven or m in compared],
         "has_bias": "bias" in [m.name for m in driven],
         "benched": benched,
-        "weight_signed": benched and signed["weight"],
+        "weight_signed": benched and signed.get("weight", False),
         "input_zero": formats.input.zero_points[0],
-        "weight_zeros": formats.weight.zero_points,
-        "zero_points": have_zero_points(formats.weight, formats.input),
+        "weight_zeros": formats.operands["weight"].zero_points if "weight" in formats.operands else (),
+        "tables": {name: Operand.of(name, fmt) for name, fmt in formats.operands.items() if fmt.table is not None},
+        "plain": all(fmt.plain for fmt in formats.operands.values()),
         "input_signed": benched and signed["input"],
         "fixed_sources": [package, source],
         "verdict": passed if benched else f"LOADED words={context['words']}",
         "checksums": checksums,
     }
     if benched:
-        context |= work(layer, driven, compared, array) | _behind(layer, memories, compared, steps)
+        context |= work(layer, driven, compared, array)
+        if isinstance(layer, ConvGeometry):
+            context |= _behind(layer, memories, compared, steps or ())
+        else:
+            context |= data_context(layer, memories, formats, steps or (), driven, compared)
     templates = {package: "sv/package.sv.j2", "params.vh": "sv/params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
         templates |= {"files.f": "sv/files.f.j2", "Makefile": "sv/Makefile.j2", CHECKS: "sv/checks.txt.j2"}
         templates[source] = "sv/tb_default.sv.j2" if benched else "sv/stub.sv.j2"
     if benched:
-        templates["dut.sv"] = "sv/dut_behavioural.sv.j2"
+        conv = isinstance(layer, ConvGeometry)
+        templates["dut.sv"] = "sv/dut_behavioural.sv.j2" if conv else "sv/dut_data.sv.j2"
     return render(templates, context)
 
 
 def _behind(
-    layer: ConvGeometry, memories: tuple[MemoryEntry, ...], compared: list[BenchMemory], steps: Sequence[Step] | None
+    layer: ConvGeometry, memories: tuple[MemoryEntry, ...], compared: list[BenchMemory], steps: Sequence[Step]
 ) -> dict[str, Any]:
-    """What the behavioural design needs of the steps: those up to the last whose value goes out; and of what goes out
-    of them the places of a plane, the function of each value, and whether columns past the last channel must be 0."""
+    """What the behavioural convolution needs of the steps and of the results that go out: the places of a plane, the
+    function of each value, and whether it is a step's, which must be 0 in columns past the last channel."""
     shapes = {entry.name: entry.shape for entry in memories}
-    names, steps = step_names(steps or ()), tuple(steps or ())
     plane = layer.output_plane((shapes["input"][2], shapes["input"][3]))
     streamed = [m for m in compared if m.tensor != "psum"]
-    tensors = {m.tensor for m in streamed}
-    last = len(names) if "output" in tensors else max((names.index(t) + 1 for t in tensors & {*names}), default=0)
-    bias = "bias_words[channel / COL][(channel % COL) * BIAS_BITS +: BIAS_BITS]"
-    at = {name: f"at_{name}" for name in (*names, "accumulator", "relu")}
-    at["output"] = f"at_{(names or ('accumulator',))[-1]}"
     planes = {m.name: shapes[m.name][2:] for m in streamed}
     largest = max(planes.values(), key=math.prod, default=plane)
     text: dict[tuple[int, ...], tuple[Any, ...]] = {plane: ("OY", "OX")}  # of a plane; that of a pool as numbers
+    bias = "bias_words[channel / COL][(channel % COL) * BIAS_BITS +: BIAS_BITS]"
     return {
         "early_bias": not takes_bias(steps),
         "results": [
             {
-                "name": m.name, "const": m.const, "at": at[m.tensor],
-                "of_step": at[m.tensor] not in ("at_accumulator", "at_relu"),
+                "name": m.name, "const": m.const, "at": f"at_{value_of(m.tensor, steps)}",
+                "of_step": value_of(m.tensor, steps) not in ("accumulator", "relu"),
                 **dict(zip(("rows", "columns"), text.get(planes[m.name], planes[m.name]), strict=True)),
             }
             for m in streamed
         ],
         "places": " * ".join(map(str, text.get(largest, largest))),
-        **steps_context(steps[:last], (layer.out_channels, *plane), "accumulator", f"64'($signed({bias}))"),
+        **steps_context(
+            needed(steps, [m.tensor for m in streamed]), (layer.out_channels, *plane), "accumulator",
+            f"64'($signed({bias}))",
+        ),
     }  # fmt: skip
