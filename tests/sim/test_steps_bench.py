@@ -6,12 +6,15 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 from qexport.bench.rtl import render_rtl
 from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
+from qexport.core.codes import AccumulatorScale, CodeFormat, Formats
+from qexport.core.geometry import MatMul, Sum
 from qexport.core.steps import STEPS, read_steps
 from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
@@ -73,23 +76,55 @@ CASES: dict[str, list[dict[str, Any]]] = {
     "none": [],
 }  # fmt: skip
 RTL = {name for name in CASES if name not in ("average", "tflite", "tflite single", "leaky")}
+CASES |= {
+    "matmul": [
+        {"op": "multiply", "by": each(-9, 9)},
+        {"op": "shift_right", "by": 4, "round": "half_away"},
+        {"op": "threshold", "first": 0, "table": [[low, 0, 5, 30] for low in range(-OC, 0)]},
+    ],
+    "residual": [
+        {"op": "multiply", "by": 3},
+        {"op": "max_pool", "kernel": [2, 1]},
+        {"op": "add", "value": each(-9, 9)},
+        {"op": "sum_pool", "kernel": [2, 2], "stride": [1, 1], "padding": [1, 0, 1, 0]},
+    ],
+}
 
 
 def capture_of(name: str) -> LayerCapture:
     capture = make_capture(
         plane=(5, 4), in_channels=3, out_channels=OC, kernel=(2, 2), padding=(1, 0, 0, 1), bias=True, relu=False
     )
-    return replace(capture, bias=BIAS, steps=read_steps(CASES[name]))
+    rng = np.random.default_rng(1)
+    eight = CodeFormat(bits=8, signed=True, scale=0.5, zero_point=-3)
+    formats = Formats(input=eight, input2=CodeFormat(bits=4, signed=False, scale=0.5, zero_point=7))
+    match name:
+        case "matmul":
+            capture = LayerCapture(
+                layer=MatMul(name="product"), formats=formats,
+                input=rng.integers(-128, 128, (2, 3, 9)), input2=rng.integers(0, 16, (2, 9, OC)),
+            )  # fmt: skip
+        case "residual":
+            formats = msgspec.structs.replace(formats, accumulator=AccumulatorScale(scale=0.25))
+            capture = LayerCapture(
+                layer=Sum(name="residual", mul=(3, -1)), formats=formats,
+                input=rng.integers(-128, 128, (2, OC, 5, 4)), input2=rng.integers(0, 16, (2, OC, 5, 4)),
+            )  # fmt: skip
+        case _:
+            capture = replace(capture, bias=BIAS)
+    return replace(capture, steps=read_steps(CASES[name]))
 
 
 def layout_for(name: str) -> Layout:
     """The layout default on 4x4, with a memory for the value of each step."""
-    text = layout_text("default").replace("row = 8", "row = 4").replace("col = 8", "col = 4")
+    preset = {"matmul": "matmul", "residual": "sum"}.get(name, "default")
+    text = layout_text(preset).replace("row = 8", "row = 4").replace("col = 8", "col = 4")
+    order = "n m (pt col) -> | n m pt | ~col" if name == "matmul" else "n (ot col) oy ox -> | n ot oy ox | ~col"
     for index, step in enumerate(CASES[name]):
         tensor = step.get("name", f"step{index}")
         text += (
             f'\n[[memory]]\nname = "{tensor}"\ntensor = "{tensor}"\nfile = "{tensor}.hex"\nradix = "hex"\n'
-            'order = "n (ot col) oy ox -> | n ot oy ox | ~col"\n'
+            f'order = "{order}"\n'
         )
     return parse_layout(text, "steps.toml")
 
@@ -116,7 +151,8 @@ def names_of(name: str) -> set[str]:
 @pytest.mark.parametrize("name", CASES)
 def test_the_bench_compares_every_value_of_the_steps(simulator: str, name: str, set_with: SetOf) -> None:
     verdict = simulate(set_with(name), simulator, seed=3).check()
-    assert set(verdict.compared) == {"psum", "accumulator", "relu", "output"} | names_of(name)
+    psum = {"psum"} if name not in ("matmul", "residual") else set()
+    assert set(verdict.compared) == {"accumulator", "relu", "output"} | psum | names_of(name)
 
 
 @pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
