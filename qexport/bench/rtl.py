@@ -34,7 +34,7 @@ def render_rtl(style: str, manifest: Manifest) -> dict[str, str]:
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
     layer, formats = manifest.layer, manifest.formats
-    require(layer, Need.RTL, formats.weight, formats.input)
+    require(layer, Need.RTL, *formats.operands.values())
     by_name = {memory.name: memory for memory in manifest.memories}
     _check_memories(by_name)
     has_bias, has_output = "bias" in by_name, "output" in by_name

@@ -69,7 +69,8 @@ def _show_explanation(one: Explanation) -> None:
     ending = make_table("value", "computed", "stored", "at")
     for step in one.steps:
         if step.kind == "term":
-            codes, places = ({name: of[at] for name, *of in step.factors} for at in (0, 1))
+            codes = {name: code for name, code, _ in step.factors}
+            places = {name: place for name, _, place in step.factors}
             cells = [*(getattr(step, name) for name in tap), *(codes.get(name, "") for name in names)]
             at = [_places(places.get(name, ())) for name in names]
             table.add_row(*map(str, cells), str(step.value), str(step.sum), *at, "padding" if step.padding else "")

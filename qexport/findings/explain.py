@@ -123,9 +123,7 @@ def explain(folder: Path, *index: int) -> Explanation:
     facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
     if len(index) != len(layer.results):
         shown = ", ".join(_SHOWN.get(axis, axis) for axis in layer.results)
-        raise QexportError(
-            f"at: {len(index)} numbers are given; a {layer.kind} layer needs {len(layer.results)}: {shown}"
-        )
+        raise QexportError(f"at: {len(index)} numbers are given; a {layer.kind} layer needs {shown}")
     at = dict(zip(layer.results, index, strict=True))
     for (axis, one), size in zip(at.items(), facts.shapes["accumulator"], strict=True):
         if not 0 <= one < size:
