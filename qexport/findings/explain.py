@@ -65,6 +65,10 @@ class Step:
         )
         return [(name, code, places) for name, code, places in found if code is not None]
 
+    def as_json(self) -> dict[str, Any]:
+        """For machines: all fields, of operations whose operands are all data those that the step has."""
+        return {name: value for name, value in asdict(self).items() if name not in _OF_DATA or value not in (None, ())}
+
 
 _OF_DATA = ("k", "mul", "input2", "input2_at")  # of operations whose operands are all data
 
@@ -92,6 +96,10 @@ class Explanation(Printed):
 
     def __str__(self) -> str:
         return pairs_text(self.rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines: what the command prints with --json."""
+        return asdict(self) | {"steps": [step.as_json() for step in self.steps]}
 
     @property
     def rows(self) -> list[tuple[str, str]]:
