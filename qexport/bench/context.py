@@ -13,8 +13,7 @@ from qexport.core.geometry import AnyLayer, ConvGeometry, MatMul, Sum
 from qexport.core.rescale import Integers
 from qexport.core.steps import Step
 from qexport.errors import QexportError
-from qexport.layout.formats.registry import FORMATS
-from qexport.layout.memory import verilog_name
+from qexport.layout.memory import sharing, verilog_name
 from qexport.layout.order import BIT_AXIS, IMAGE_AXIS
 from qexport.sets.manifest import ManifestFormats, MemoryEntry
 
@@ -48,7 +47,8 @@ class Axis:
 class BenchMemory:
     """What the templates need of one memory; `const` is the prefix of its constants.
 
-    `skip` lines stand before the first word of its text; when it is no text, a tool that is not Verilog loads it.
+    `skip` lines stand before the first word of its text; when it is no text that is its alone, with one word a line, a
+    tool that is not Verilog loads it.
     `sums_at` is the line of its first file in checks.txt.
     """
 
@@ -77,9 +77,9 @@ class BenchMemory:
     sums_at: int
 
     @classmethod
-    def of(cls, entry: MemoryEntry, array: dict[str, int], sums_at: int) -> "BenchMemory":
+    def of(cls, entry: MemoryEntry, array: dict[str, int], sums_at: int, alone: bool) -> "BenchMemory":
         tiling = entry.tiling(array)
-        format_ = FORMATS[entry.radix]
+        format_ = entry.format
         digit_bits = format_.digit_bits or 0
         digits = math.ceil(entry.word_bits / digit_bits) if digit_bits else 0
         name = verilog_name(entry.name)
@@ -97,8 +97,8 @@ class BenchMemory:
             tensor=entry.tensor,
             order=order.text,
             radix=entry.radix,
-            text=format_.text,
-            loaded_by=format_.loaded_by,
+            text=format_.text and alone,
+            loaded_by=format_.loaded_by if alone else "programs that part the words of several memories",
             skip=len(entry.header) + format_.preamble,
             files=tuple(file.path for file in entry.files),
             words=tiling.words,
@@ -155,9 +155,11 @@ def for_comment(name: str) -> str:
 def bench_memories(memories: Iterable[MemoryEntry], array: dict[str, int]) -> list[BenchMemory]:
     """All memories of a set as the templates need them."""
     entries: list[BenchMemory] = []
-    for entry in memories:
+    given = tuple(memories)
+    groups = sharing(given)
+    for entry in given:
         sums_at = 1 + sum(len(m.files) for m in entries if m.text)
-        entries.append(BenchMemory.of(entry, array, sums_at))
+        entries.append(BenchMemory.of(entry, array, sums_at, len(groups[entry.name]) == 1))
     return entries
 
 

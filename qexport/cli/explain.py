@@ -69,7 +69,7 @@ def _show_explanation(one: Explanation) -> None:
     for step in one.steps:
         if step.kind == "term":
             codes = {name: code for name, code, _ in step.factors}
-            places = {name: place for name, _, place in step.factors}
+            places = {name: found for name, _, found in step.factors}
             cells = [*(getattr(step, name) for name in tap), *(codes.get(name, "") for name in names)]
             at = [_places(places.get(name, ())) for name in names]
             table.add_row(*map(str, cells), str(step.value), str(step.sum), *at, "padding" if step.padding else "")

@@ -60,9 +60,12 @@ class Golden:
         return values
 
 
-def parts(tensors: Collection[str], facts: Operation, images: int) -> Iterator[tuple[int, int]]:
-    """Spans of images of which each named tensor, and what is always computed, is small enough to be held."""
-    largest = max(math.prod(facts.tensor(name).shape(1)) for name in {*facts.computed, *tensors})
+def parts(tensors: Collection[str], facts: Operation, images: int, stored: int = 0) -> Iterator[tuple[int, int]]:
+    """Spans of images of which each named tensor, and what is always computed, is small enough to be held.
+
+    `stored`: what of an image must be held beside them.
+    """
+    largest = max(stored, *(math.prod(facts.tensor(name).shape(1)) for name in {*facts.computed, *tensors}))
     step = max(1, PART_ELEMENTS // largest)
     for start in range(0, images, step):
         yield start, min(start + step, images)

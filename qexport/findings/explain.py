@@ -16,7 +16,6 @@ from qexport.core.operations.registry import OPERANDS, operation, require
 from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import WordSpec
-from qexport.layout.formats.registry import FORMATS
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.tiling import describe_index
 from qexport.sets.folder import file_sha256
@@ -264,7 +263,7 @@ class _Places:
         # a memory of whole codes rather than one of single bits
         self._entries = {m.tensor: m for m in sorted(manifest.memories, key=self._has_bits)[::-1]}
         self._tilings = {m.name: m.tiling(manifest.array) for m in manifest.memories}
-        self._lines: dict[str, Sequence[int]] = {}  # of the words of a file, by its path
+        self._lines: dict[tuple[str, str], Sequence[int]] = {}  # of a memory's words in a file, by their names
 
     @staticmethod
     def _has_bits(entry: MemoryEntry) -> bool:
@@ -294,23 +293,23 @@ class _Places:
             if is_result and self._facts.tensor(entry.tensor).axes == tuple(at) and not self._has_bits(entry):
                 number, word, lane = self._tilings[entry.name].place(*at.values())
                 place = self._text(entry, number, word, lane)
-                words = read_words(self._folder, entry, self._tilings[entry.name], number)
+                words = read_words(self._folder, self._manifest, entry, self._tilings[entry.name], number)
                 yield Stored(entry.name, entry.tensor, place, int(words[word, lane]))
 
     def _spec(self, entry: MemoryEntry, number: int) -> WordSpec:
-        return entry.memory().spec(self._tilings[entry.name], entry.element, entry.files[number].index)
+        return self._manifest.spec(entry, number, self._tilings[entry.name])
 
     def _text(self, entry: MemoryEntry, number: int, word: int, lane: int) -> str:
-        file, format_ = entry.files[number], FORMATS[entry.radix]
-        if file.path not in self._lines:
+        file, format_ = entry.files[number], entry.format
+        if (entry.name, file.path) not in self._lines:
             path = self._folder / file.path
             if not path.is_file() or file_sha256(path) != file.sha256:
                 raise CheckFailed(f"{path} is missing, or its SHA-256 differs from the manifest; dump the set again")
             plain = format_.text or format_.word_lines is None  # one word a line, or no lines
-            first = len(entry.header) + format_.preamble + 1 if format_.text else 1
-            self._lines[file.path] = (
+            first = file.first_word + (len(entry.header) + format_.preamble + 1 if format_.text else 1)
+            self._lines[entry.name, file.path] = (
                 range(first, first + file.words)
                 if plain
-                else format_.lines(path.read_bytes(), self._spec(entry, number), file.words).tolist()
+                else format_.lines_of(path.read_bytes(), self._spec(entry, number), file.words).tolist()
             )
-        return f"{file.path}:{self._lines[file.path][word]}:{lane}"
+        return f"{file.path}:{self._lines[entry.name, file.path][word]}:{lane}"

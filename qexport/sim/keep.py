@@ -29,13 +29,13 @@ def kept(keep: Path | None, memories: Sequence[str], say: Callable[[str], None])
 
 
 def clear(out: Path, memories: Sequence[str]) -> None:
-    """Take away what an earlier run left, its log last: what lies there, also after a kill, is of one run."""
+    """Take away what an earlier run left, before its log is written over: what a kill leaves is of one run."""
     for name in _results(memories):
         (out / name).unlink(missing_ok=True)
 
 
 def _results(memories: Sequence[str]) -> list[str]:
-    return [*(f"{memory}.hex" for memory in memories), *(f"waves.{kind}" for kind in WAVES), RUN]
+    return [*(f"{memory}.hex" for memory in memories), *(f"waves.{kind}" for kind in WAVES)]
 
 
 def _prepare(keep: Path, memories: Sequence[str], say: Callable[[str], None]) -> None:
@@ -44,7 +44,7 @@ def _prepare(keep: Path, memories: Sequence[str], say: Callable[[str], None]) ->
     Files of these names that no bench has written get a numbered name, which `say` is told. Raises QexportError when
     the folder holds anything else.
     """
-    ours = {LOCK, BUILD, *_results(memories)}
+    ours = {LOCK, BUILD, RUN, *_results(memories)}
     present = sorted(path.name for path in keep.iterdir() if not path.name.endswith("~"))  # backups may lie there
     if foreign := [name for name in present if name not in ours]:
         raise QexportError(f"keep: {keep} holds {foreign[0]}, which no run has written; give a new folder")

@@ -209,11 +209,14 @@ def test_the_frameworks_codes_are_compared_and_counted(tmp_path: Path) -> None:
     codes, accumulator = off.reference_codes.copy(), Golden(off).accumulator
     tie = tuple(np.argwhere((accumulator % 8 == 4) & (accumulator > 0) & (accumulator < 100))[0])
     codes[tie] += 1 if codes[tie] % 2 == 0 and codes[tie] * 8 < accumulator[tie] else -1
-    folder = dump(replace(off, reference_codes=codes), parse_layout(LAYOUT, "l"), tmp_path / "tie").folder
+    layout, listed = parse_layout(LAYOUT, "l"), ((int(tie[1]), int(accumulator[tie])),)
+    with pytest.raises(CheckFailed, match=r"1 of 256 differ, all at ties; list these as ties"):
+        dump(replace(off, reference_codes=codes), layout, tmp_path / "unlisted")
+    folder = dump(replace(off, reference_codes=codes, ties=listed), layout, tmp_path / "tie").folder
     assert read_json(folder)["golden"]["codes"] == {"compared": 256, "ties": 1}
     codes[tie] += 2
-    with pytest.raises(CheckFailed, match=r"1 of 256 differ, none of them a tie"):
-        dump(replace(off, reference_codes=codes), parse_layout(LAYOUT, "l"), tmp_path / "none")
+    with pytest.raises(CheckFailed, match=r"1 of 256 differ, and are not listed as ties"):
+        dump(replace(off, reference_codes=codes, ties=listed), layout, tmp_path / "none")
 
 
 def test_ties_that_are_none_are_refused(tmp_path: Path) -> None:

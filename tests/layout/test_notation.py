@@ -514,7 +514,6 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "size a truth": ("row = 8", "row = ^true", "size True of 'row'"),
     "size a text": ("row = 8", 'row = "^8"', "size '8' of 'row'"),
     "size of a tensor's axis": ("row = 8", "row = 8\noc = ^8", "'oc' is a tensor's axis"),
-    "size that no order uses": ("row = 8", "row = 8\n^col = 8", "array: no order has an axis 'col'"),
     "size that makes a word too wide": (
         "row = 8", "row = ^1000000", "memory 'weight': a word would have 1000000 bits, more than 65536"
     ),
@@ -525,7 +524,11 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         'order = "n (it row) iy ix -> it | n iy ix | row"\nfile = "^weight_{it}.txt"',
         "file: 'weight_{it}.txt' is taken by memory 1",
     ),
-    "file lacks a file axis": ('"weight_{it}.txt"', '"^weight.txt"', "lacks the file axis '{it}'"),
+    "file lacks a file axis": (
+        '-> it | oc kij:(kh kw) | ~row"\nfile   = "weight_{it}.txt"',
+        '-> row | oc kij:(kh kw) it |"\nfile = "^weight.txt"',
+        "lacks the file axis '{row}'; two files would have one name",
+    ),
     "file has an unknown field": ('"weight_{it}.txt"', '"weight_{it}^{ot}.txt"', "'{ot}' is no file axis"),
     "file has an address axis": ('"weight_{it}.txt"', '"weight_{it}^{oc}.txt"', "'{oc}' is no file axis"),
     "file has a lone brace": ('"weight_{it}.txt"', '"weight_{it}^{.txt"', "brace"),
@@ -552,8 +555,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "file that is hidden": ('"input.txt"', '"^.a/b.txt"', "'.a'"),
     "file with other letters": ('"input.txt"', '"^\u00e4.txt"', "in letters, digits, blanks"),
     "file is a folder": ('"input.txt"', '"^a/"', "'a/'"),
-    "bits 0": ("bits   = 8", "bits = ^0", "bits: 0 is outside 1..63"),
-    "bits 64": ("bits   = 8", "bits = ^64", "bits: 64 is outside 1..63"),
+    "bits 0": ("bits   = 8", "bits = ^0", "bits: 0 is outside 1..64"),
+    "bits 65": ("bits   = 8", "bits = ^65", "bits: 65 is outside 1..64"),
     "offset too large": ("bits   = 8", f"offset = ^{2**60}", "offset"),
     "header with a newline": ('header = ["# input"]', 'header = ^["# in\\nput"]', "header: '# in\\nput'"),
     "header where the format has no place for one": (

@@ -205,7 +205,7 @@ class Operation:
 
         Raises QexportError where the capture lists one that is none by its formats.
         """
-        listed = self._capture.ties
+        listed = self._capture.ties  # where codes of a framework may differ
         if self._capture.steps is not None or self.network is None:
             return listed or ()
         if listed is None:
