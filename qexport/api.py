@@ -87,11 +87,12 @@ def capture(
     matrix product, with an `addend` (n, m, p) in accumulator units; `input`, or it and `input2`, with `mul`, an integer
     for each, a sum, whose integers stand for `sum_scale`.
 
-    `weights`, `inputs`, `inputs2`, `outputs`: formats such as "int4" or "uint8", by default int8, uint8, uint8 and none;
-    "e2m1", "e3m2", "e2m3", "e4m3fn"; or a list of the integers that the codes 0, 1, ... stand for. Scale and zero point:
-    real = (code - zero point) x scale, of weights also one for each output channel. `outputs` with `output_scale`: what
-    the next quantized layer receives behind the ReLU. `reference` (in the shape of the accumulators): the framework's
-    own real output, which the golden is checked against. `padding`: all sides, (y, x), or top, bottom, left, right.
+    `weights`, `inputs`, `inputs2`, `outputs`: formats such as "int4" or "uint8", by default int8, uint8, uint8 and
+    none; "e2m1", "e3m2", "e2m3", "e4m3fn"; or a list of the integers that the codes 0, 1, ... stand for. Scale and zero
+    point: real = (code - zero point) x scale, of weights also one for each output channel. `outputs` with
+    `output_scale`: what the next quantized layer receives behind the ReLU. `reference` (in the shape of the
+    accumulators): the framework's own real output, which the golden is checked against. `padding`: all sides, (y, x),
+    or top, bottom, left, right.
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
 
@@ -284,9 +285,8 @@ def dump(
     """Write the vector set of a layer as a folder in `out`, verified, whole or not at all.
 
     `of`: a capture, or a capture file. `layout`: a preset's name or a layout file; by default the preset with a bench
-    for the kind of layer. `force` replaces another set of
-    this layer. Raises QexportError when the layout does not suit the layer or something is in the way, CheckFailed
-    when the golden contradicts the capture's reference.
+    for the kind of layer. `force` replaces another set of this layer. Raises QexportError when the layout does not suit
+    the layer or something is in the way, CheckFailed when the golden contradicts the capture's reference.
     """
     captured = CaptureFile(Path(of)) if isinstance(of, str | os.PathLike) else of
     name = default_layout(captured.layer.kind) if layout is None else layout
