@@ -58,7 +58,7 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None) -> dict[str,
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
     layer = manifest.layer
-    require(layer, Need.RTL, manifest.formats.weight, manifest.formats.input)
+    require(layer, Need.RTL, *manifest.formats.operands.values())
     by_name = {memory.name: memory for memory in manifest.memories}
     _check_memories(by_name)
     numbers = rtl_numbers(style, manifest)
