@@ -14,7 +14,7 @@ from qexport.core.golden import Golden, parts
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import operation
 from qexport.core.reference import Scan
-from qexport.core.strength import Strength
+from qexport.core.strength import counting
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.memory import Layout, Memory, sharing
 from qexport.layout.memory_files import (
@@ -151,7 +151,7 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
     refuse_foreign(target)
     partial.mkdir()
     writers = [_MemoryWriter(stream, partial) for stream in streams]
-    scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+    scan, strength = Scan(facts), counting(facts)
     whole = Golden(capture, facts=facts)
     for writer in writers:
         if not writer.stream.streamed:

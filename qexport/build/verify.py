@@ -15,7 +15,7 @@ from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import operation
 from qexport.core.printed import Printed
 from qexport.core.reference import Scan
-from qexport.core.strength import Strength
+from qexport.core.strength import counting
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault, WordSpec
 from qexport.layout.memory_files import MemoryFiles, check_budget, link, most_stored, streamed_tensors, warnings
@@ -200,7 +200,7 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
                 yield Fault(MANIFEST, f"{file.path} has first_word {file.first_word}; needs {stream.first_word}")
     check_budget(facts, [stream for _, stream in streams], capture.images)
     readers = [_MemoryReader(folder, entry, stream, changed) for entry, stream in streams]
-    scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+    scan, strength = Scan(facts), counting(facts)
     shown = [stream for _, stream in streams]
     for start, stop in parts(streamed_tensors(shown), facts, capture.images, most_stored(shown)):
         try:

@@ -334,6 +334,11 @@ def preset_names() -> list[str]:
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
 
 
+def default_layout(kind: str) -> str:
+    """The preset that a layer of a kind gets where none is asked for: that of its self-checking bench."""
+    return {"matmul": "matmul", "sum": "sum"}.get(kind, "default")
+
+
 def layout_text(name: str) -> str:
     """The text of a preset, by its name, or of a layout file, by its path; raises QexportError when there is none."""
     path = PRESETS / f"{name}.toml" if name in preset_names() else Path(name)

@@ -10,14 +10,14 @@ from msgspec import Meta
 
 from qexport import __version__
 from qexport.core.capture import CaptureFile, Departs, Source, Ties
-from qexport.core.codes import CodeFormat
-from qexport.core.geometry import ConvGeometry, Layer, Positive
+from qexport.core.codes import CodeFormat, operand_formats
+from qexport.core.geometry import AnyLayer, Layer, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import RESULTS
 from qexport.core.private import without_private
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
-from qexport.core.steps import Add, AnyStep, Clamp, Multiply, Relu, ShiftRight, Step, step_names
+from qexport.core.steps import Add, AnyStep, Chain, Clamp, Multiply, Relu, ShiftRight, Step, step_names
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault, Format, Style, WordSpec
@@ -68,10 +68,16 @@ class OutputFormat(CodeFormat, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class ManifestFormats(Entry, frozen=True, kw_only=True, omit_defaults=True):
-    weight: CodeFormat
+    weight: CodeFormat = None  # type: ignore[assignment]  # as in Formats
     input: CodeFormat
+    input2: CodeFormat | None = None
     accumulator: AccumulatorFormat
     output: OutputFormat | None = None
+
+    @property
+    def operands(self) -> dict[str, CodeFormat]:
+        """Those of the codes that go in, by the operand's name."""
+        return operand_formats(self)
 
 
 class LayoutInfo(Entry, frozen=True, kw_only=True):
@@ -297,12 +303,11 @@ def manifest_formats(facts: Convolution, observed: tuple[int, int]) -> ManifestF
     low, high = facts.bounds
     scales, output = formats.accumulator_scales, formats.output
     return ManifestFormats(
-        weight=formats.weight,
-        input=formats.input,
+        **formats.operands,
         accumulator=AccumulatorFormat(
             bits=IntFormat.holding(low, high, True).bits,
             signed=True,
-            scale=scales if isinstance(formats.weight.scale, tuple) else scales[0],
+            scale=scales if isinstance(getattr(formats.weight, "scale", None), tuple) else scales[0],
             observed=observed,
             bounds=(low, high),
         ),
@@ -376,6 +381,11 @@ def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
     return CaptureFile(file)
 
 
+def chain_of(folder: Path, manifest: Manifest) -> Chain | None:
+    """The steps of a set with the ranges that its capture proves; raises CheckFailed as `capture_of`."""
+    return Convolution(capture_of(folder, manifest), None, manifest.chain).chain
+
+
 def golden_text(manifest: Manifest) -> str:
     """What the golden was checked against, and how far it lies off."""
     golden = manifest.golden
@@ -404,7 +414,6 @@ def steps_text(manifest: Manifest) -> str:
     return text
 
 
-def layer_text(layer: ConvGeometry) -> str:
+def layer_text(layer: AnyLayer) -> str:
     """The layer in a few words."""
-    kernel = f"{layer.kernel[0]}x{layer.kernel[1]}"
-    return f"{layer.name} ({layer.kind} {layer.in_channels} to {layer.out_channels}, {kernel})"
+    return f"{layer.name} ({layer.kind} {layer.text})"

@@ -26,7 +26,7 @@ from qexport.core.codes import CodeFormat
 from qexport.errors import QexportError
 from qexport.layout.toml import PRESETS, layout_text, parse_layout, preset_names
 from qexport.sim.registry import SIMULATORS
-from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.conftest import CONV_PRESETS, cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.judges import decoder
 
 WEIGHT = "(ot col) (it row) kh kw -> | ot it kh kw col | ~row"
@@ -168,7 +168,7 @@ def test_show_of_a_damaged_or_missing_file_ends_with_1(tmp_path: Path) -> None:
 # --- layouts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", CONV_PRESETS)
 def test_layout_show_draws_every_memory_of_a_preset(name: str) -> None:
     result = cli("layout", "show", name)
     assert result.exit_code == 0

@@ -17,6 +17,7 @@ from qexport.core.budget import SIZE
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
@@ -27,7 +28,7 @@ from qexport.layout.toml import LayoutError, layout_errors, parse_layout, preset
 from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.strategies import captures
 
-TENSORS = sorted(set(AXES) - {"output"})
+TENSORS = sorted(set(Convolution.table) - {"output"})
 
 
 @dataclass(frozen=True)
