@@ -38,7 +38,8 @@ INT4, INT5 = IntFormat(4, True), IntFormat(5, True)
 def styled(draw: st.DrawFn) -> tuple[str, Int64, WordSpec]:
     """A radix, words, and a style of theirs."""
     radix = draw(st.sampled_from(["hex", "bin", "dec"]))
-    fmt = IntFormat(draw(st.sampled_from([1, 3, 4, 8, 13, 63])), draw(st.booleans()))
+    bits = draw(st.sampled_from([1, 3, 4, 8, 13, 63, 64]))
+    fmt = IntFormat(bits, bits == 64 or draw(st.booleans()))
     shape = draw(st.tuples(st.integers(1, 20), st.integers(1, 5)))
     elements = draw(hnp.arrays(np.int64, shape, elements=st.integers(fmt.low, fmt.high)))
     keys: dict[str, Any] = {
