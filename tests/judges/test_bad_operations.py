@@ -10,7 +10,8 @@ import pytest
 import safetensors.numpy
 
 from tests.conftest import cli, fails
-from tests.judges.layers import Capture, codes, conv, dumped, judge, matmul, refused, total
+from tests.judges.golden import Capture
+from tests.judges.layers import codes, conv, dumped, judge, matmul, refused, total
 
 Json = dict[str, Any]
 

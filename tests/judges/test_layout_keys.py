@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import cli, fails
-from tests.judges.layers import Capture, codes, conv, dumped, linear, opened
+from tests.judges.golden import Capture
+from tests.judges.layers import codes, conv, dumped, linear, opened
 from tests.judges.notation import Ints, read_c
 
 # ---- what is dumped -------------------------------------------------------------------------------------------------

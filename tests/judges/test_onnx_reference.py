@@ -9,19 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tests.judges.layers import (
-    Capture,
-    Judged,
-    accumulated,
-    code_range,
-    codes,
-    conv,
-    dumped,
-    judge,
-    matmul,
-    scale_of,
-    total,
-)
+from tests.judges.golden import Capture, accumulated, scale_of
+from tests.judges.layers import Judged, codes, conv, dumped, judge, matmul, total
+from tests.judges.notation import code_range
 
 onnx = pytest.importorskip("onnx")
 with warnings.catch_warnings():

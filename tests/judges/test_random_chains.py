@@ -7,25 +7,9 @@ import numpy as np
 import pytest
 
 from tests.judges.arithmetic import ROUNDINGS, TFLITE
-from tests.judges.layers import (
-    Capture,
-    Ints,
-    accumulated,
-    bias_of,
-    channels,
-    code_range,
-    codes,
-    conv,
-    dumped,
-    judge,
-    linear,
-    matmul,
-    minifloat,
-    names_of,
-    pooled,
-    ranges,
-    total,
-)
+from tests.judges.golden import Capture, accumulated, bias_of, channels, minifloat, pooled, ranges
+from tests.judges.layers import codes, conv, dumped, judge, linear, matmul, names_of, total
+from tests.judges.notation import Ints, code_range
 
 Json = dict[str, Any]
 WIDE = 2**58  # the chains stay below; what goes beyond is refused, which test_bad_operations.py holds

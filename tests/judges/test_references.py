@@ -7,17 +7,8 @@ import numpy as np
 import pytest
 
 from tests.conftest import cli, fails
-from tests.judges.layers import (
-    Capture,
-    accumulated,
-    codes,
-    conv,
-    dumped,
-    judge,
-    plain_layout,
-    rounded_codes,
-    run_steps,
-)
+from tests.judges.golden import Capture, accumulated, rounded_codes, run_steps
+from tests.judges.layers import codes, conv, dumped, judge, plain_layout
 
 TENSORS = ["input", "weight", "accumulator", "output"]
 

@@ -10,27 +10,15 @@ import pytest
 
 from tests.conftest import cli, fails
 from tests.judges.arithmetic import ROUNDINGS
-from tests.judges.layers import (
-    Capture,
-    Judged,
-    accumulated,
-    codes,
-    conv,
-    dumped,
-    judge,
-    matmul,
-    refused,
-    rounded_codes,
-    through,
-    total,
-)
+from tests.judges.golden import Capture, accumulated, rounded_codes, through
+from tests.judges.layers import Judged, codes, conv, dumped, judge, matmul, refused, total
 
 TENSORS = ["input", "weight", "accumulator", "output"]
 NEAR = Fraction(1, 2**20)  # of a float's error, in codes and relative to the real value
 
 
 def layer(seed: int, out: dict[str, Any], weight: Any = 0.031, zero_point: Any = 0, **more: Any) -> Capture:
-    """A small layer with small bounds: 4-bit codes, two inputs of 2x1 taps, five channels."""
+    """A layer with small bounds: 4-bit codes, two inputs of 2x1 taps, five channels."""
     rng = np.random.default_rng(seed)
     scale = more.pop("input_scale", 0.4)
     formats = {"weight": codes(4, True, weight), "input": codes(4, False, scale, zero_point), "output": out}
@@ -128,6 +116,13 @@ def test_the_set_says_what_it_found(tmp_path: Path) -> None:
     assert found.manifest["formats"]["output"] in [codes(8, False, 0.011), codes(8, False, 0.011) | {"zero_point": 0}]
 
 
+def test_the_zero_point_is_added_before_the_rounding(tmp_path: Path) -> None:
+    """ "/ output scale + zero point, half to even": the code is even at a tie, whatever the zero point is."""
+    capture = layer(7, codes(8, False, 0.5, 101), 0.25, input_scale=0.125)
+    found = judge(dumped(capture, tmp_path, TENSORS), capture)
+    assert every_accumulator(found, capture) == 0
+
+
 def test_ties_half_to_even_take_a_table(tmp_path: Path) -> None:
     capture = layer(2, codes(4, False, 0.5), 0.25, input_scale=0.125, relu=True)
     found = dumped(capture, tmp_path, TENSORS)
@@ -174,7 +169,16 @@ def said_departs(found: Judged) -> tuple[int, int]:
     return said["accumulators"], said["codes"]
 
 
-IRRATIONAL = {"out": codes(8, False, 0.011), "weight": [0.031, 0.007, 0.11, 0.0003, 0.9], "relu": True}
+SCALES = [0.031, 0.007, 0.11, 0.0003, 0.9]
+DEPARTING: dict[str, dict[str, Any]] = {
+    "irrational": {"out": codes(8, False, 0.11), "weight": SCALES, "relu": True},
+    "signed": {"out": codes(8, True, 0.17, -9), "weight": SCALES},
+    "powers of two": {  # an even zero point: whether it is added before or behind the rounding does not matter
+        "out": codes(8, True, 0.25, 4),
+        "weight": [1.0, 0.5, 0.25, 0.125, 0.0625],
+        "input_scale": 0.125,
+    },
+}
 OPTIONS: dict[str, tuple[str, ...]] = {
     "half_up": ("--round", "half_up"),
     "half_even": ("--round", "half_even"),
@@ -190,13 +194,10 @@ OPTIONS: dict[str, tuple[str, ...]] = {
 
 
 @pytest.mark.parametrize("name", OPTIONS)
-@pytest.mark.parametrize("case", ["irrational", "powers of two", "signed"])
+@pytest.mark.parametrize("case", DEPARTING)
 def test_what_the_hardware_can_do_instead(name: str, case: str, tmp_path: Path) -> None:
-    facts = dict(IRRATIONAL if case == "irrational" else CASES["powers of two per channel"])
-    if case == "signed":
-        facts = dict(CASES["signed per channel"])
-    zero = facts.pop("zero_point", 0)
-    capture = layer(7, facts.pop("out"), facts.pop("weight"), zero, **facts)
+    facts = dict(DEPARTING[case])
+    capture = layer(7, facts.pop("out"), facts.pop("weight"), 3, **facts)
     found = judge(dumped(capture, tmp_path, TENSORS, *OPTIONS[name]), capture)
     assert said_departs(found) == departing(found, capture)
     steps = {step["op"]: step for step in found.steps}

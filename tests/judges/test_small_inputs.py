@@ -10,23 +10,9 @@ import pytest
 
 from tests.conftest import cli
 from tests.judges.arithmetic import ROUNDINGS, quantize_multiplier
-from tests.judges.layers import (
-    Capture,
-    accumulated,
-    code_range,
-    codes,
-    conv,
-    dumped,
-    judge,
-    linear,
-    matmul,
-    minifloat,
-    rounded_codes,
-    same_steps,
-    stands_for,
-    through,
-    total,
-)
+from tests.judges.golden import Capture, accumulated, minifloat, rounded_codes, stands_for, through
+from tests.judges.layers import codes, conv, dumped, judge, linear, matmul, same_steps, total
+from tests.judges.notation import code_range
 
 
 def power_of_two(seed: int = 1, relu: bool = True, signed: bool = False) -> Capture:

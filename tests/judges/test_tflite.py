@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from tests.judges.arithmetic import ROUNDINGS, TFLITE, quantize_multiplier, tflite_double, tflite_single
-from tests.judges.layers import Capture, codes, conv, dumped, judge, linear, refused, total
+from tests.judges.golden import Capture
+from tests.judges.layers import codes, conv, dumped, judge, linear, refused, total
 
 INT32 = -(2**31), 2**31 - 1
 TENSORS = ["input", "accumulator", "scaled", "output"]
