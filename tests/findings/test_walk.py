@@ -127,7 +127,9 @@ STEPS: list[dict[str, Any]] = [
         ({0: {"rounding": "single"}}, 0, "rounds once"),
         ({0: {"shift": -3}}, 0, "has shift -3, not -4"),
         ({0: {"multiplier": 1518500250 + 2**20}}, 0, f"has multiplier {1518500250 + 2**20}, not 1518500250"),
+        ({0: {"multiplier": 1600000000}}, 0, "has multiplier from 1599997798 to 1600002638, not 1518500250"),
         ({1: {"value": 0}}, 1, "is left out"),
+        ({1: {"value": -19}}, 1, "has value -19, not -7"),
         ({2: {"low": -127}}, 2, "clamps to -127..127"),
     ],
 )
@@ -138,6 +140,17 @@ def test_a_changed_step_is_explained_as_that_change(changed: dict[int, dict[str,
     found = explanations(right, everything, wrong.values(everything), 16, IntFormat(8, True))
     assert found
     assert (found[0].at, found[0].text) == (step, said)
+
+
+def test_a_number_is_told_as_far_as_the_codes_tell_it() -> None:
+    everything = np.arange(-4000, 4001)
+    codes = {
+        number: lane_of([STEPS[0] | {"multiplier": number}, *STEPS[1:]], -4000, 4000).values(everything).tolist()
+        for number in (1599997797, 1599997798, 1600000000, 1600002638, 1600002639)
+    }
+    below, *alike, above = codes.values()
+    assert alike == [alike[0]] * 3
+    assert below != alike[0] != above
 
 
 def test_codes_that_no_single_mistake_explains_part_by_the_step_behind_which_values_are_equal() -> None:
