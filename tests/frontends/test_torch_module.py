@@ -380,6 +380,9 @@ def test_a_stated_output_scale_gives_codes_where_no_quantizer_follows() -> None:
     codes = Golden(found).values("output")
     assert codes.min() == -5
     assert np.abs(codes - np.clip(np.rint(real) - 5, -128, 127)).max() == 0
+    other = layer_of(Grid(lambda y: quantized(y, 0.7)), NOISE, "model", output=output)
+    assert other.capture.formats.output != output
+    assert any("the format that is stated is not used" in remark for remark in other.remarks)
 
 
 def test_hardware_that_is_stated_rounds_in_place_of_the_network() -> None:
