@@ -23,7 +23,7 @@ from qexport.core.geometry import KINDS
 from qexport.core.golden import Golden
 from qexport.core.reference import ReferenceCheck, Scan
 from qexport.layout.memory import Layout
-from qexport.layout.toml import load_layout, parse_layout
+from qexport.layout.toml import load_layout, parse_layout, preset_names
 from qexport.sim.registry import SIMULATORS
 from tests.judges import decoder
 
@@ -119,6 +119,9 @@ def fails(result: Result, *needles: str, code: int = 2) -> None:
     assert "Traceback" not in result.output
     for needle in needles:
         assert needle in lines[0], lines[0]
+
+
+CONV_PRESETS = [name for name in preset_names() if name not in ("matmul", "sum")]  # of convolutions, linear layers
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -73,6 +73,7 @@ class PostPorts:
             "connections": [*connections, *((port, "") for port in self.unread)],
             "code_bits": self.code.bits,
             "constant": [signal for role, signal in ALWAYS.items() if role not in self.of],
+            "stalls": "ready_out" in self.of,
             "idle": IDLE_CYCLES,
             "after": AFTER_CYCLES,
         }
@@ -109,16 +110,23 @@ def match_ports(
         if ("valid_in" in found) != ("valid_out" in found):
             there, lacking = ("in", "out") if "valid_in" in found else ("out", "in")
             faults.append(f"port {found[f'valid_{there}']} is valid_{there}, no port is found for valid_{lacking}")
-        if not faults:
-            faults += _narrow({role: (name, ports[name]) for role, name in found.items()}, values, channels, codes)
     if faults:
-        table = few([f"{name} ({port})" for name, port in ports.items()], most=SHOWN_PORTS)
+        table = few([_declared(name, port) for name, port in ports.items()], most=SHOWN_PORTS)
         raise QexportError(
-            f"dut: {module.place}: module {module.name}: {'; '.join(faults)}; its ports: {table}; name a port with "
-            f"--port ROLE=NAME, roles are {', '.join(ROLES)}"
+            f"dut: {module.place}: module {module.name}: {'; '.join(faults)}; name a port with --port ROLE=NAME, roles "
+            f"are {', '.join(ROLES)}; its ports: {table}"
         )
+    faults = _narrow({role: (name, ports[name]) for role, name in found.items()}, values, channels, codes)
+    if faults:
+        raise QexportError(f"dut: {module.place}: module {module.name}: {'; '.join(faults)}")
     port = ports[found["code"]]
     return PostPorts(module, found, unread, IntFormat(port.bits, port.signed or codes[0] < 0))
+
+
+def _declared(name: str, port: Port) -> str:
+    """A port as Verilog declares it."""
+    size = f"[{port.bits - 1}:0] " if port.bits > 1 else ""
+    return f"{port.direction} {'signed ' * port.signed}{size}{name}"
 
 
 def _misfit(role: str, name: str, ports: Mapping[str, Port]) -> str | None:

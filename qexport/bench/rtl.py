@@ -1,21 +1,44 @@
 """The reference RTL of a layer: which parameters it gets, its text, and how many cycles it takes."""
 
 import math
+import re
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from qexport.bench.context import TEMPLATES, for_comment, licensed, render
 from qexport.bench.interface import COMPARED, DRIVEN
+from qexport.bench.steps import literal
 from qexport.core.geometry import ConvGeometry
+from qexport.core.intformat import IntFormat
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import RESULTS, require
-from qexport.core.rescale import Integers
+from qexport.core.steps import (
+    Add,
+    Bias,
+    Chain,
+    Clamp,
+    MaxPool,
+    Multiply,
+    Relu,
+    ShiftRight,
+    Signal,
+    Step,
+    Threshold,
+    step_names,
+    takes_bias,
+)
+from qexport.core.tensors import Range
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
 from qexport.sets.manifest import Manifest, MemoryEntry
 
-SHARED = ("axis", "memory", "stream_in", "stream_out", "group_scan", "input_buffer", "results")
+SHARED = ("axis", "memory", "stream_in", "stream_out", "group_scan", "input_buffer", "stage")
+POOLS = ("pool_scan", "max_pool")  # where there is one
 PARTS: Mapping[str, tuple[str, ...]] = {  # style -> its own modules, beside the shared ones
     "ws": ("skew", "tap_scan", "ws_pe", "ws_grid", "ws_array"),
     "os": ("feeder", "os_pe", "os_grid", "os_array"),
@@ -25,72 +48,316 @@ KEPT = RESULTS[RESULTS.index("accumulator") :]  # the results that dut_mm keeps:
 FOLDER = TEMPLATES / "rtl"
 
 
-def render_rtl(style: str, manifest: Manifest) -> dict[str, str]:
+def render_rtl(style: str, manifest: Manifest, chain: Chain | None) -> dict[str, str]:
     """The Verilog files of a layer, by name: the modules of the array `style` ('ws' or 'os') and around it `dut` with
-    AXI4-Streams and `dut_mm` with memories. The defaults of their parameters are those of the layer.
+    AXI4-Streams and `dut_mm` with memories. The defaults of their parameters are those of the layer. `chain`: the steps
+    behind its accumulators. Names of modules but the two begin with that of the layer.
 
-    Raises QexportError when the style is not known or the memories do not stand as in the layout 'default'.
+    Raises QexportError when the style is not known, the memories do not stand as in the layout 'default', or the array
+    has not what a step takes.
     """
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
-    layer, formats = manifest.layer, manifest.formats
-    require(layer, Need.RTL, formats.weight, formats.input)
+    layer = manifest.layer
+    require(layer, Need.RTL, manifest.formats.weight, manifest.formats.input)
     by_name = {memory.name: memory for memory in manifest.memories}
     _check_memories(by_name)
-    has_bias, has_output = "bias" in by_name, "output" in by_name
-    integers = Integers.of(manifest.chain or ())
-    if has_output and integers is None:
-        raise QexportError(
-            f"rtl: layer {layer.name} has other steps than multiply, add, shift_right (floor) and clamp for all "
-            "channels alike, for which there is no reference RTL; use the bench alone"
-        )
     numbers = rtl_numbers(style, manifest)
-    parameters = [("int", name, str(value)) for name, value in numbers.items()]
-    for name in ("by", "value"):
-        number = 1 if integers is None else getattr(integers, name)
-        parameters.append(("bit signed [63:0]", _WIDE[name], f"{'-' if number < 0 else ''}64'sd{abs(number)}"))
-    widths = {
-        "weight": "ROW*WEIGHT_BITS",
-        "bias": "COL*BIAS_BITS",
-        "input": "ROW*INPUT_BITS",
-        "psum": "COL*PSUM_BITS",
-        "accumulator": "COL*ACCUMULATOR_BITS",
-        "relu": "COL*RELU_BITS",
-        "output": "COL*OUTPUT_BITS",
-    }
+    stages = rtl_stages(manifest, chain)
+    streams = result_streams(by_name, stages)
+    widths = {"weight": "ROW*WEIGHT_BITS", "bias": "COL*BIAS_BITS", "input": "ROW*INPUT_BITS", "psum": "COL*PSUM_BITS"}
+    widths |= {stream.name: f"COL*{stream.const}_BITS" for stream in streams}
     driven = [(name, widths[name]) for name in DRIVEN if name in by_name]
-    core = [*(["psum"] if style == "ws" else []), "accumulator", "relu", "output"]
-    kept = [name for name in KEPT if name in by_name]
     words = {
         "weight": "(OC + COL - 1) / COL * ((IC / GROUPS + ROW - 1) / ROW) * KH * KW * COL",
         "bias": "(OC + COL - 1) / COL",
         "input": "(IC + ROW - 1) / ROW * IY * IX",
     }
+    behind = ["COL", "OC", "ACC_WIDTH", *(["BIAS_BITS"] if "bias" in by_name else [])]
+    behind += [f"{stream.const}_BITS" for stream in streams]
+    results = [(stream.name, widths[stream.name]) for stream in streams]
     context: dict[str, Any] = {
         "title": f"Layer {for_comment(layer.name)} on a {_TITLES[style]} array, generated by qexport.",
+        "said": ", ".join(stage.comment for stage in stages),
         "style": style,
-        "parameters": parameters,
-        "passed": textwrap.wrap(", ".join(f".{name}({name})" for _, name, _ in parameters), 116),
+        "parameters": [("int", name, str(value)) for name, value in numbers.items()],
+        "passed": _passed(name for name in numbers if name not in behind or name in ("COL", "OC", "ACC_WIDTH")),
+        "results_passed": _passed(behind),
+        "results_parameters": [(name, numbers[name]) for name in behind],
         "driven": driven,
+        "array_driven": [(name, width) for name, width in driven if name != "bias"],
         "words": [(name, words[name]) for name, _ in driven],
-        "streams": [(name, widths[name]) for name in core if name != "output" or has_output],
-        "core_streams": [(name, widths[name]) for name in core],
-        "results": [(name, widths[name]) for name in kept],
-        "unread": [(name, widths[name]) for name in core if name not in kept],
-        "has_bias": has_bias,
-        "has_output": has_output,
+        "dut_streams": [*([("psum", widths["psum"])] if style == "ws" else []), *results],
+        "results": results,
+        "has_bias": "bias" in by_name,
         "selects": SELECTS,
+        "stages": stages,
+        "streams": streams,
         **mm_widths(by_name),
     }
-    names = [f"{part}.sv" for part in (*SHARED, *PARTS[style])]
-    plain = {name: licensed(name, (FOLDER / name).read_text()) for name in names}
-    return plain | render({top: f"rtl/{top}.j2" for top in ("dut.sv", "dut_mm.sv")}, context)
+    kept = [stream for stream in streams if stream.name in KEPT]
+    context |= {
+        "result_words": [(stream.name, stream.places) for stream in kept],
+        "kept": [(stream.name, widths[stream.name]) for stream in kept],
+        "unread": [stream.name for stream in streams if stream not in kept],
+        "latency": latency(manifest),
+    }
+    used = ["rom"] if any(stage.numbers for stage in stages) else []
+    used += POOLS if any(stage.pool for stage in stages) else ()
+    names = (*SHARED, *used, *PARTS[style])
+    files = {f"{part}.sv": licensed(f"{part}.sv", (FOLDER / f"{part}.sv").read_text()) for part in names}
+    files |= render({f"{name}.sv": f"rtl/{name}.sv.j2" for name in ("results", "dut", "dut_mm")}, context)
+    return _prefixed(files, layer.slug)
+
+
+def _passed(names: Iterable[str]) -> list[str]:
+    """Lines that hand on parameters."""
+    return textwrap.wrap(", ".join(f".{name}({name})" for name in names), 116)
+
+
+def _prefixed(files: Mapping[str, str], prefix: str) -> dict[str, str]:
+    """The files with the names of their modules, but of the two tops, behind a prefix."""
+    tops = ("dut.sv", "dut_mm.sv")
+    module = re.compile(rf"\b({'|'.join(Path(name).stem for name in files if name not in tops)}) #\(")
+    return {
+        name if name in tops else f"{prefix}_{name}": module.sub(rf"{prefix}_\1 #(", text)
+        for name, text in files.items()
+    }
+
+
+@dataclass(frozen=True)
+class Numbers:
+    """A step's numbers in a memory: a word of all columns for each output tile, the first column's the most
+    significant."""
+
+    field: str
+    bits: int
+    signed: bool
+    content: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """What happens before one register behind the array: `value` of the lane `v`, with `lines` in front, or `pool`.
+
+    `width`: of a lane behind it, as text; `before`: of `v`. `bias`: the lane has `bias` of the bias memory. `reach`:
+    the least and greatest `v`.
+    """
+
+    name: str
+    comment: str
+    before: str
+    width: str
+    value: str = ""
+    lines: tuple[str, ...] = ()
+    numbers: tuple[Numbers, ...] = ()
+    bias: bool = False
+    pool: Mapping[str, Any] | None = None
+    step: Step | None = None
+    reach: Range = (0, 0)
+
+
+@dataclass(frozen=True)
+class ResultStream:
+    """One stream of results: a memory of the set, behind which stage; of `places` words a tile.
+
+    `ragged`: columns past OC give 0; `relu`: of the ReLU of what is there.
+    """
+
+    name: str
+    bits: int
+    stage: int
+    width: str
+    ragged: bool
+    places: int
+    relu: bool
+
+    @property
+    def const(self) -> str:
+        return self.name.upper()
+
+
+def rtl_stages(manifest: Manifest, chain: Chain | None) -> list[Stage]:
+    """The registers behind the sums: the accumulator and each step up to the last that a memory holds.
+
+    Raises QexportError where the array has not what a step takes.
+    """
+    memories = {memory.name: memory for memory in manifest.memories}
+    early = "bias" in memories and not takes_bias(manifest.chain or ())
+    total = "v + ACC_WIDTH'(bias)" if early else "v"
+    lines = (f"wire signed [ACC_WIDTH-1:0] sum = {total};",)
+    stages = [Stage("accumulator", "accumulator", "ACC_WIDTH", "ACC_WIDTH", value="sum", lines=lines, bias=early)]
+    if chain is None:
+        return stages
+    signals = (chain.start, *chain.signals.values())
+    bits, before = manifest.formats.accumulator.bits, "ACC_WIDTH"
+    for name, step, came, gone in zip(chain.names, _served(manifest), signals, signals[1:], strict=False):
+        stages.append(_Lane(name, step, came, gone, manifest.array["col"]).stage(bits, before))
+        bits = IntFormat.holding(*gone.range, True).bits
+        before = str(bits)
+    return stages
+
+
+def _served(manifest: Manifest) -> tuple[Step, ...]:
+    """The steps up to the last whose value a memory holds."""
+    steps = manifest.chain or ()
+    memories = {memory.name: memory for memory in manifest.memories}
+    stored = {memories[name].tensor for name in _results(memories)}
+    if "output" in stored:
+        return steps
+    return steps[: max((at for at, name in enumerate(step_names(steps), 1) if name in stored), default=0)]
+
+
+@dataclass(frozen=True)
+class _Lane:
+    """A step in one lane."""
+
+    name: str
+    step: Step
+    before: Signal
+    after: Signal
+    col: int
+
+    def stage(self, bits: int, before: str) -> Stage:
+        """`bits`: of the value that comes in, `before` as text."""
+        step, comment = self.step, f"{self.name}: {self.step.op}"
+        out = IntFormat.holding(*self.after.range, True).bits
+        whole = f"{out}'(v)"
+
+        def stage(value: str, lines: Sequence[str] = (), numbers: Sequence[Numbers] = (), bias: bool = False) -> Stage:
+            return Stage(
+                self.name, comment, before, str(out), value=value, lines=tuple(lines), numbers=tuple(numbers),
+                bias=bias, step=step, reach=self.before.range,
+            )  # fmt: skip
+
+        match step:
+            case Bias():
+                return stage(f"{whole} + ({out}'(bias) <<< {step.shift})", bias=True)
+            case Multiply():
+                by, lines, numbers = self._number("by")
+                product = bits + self._bits("by")
+                return stage(f"{out}'({product}'(v) * {product}'({by}))", lines, numbers)
+            case Add():
+                value, lines, numbers = self._number("value")
+                return stage(f"{whole} + {out}'({value})", lines, numbers)
+            case ShiftRight():
+                comment = f"{comment}, {step.round}"
+                by, lines, numbers = self._number("by", signed=False)
+                lines += [f"wire signed [{before}-1:0] below = v >>> {by};"]
+                if step.round != "floor":
+                    lines += [
+                        f"wire signed [{before}-1:0] twice = v >>> ({by} - 1'b1);  // its lowest bit is worth a half",
+                        f"wire half = {by} != 0 && twice[0];",
+                    ]
+                if step.round in ("half_even", "half_away", "toward_zero"):
+                    lines += [f"wire more = {by} != 0 && (twice <<< ({by} - 1'b1)) != v;  // than a multiple of a half"]
+                up = "" if step.round == "floor" else f" + {out}'({_UP[step.round]})"
+                return stage(f"{out}'(below){up}", lines, numbers)
+            case Relu():
+                return stage(f"v[{before}-1] ? {out}'d0 : {whole}")
+            case Clamp():
+                wide = max(bits, IntFormat.holding(step.low, step.high, True).bits)
+                low, high = literal(step.low, wide), literal(step.high, wide)
+                lines = [
+                    f"wire signed [{wide}-1:0] wide = {wide}'(v);",
+                    f"wire under = wide < {low};",
+                    f"wire over = wide > {high};",
+                ]
+                return stage(f"{out}'(under ? {low} : over ? {high} : wide)", lines)
+            case Threshold():
+                return self._threshold(step, comment, bits, before, out)
+            case MaxPool():
+                pool = self._pool(step)
+                return Stage(self.name, comment, before, before, pool=pool, step=step, reach=self.before.range)
+        raise QexportError(
+            f"rtl: step {self.name}: the reference RTL has no {step.op}; use the bench alone, or of steps "
+            f"{', '.join(_SERVED)}"
+        )
+
+    def _threshold(self, step: Threshold, comment: str, bits: int, before: str, out: int) -> Stage:
+        """Levels that no value passes are one more than the greatest."""
+        low, high = self.before.range
+        table = np.clip(step.arrays["table"], low, high + 1)
+        wide = max(bits, IntFormat.holding(low, high + 1, True).bits)
+        channels, levels = table.shape
+        padded = np.pad(table, ((0, -channels % self.col), (0, 0)))
+        content = tuple(literal(int(level), wide) for level in padded.ravel())
+        numbers = Numbers("levels", wide * levels, False, content)
+        lines = (
+            f"wire signed [{wide}-1:0] wide = {wide}'(v);",
+            f"reg [{out}-1:0] reached;",
+            "integer level;",
+            "always @* begin",
+            f"  reached = {literal(step.first, out)};",
+            f"  for (level = 0; level < {levels}; level = level + 1)",
+            f"    if ($signed(levels[level*{wide} +: {wide}]) <= wide) reached = reached + 1'b1;",
+            "end",
+        )
+        return Stage(
+            self.name, comment, before, str(out), value="reached", lines=lines, numbers=(numbers,), step=step,
+            reach=(low, high),
+        )  # fmt: skip
+
+    def _bits(self, field: str) -> int:
+        array = self.step.arrays[field]
+        return IntFormat.holding(int(array.min()), int(array.max()), True).bits
+
+    def _number(self, field: str, signed: bool = True) -> tuple[str, list[str], list[Numbers]]:
+        """How a lane calls a number, and the memory that it comes from."""
+        array, bits = self.step.arrays[field], self._bits(field) - (not signed)
+        bits = max(bits, 1)
+        if not array.ndim:
+            return (literal(int(array), bits) if signed else f"{bits}'d{int(array)}"), [], []
+        padded = np.pad(array, (0, -array.size % self.col))
+        content = (literal(int(v), bits) if signed else f"{bits}'d{int(v)}" for v in padded)
+        return field, [], [Numbers(field, bits, signed, tuple(content))]
+
+    def _pool(self, step: MaxPool) -> dict[str, Any]:
+        assert self.before.plane is not None
+        assert self.after.plane is not None
+        stride = step.stride or step.kernel
+        for axis in range(2):
+            size, kernel, pad = self.before.plane[axis], step.kernel[axis], step.padding[2 * axis]
+            if self.after.plane[axis] > 1:
+                start = (self.after.plane[axis] - 2) * stride[axis] - pad  # of the window before the last one
+                if start + kernel - 1 >= size - 1:
+                    raise QexportError(
+                        f"rtl: step {self.name}: two windows end in the last {'row' if axis == 0 else 'column'}, the "
+                        "reference RTL gives one result a cycle; use less padding behind the plane or a larger stride"
+                    )
+        return {
+            "plane": self.before.plane, "kernel": step.kernel, "stride": stride, "padding": step.padding,
+            "pooled": self.after.plane,
+        }  # fmt: skip
+
+
+_UP = {"half_up": "half", "half_even": "half && (more || below[0])", "half_away": "half && (more || v >= 0)",
+       "toward_zero": "v < 0 && (half || more)"}  # fmt: skip
+_SERVED = ("bias", "multiply", "add", "shift_right", "relu", "clamp", "threshold", "max_pool")
+
+
+def result_streams(memories: Mapping[str, MemoryEntry], stages: Sequence[Stage]) -> list[ResultStream]:
+    """The streams behind the stages, in their order."""
+    at = {stage.name: index for index, stage in enumerate(stages, 1)}
+    at |= {"relu": at["accumulator"], "output": len(stages)}
+    found = []
+    for entry in (memories[name] for name in _results(memories)):
+        if entry.tensor in at:
+            stage = stages[at[entry.tensor] - 1]
+            places = math.prod(entry.shape[2:])
+            ragged = bool(entry.shape[1] % (entry.word_bits // entry.bits)) and stage.name != "accumulator"
+            found.append(
+                ResultStream(
+                    entry.name, entry.bits, at[entry.tensor], stage.width, ragged, places, entry.tensor == "relu"
+                )
+            )
+    return sorted(found, key=lambda stream: stream.stage)
 
 
 def _check_memories(by_name: Mapping[str, MemoryEntry]) -> None:
     """Raises QexportError when the memories do not stand as in the layout default."""
     preset = {memory.name: memory for memory in load_layout("default").memories}
-    for name in (*DRIVEN, *COMPARED):
+    for name in filter(preset.__contains__, (*DRIVEN, *COMPARED)):
         entry = by_name.get(name)
         if entry is None and not preset[name].optional:
             raise QexportError(f"rtl: the set has no memory '{name}'; dump it with the preset: --layout default")
@@ -102,7 +369,6 @@ def _check_memories(by_name: Mapping[str, MemoryEntry]) -> None:
             raise QexportError(f"rtl: memory '{name}' saturates, the RTL wraps; take overflow out of the layout")
 
 
-_WIDE = {"by": "MUL", "value": "ADD"}  # parameters of 64 bits
 _TITLES = {"ws": "weight-stationary", "os": "output-stationary"}
 
 
@@ -115,13 +381,11 @@ def mm_widths(memories: Mapping[str, MemoryEntry]) -> dict[str, int]:
 
 
 def rtl_numbers(style: str, manifest: Manifest) -> dict[str, int]:
-    """The parameters of the array `style` but those of 64 bits, by name; memories stand as in the layout default."""
+    """The parameters of `dut` by name; memories stand as in the layout default."""
     layer, array, formats = manifest.layer, manifest.array, manifest.formats
     memories = {memory.name: memory for memory in manifest.memories}
     top, bottom, left, right = layer.padding
     plane = memories["input"].shape[2:]
-    output = memories.get("output")
-    integers = Integers.of(manifest.chain or ()) if output else None
     numbers = {
         "ROW": array["row"], "COL": array["col"], "IC": layer.in_channels, "OC": layer.out_channels,
         "GROUPS": layer.groups, "IY": plane[0], "IX": plane[1], "KH": layer.kernel[0], "KW": layer.kernel[1],
@@ -129,19 +393,15 @@ def rtl_numbers(style: str, manifest: Manifest) -> dict[str, int]:
         "PAD_LEFT": left, "PAD_RIGHT": right, "DILATION_Y": layer.dilation[0], "DILATION_X": layer.dilation[1],
         "WEIGHT_BITS": memories["weight"].bits, "WEIGHT_SIGNED": int(memories["weight"].signed),
         "INPUT_BITS": memories["input"].bits, "INPUT_SIGNED": int(memories["input"].signed),
-        "HAS_BIAS": int("bias" in memories), "BIAS_BITS": memories["bias"].bits if "bias" in memories else 1,
         "ACC_WIDTH": formats.accumulator.bits,
     }  # fmt: skip
-    if style == "ws":
-        numbers["PSUM_BITS"] = memories["psum"].bits
-    return numbers | {
-        "ACCUMULATOR_BITS": memories["accumulator"].bits,
-        "RELU_BITS": memories["relu"].bits,
-        "OUTPUT_BITS": output.bits if output else 1,
-        "OUTPUT_MIN": integers.low if integers else 0,
-        "OUTPUT_MAX": integers.high if integers else 1,
-        "SHIFT": integers.shift if integers else 1,
-    }
+    streamed = [*(["bias"] if "bias" in memories else []), *(["psum"] if style == "ws" else []), *_results(memories)]
+    return numbers | {f"{name.upper()}_BITS": memories[name].bits for name in streamed}
+
+
+def _results(memories: Mapping[str, MemoryEntry]) -> list[str]:
+    """The memories of results that stand as the accumulators do."""
+    return [name for name, entry in memories.items() if entry.order == memories["accumulator"].order]
 
 
 def load_cycles(layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int]) -> tuple[int, int]:
@@ -173,11 +433,17 @@ def compute_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], arra
 def stream_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int]) -> int:
     """Cycles of `dut` from the first word of an image until it can take that of the next one.
 
-    Weights and bias are in and nobody waits. The image's last result is out by then.
+    Weights and bias are in and nobody waits. The image's last result is out `latency` cycles later.
     """
     return load_cycles(layer, plane, array)[1] + compute_cycles(style, layer, plane, array) + 1
 
 
-def mm_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int]) -> int:
+def mm_cycles(style: str, manifest: Manifest, plane: tuple[int, int]) -> int:
     """Cycles of `dut_mm` from the one in which it takes `start` to the first with `done`, which is not counted."""
-    return compute_cycles(style, layer, plane, array) + 2
+    return compute_cycles(style, manifest.layer, plane, manifest.array) + 2 + latency(manifest)
+
+
+def latency(manifest: Manifest) -> int:
+    """Cycles from the last word of sums to the last result: a register behind each stage, in a pool another one."""
+    steps = _served(manifest)
+    return 1 + len(steps) + sum(isinstance(step, MaxPool) for step in steps)

@@ -156,7 +156,9 @@ def _roundings(step: Step) -> set[Round]:
 
 
 def literal(value: int, bits: int = 64) -> str:
-    """A signed constant of Verilog."""
+    """A signed constant of Verilog. The least one is its bits: its amount, which a minus would turn, is not of them."""
+    if value == -1 << (bits - 1):
+        return f"{bits}'sh{-value:x}"
     return f"{bits}'sd{value}" if value >= 0 else f"(-{bits}'sd{-value})"
 
 

@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qexport.bench.context import base_context, render, work
+from qexport.bench.data import Operand, data_context
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, serves
-from qexport.core.codes import have_zero_points
-from qexport.core.geometry import ConvGeometry
+from qexport.core.geometry import AnyLayer, ConvGeometry
 from qexport.core.steps import Step
 from qexport.layout.memory import Layout
 from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 
 
 def render_bench(
-    layer: ConvGeometry,
+    layer: AnyLayer,
     memories: tuple[MemoryEntry, ...],
     layout: Layout,
     formats: ManifestFormats,
@@ -25,7 +25,7 @@ def render_bench(
 
     Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
     """
-    benched = has_bench(layout) and any(entry.name in COMPARED for entry in memories)
+    benched = has_bench(layout, layer.kind) and any(entry.name in COMPARED for entry in memories)
     return _render(layer, memories, layout.name, dict(layout.array), formats, steps, checksums, benched)
 
 
@@ -52,7 +52,7 @@ def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def _render(
-    layer: ConvGeometry,
+    layer: AnyLayer,
     memories: tuple[MemoryEntry, ...],
     layout: str,
     array: dict[str, int],
@@ -78,10 +78,11 @@ def _render(
         "audited": [m for m in loaded if m in driven or m in compared],
         "has_bias": "bias" in [m.name for m in driven],
         "benched": benched,
-        "weight_signed": benched and signed["weight"],
+        "weight_signed": benched and signed.get("weight", False),
         "input_zero": formats.input.zero_points[0],
-        "weight_zeros": formats.weight.zero_points,
-        "zero_points": have_zero_points(formats.weight, formats.input),
+        "weight_zeros": formats.operands["weight"].zero_points if "weight" in formats.operands else (),
+        "tables": {name: Operand.of(name, fmt) for name, fmt in formats.operands.items() if fmt.table is not None},
+        "plain": all(fmt.plain for fmt in formats.operands.values()),
         "input_signed": benched and signed["input"],
         "fixed_sources": [package, source],
         "verdict": passed if benched else f"LOADED words={context['words']}",
@@ -89,10 +90,13 @@ def _render(
     }
     if benched:
         context |= work(layer, driven, compared, array)
+        if not isinstance(layer, ConvGeometry):
+            context |= data_context(layer, memories, formats, steps, driven, compared)
     templates = {package: "sv/package.sv.j2", "params.vh": "sv/params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
         templates |= {"files.f": "sv/files.f.j2", "Makefile": "sv/Makefile.j2", CHECKS: "sv/checks.txt.j2"}
         templates[source] = "sv/tb_default.sv.j2" if benched else "sv/stub.sv.j2"
     if benched:
-        templates["dut.sv"] = "sv/dut_behavioural.sv.j2"
+        conv = isinstance(layer, ConvGeometry)
+        templates["dut.sv"] = "sv/dut_behavioural.sv.j2" if conv else "sv/dut_data.sv.j2"
     return render(templates, context)

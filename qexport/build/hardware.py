@@ -33,13 +33,11 @@ def for_hardware(capture: Capture, hardware: Hardware, path: Path) -> CaptureFil
     for start, stop in parts(["accumulator"], facts, capture.images):
         part = Golden(capture.part(start, stop), facts=facts)
         codes += int(np.count_nonzero(own.network.codes(part.accumulator, facts.start.axis) != part.values("output")))
-    first = capture.part(0, 1)
-    kept = [name for name in ("bias", REAL[0]) if getattr(first, name) is not None]
+    kept = {name: shape for name, shape in capture.shapes.items() if name in (*capture.layer.holds, REAL[0])}
     departs = Departs(accumulators=int(found.departs.astype(object).sum()), codes=codes)
     with path.open("wb") as file:
         writer = CaptureWriter(
-            file, capture.layer, capture.formats, capture.source, capture.images, capture.plane, kept,
-            found.steps, own.ties, departs,
+            file, capture.layer, capture.formats, capture.source, kept, found.steps, own.ties, departs,
         )  # fmt: skip
         for start, stop in parts(["input"], facts, capture.images):
             writer.add(capture.part(start, stop))

@@ -26,7 +26,7 @@ from qexport.core.strength import COUNTED, compared, percent, strength_text
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
-from qexport.layout.toml import load_layout
+from qexport.layout.toml import default_layout, load_layout
 from qexport.sets.manifest import Manifest, golden_text, layer_text, steps_text
 
 
@@ -158,7 +158,9 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option("--capture", type=path_type(), help="Instead of a network: a layer's codes, capture.safetensors.")
 @click.option("--all", "every", is_flag=True, help="Every quantized layer: one set for each, and index.json.")
-@click.option("--layout", default="default", show_default=True, help="A preset's name or a layout file (TOML).")
+@click.option(
+    "--layout", help="A preset's name or a layout file (TOML). Default: the preset with a bench for the layer."
+)
 @click.option(
     "--out", "folder", type=path_type(), required=True, help="Folder for the sets' folders, made when missing."
 )
@@ -168,7 +170,7 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
 @json_option
 def command(
     capture: Path | None,
-    layout: str,
+    layout: str | None,
     folder: Path,
     force: bool,
     dry_run: bool,
@@ -195,11 +197,10 @@ def command(
         raise click.UsageError("give one of --layer and --all (from a network) and --capture (from a file)")
     if asked.images is not None and asked.indices is not None:
         raise click.UsageError("give either --images or --indices")
-    chosen = load_layout(layout)
     with ExitStack() as stack:
-        if capture is not None:
-            captures = _file_capture(capture, asked)
-        else:
+        captures = [] if capture is None else _file_capture(capture, asked)
+        chosen = load_layout(layout or default_layout(captures[0][0].layer.kind if captures else "conv2d"))
+        if capture is None:
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
         if hardware is not None:
             captures = stack.enter_context(_on_hardware(captures, hardware, asked.every))
@@ -219,6 +220,8 @@ def command(
     results = [_dump_result(done) for done in dumps]
     result = results[0] if index is None else {"index": str(index), "sets": results}
     emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
+    for warning in chosen.warnings:
+        click.echo(f"qexport: warning: {warning}", err=True)
     for done in dumps:
         for line in done.kept:
             click.echo(f"qexport: {line}", err=True)
@@ -314,9 +317,9 @@ def _accumulator_text(manifest: Manifest) -> str:
 
 
 def _share(manifest: Manifest) -> str:
-    """The share of weight errors that show in the first tensor that the set compares."""
-    weight = manifest.strength.weight
-    return next((percent(getattr(weight, stage), weight.flips) for stage in compared(manifest.memories)), "-")
+    """The share of weight errors, or of the first operand's, that show in the first tensor that the set compares."""
+    _, flips = manifest.strength.first
+    return next((percent(getattr(flips, stage), flips.flips) for stage in compared(manifest.memories)), "-")
 
 
 def _show_set(done: Dump) -> None:
@@ -346,7 +349,7 @@ def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
         difference = "-" if m.golden.max_abs is None else f"{m.golden.max_abs:.1e}"
         table.add_row(
             escape(str(done.folder)),
-            f"{m.layer.in_channels}x{m.layer.out_channels}",
+            m.layer.size,
             str(m.file_count),
             str(m.formats.accumulator.bits),
             difference,

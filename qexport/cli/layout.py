@@ -1,6 +1,6 @@
 """Draw and check layouts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,18 @@ from qexport.cli.common.options import json_option, path_type
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.tables import make_table, print_table
 from qexport.errors import QexportError, short
-from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Memory
 from qexport.layout.order import BIT_AXIS
 from qexport.layout.tiling import Tiling, describe_index
-from qexport.layout.toml import LayoutError, layout_errors, layout_text, load_layout, preset_names, preset_purpose
+from qexport.layout.toml import (
+    LayoutError,
+    layout_errors,
+    layout_text,
+    layout_warnings,
+    load_layout,
+    preset_names,
+    preset_purpose,
+)
 
 
 @click.group(name="layout")
@@ -106,7 +113,7 @@ def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
     lanes = len(words[0])
     shown = list(range(min(lanes, _SHOWN_LANES)))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    format_ = FORMATS[memory.radix]
+    format_ = memory.format
     table.add_column("line" if format_.text else "word", justify="right")
     table.add_column("all lanes")
     for lane in shown:
@@ -137,19 +144,24 @@ def layout_check(file: Path, as_json: bool) -> None:
     \b
     qexport layout check my_array.toml
     """
-    errors: list[LayoutError] = layout_errors(layout_text(str(file)), str(file))
+    errors = layout_errors(layout_text(str(file)), str(file))
+    warnings = layout_warnings(layout_text(str(file)), str(file))
 
     def show() -> None:
         if not errors:
             say(f"{file}: ok")
-        for error in errors:
-            say(short(f"{file}:{error.line}:{error.column}: {error.message}"))
+        for error in [*errors, *warnings]:
+            kind = "warning: " if error in warnings else ""
+            say(short(f"{file}:{error.line}:{error.column}: {kind}{error.message}"))
             start = max(0, error.column - _SHOWN_COLUMNS) if len(error.source) > _SHOWN_COLUMNS else 0
             say("    " + error.source[start : start + 2 * _SHOWN_COLUMNS].replace("\t", " "))
             say(f"    {' ' * (error.column - 1 - start)}^")
 
-    listed = [{"line": e.line, "column": e.column, "message": e.message} for e in errors]
-    emit(as_json, {"ok": not errors, "errors": listed}, show)
+    def listed(ones: Sequence[LayoutError]) -> list[dict[str, Any]]:
+        return [{"line": e.line, "column": e.column, "message": e.message} for e in ones]
+
+    found = {"ok": not errors, "errors": listed(errors)}
+    emit(as_json, found | ({"warnings": listed(warnings)} if warnings else {}), show)
     if errors:
         raise QexportError(f"layout: {file} has {len(errors)} error(s); correct them and check again")
 

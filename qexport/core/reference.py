@@ -1,15 +1,16 @@
 """What the golden is checked against: the framework's own real-valued output."""
 
+import itertools
 import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.core.capture import REAL, LayerCapture
+from qexport.core.capture import REAL, LayerCapture, Ties
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
-from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.base import Operation
 from qexport.core.steps import Pool
 from qexport.errors import CheckFailed
 
@@ -42,7 +43,7 @@ class Scan:
     Parts are added in order; the result does not depend on how the images were parted.
     """
 
-    def __init__(self, facts: Convolution):
+    def __init__(self, facts: Operation):
         self._facts = facts
         self._seen: list[tuple[int, int]] = []
         scales = np.array(facts.formats.accumulator_scales)
@@ -50,7 +51,6 @@ class Scan:
         reach = np.maximum(np.maximum(-least, greatest), greatest - least).astype(np.float64)
         slack = GRID + FLOAT * scales * (reach if len(scales) > 1 else reach.max())
         self._differences = {name: _Differences(scales, slack) for name in REAL}
-        self._ties = [{value for at, value in facts.ties if at == channel} for channel in range(len(least))]
         self._codes = self._off = 0
 
     def add(self, part: Golden) -> None:
@@ -67,10 +67,10 @@ class Scan:
             if expected is not None:
                 self._differences[name].add(np.abs(actual - expected.astype(np.float64)))
         if capture.reference_codes is not None:
-            self._compare_codes(part, capture.reference_codes)
+            self._compare_codes(part, capture, capture.reference_codes)
 
-    def _compare_codes(self, part: Golden, codes: Int64) -> None:
-        """Raises CheckFailed where the framework's codes differ, but by 1 at ties."""
+    def _compare_codes(self, part: Golden, capture: LayerCapture, codes: Int64) -> None:
+        """Raises CheckFailed where the framework's codes differ, but by 1 at the ties that the capture lists."""
         chain = self._facts.chain
         assert chain is not None
         got = part.values("output")
@@ -78,21 +78,33 @@ class Scan:
         self._codes += off.size
         if not off.any():
             return
-        tied = np.zeros(part.accumulator.shape, np.int64)
-        for channel, values in enumerate(self._ties):
-            tied[:, channel] = np.isin(part.accumulator[:, channel], list(values))
-        for step in chain.steps:
-            tied = step.windows(tied, np.max, 0) if isinstance(step, Pool) else tied
-        wrong = np.argwhere(off > tied)
+        wrong = np.argwhere(off > self._tied(part, capture.ties or ()))
         if len(wrong):
             place = tuple(wrong[0].tolist())
             where = ", ".join(f"{axis} {at}" for axis, at in zip(chain.end.axes, place, strict=True))
+            are_ties = not (off > self._tied(part, self._facts.ties)).any()
             raise CheckFailed(
                 f"golden: layer {self._facts.layer.name}: output {got[place]} at {where} is {codes[place]} in "
-                f"reference_codes, {len(wrong)} of {off.size} differ, none of them a tie; the capture contradicts "
-                "itself: check steps, scales and padding, or list the ties"
+                f"reference_codes, {len(wrong)} of {off.size} differ, "
+                + (
+                    "all at ties; list these as ties in the capture's metadata"
+                    if are_ties
+                    else "and are not listed as ties; the capture contradicts itself: check steps, scales and padding"
+                )
             )
         self._off += int(off.sum())
+
+    def _tied(self, part: Golden, ties: Ties) -> Int64:
+        """1 where an element of the output comes from one of the (channel, accumulator) pairs, else 0."""
+        chain, accumulator = self._facts.chain, part.accumulator
+        assert chain is not None
+        tied = np.zeros(accumulator.shape, np.int64)
+        for channel, pairs in itertools.groupby(sorted(ties), key=lambda tie: tie[0]):
+            here = (*(slice(None),) * chain.start.axis, channel)
+            tied[here] = np.isin(accumulator[here], [value for _, value in pairs])
+        for step in chain.steps:
+            tied = step.windows(tied, np.max, 0) if isinstance(step, Pool) else tied
+        return tied
 
     @property
     def observed(self) -> tuple[int, int]:

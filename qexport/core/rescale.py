@@ -333,28 +333,17 @@ class _Search:
         """Keep the integers that are nearest to the real numbers: those of the largest shift that the hardware has."""
         for channel in channels.tolist():
             one = np.array([channel])
-            shift = self._largest(channel, int(self.most(one)[0]))
+            limit = int(self.most(one)[0])
+            able = (s for s in range(self.shift_max, 0, -1) if round(self.gains[channel] * 2**s) <= limit)
+            shift = next(able, 0)  # a multiplier that is beyond the hardware becomes the largest that it has
             self.keep(one, *self.ideal(shift, one), shift)
-
-    def _largest(self, channel: int, limit: int) -> int:
-        """The largest shift with which a channel's multiplier is within its limit."""
-        for shift in range(self.shift_max, -1, -1):
-            if round(self.gains[channel] * 2**shift) <= limit:
-                return shift
-        raise self._beyond(channel, limit)
-
-    def _beyond(self, channel: int, limit: int) -> QexportError:
-        gain = float(self.gains[channel])
-        return QexportError(f"channel {channel}: multiplier {gain:.6g} is beyond {limit}; use more --mul-bits")
 
     def powers(self) -> None:
         """Keep the power of two that is nearest to each channel's gain, and the best addend with it."""
         for channel, gain in enumerate(self.gains):
             one, exponent = np.array([channel]), _nearest_power(gain)
             shift, limit = min(max(-exponent, 0), self.shift_max), int(self.most(one)[0])
-            if 1 << max(exponent, 0) > limit:
-                raise self._beyond(channel, limit)
-            by = np.array([1 << max(exponent, 0) if gain else 0])
+            by = np.array([1 << min(max(exponent, 0), limit.bit_length() - 1) if gain else 0])
             least, greatest, _ = self.room(by, shift, one)
             value = self.ideal(shift, one)[1]
             self.keep(one, by, np.clip(value, least, greatest) if least <= greatest else value, shift)

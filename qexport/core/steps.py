@@ -711,9 +711,11 @@ def read_steps(documents: Any, tensors: Mapping[str, NDArray[Any]] | None = None
 
 
 def _read_step(index: int, document: Any) -> Step:
-    op = document.get("op") if isinstance(document, dict) else document
+    op = document.get("op") if isinstance(document, dict) else None
     if not isinstance(op, str) or op not in STEPS:
-        raise QexportError(f"step {index}: op {op!r:.40} is not known; choose one of {', '.join(STEPS)}")
+        raise QexportError(
+            f"step {index}: {document if op is None else op!r:.40} is no known op; choose one of {', '.join(STEPS)}"
+        )
     for field, value in document.items():
         if field in ("from", "with"):
             raise QexportError(f"step {index}: {field} is reserved; steps follow each other in one chain today")

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from qexport.core.intformat import Int64, IntFormat
+from qexport.core.intformat import MAX_BITS, Int64, IntFormat
 
 Range = tuple[int, int]
 SUM_BITS = 16  # least default width of what has no format of its own
@@ -17,6 +17,8 @@ class Values(Protocol):
 
     @property
     def input(self) -> Int64: ...
+
+    def codes(self, name: str) -> Int64: ...
 
     def values(self, name: str) -> Int64: ...
 
@@ -93,6 +95,7 @@ class Tensor:
 
 
 def wide(bounds: Range, least: int = SUM_BITS) -> IntFormat:
-    """The default of a tensor without a format of its own: signed, whole bytes that hold the bounds."""
+    """The default of a tensor without a format of its own: signed, whole bytes that hold the bounds; 63 bits at most,
+    which hold every value."""
     bits = IntFormat.holding(*bounds, signed=True).bits
-    return IntFormat(max(least, -(-bits // 8) * 8), True)
+    return IntFormat(min(max(least, -(-bits // 8) * 8), MAX_BITS), True)

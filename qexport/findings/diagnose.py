@@ -24,7 +24,6 @@ from qexport.findings.hypotheses.words import WORD_COUNT, X_VALUES
 from qexport.findings.model import Model, Sample, array_sides
 from qexport.findings.words import Actual
 from qexport.layout.formats.base import FileFault
-from qexport.layout.formats.registry import FORMATS
 from qexport.layout.paths import MANIFEST
 from qexport.layout.tiling import describe_index
 from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
@@ -262,9 +261,8 @@ def _first(folder: Path, model: Model, got: Int64, known: Bools, wrong: Bools) -
     place = tuple(index.values())
     want, value = int(model.golden[place]), int(got[place])
     path = folder / entry.files[file].path
-    spec = entry.memory().spec(tiling, entry.element, entry.files[file].index)
     try:
-        lines = FORMATS[entry.radix].lines(path.read_bytes(), spec, tiling.words)
+        lines = entry.format.lines_of(path.read_bytes(), model.manifest.spec(entry, file, tiling), tiling.words)
     except FileNotFoundError:
         raise CheckFailed(f"{path} is missing; dump the set again") from None
     except FileFault as fault:
@@ -596,13 +594,11 @@ def _stored_words(folder: Path, manifest: Manifest, entry: MemoryEntry, lanes: i
         tiling = entry.tiling(manifest.array)
         if tiling.lanes != lanes:
             return None
-        memory, format_ = entry.memory(), FORMATS[entry.radix]
-        return np.concatenate(
-            [
-                format_.read((folder / file.path).read_bytes(), memory.spec(tiling, entry.element, file.index))
-                for file in entry.files
-            ]
-        )
+        files = [
+            entry.format.words_of((folder / file.path).read_bytes(), manifest.spec(entry, at, tiling), file.words)
+            for at, file in enumerate(entry.files)
+        ]
+        return np.concatenate(files)
     except (QexportError, FileFault, OSError):
         return None
 

@@ -19,7 +19,7 @@ import numpy as np
 
 from qexport.bench.interface import DRIVEN, streams
 from qexport.build.dump import dump
-from qexport.core.capture import PER_IMAGE, LayerCapture
+from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
@@ -164,6 +164,7 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
             words = _words(_stream(layout, entry.name, cut.capture), values[span], sure[span])
             written = _write(out, cut.capture, layout, {f"{entry.name}.hex": words})
         except QexportError as error:  # fewer channels may not go evenly into a layout's files
+            _refuse_existing(folder, out)  # or another one has written there meanwhile
             why = str(error)
             continue
         return Shrunk(
@@ -319,11 +320,10 @@ def _of_channels(capture: LayerCapture, channels: Sequence[int]) -> tuple[Step, 
 
 
 def _with_images(capture: LayerCapture, images: Sequence[int]) -> LayerCapture:
-    kept = {name: getattr(capture, name)[list(images)] for name in PER_IMAGE if getattr(capture, name) is not None}
     source = capture.source
     if source.images is not None and len(source.images) == capture.images:
         source = msgspec.structs.replace(source, images=tuple(source.images[image] for image in images))
-    return replace(capture, **kept, source=source)
+    return replace(capture.of_images(list(images)), source=source)
 
 
 # --- selection: what a design gave stays valid ------------------------------------------------------------------------

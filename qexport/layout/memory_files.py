@@ -6,16 +6,15 @@ from functools import cached_property
 
 import numpy as np
 
-from qexport.core.budget import FILES
+from qexport.core.budget import FILES, HELD
 from qexport.core.capture import TENSORS as CAPTURED
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError, meant
 from qexport.layout.formats.base import Format, WordSpec
-from qexport.layout.formats.registry import FORMATS
-from qexport.layout.memory import Memory
-from qexport.layout.order import IMAGE_AXIS, OrderFault, parse_order
+from qexport.layout.memory import Memory, sharing
+from qexport.layout.order import IMAGE_AXIS, OrderFault
 from qexport.layout.tiling import Tiling
 
 _SIZED_WORDS = 2048  # from which the size of a file is worked out
@@ -43,6 +42,9 @@ class MemoryFiles:
         self.element = memory.element_format(own)
         self.tiling = Tiling(memory.order, shape, array, self.element.bits)
         self._observed: list[tuple[int, int]] = []
+        self._before: list[MemoryFiles] = []  # those whose words stand before in the same files
+        self._total = self.tiling.words
+        self._shared = False
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
 
     @classmethod
@@ -68,7 +70,7 @@ class MemoryFiles:
 
     @property
     def format(self) -> Format:
-        return FORMATS[self.memory.radix]
+        return self.memory.format
 
     @property
     def streamed(self) -> bool:
@@ -80,9 +82,24 @@ class MemoryFiles:
     def specs(self) -> Sequence[tuple[str, dict[str, int], WordSpec]]:
         """Path, index and words of each file, in C order of the file axes."""
         return [
-            (path, index, self.memory.spec(self.tiling, self.element, index))
-            for path, index in self.memory.paths(self.tiling)
+            (path, index, self._spec(number, index))
+            for number, (path, index) in enumerate(self.memory.paths(self.tiling))
         ]
+
+    def _spec(self, number: int, index: dict[str, int]) -> WordSpec:
+        before = tuple((other.specs[number][2], other.tiling.words) for other in self._before)
+        spec = self.memory.spec(self.tiling, self.element, index)
+        return replace(spec, first=self.first_word, total=self._total, shared=self._shared, before=before)
+
+    @property
+    def first_word(self) -> int:
+        """Where in each file its words begin."""
+        return sum(other.tiling.words for other in self._before)
+
+    @property
+    def held(self) -> int:
+        """The stored elements that are made at once, at the least."""
+        return self.tiling.stored // (self.shape[0] if self.streamed else 1)
 
     @property
     def size(self) -> int:
@@ -137,7 +154,7 @@ def of_layer(memory: Memory, facts: Convolution) -> Memory:
     except QexportError as error:
         raise QexportError(f"{error}{meant(memory.tensor, AXES)}") from None
     try:
-        return replace(memory, order=parse_order(memory.order.text, memory.tensor, tensor.axes))
+        return memory.with_axes(tensor.axes)
     except OrderFault:
         raise QexportError(
             f"tensor '{memory.tensor}': layer {facts.layer.name} has it with the axes {' '.join(tensor.axes)}, not "
@@ -154,12 +171,38 @@ def suits(memory: Memory, facts: Convolution) -> bool:
         return False
 
 
+def link(streams: Sequence[MemoryFiles]) -> None:
+    """Tell memories that stand in the same files of each other; raises QexportError where they do not have the same."""
+    by_name = {stream.memory.name: stream for stream in streams}
+    for group in sharing([stream.memory for stream in streams]).values():
+        ones = [by_name[memory.name] for memory in group]
+        for at, one in enumerate(ones):
+            one._before, one._shared = ones[:at], len(ones) > 1
+            one._total = sum(other.tiling.words for other in ones)
+            if list(one.tiling.file_indices()) != list(ones[0].tiling.file_indices()):
+                raise QexportError(
+                    f"memory '{one.memory.name}': follows '{one.memory.follows}', but has {one.tiling.files} files for "
+                    f"{ones[0].tiling.files}; give both the same file axes"
+                )
+
+
 def check_budget(facts: Convolution, streams: Sequence[MemoryFiles], images: int) -> None:
     """Raises QexportError where a set of these memories would take more than the budget."""
+    for stream in streams:
+        if stream.held > HELD:
+            raise QexportError(
+                f"memory '{stream.memory.name}': {stream.held:,} elements would be made at once, more than {HELD:,}; "
+                "lower a size in [array]"
+            )
     if (files := sum(stream.tiling.files for stream in streams)) > FILES:
         raise QexportError(f"layout: {files:,} files are more than {FILES:,}; make file axes address axes")
     computed = {stream.memory.tensor: 1 if stream.streamed else images for stream in streams}
     facts.check_size({name: count for name, count in computed.items() if name not in CAPTURED})
+
+
+def most_stored(streams: Iterable[MemoryFiles]) -> int:
+    """The most elements that an image takes in a memory of which the images go by in parts."""
+    return max((one.held for one in streams if one.streamed), default=0)
 
 
 def streamed_tensors(memories: Iterable[MemoryFiles]) -> set[str]:

@@ -24,15 +24,26 @@ from qexport.sim.work import refuse_full, scratch_folder
 def cache_folder() -> Path:
     """Where builds are kept: QEXPORT_CACHE, else the user's cache folder, else a temporary one."""
     named = os.environ.get("QEXPORT_CACHE")
-    folder = Path(named) if named else user_cache_path("qexport", appauthor=False)
+    folder = Path(named or "~/.cache/qexport")
     try:
-        if not named and not folder.is_absolute():  # nobody knows the user's home
-            raise NotADirectoryError(errno.ENOTDIR, "is not an absolute path")
+        if not named:
+            folder = _of_user()
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):  # what may be written, only writing tells
             return folder
     except OSError as error:
         return _temporary(folder, error.strerror or str(error))
+
+
+def _of_user() -> Path:
+    """The user's cache folder; raises NotADirectoryError where nobody knows the user's home."""
+    try:
+        folder = user_cache_path("qexport", appauthor=False)
+    except RuntimeError:  # that newer versions of platformdirs raise
+        folder = Path()
+    if not folder.is_absolute():
+        raise NotADirectoryError(errno.ENOTDIR, "the user's home is not known")
+    return folder
 
 
 @cache
@@ -54,6 +65,7 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds
 
     A user's own module is else built anew each time: it may draw in other files, which may have changed.
     """
+    log.unlink(missing_ok=True)  # of an earlier build
     job = replace(job, sources=tuple(source.resolve() for source in job.sources))
     key = [simulator.name, simulator.version(), job.top, str(job.waves), *job.macros]
     read = [*job.sources, job.include / "params.vh", *([] if job.program is None else [job.program])]

@@ -10,7 +10,7 @@ from qexport.sets.folder import claims_to_be_set
 from qexport.sets.staging import LOCK, locked, numbered
 from qexport.sim.tools import WAVES
 
-LOGS = RUN, BUILD = "run.log", "build.log"
+RUN, BUILD = "run.log", "build.log"
 
 
 @contextmanager
@@ -28,13 +28,23 @@ def kept(keep: Path | None, memories: Sequence[str], say: Callable[[str], None])
         yield
 
 
+def clear(out: Path, memories: Sequence[str]) -> None:
+    """Take away what an earlier run left, before its log is written over: what a kill leaves is of one run."""
+    for name in _results(memories):
+        (out / name).unlink(missing_ok=True)
+
+
+def _results(memories: Sequence[str]) -> list[str]:
+    return [*(f"{memory}.hex" for memory in memories), *(f"waves.{kind}" for kind in WAVES)]
+
+
 def _prepare(keep: Path, memories: Sequence[str], say: Callable[[str], None]) -> None:
     """Make the folder ready for what a run leaves: logs, waves, words of the memories.
 
     Files of these names that no bench has written get a numbered name, which `say` is told. Raises QexportError when
     the folder holds anything else.
     """
-    ours = {LOCK, *LOGS, *(f"waves.{kind}" for kind in WAVES), *(f"{memory}.hex" for memory in memories)}
+    ours = {LOCK, BUILD, RUN, *_results(memories)}
     present = sorted(path.name for path in keep.iterdir() if not path.name.endswith("~"))  # backups may lie there
     if foreign := [name for name in present if name not in ours]:
         raise QexportError(f"keep: {keep} holds {foreign[0]}, which no run has written; give a new folder")

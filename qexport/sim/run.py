@@ -19,7 +19,7 @@ from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
 from qexport.sim.cache import build_bench, cache_folder
-from qexport.sim.keep import kept
+from qexport.sim.keep import clear, kept
 from qexport.sim.registry import choose
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, supervise
 from qexport.sim.tools import Job, Simulator
@@ -70,6 +70,7 @@ def simulate(
             job, found = _around(job, dut, top, offered)
         compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
         executable = build_bench(simulator, job, work.root, work.out / "build.log", builds if dut else cache_folder())
+        clear(work.out, [stream.memory for stream in offered])
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         command = [*simulator.command(executable, waves), *arguments]

@@ -567,12 +567,18 @@ def test_a_replaced_set_that_nobody_changed_leaves_no_backup(captures: tuple[Pat
     assert (result.stderr, names(out)) == ("", ["features_33"])
 
 
-@pytest.mark.parametrize("command", [("rtl",), ("stub", "--style", "blank"), ("cocotb",)])
+@pytest.mark.parametrize("command", [("rtl",), ("stub", "--style", "blank"), ("cocotb",), ("shrink", "--actual")])
 def test_of_many_at_once_into_one_new_folder_one_wins_and_the_others_say_so(
     captures: tuple[Path, Path], out: Path, tmp_path: Path, command: tuple[str, ...]
 ) -> None:
     run(captures[0], out)
     target = tmp_path / "new" / "target"
+    written = ["target"]
+    if command == ("shrink", "--actual"):
+        written += ["target.actual"]  # what the design gives for it
+        wrong = tmp_path / "relu.hex"
+        wrong.write_text((out / "features_33" / "relu.hex").read_text().replace("0", "1"))
+        command = ("shrink", "--actual", str(wrong))
     line = [*QEXPORT, *command, str(out / "features_33"), "--out", str(target)]
     count = 20 if command == ("rtl",) else 4
     processes = [subprocess.Popen(line, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE) for _ in range(count)]
@@ -581,7 +587,7 @@ def test_of_many_at_once_into_one_new_folder_one_wins_and_the_others_say_so(
     for process, text in zip(processes, said, strict=True):
         if process.returncode:
             assert re.fullmatch(r"qexport: error: out: \S+ is there already and not empty; give a new folder\n", text)
-    assert names(tmp_path / "new") == ["target"]
+    assert names(tmp_path / "new") == written
     assert cli(*command, out / "features_33", "--out", tmp_path / "alone").exit_code == 0
     assert contents(target).keys() == contents(tmp_path / "alone").keys()
 

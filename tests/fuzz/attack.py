@@ -1,9 +1,10 @@
 """The fuzzer: changed files against the program. Each run ends with 0, 1 or 2, one line, inside a budget.
 
-python -m tests.fuzz.attack --runs 700 --seed 1 [--kind layouts] [--seconds 600]
+python -m tests.fuzz.attack --runs 700 --seed 1 [--kind layouts] [--seconds 600] [--by-hypothesis]
 
-Each case depends on its kind, the seed and its number alone: `--only NUMBER` runs one again. It runs in a forked child,
-so that nothing is imported again; one of many runs as a program of its own.
+Each case depends on its kind, the seed and its number alone: `--only NUMBER` runs one again. By hypothesis, the changes
+are hypothesis' choices, and it looks for the smallest that still shows a fault. Each case runs in a forked child, so
+that nothing is imported again; one of many runs as a program of its own.
 """
 
 import argparse
@@ -18,7 +19,11 @@ import tempfile
 import time
 import traceback
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
+
+from hypothesis import HealthCheck, given, seed, settings
+from hypothesis import strategies as st
 
 from qexport.cli import main
 from tests.fuzz.targets import KINDS, Target
@@ -92,7 +97,7 @@ def fault(status: int, printed: str, complaints: str) -> str | None:
     return None
 
 
-def attack(kind: str, seed: int, numbers: range, seconds: float, work: Path) -> tuple[Counter[int], list[str]]:
+def attack(kind: str, start: int, numbers: range, seconds: float, work: Path) -> tuple[Counter[int], list[str]]:
     """How the cases of a kind ended that were tried within the time, and a line for each that ended as it must not."""
     given_up = time.monotonic() + seconds
     faults, statuses = [], Counter[int]()
@@ -101,9 +106,9 @@ def attack(kind: str, seed: int, numbers: range, seconds: float, work: Path) -> 
         for number in numbers:
             if time.monotonic() > given_up:
                 break
-            case = work / f"{kind}-{seed}-{number}"
+            case = work / f"{kind}-{start}-{number}"
             case.mkdir()
-            rng = random.Random(f"{kind} {seed} {number}")
+            rng = random.Random(f"{kind} {start} {number}")
             arguments = KINDS[kind](target, rng, case)
             status, *said = ended(arguments, case, fresh=number % FRESH == 0)
             statuses[status] += 1
@@ -115,6 +120,37 @@ def attack(kind: str, seed: int, numbers: range, seconds: float, work: Path) -> 
     return statuses, faults
 
 
+def attack_by_hypothesis(
+    kind: str, start: int, runs: int, seconds: float, work: Path
+) -> tuple[Counter[int], list[str]]:
+    """As `attack`, with the cases that hypothesis chooses; of a fault it gives the smallest case."""
+    given_up = time.monotonic() + seconds
+    faults, statuses = list[str](), Counter[int]()
+    with tempfile.TemporaryDirectory(dir=work) as base:
+        target = Target(Path(base))
+
+        @seed(start)
+        @settings(max_examples=runs, deadline=None, database=None, suppress_health_check=list(HealthCheck))
+        @given(st.randoms(use_true_random=False))
+        def ends_as_it_must(rng: random.Random) -> None:
+            if time.monotonic() > given_up:
+                return
+            case = Path(tempfile.mkdtemp(dir=work))
+            arguments = KINDS[kind](target, rng, case)
+            status, *said = ended(arguments, case, fresh=False)
+            statuses[status] += 1
+            wrong = fault(status, *said)
+            if wrong is not None:
+                faults[:] = [f"{case.name}: {wrong}\n    qexport {' '.join(arguments)}"]
+            else:
+                shutil.rmtree(case)
+            assert wrong is None
+
+        with suppress(AssertionError):
+            ends_as_it_must()
+    return statuses, faults
+
+
 def run() -> int:
     options = argparse.ArgumentParser()
     options.add_argument("--runs", type=int, default=200)
@@ -123,6 +159,7 @@ def run() -> int:
     options.add_argument("--only", type=int)
     options.add_argument("--seconds", type=float, default=3600)
     options.add_argument("--work", type=Path)
+    options.add_argument("--by-hypothesis", action="store_true")
     asked = options.parse_args()
     kinds = asked.kind or list(KINDS)
     work = asked.work or Path(tempfile.mkdtemp(prefix="fuzz-"))
@@ -130,7 +167,11 @@ def run() -> int:
     numbers = range(each) if asked.only is None else range(asked.only, asked.only + 1)
     found = []
     for kind in kinds:
-        statuses, faults = attack(kind, asked.seed, numbers, asked.seconds / len(kinds), work)
+        seconds = asked.seconds / len(kinds)
+        if asked.by_hypothesis:
+            statuses, faults = attack_by_hypothesis(kind, asked.seed, each, seconds, work)
+        else:
+            statuses, faults = attack(kind, asked.seed, numbers, seconds, work)
         ends = ", ".join(f"{count} with {status}" for status, count in sorted(statuses.items()))
         print(f"{kind}: {statuses.total()} cases, {len(faults)} faults; ended: {ends}", flush=True)
         for line in faults:

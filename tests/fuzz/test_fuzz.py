@@ -11,20 +11,40 @@ import pytest
 from tests.fuzz.attack import fault
 from tests.fuzz.targets import KINDS
 
-RUNS = 29  # of each of the seven kinds
+RUNS = {"seeded": 29, "by hypothesis": 10}  # of each of the seven kinds
 SECONDS = 300  # of each kind; what is not tried by then is not tried
 
 
+def program(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A program of its own: the fuzzer forks, which threads of other tests would not survive."""
+    env = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run([sys.executable, *arguments], env=env, capture_output=True, text=True)
+
+
+@pytest.mark.parametrize("way", RUNS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_every_run_on_a_changed_file_ends_with_one_line_inside_the_budget(kind: str, tmp_path: Path) -> None:
-    """In a program of its own: it forks, which threads of other tests would not survive."""
-    command = [sys.executable, "-m", "tests.fuzz.attack", "--kind", kind, "--runs", str(RUNS)]
-    limits = ["--seconds", str(SECONDS), "--work", str(tmp_path)]
-    done = subprocess.run(
-        [*command, *limits], env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True
-    )
+def test_every_run_on_a_changed_file_ends_with_one_line_inside_the_budget(kind: str, way: str, tmp_path: Path) -> None:
+    limits = ["--runs", str(RUNS[way]), "--seconds", str(SECONDS), "--work", str(tmp_path)]
+    more = ["--by-hypothesis"] if way == "by hypothesis" else []
+    done = program("-m", "tests.fuzz.attack", "--kind", kind, *limits, *more)
     assert done.returncode == 0, done.stdout + done.stderr
     assert re.match(rf"{kind}: [1-9]\d* cases, 0 faults", done.stdout)
+
+
+PLANTED = """
+import sys
+from pathlib import Path
+from tests.fuzz import attack
+attack.KINDS["planted"] = lambda target, rng, case: ["verify", "a" * rng.randrange(100)]
+attack.fault = lambda status, printed, complaints: "planted" if "a" * 10 in complaints else None
+[line] = attack.attack_by_hypothesis("planted", 0, 100, 600, Path(sys.argv[1]))[1]
+print(line.split()[-1])
+"""
+
+
+def test_hypothesis_finds_the_smallest_case_of_a_fault(tmp_path: Path) -> None:
+    done = program("-c", PLANTED, str(tmp_path))
+    assert done.stdout == "aaaaaaaaaa\n", done.stdout + done.stderr
 
 
 def test_the_fuzzer_notices_what_must_not_be() -> None:

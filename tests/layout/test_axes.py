@@ -42,7 +42,7 @@ def test_the_axes_are_those_that_stand_left_of_the_arrow(tensor: str, order: str
 )
 def test_the_order_of_a_step_is_held_to_the_notation(order: str, message: str, offset: int) -> None:
     with pytest.raises(OrderFault, match=message.replace("'", ".")) as caught:
-        parse_order(order, "step0")
+        parse_order(order, "step0", sized=())
     assert caught.value.offset == offset
 
 

@@ -17,6 +17,7 @@ from qexport.core.budget import SIZE
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
@@ -27,7 +28,7 @@ from qexport.layout.toml import LayoutError, layout_errors, parse_layout, preset
 from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.strategies import captures
 
-TENSORS = sorted(set(AXES) - {"output"})
+TENSORS = sorted(set(Convolution.table) - {"output"})
 
 
 @dataclass(frozen=True)
@@ -513,7 +514,6 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "size a truth": ("row = 8", "row = ^true", "size True of 'row'"),
     "size a text": ("row = 8", 'row = "^8"', "size '8' of 'row'"),
     "size of a tensor's axis": ("row = 8", "row = 8\noc = ^8", "'oc' is a tensor's axis"),
-    "size that no order uses": ("row = 8", "row = 8\n^col = 8", "array: no order has an axis 'col'"),
     "size that makes a word too wide": (
         "row = 8", "row = ^1000000", "memory 'weight': a word would have 1000000 bits, more than 65536"
     ),
@@ -524,7 +524,11 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         'order = "n (it row) iy ix -> it | n iy ix | row"\nfile = "^weight_{it}.txt"',
         "file: 'weight_{it}.txt' is taken by memory 1",
     ),
-    "file lacks a file axis": ('"weight_{it}.txt"', '"^weight.txt"', "lacks the file axis '{it}'"),
+    "file lacks a file axis": (
+        '-> it | oc kij:(kh kw) | ~row"\nfile   = "weight_{it}.txt"',
+        '-> row | oc kij:(kh kw) it |"\nfile = "^weight.txt"',
+        "lacks the file axis '{row}'; two files would have one name",
+    ),
     "file has an unknown field": ('"weight_{it}.txt"', '"weight_{it}^{ot}.txt"', "'{ot}' is no file axis"),
     "file has an address axis": ('"weight_{it}.txt"', '"weight_{it}^{oc}.txt"', "'{oc}' is no file axis"),
     "file has a lone brace": ('"weight_{it}.txt"', '"weight_{it}^{.txt"', "brace"),

@@ -1,5 +1,8 @@
 """What a run leaves behind: logs, the words that came back, waves; and what it does not build again."""
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +17,8 @@ from qexport.sim.run import run_bench, simulate
 from tests.conftest import checked_dump, cli, fails
 from tests.sim.conftest import edited, state, tiny_capture
 from tests.sim.test_bench import DUT_FAULTS, on_icarus
+from tests.sim.test_ports import without
+from tests.sim.test_supervisor import QEXPORT
 
 RESULTS = ("psum", "accumulator", "relu")
 
@@ -106,6 +111,48 @@ def test_keep_loses_nothing_of_others(simulator: str, tiny_set: Path, tmp_path: 
         assert result.exit_code == 0, result.output
         assert (f"kept as {mine / 'run.log.~1~'}" in result.stderr) == backup
         assert (mine / "run.log.~1~").read_text() == "my own"
+
+
+@on_icarus
+def test_nothing_of_an_earlier_run_stays_beside_the_new_one(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    keep, core = tmp_path / "keep", tmp_path / "core.sv"
+    run = ("simulate", tiny_set, "--simulator", simulator, "--keep", keep)
+
+    def words(folder: Path) -> dict[str, bytes]:
+        return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+    core.write_text((tiny_set / "dut.sv").read_text())
+    assert cli(*run, "--waves", "vcd", "--dut", core).exit_code == 0
+    before = words(keep)
+    assert {"build.log", "waves.vcd", "psum.hex"} <= {path.name for path in keep.iterdir()}
+    assert cli(*run, "--dut", core, "--top", "misspelt").exit_code == 2
+    assert words(keep) == before, "no run has begun"
+    core.write_text(without(core.read_text(), "psum"))
+    assert cli(*run, "--dut", core).exit_code == 0
+    assert {path.name for path in keep.iterdir()} == {"build.log", "run.log", "accumulator.hex", "relu.hex"}
+    assert cli(*run).exit_code == 0  # with the build of the cache
+    assert {path.name for path in keep.iterdir()} - {"build.log"} == {"run.log", *(f"{name}.hex" for name in RESULTS)}
+    (keep / "build.log").write_text("of another design")
+    assert cli(*run).exit_code == 0
+    assert not (keep / "build.log").exists()
+
+
+def no_home(variables: dict[str, str]) -> dict[str, str]:
+    return {name: value for name, value in variables.items() if name not in ("HOME", "XDG_CACHE_HOME", "QEXPORT_CACHE")}
+
+
+@on_icarus
+def test_a_user_without_home_and_passwd_entry_is_no_error(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    nobody = "import pwd\ndef none(uid): raise KeyError(uid)\npwd.getpwuid = none"
+    line = [sys.executable, "-c", f"{nobody}\n{QEXPORT[-1]}", "simulate", str(tiny_set), "--simulator", simulator]
+    done = subprocess.run(
+        line, env=no_home(dict(os.environ)), cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    [said] = done.stderr.splitlines()
+    assert "cache: " in said
+    assert "QEXPORT_CACHE" in said
+    assert list(tmp_path.iterdir()) == []  # no folder named ~
 
 
 @on_icarus

@@ -13,6 +13,7 @@ import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -46,14 +47,20 @@ class Killed:
         assert self._children() == []
         return time.monotonic() - began
 
-    def kill(self, within: float, *command: object) -> None:
-        """Kill the command at a random moment; only SIGKILL may leave anything that runs, for a while."""
+    def kill(self, within: float, *command: object) -> float:
+        """Kill the command at a random moment; only SIGKILL may leave anything that runs, for a while.
+
+        The moment lies `within` so many seconds; fewer are returned where the command had ended by itself before it.
+        """
         number = self.random.choice(list(SIGNALS))
+        began = time.monotonic()
         with subprocess.Popen(
             self._line(command), env=self.env, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background job ignores it
         ) as process:  # fmt: skip
-            time.sleep(self.random.uniform(0, within))
+            with suppress(subprocess.TimeoutExpired):
+                process.wait(self.random.uniform(0, within))
+                within = min(within, time.monotonic() - began)
             process.send_signal(number)
             if number != signal.SIGKILL:  # whose children hold its stderr
                 said = process.communicate()[1].decode()
@@ -67,6 +74,7 @@ class Killed:
             until(lambda: not self._children())
         assert number == signal.SIGKILL or left == [], [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         assert status in (0, 1, SIGNALS[number], -number), (status, number)
+        return within
 
     def _line(self, command: tuple[object, ...]) -> list[str]:
         return [*QEXPORT, *map(str, command)]
@@ -112,13 +120,13 @@ def test_dump_of_all_layers(killed: Killed, tmp_path: Path, monkeypatch: pytest.
     network = tmp_path / "network.pth"
     torch.save(small_network().state_dict(), network)
     line = ("dump", "--all", "--checkpoint", network, "--force", "--out")
-    seconds = [killed.run(*line, tmp_path / str(images), "--images", images) for images in (1, 2)]
+    seconds = max([killed.run(*line, tmp_path / str(images), "--images", images) for images in (1, 2)])
     whole = [contents(tmp_path / str(images)) for images in (1, 2)]
     out = tmp_path / "out"
     shutil.copytree(tmp_path / "1", out)
     (tmp_path / "other.safetensors").write_bytes(make_capture(name="other").to_bytes())
     for _ in range(KILLS):
-        killed.kill(max(seconds), *line, out, "--images", killed.random.choice((1, 2)))
+        seconds = killed.kill(seconds, *line, out, "--images", killed.random.choice((1, 2)))
         read = cli("verify", out)
         there = {name: data for name, data in contents(out).items() if not name.startswith(".qexport")}
         assert there in whole or "may hold old and new sets side by side" in read.stderr
@@ -134,7 +142,7 @@ def test_shrink(killed: Killed, tmp_path: Path, tiny_set: Path, monkeypatch: pyt
     seconds = killed.run(*line, tmp_path / "whole" / "small")
     for number in range(KILLS):
         out = tmp_path / "out" / f"{number}"
-        killed.kill(seconds, *line, out)
+        seconds = killed.kill(seconds, *line, out)
         assert not out.exists() or cli("verify", out).exit_code == 0
         (tmp_path / "other.safetensors").write_bytes(tiny_capture().to_bytes())
         assert cli("dump", "--capture", tmp_path / "other.safetensors", "--out", tmp_path / "out").exit_code == 0
@@ -150,7 +158,9 @@ def test_simulate(killed: Killed, tmp_path: Path, tiny_set: Path, monkeypatch: p
     for number in range(KILLS):
         name = "verilator" if number % 4 == 3 else "icarus"  # one builds for long, the other not at all
         shutil.rmtree(cache)  # so that it builds
-        killed.kill(seconds[name], "simulate", tiny_set, "--simulator", name, "--keep", tmp_path / "keep")
+        seconds[name] = killed.kill(
+            seconds[name], "simulate", tiny_set, "--simulator", name, "--keep", tmp_path / "keep"
+        )
         assert contents(tiny_set) == before
         killed.run("simulate", tiny_set, "--simulator", name)
     no_scratch(killed, monkeypatch)
@@ -159,10 +169,10 @@ def test_simulate(killed: Killed, tmp_path: Path, tiny_set: Path, monkeypatch: p
 def test_selftest(killed: Killed, tmp_path: Path, tiny_set: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before, cache = contents(tiny_set), tmp_path / "cache"
     killed.env["QEXPORT_CACHE"] = str(cache)
-    seconds = killed.run("simulate", tiny_set, "--simulator", "icarus")
+    seconds = 20 * killed.run("simulate", tiny_set, "--simulator", "icarus")
     for _ in range(KILLS):
         shutil.rmtree(cache)
-        killed.kill(20 * seconds, "selftest", tiny_set, "--simulator", "icarus", "--sample", 2)
+        seconds = killed.kill(seconds, "selftest", tiny_set, "--simulator", "icarus", "--sample", 2)
         assert contents(tiny_set) == before
         killed.run("simulate", tiny_set, "--simulator", "icarus")
     no_scratch(killed, monkeypatch)
@@ -173,7 +183,7 @@ def test_rtl(killed: Killed, tmp_path: Path, tiny_set: Path, monkeypatch: pytest
     seconds = killed.run("rtl", tiny_set, "--style", style, "--out", tmp_path / "whole")
     out = tmp_path / "out"
     for _ in range(KILLS):
-        killed.kill(seconds, "rtl", tiny_set, "--style", style, "--out", out / "array")
+        seconds = killed.kill(seconds, "rtl", tiny_set, "--style", style, "--out", out / "array")
         assert not (out / "array").exists() or contents(out / "array") == contents(tmp_path / "whole")
         killed.run("rtl", tiny_set, "--style", style, "--out", out / "next")
         assert {path.name for path in out.iterdir()} <= {"array", "next"}

@@ -6,17 +6,20 @@ from collections.abc import Mapping, Sequence
 from enum import Enum
 from fractions import Fraction
 from functools import cached_property
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
 from qexport.core.budget import ELEMENTS
-from qexport.core.capture import Capture, Ties
-from qexport.core.intformat import Int64
-from qexport.core.rescale import Hardware, Integers, Network, Rescaling, rescale
+from qexport.core.capture import Capture, Ties, tensor_shapes
+from qexport.core.geometry import AnyLayer
+from qexport.core.intformat import Int64, IntFormat
+from qexport.core.rescale import TIE_WIDTH, Hardware, Integers, Network, Rescaling, rescale
 from qexport.core.steps import Chain, Ints, Pool, Signal, Step, takes_bias
-from qexport.core.tensors import Range, Record, Role, Tensor, wide
+from qexport.core.tensors import Range, Record, Role, Tensor, Values, wide
 from qexport.errors import QexportError
+
+FLOAT32_TIE = Fraction(1, 2**20)  # of an edge, relative: how near a framework of float32 may be to one and miss it
 
 
 class Need(Enum):
@@ -33,18 +36,24 @@ class Operation:
     """One operation of one layer: what holds for every image. `table` has a record for each of its own tensors;
     those of the steps behind it follow from `chain`.
 
-    `steps`: those that a manifest says; None takes the capture's, or finds those that its formats mean.
+    `row`: the array's tile, of which psums are. `steps`: those that a manifest says; None takes the capture's, or finds
+    those that its formats mean.
     """
 
     table: ClassVar[Mapping[str, Record]]
     offers: ClassVar[frozenset[Need]] = frozenset()
+    computed: ClassVar[tuple[str, ...]]  # tensors of an image that are held whatever is stored
 
-    def __init__(self, capture: Capture, steps: Sequence[Step] | None = None):
+    layer: AnyLayer
+
+    def __init__(self, capture: Capture, row: int | None, steps: Sequence[Step] | None = None):
         self.layer, self.formats = capture.layer, capture.formats
-        self.ties_given = capture.ties
+        self._capture = capture
         self.given = capture.steps if steps is None else tuple(steps)
         self.bias = capture.bias
         self.added = None if takes_bias(self.given or ()) else capture.bias  # what of the bias is in the accumulator
+        self.shapes = tensor_shapes(capture.layer, capture.shapes)  # with all images
+        self.reach = self.layer.reach(self.shapes, {name: fmt.reach for name, fmt in self.formats.operands.items()})
 
     def check_size(self, images: Mapping[str, int]) -> None:
         """Raises QexportError where these tensors, each of some images, are larger than the budget."""
@@ -114,10 +123,32 @@ class Operation:
         least, greatest = self.channel_bounds
         return int(least.min()), int(greatest.max())
 
+    def sums(self, golden: Values) -> Int64:
+        """The accumulators of some images."""
+        raise NotImplementedError
+
     @property
     def start(self) -> Signal:
         """The accumulator, where the steps begin."""
-        raise NotImplementedError
+        return Signal(self.layer.results, self.layer.channel, self.shapes["accumulator"][1:], *self.channel_bounds)
+
+    @property
+    def end(self) -> Signal:
+        """What the last step gives."""
+        assert self.chain is not None
+        return self.chain.end
+
+    @property
+    def output_format(self) -> IntFormat:
+        return wide(self.end.range) if self.formats.output is None else self.formats.output.integer
+
+    def output(self, golden: Values) -> Int64:
+        assert self.chain is not None
+        return golden.values(self.chain.names[-1] if self.chain.names else "accumulator")
+
+    @property
+    def relu_bounds(self) -> Range:
+        return max(self.bounds[0], 0), max(self.bounds[1], 0)
 
     @cached_property
     def chain(self) -> Chain | None:
@@ -144,11 +175,10 @@ class Operation:
         try:
             return Network(
                 [Fraction(scale) / Fraction(output.scales[0]) for scale in scales.tolist()],
-                [0] * self.start.channels,
+                [zero] * self.start.channels,
                 *self.channel_bounds,
                 low=max(code.low, zero) if self.layer.relu else code.low,
                 high=code.high,
-                zero_point=zero,
             )
         except QexportError as error:
             raise QexportError(f"layer {self.layer.name}: {error}") from None
@@ -169,10 +199,22 @@ class Operation:
     @cached_property
     def ties(self) -> Ties:
         """(channel, accumulator) pairs whose real value lies on the edge between two codes: those that the capture
-        lists, or those of the network whose steps were found."""
-        if self.ties_given is not None or self.given is not None or self.network is None:
-            return self.ties_given or ()
-        return tuple(self.network.ties())
+        lists, or those of the network whose steps were found.
+
+        Raises QexportError where the capture lists one that is none by its formats.
+        """
+        listed = self._capture.ties  # where codes of a framework may differ
+        if self._capture.steps is not None or self.network is None:
+            return listed or ()
+        if listed is None:
+            return tuple(self.network.ties(FLOAT32_TIE if self._capture.has_codes else TIE_WIDTH))
+        if none := sorted(set(listed) - set(self.network.ties(FLOAT32_TIE))):
+            channel, accumulator = none[0]
+            raise QexportError(
+                f"layer {self.layer.name}: ties list accumulator {accumulator} of channel {channel}, which lies within "
+                f"a code, not on an edge between two; take out what is no tie ({len(none)} of {len(listed)})"
+            )
+        return listed
 
     @cached_property
     def integers(self) -> Integers | None:
@@ -183,6 +225,52 @@ class Operation:
     def no_output(self) -> str | None:
         """Why the layer has no tensor `output`; None when it has."""
         return None if self.chain is not None else "its capture has neither steps nor formats.output"
+
+
+def narrow(reach: int) -> type[np.signedinteger[Any]]:
+    """The narrowest of int32 and int64 in which nothing up to `reach` wraps."""
+    return np.int32 if reach < 2**31 else np.int64
+
+
+def result_records(axes: tuple[str, ...]) -> dict[str, Record]:
+    """The records of what every operation gives, in the accumulator's axes."""
+    return {
+        "accumulator": Record(
+            axes, Role.RESULT, kept=True,
+            shape=lambda op, n: (n, *op.shapes["accumulator"][1:]),
+            format=lambda op: wide(op.bounds),
+            range=lambda op: op.bounds,
+            values=lambda op, golden: op.sums(golden),
+        ),
+        "relu": Record(
+            axes, Role.RESULT,
+            shape=lambda op, n: (n, *op.shapes["accumulator"][1:]),
+            format=lambda op: wide(op.relu_bounds),
+            range=lambda op: op.relu_bounds,
+            values=lambda op, golden: np.maximum(golden.values("accumulator"), 0),
+        ),
+        "output": Record(
+            axes, Role.RESULT,
+            shape=lambda op, n: (n, *op.end.sizes),
+            format=lambda op: op.output_format,
+            range=lambda op: op.end.range,
+            values=lambda op, golden: op.output(golden),
+            lacking=lambda op: op.no_output,
+        ),
+    }  # fmt: skip
+
+
+def operand_record(name: str, axes: tuple[str, ...]) -> Record:
+    """The record of an operand of which each image has its own codes."""
+    return Record(
+        axes, Role.OPERAND, operand=name,
+        shape=lambda op, n: (n, *op.shapes[name][1:]),
+        format=lambda op: op.formats.operands[name].integer,
+        range=lambda op: op.formats.operands[name].codes,
+        fill=lambda op: op.formats.operands[name].zero_points[0],
+        values=lambda op, golden: golden.codes(name),
+        lacking=lambda op: None if name in op.formats.operands else "it has one operand",
+    )  # fmt: skip
 
 
 def _value_record(step: Step, signal: Signal, before: str, chain: Chain) -> Record:

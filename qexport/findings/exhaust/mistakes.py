@@ -1,7 +1,7 @@
 """The mistakes that a module may make at a step, and which of them explains the codes that came back."""
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -34,6 +34,7 @@ from qexport.findings.exhaust.walk import Lane
 
 ROUNDINGS: tuple[Round, ...] = get_args(Round)
 FEW = 512  # codes that every mistake is tried on, before all
+MULTIPLIER_BITS = 32  # a multiplier may be read as if it had fewer
 Function = Callable[[Int64], Int64]
 
 
@@ -82,13 +83,14 @@ def _spread(places: Int64) -> Int64:
 
 
 def _mistakes(lane: Lane, port: int) -> Iterator[Mistake]:
-    """What is tried, from numbers and roundings over orders and widths to single bits."""
-    steps = lane.chain.steps
+    """What is tried: how a step works and where it stands, then its numbers, then single bits."""
+    steps, bias = lane.chain.steps, lane.chain.bias
     others = _other_lanes(lane)
+    yield Mistake(-1, "is taken as unsigned", IntFormat(min(port, MAX_BITS - 1), False).wrap, 0)
     for at, step in enumerate(steps):
-        for text, changed in _changed(step, [other.chain.steps[at] for other in others]):
-            yield Mistake(at, text, partial(_apply, changed, lane.chain.bias), at + 1)
-        for text, function in _of_class(step, lane.chain.bias):
+        for text, fields in _other_ways(step):
+            yield from _replaced(at, step, text, fields, bias)
+        for text, function in _misread(step, bias):
             yield Mistake(at, text, function, at + 1)
         yield Mistake(at, "is left out", np.copy, at + 1)
         if at + 1 < len(steps):
@@ -97,9 +99,22 @@ def _mistakes(lane: Lane, port: int) -> Iterator[Mistake]:
         at = next(at for at, step in enumerate(steps) if isinstance(step, Bias) or step != other.chain.steps[at])
         rest = partial(other.values, steps=slice(at, None))
         yield Mistake(at, f"and all behind it have the numbers of channel {other.channel}", rest, len(steps))
-    yield Mistake(-1, "is taken as unsigned", IntFormat(min(port, MAX_BITS - 1), False).wrap, 0)
+    for at, step in enumerate(steps):
+        for text, fields in _other_numbers(step):
+            yield from _replaced(at, step, text, fields, bias)
+        for other in others:
+            for field in step.arrays:
+                text = f"has {field} of channel {other.channel}"
+                yield from _replaced(at, step, text, {field: getattr(other.chain.steps[at], field)}, bias)
     for at in range(-1, len(steps)):
         yield from _bits(lane, at)
+
+
+def _replaced(at: int, step: Step, text: str, fields: Mapping[str, Any], bias: Int64 | None) -> Iterator[Mistake]:
+    with suppress(QexportError):  # no such step
+        other = msgspec.structs.replace(step, **fields)
+        if other != step:
+            yield Mistake(at, text, partial(_apply, other, bias), at + 1)
 
 
 def _apply(step: Step, bias: Int64 | None, v: Int64) -> Int64:
@@ -126,45 +141,40 @@ def _other_lanes(lane: Lane) -> list[Lane]:
     return list(found.values())[1:]
 
 
-def _changed(step: Step, others: Sequence[Step]) -> Iterator[tuple[str, Step]]:
-    """The step with another field."""
-    tried: list[tuple[str, dict[str, Any]]] = []
-    if isinstance(step, ShiftRight | LeakyRelu):
-        tried += [(f"rounds {way}, not {step.round}", {"round": way}) for way in ROUNDINGS]
-    single = {field: int(array.ravel()[0]) for field, array in step.arrays.items() if array.size == 1}
-    for field, value in single.items():
-        bits = IntFormat.holding(value, value, True).bits
-        near = dict.fromkeys([value + 1, value - 1, -value, *(value ^ (1 << bit) for bit in range(bits))])
-        tried += [(f"has {field} {new}, not {value}", {field: new}) for new in near]
-    for field in ("low", "high", "first", "bits", "shift"):
-        if (
-            field not in step.arrays
-            and not isinstance(step, Lookup)
-            and isinstance(at := getattr(step, field, None), int)
-        ):
-            tried += [(f"has {field} {at + more}, not {at}", {field: at + more}) for more in (1, -1)]
+def _other_ways(step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Fields that let a step work in another way."""
     match step:
-        case Clamp():
-            tried.append((f"clamps to {-step.high}..{step.high}", {"low": -step.high}))
-            bits = IntFormat.holding(step.low, step.high, step.low < 0).bits
-            for span in (IntFormat(max(bits + more, 1), signed) for more in (-1, 0, 1) for signed in (False, True)):
-                tried.append((f"clamps to {span.low}..{span.high}", {"low": span.low, "high": span.high}))
+        case ShiftRight() | LeakyRelu():
+            for way in ROUNDINGS:
+                yield f"rounds {way}, not {step.round}", {"round": way}
         case Tflite():
             many = step.rounding == "double"
-            tried.append((f"rounds {'once' if many else 'twice'}", {"rounding": "single" if many else "double"}))
+            yield f"rounds {'once' if many else 'twice'}", {"rounding": "single" if many else "double"}
         case Wrap():
-            tried.append((f"is {'unsigned' if step.signed else 'signed'}", {"signed": not step.signed}))
-    for text, fields in tried:
-        with suppress(QexportError):  # no such step
-            yield text, msgspec.structs.replace(step, **fields)
-    for other in others:
-        for field, array in step.arrays.items():
-            if not np.array_equal(other.arrays[field], array):
-                yield f"has another channel's {field}", msgspec.structs.replace(step, **{field: getattr(other, field)})
+            yield f"is {'unsigned' if step.signed else 'signed'}", {"signed": not step.signed}
+        case Clamp():
+            yield f"clamps to {-step.high}..{step.high}", {"low": -step.high}
+            bits = IntFormat.holding(step.low, step.high, step.low < 0).bits
+            for span in (IntFormat(max(bits + more, 1), signed) for more in (-1, 0, 1) for signed in (False, True)):
+                yield f"clamps to {span.low}..{span.high}", {"low": span.low, "high": span.high}
 
 
-def _of_class(step: Step, bias: Int64 | None) -> Iterator[tuple[str, Function]]:
-    """What is done wrong at a step of its kind, as a function of the incoming value."""
+def _other_numbers(step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Fields with other numbers: those beside them, those with the other sign, those of which a bit is wrong."""
+    for field, array in step.arrays.items():
+        if array.size == 1:
+            value = int(array.ravel()[0])
+            bits = IntFormat.holding(value, value, True).bits
+            for new in dict.fromkeys([value + 1, value - 1, -value, *(value ^ (1 << bit) for bit in range(bits))]):
+                yield f"has {field} {new}, not {value}", {field: new}
+    for field in sorted({"low", "high", "first", "bits", "shift"} - step.arrays.keys()):
+        if not isinstance(step, Lookup) and isinstance(given := getattr(step, field, None), int):
+            for new in (given + 1, given - 1):
+                yield f"has {field} {new}, not {given}", {field: new}
+
+
+def _misread(step: Step, bias: Int64 | None) -> Iterator[tuple[str, Function]]:
+    """What a step may do to the incoming value that none of its kind does."""
 
     def number(field: str) -> int:
         return int(step.arrays[field].ravel()[0])
@@ -176,18 +186,18 @@ def _of_class(step: Step, bias: Int64 | None) -> Iterator[tuple[str, Function]]:
         case Add():
             yield "subtracts", lambda v: v - number("value")
         case Multiply():
-            for bits, signed in itertools.product(range(2, number("by").bit_length() + 1), (True, False)):
-                cut = int(IntFormat(bits, signed).wrap(step.arrays["by"]).ravel()[0])
-                yield (
-                    f"has {'a signed' if signed else 'an unsigned'} multiplier of {bits} bits",
-                    partial(np.multiply, cut),
-                )
+            for span in (IntFormat(bits, signed) for bits in range(2, MULTIPLIER_BITS + 1) for signed in (True, False)):
+                cut = int(span.wrap(step.arrays["by"]).ravel()[0])
+                if cut != number("by"):
+                    yield f"takes its multiplier for {span}", partial(np.multiply, cut)
         case ShiftLeft():
             yield "shifts to the right", lambda v: v >> number("by")
         case ShiftRight():
             yield "shifts to the left", lambda v: v << number("by")
-            for bits in (16, 24, 32, 40, 48, MAX_BITS - 1):
-                yield f"shifts zeros into {bits} bits, not the sign", partial(_logical, bits, number("by"), step.round)
+            for bits in (16, 24, 32, 40, 48, MAX_BITS):
+                if bits > number("by"):
+                    rest = IntFormat(bits - number("by"), False)
+                    yield f"shifts zeros into {bits} bits, not the sign", partial(_logical, rest, step)
         case Tflite():
             for ways in (*((way,) for way in ROUNDINGS), *itertools.product(ROUNDINGS, repeat=2)):
                 text = f"rounds {' behind the multiplier and '.join(ways)}{' behind the shift' * (len(ways) > 1)}"
@@ -218,8 +228,8 @@ def _of_class(step: Step, bias: Int64 | None) -> Iterator[tuple[str, Function]]:
             yield "reads the entry before", partial(_entry, step, -1)
 
 
-def _logical(bits: int, by: int, rounding: Round, v: Int64) -> Int64:
-    return shift_right(IntFormat(bits, False).wrap(v), by, rounding)
+def _logical(rest: IntFormat, step: ShiftRight, v: Int64) -> Int64:
+    return rest.wrap(_apply(step, None, v))
 
 
 def _tflite(multiplier: int, shift: int, ways: Sequence[Round], v: Int64) -> Int64:

@@ -33,10 +33,11 @@ class Difference:
 class Exhaustion(Printed):
     """What became of the accumulators that were sent through a module.
 
-    `within`: accumulators within the bounds; `compared` were sent: `every` one, or `edges` of them that stand at an
-    edge of a step (`every_edge`: at each), and random ones. `steps` were compared, those `not_compared` begin with a
-    pool. `latency`: cycles from a value to its code, least and greatest; None: no clock. `unread`: outputs of the
-    module that nothing looked at. `wrong`: how many codes of each channel are. `failure`: why it is no PASS.
+    `within`: accumulators within the bounds, or values of the step `after`; `compared` were sent: `every` one, or
+    `edges` of them that stand at an edge of a step (`every_edge`: at each), and random ones. `steps` were compared,
+    those `not_compared` begin with a pool. `latency`: cycles from a value to its code, least and greatest; None: the
+    module has no clock. `unread`: outputs of the module that nothing looked at. `wrong`: how many codes of each channel
+    are. `failure`: why it is no PASS.
     """
 
     what: str
@@ -45,6 +46,7 @@ class Exhaustion(Printed):
     ports: Mapping[str, str]
     unread: tuple[str, ...]
     version: str
+    after: str | None
     channels: int
     steps: tuple[str, ...]
     not_compared: tuple[str, ...]
@@ -98,19 +100,20 @@ class Exhaustion(Printed):
     @property
     def how_many(self) -> str:
         """How many accumulators were compared, of which, in words."""
+        values = "accumulators" if self.after is None else f"values of {self.after}"
         channels = f"{self.channels} channel{'s' * (self.channels > 1)}"
         if self.every:
-            return f"every one of the {self.within:,} accumulators within the bounds of {channels}"
+            return f"every one of the {self.within:,} {values} within the bounds of {channels}"
         where = "at every edge of every step" if self.every_edge else "at edges of the steps, not at all of them"
         return (
-            f"{self.compared:,} of the {self.within:,} accumulators within the bounds of {channels}: {self.edges:,} "
+            f"{self.compared:,} of the {self.within:,} {values} within the bounds of {channels}: {self.edges:,} "
             f"{where}, {self.compared - self.edges:,} at random (seed {self.seed})"
         )
 
     def as_json(self) -> dict[str, Any]:
         """For machines: what the command prints with --json."""
-        names = ("top", "ports", "unread", "version", "channels", "steps", "not_compared", "within", "compared",
-                 "every", "edges", "every_edge", "seed", "latency", "seconds", "wrong")  # fmt: skip
+        names = ("top", "ports", "unread", "version", "after", "channels", "steps", "not_compared", "within",
+                 "compared", "every", "edges", "every_edge", "seed", "latency", "seconds", "wrong")  # fmt: skip
         found: dict[str, Any] = {"set": self.what, "result": "PASS" if self.passed else "FAIL"}
         found |= {name: getattr(self, name) for name in names}
         if self.first is not None:

@@ -10,18 +10,20 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-import msgspec
 import numpy as np
 
 from qexport.bench.ports import check_files, read_module
 from qexport.bench.post import PostPorts, match_ports
 from qexport.core.intformat import Int64
-from qexport.core.steps import Chain, Signal
-from qexport.errors import CheckFailed, QexportError, few
+from qexport.core.operations.registry import operation
+from qexport.core.steps import Chain, Pool, Signal
+from qexport.errors import CheckFailed, QexportError, few, near
 from qexport.findings.exhaust.driven import MEASURED, Driven
 from qexport.findings.exhaust.mistakes import explanations, parts_by
 from qexport.findings.exhaust.result import Difference, Exhaustion
-from qexport.findings.exhaust.walk import Lane, alike, edge_accumulators, lanes, random_accumulators
+from qexport.findings.exhaust.walk import Lane, alike, edge_accumulators, lanes, named, random_accumulators
+from qexport.layout.order import TILE_AXIS
+from qexport.sets.manifest import capture_of, layer_text, read_manifest
 from qexport.sim.registry import choose
 from qexport.sim.supervisor import TIME_LIMIT, workers
 from qexport.sim.work import scratch_folder
@@ -75,6 +77,43 @@ class Tally:
 
 
 def exhaust(
+    folder: Path,
+    dut: Sequence[Path],
+    *,
+    top: str = "dut",
+    ports: Mapping[str, str] | None = None,
+    latency: int | None = None,
+    after: str | None = None,
+    limit: int = LIMIT,
+    seed: int = 0,
+    builds: Path | None = None,
+    time_limit: float = TIME_LIMIT,
+    progress: Told = lambda step, done, total: None,
+) -> Exhaustion:
+    """Send every accumulator within the bounds of every channel of a set through the module `top` of `dut`.
+
+    It runs on Verilator, and every code is compared with what the set's steps give, up to the first pool. `after`: a
+    step whose values are sent in place of accumulators. Where there are more than `limit`, those at every edge of every
+    step are sent, and random ones by `seed`, up to the limit. `ports`: of the module by role, where its names are
+    unusual. `latency`: rising clock edges from a value to its code, of a module with a clock that does not tell it by
+    valid ports. `builds` keeps builds, as in `simulate`. `time_limit`: seconds for the build, and again for all runs.
+
+    Raises CheckFailed when the set was changed; QexportError when it has no steps, the ports do not fit, the sources do
+    not compile or Verilator is missing.
+    """
+    manifest = read_manifest(folder)
+    facts = operation(capture_of(folder, manifest), manifest.array.get(TILE_AXIS), manifest.chain)
+    if facts.chain is None:
+        raise QexportError(f"exhaust: {folder}: the set has no steps: {facts.no_output}; dump a capture that has")
+    package, parameters = folder / f"{manifest.layer.slug}_pkg.sv", folder / "params.vh"
+    return exhaust_chain(
+        facts.chain, dut, what=f"{folder}, layer {layer_text(manifest.layer)}", top=top, ports=ports, latency=latency,
+        after=after, limit=limit, seed=seed, package=package, parameters=parameters, builds=builds,
+        time_limit=time_limit, progress=progress,
+    )  # fmt: skip
+
+
+def exhaust_chain(
     chain: Chain,
     dut: Sequence[Path],
     *,
@@ -82,6 +121,7 @@ def exhaust(
     top: str = "dut",
     ports: Mapping[str, str] | None = None,
     latency: int | None = None,
+    after: str | None = None,
     limit: int = LIMIT,
     seed: int = 0,
     package: Path | None = None,
@@ -90,18 +130,9 @@ def exhaust(
     time_limit: float = TIME_LIMIT,
     progress: Told = lambda step, done, total: None,
 ) -> Exhaustion:
-    """Send every accumulator within the bounds of every channel through the module `top` of `dut` on Verilator.
-
-    Where that are more than `limit`, those at every edge of every step, and random ones by `seed`, up to the limit.
-    `what`: the set in words. `ports`: of the module by role, where its names are unusual. `latency`: clock edges from
-    a value to its code, of a module with a clock that does not tell it by valid ports. `package`, `parameters`: the
-    set's package and params.vh, which the module may use. `builds` keeps builds, as in `simulate`. `time_limit`:
-    seconds for the build, and again for all runs.
-
-    Raises QexportError when the ports do not fit, the sources do not compile or Verilator is missing.
-    """
+    """The same for steps without a set; `what`: the set in words; `package`, `parameters`: of a set, for the module."""
     begin = time.monotonic()
-    covered, behind = _before_pools(chain)
+    covered, behind = _part(chain, after)
     check_files(dut, top)
     verilator = choose("verilator")
     folders = [dut[-1].parent, *([] if parameters is None else [parameters.parent])]
@@ -132,21 +163,29 @@ def exhaust(
             failure = error
     return Exhaustion(
         what=what, dut=tuple(dut), top=top, ports=found.of, unread=found.unread, version=verilator.version(),
-        channels=start.channels, steps=covered.names, not_compared=behind, within=within, compared=tally.sent,
-        every=within <= limit, edges=edges, every_edge=every_edge, seed=seed,
+        after=after, channels=start.channels, steps=covered.names, not_compared=behind, within=within,
+        compared=tally.sent, every=within <= limit, edges=edges, every_edge=every_edge, seed=seed,
         latency=tally.latency if "clock" in found.of else None, seconds=round(time.monotonic() - begin, 1),
         wrong=dict(sorted(tally.wrong.items())), first=first, failure=failure,
     )  # fmt: skip
 
 
-def _before_pools(chain: Chain) -> tuple[Chain, tuple[str, ...]]:
-    """The chain up to its first pool, and the names of the steps from there on: a pool takes many accumulators."""
-    count = next((at for at, step in enumerate(chain.steps) if step.op.endswith("_pool")), len(chain.steps))
-    if count == 0:
-        what = "the first is a pool, which takes many accumulators" if chain.steps else "there are none"
-        raise QexportError(f"exhaust: the set has no steps of single accumulators: {what}; check it with `simulate`")
-    steps = [msgspec.structs.replace(step, name=name) for step, name in zip(chain.steps, chain.names, strict=True)]
-    return Chain(steps[:count], chain.start, chain.bias), chain.names[count:]
+def _part(chain: Chain, after: str | None) -> tuple[Chain, tuple[str, ...]]:
+    """The steps behind `after` up to the next pool, which takes many values, and the names of those from there on."""
+    if after is not None and after not in chain.names:
+        raise QexportError(f"after: the set has no step {after!r}; it has {few(near(after, chain.names))}")
+    first = 0 if after is None else chain.names.index(after) + 1
+    start = chain.start if after is None else chain.signals[after]
+    steps = list(itertools.takewhile(lambda step: not isinstance(step, Pool), named(chain)[first:]))
+    if not steps:
+        place = "accumulator" if after is None else f"step {after}"
+        if first == len(chain.steps):
+            raise QexportError(f"exhaust: nothing stands behind the {place}; check the set with `simulate`")
+        pool = chain.names[first]
+        raise QexportError(
+            f"exhaust: behind the {place} stands a pool, which takes many values; send its own with --after {pool}"
+        )
+    return Chain(steps, start, chain.bias), chain.names[first + len(steps) :]
 
 
 def _latency(found: PostPorts, latency: int | None) -> int:
@@ -268,7 +307,7 @@ def _difference(driven: Driven, wrong: Wrong, start: Signal, seed: int) -> Diffe
 
 def _parting(driven: Driven, wrong: Wrong, seed: int) -> tuple[str, str]:
     """The step at which a wrong channel parts, as far as its codes tell, and why."""
-    lane, names = wrong.lane, ("accumulator", *wrong.lane.chain.names)
+    lane, names = wrong.lane, ("value", *wrong.lane.chain.names)
     if wrong.shift is not None:
         if driven.latency == MEASURED:
             late = f"{abs(wrong.shift)} value{'s' * (abs(wrong.shift) > 1)} {'late' if wrong.shift > 0 else 'early'}"
@@ -277,14 +316,16 @@ def _parting(driven: Driven, wrong: Wrong, seed: int) -> tuple[str, str]:
     accumulators = _evidence(lane, wrong.value)
     order = np.random.default_rng(seed).permutation(len(accumulators))
     came = driven.send(accumulators[order], np.full(len(order), lane.channel), seed)
-    accumulators = accumulators[order[: len(came.codes)]]
+    if came.lacking is not None:
+        return "none", f"{came.lacking}: see its handshake"
+    accumulators = accumulators[order]
     if np.array_equal(came.codes, lane.values(accumulators)):
         return "none", (
             "sent without other channels between, this one is right: "
             "the module takes the channel of another value, or keeps something of it"
         )
     found = explanations(lane, accumulators, came.codes, driven.ports.bits("value"), driven.ports.code)
-    count = f"{len(accumulators):,} accumulators of the channel"
+    count = f"{len(accumulators):,} values of the channel"
     if not found:
         at = parts_by(lane, accumulators, came.codes)
         return names[at + 1], f"at this step or before it: no single mistake gives the codes of {count}"
@@ -313,10 +354,11 @@ def _failure(
         where = ""
         if "channel" in driven.ports.of:
             where = f", in {len(tally.wrong)} of {channels} channels: {few(sorted(tally.wrong))}"
+        lacking = "" if tally.lacking is None else f"; {tally.lacking}"
         trace = ", ".join(f"{name} {value}" for name, value in first.trace.items())
         return CheckFailed(
-            f"{what}, {tally.wrong.total():,} of {tally.sent:,} codes are wrong{where}{tally.said}\n"
-            f"FAIL {first}\n{first.why}\nthe set's steps: accumulator {first.value}, {trace}"
+            f"{what}, {tally.wrong.total():,} of {tally.sent:,} codes are wrong{where}{lacking}{tally.said}\n"
+            f"FAIL {first}\n{first.why}\nthe set's steps: value {first.value}, {trace}"
         )
     if tally.lacking is not None:
         return CheckFailed(f"{what}: {tally.lacking}{tally.said}; see its handshake")

@@ -8,7 +8,7 @@ import msgspec
 import numpy as np
 
 from qexport.core.intformat import Int64
-from qexport.core.steps import CHANNEL, Chain, Lookup, Signal, Step, Wrap
+from qexport.core.steps import Chain, Lookup, Signal, Step, Wrap
 from qexport.core.tensors import Range
 
 PIECES = 256  # parts of a channel's bounds in which the steps before an edge only rise, or only fall; at most
@@ -30,10 +30,7 @@ class Lane:
     @cached_property
     def chain(self) -> Chain:
         """The chain with the numbers of this channel alone."""
-        steps = [
-            msgspec.structs.replace(step, name=name, **_numbers(step, self.channel))
-            for step, name in zip(self.whole.steps, self.whole.names, strict=True)
-        ]
+        steps = [step.of_channels([self.channel]) for step in named(self.whole)]
         start = self.whole.start
         alone = Signal(("n", start.channel), start.channel, (1,), np.array([self.low]), np.array([self.high]))
         bias = self.whole.bias
@@ -56,13 +53,9 @@ class Lane:
         return {name: int(value[0, 0]) for name, value in values.items()}
 
 
-def _numbers(step: Step, channel: int) -> dict[str, object]:
-    """The fields of a step with a number for each channel, with this channel's alone."""
-    return {
-        field: (getattr(step, field)[channel],)
-        for field, axes in step.numbers.items()
-        if axes[0] == CHANNEL and step.arrays[field].ndim
-    }
+def named(chain: Chain) -> list[Step]:
+    """The steps of a chain, which keep their names in another one."""
+    return [msgspec.structs.replace(step, name=name) for step, name in zip(chain.steps, chain.names, strict=True)]
 
 
 def alike(chain: Chain) -> bool:
