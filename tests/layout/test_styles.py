@@ -583,3 +583,15 @@ def test_a_manifest_with_a_style_that_cannot_be_is_refused(tmp_path: Path) -> No
     (folder / "manifest.json").write_text(json.dumps(document))
     (folder / "SHA256SUMS").unlink()
     fails(cli("show", folder, "m.txt:1"), "memory 'm': per_line: 0 is outside 1..")
+
+
+def test_layout_show_says_how_words_are_set_and_named(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(
+        'name = "x"\n[[memory]]\nname = "m"\ntensor = "input"\norder = "n ic iy ix -> n | iy ix | ic"\nradix = "hex"\n'
+        'file = "m{n}.txt"\nfirst = 1\nskew = "ic"\nper_line = 4\n'
+    )
+    shown = cli("layout", "show", tmp_path / "x.toml")
+    assert shown.stdout.splitlines()[1:3] == ["m1.txt, hex, words a file: 44", "first = 1, skew = 'ic', per_line = 4"]
+    [drawn] = json.loads(cli("layout", "show", tmp_path / "x.toml", "--json").stdout)["memories"]
+    assert (drawn["first"], drawn["skew"], drawn["per_line"]) == (1, "ic", 4)
+    assert drawn["first_words"][0][1:] == [None] * 7
