@@ -22,6 +22,7 @@ from qexport.core.codes import MINIFLOATS, AccumulatorScale, CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear, MatMul, Sum
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
+from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.diagnose import Diagnosis
 from qexport.findings.diagnose import diagnose as diagnose_words
@@ -72,7 +73,10 @@ def capture(
     input2_zero_point: int = 0,
     sum_scale: float = 1.0,
     output_scale: float = 1.0,
+    output_zero_point: int = 0,
+    steps: Sequence[Mapping[str, Any]] | None = None,
     reference: ArrayLike | None = None,
+    reference_codes: ArrayLike | None = None,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | tuple[int, int, int, int] = 0,
     dilation: int | tuple[int, int] = 1,
@@ -90,9 +94,10 @@ def capture(
     `weights`, `inputs`, `inputs2`, `outputs`: formats such as "int4" or "uint8", by default int8, uint8, uint8 and
     none; "e2m1", "e3m2", "e2m3", "e4m3fn"; or a list of the integers that the codes 0, 1, ... stand for. Scale and zero
     point: real = (code - zero point) x scale, of weights also one for each output channel. `outputs` with
-    `output_scale`: what the next quantized layer receives behind the ReLU. `reference` (in the shape of the
-    accumulators): the framework's own real output, which the golden is checked against. `padding`: all sides, (y, x),
-    or top, bottom, left, right.
+    `output_scale` and `output_zero_point`: what the next quantized layer receives. `steps`: what follows the
+    accumulator, such as {"op": "relu"} (docs/steps.md); by default what follows from `outputs`. `reference` (in the
+    shape of the accumulators): what the framework itself computed in real numbers, which the golden is checked
+    against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom, left, right.
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
 
@@ -111,7 +116,7 @@ def capture(
         from torch import nn
 
         if isinstance(network, nn.Module):
-            output = None if outputs is None else _format("outputs", outputs, output_scale)
+            output = None if outputs is None else _format("outputs", outputs, output_scale, output_zero_point)
             weight_facts = (weights, weight_scale, weight_zero_point)
             return _of_module(
                 network, str(layer), pictures, weight_facts, (inputs, input_scale, input_zero_point), output
@@ -120,7 +125,12 @@ def capture(
     if input is None or (weight is None and input2 is None and mul is None):
         raise QexportError("capture: give weight and input, or a network (qexport.load) and a layer")
     first = _format("inputs", inputs or "uint8", _or_1(input_scale), input_zero_point)
-    output_format = None if outputs is None else _format("outputs", outputs, output_scale)
+    output_format = None if outputs is None else _format("outputs", outputs, output_scale, output_zero_point)
+    behind: dict[str, Any] = {
+        "reference": None if reference is None else np.asarray(reference),
+        "reference_codes": None if reference_codes is None else np.asarray(reference_codes),
+        "steps": None if steps is None else read_steps(list(steps)),
+    }
     if weight is None:
         second = None if input2 is None else _format("inputs2", inputs2 or "uint8", input2_scale, input2_zero_point)
         document = {"name": name, "relu": relu} | ({} if mul is None else {"mul": list(mul)})
@@ -135,7 +145,7 @@ def capture(
             input=np.asarray(input),
             input2=None if input2 is None else np.asarray(input2),
             addend=None if addend is None else np.asarray(addend),
-            reference=None if reference is None else np.asarray(reference),
+            **behind,
         )
     codes, seen = np.asarray(weight), np.asarray(input)
     kind: type[Conv2d] | type[Linear] = Conv2d
@@ -166,7 +176,7 @@ def capture(
         weight=codes,
         input=seen,
         bias=None if bias is None else np.asarray(bias),
-        reference=None if reference is None else np.asarray(reference),
+        **behind,
     )
 
 

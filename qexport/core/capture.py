@@ -201,6 +201,11 @@ class CaptureFile:
             )
         of_steps = sorted(name for name in names if name.startswith(STEP_TENSOR))
         names -= set(of_steps)
+        if names - set(TENSORS):
+            raise QexportError(
+                f"capture: {path} holds tensors {few(sorted(names))}; may have {', '.join(TENSORS)}, "
+                f"{STEP_TENSOR}INDEX.FIELD"
+            )
         try:
             metadata = _read_metadata(without_private(json.loads(entries[METADATA_KEY])))
         except (ValueError, RecursionError) as error:
