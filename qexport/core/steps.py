@@ -714,7 +714,7 @@ def _read_step(index: int, document: Any) -> Step:
     op = document.get("op") if isinstance(document, dict) else None
     if not isinstance(op, str) or op not in STEPS:
         raise QexportError(
-            f"step {index}: {document if op is None else op!r:.40} is no known op; choose one of {', '.join(STEPS)}"
+            f"step {index}: op {document if op is None else op!r:.40} is not known; choose one of {', '.join(STEPS)}"
         )
     for field, value in document.items():
         if field in ("from", "with"):
