@@ -5,7 +5,7 @@ import re
 import shutil
 import tempfile
 import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +21,20 @@ from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.findings.diagnose import Diagnosis
 from qexport.findings.diagnose import diagnose as diagnose_words
+from qexport.findings.exhaust.result import Exhaustion
+from qexport.findings.exhaust.run import LIMIT
+from qexport.findings.exhaust.run import exhaust as exhaust_set
 from qexport.findings.explain import Explanation
 from qexport.findings.explain import explain as explain_value
 from qexport.findings.shrink import BUDGET, Shrunk, shrink_actual, shrink_dut
 from qexport.findings.words import read_actual
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
-from qexport.layout.toml import load_layout
+from qexport.layout.tiling import describe_index
+from qexport.layout.toml import default_layout, load_layout
 from qexport.sets.manifest import Manifest, capture_of, read_manifest, read_words
 from qexport.sim.run import simulate as simulate_set
 from qexport.sim.supervisor import TIME_LIMIT
@@ -179,16 +183,18 @@ def load(path: PathLike) -> "Network":
 
 
 def dump(
-    of: Capture | PathLike, out: PathLike, layout: PathLike | Layout = "default", *, force: bool = False
+    of: Capture | PathLike, out: PathLike, layout: PathLike | Layout | None = None, *, force: bool = False
 ) -> "VectorSet":
     """Write the vector set of a layer as a folder in `out`, verified, whole or not at all.
 
-    `of`: a capture, or a capture file. `layout`: a preset's name or a layout file. `force` replaces another set of
+    `of`: a capture, or a capture file. `layout`: a preset's name or a layout file; by default the preset with a bench
+    for the kind of layer. `force` replaces another set of
     this layer. Raises QexportError when the layout does not suit the layer or something is in the way, CheckFailed
     when the golden contradicts the capture's reference.
     """
-    chosen = layout if isinstance(layout, Layout) else load_layout(os.fspath(layout))
     captured = CaptureFile(Path(of)) if isinstance(of, str | os.PathLike) else of
+    name = default_layout(captured.layer.kind) if layout is None else layout
+    chosen = name if isinstance(name, Layout) else load_layout(os.fspath(name))
     return VectorSet(dumping.dump(captured, chosen, Path(out), force).folder)
 
 
@@ -225,11 +231,16 @@ class VectorSet:
             raise QexportError(f"tensor: '{tensor}' is not in {self.folder}; it stores {', '.join(self.tensors)}")
         entry = min(entries, key=lambda entry: entry.memory().order.has_bits)
         tiling = entry.tiling(self.manifest.array)
-        blocks = [read_words(self.folder, entry, tiling, number) for number in range(len(entry.files))]
-        stored = tiling.untile(np.stack(blocks)) - entry.offset
+        files = range(len(entry.files))
+        blocks = np.stack([read_words(self.folder, self.manifest, entry, tiling, number) for number in files])
+        if index := tiling.unequal_copy(blocks):
+            where = f"memory '{entry.name}': the copies of {describe_index(index)} differ"
+            raise CheckFailed(f"{self.folder}: {where}; dump the set again")
+        stored = tiling.untile(blocks) - entry.offset
         if not entry.memory().order.has_bits:
             return stored
-        facts = operation(capture_of(self.folder, self.manifest), self.manifest.array.get(TILE_AXIS))
+        capture = capture_of(self.folder, self.manifest)
+        facts = operation(capture, self.manifest.array.get(TILE_AXIS), self.manifest.chain)
         weights = 1 << np.arange(stored.shape[-1] - 1, -1, -1, dtype=np.int64)
         return IntFormat(stored.shape[-1], facts.tensor(tensor).format.signed).wrap(stored @ weights)
 
@@ -260,6 +271,28 @@ class VectorSet:
             self.folder, simulator, _paths(dut), top=top, seed=seed, keep=Path(keep), waves=waves, limit=limit
         )
 
+    def exhaust(
+        self,
+        dut: PathLike | Sequence[PathLike],
+        *,
+        top: str = "dut",
+        ports: Mapping[str, str] | None = None,
+        latency: int | None = None,
+        after: str | None = None,
+        limit: int = LIMIT,
+        seed: int = 0,
+        time_limit: float = TIME_LIMIT,
+    ) -> Exhaustion:
+        """Send every accumulator within the bounds through the post-processing module `top` of `dut`, and compare.
+
+        As in `qexport exhaust`; `ports`: names by role, such as {"value": "acc_i"}. A wrong code is reported, not
+        raised. Raises QexportError when it cannot be run, CheckFailed when the set was changed.
+        """
+        return exhaust_set(
+            self.folder, _paths(dut), top=top, ports=ports, latency=latency, after=after, limit=limit, seed=seed,
+            time_limit=time_limit,
+        )  # fmt: skip
+
     def diagnose(self, actual: Verdict | PathLike | Sequence[PathLike], memory: str | None = None) -> Diagnosis:
         """Where results differ from the set, and which mistake it is.
 
@@ -281,9 +314,13 @@ class VectorSet:
             raise QexportError(f"actual: the run left no words in {actual.kept}; its log says why")
         return found
 
-    def explain(self, n: int, oc: int, oy: int, ox: int) -> Explanation:
-        """How the value of image n, output channel oc, position (oy, ox) comes about, term by term."""
-        return explain_value(self.folder, n, oc, oy, ox)
+    def explain(self, *at: int, **by_axis: int) -> Explanation:
+        """How a value comes about, term by term: that of image n, output channel oc, position (oy, ox), or, of a matrix
+        product, of (n, m, p); in this order, or by the names of the axes."""
+        axes = self.manifest.layer.results
+        if by_axis and (at or set(by_axis) != set(axes)):
+            raise QexportError(f"at: give a number for each of {', '.join(axes)}")
+        return explain_value(self.folder, *at, *(by_axis[axis] for axis in axes if by_axis))
 
     def shrink(
         self, actual: Verdict | PathLike | Sequence[PathLike], out: PathLike, *, budget: float = BUDGET

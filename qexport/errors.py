@@ -38,6 +38,14 @@ def near(name: str, names: Sequence[str]) -> list[str]:
     return [*alike, *(other for other in names if other not in alike)]
 
 
+def meant(name: str, names: Collection[str]) -> str:
+    """The end of a message that refuses a name: which other one may have been meant, where one is nearly the same."""
+    import difflib  # here, because only errors need it
+
+    alike = difflib.get_close_matches(name, names, 1, 0.8) if name not in names else []
+    return f"; did you mean '{alike[0]}'?" if alike else ""
+
+
 def short(line: str) -> str:
     """A line of a message, cut where something in it is very long, such as a name that was given."""
     if len(line) <= LONGEST_LINE:

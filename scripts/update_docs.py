@@ -170,8 +170,10 @@ def presets() -> str:
         with tempfile.TemporaryDirectory() as out:
             made = dump(capture, load_layout(name), Path(out))
             memory = made.manifest.memories[0]
-            lines = (made.folder / memory.files[0].path).read_text().splitlines()[len(memory.header) :]
-        words = [line if len(line) <= WIDTH else f"...{line[-WIDTH:]}" for line in lines[:2]]
+            data = (made.folder / memory.files[0].path).read_bytes()
+            at = memory.format.lines_of(data, made.manifest.spec(memory), memory.files[0].words)[:2]
+            lines = [data.decode().splitlines()[line - 1].strip() for line in at]
+        words = [line if len(line) <= WIDTH else f"...{line[-WIDTH:]}" for line in lines]
         shown = ", ".join(f"`{word}`" for word in words)
         rows.append(f"| `{name}` | {preset_purpose(name)} | `{memory.files[0].path}` | {shown} |")
     return "\n".join(rows)

@@ -11,8 +11,7 @@ import qexport as qx
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.errors import CheckFailed, QexportError
-from qexport.layout.toml import preset_names
-from tests.conftest import make_capture, one_memory_layout
+from tests.conftest import CONV_PRESETS, make_capture, one_memory_layout
 
 WEIGHT, INPUT = np.ones((2, 3, 3, 3), int), np.ones((1, 3, 5, 5), int)
 
@@ -25,7 +24,7 @@ def test_every_name_of_the_api_is_there_and_listed() -> None:
         qx.dumps  # noqa: B018
 
 
-@pytest.mark.parametrize("layout", preset_names())
+@pytest.mark.parametrize("layout", CONV_PRESETS)
 def test_the_tensors_of_a_set_are_those_of_the_golden_whatever_the_layout(layout: str, tmp_path: Path) -> None:
     capture = make_capture(bias=True)
     vs = qx.dump(capture, tmp_path, layout)

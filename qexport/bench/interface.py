@@ -1,12 +1,12 @@
 """The streams of the design under test: which memories go in and come out, as which ports."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qexport.core.operations.registry import OPERANDS, RESULTS
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout, Memory
-from qexport.layout.toml import load_layout, preset_names
+from qexport.layout.toml import default_layout, load_layout, preset_names
 from qexport.sets.manifest import LayoutInfo, Manifest, MemoryEntry
 
 DRIVEN = tuple(dict.fromkeys(OPERANDS.values()))  # memories of the layout default whose words go into the design
@@ -16,10 +16,11 @@ CHECKS = "checks.txt"  # number of words and CRC-32 of each file that Verilog ca
 
 @dataclass(frozen=True)
 class Port:
-    """A port of the design under test; `bits` 0: no vector."""
+    """A port of the design under test; `bits` 0: no vector. `signed`: declared so, which compares as equal."""
 
     direction: str
     bits: int
+    signed: bool = field(default=False, compare=False)
 
     def __str__(self) -> str:
         return f"{self.direction}{f' of {self.bits} bit' if self.bits else ''}{'s' if self.bits > 1 else ''}"
@@ -52,17 +53,17 @@ class Stream:
         }
 
 
-def has_bench(layout: Layout) -> bool:
-    """Whether the self-checking bench serves this layout: its words are those of the preset 'default'.
+def has_bench(layout: Layout, kind: str = "conv2d") -> bool:
+    """Whether the self-checking bench serves this layout: its words are those of the preset for the kind of layer.
 
     It has all memories that go into the design, and at least one of those that come out.
     """
     ours = {memory.name: _shape(memory) for memory in layout.memories}
-    preset = load_layout("default")
+    preset = load_layout(default_layout(kind))
     theirs = {memory.name: _shape(memory) for memory in preset.memories}
     return (
         set(preset.array) <= set(layout.array)
-        and all(ours.get(name) == theirs[name] for name in DRIVEN)
+        and all(ours.get(name) == theirs[name] for name in DRIVEN if name in theirs)
         and all(ours[name] == theirs[name] for name in COMPARED if name in ours)
         and any(name in ours for name in COMPARED)
     )
@@ -70,15 +71,20 @@ def has_bench(layout: Layout) -> bool:
 
 def serves(manifest: Manifest) -> bool:
     """Whether the memories of a set are such as the self-checking bench serves."""
-    preset = load_layout("default")
+    preset = load_layout(default_layout(manifest.layer.kind))
     theirs = {memory.name: _shape(memory) for memory in preset.memories}
     ours = {entry.name: replace(_shape(entry.memory()), signed=None) for entry in manifest.memories}
     return (
         set(preset.array) <= set(manifest.array)
-        and {"weight", "input"} <= ours.keys()
-        and all(ours[name] == theirs[name] for name in (*DRIVEN, *COMPARED) if name in ours)
+        and _needed(manifest) <= ours.keys()
+        and all(ours[name] == theirs.get(name) for name in (*DRIVEN, *COMPARED) if name in ours)
         and any(name in ours for name in COMPARED)
     )
+
+
+def _needed(manifest: Manifest) -> set[str]:
+    """The memories of operands without which there is no bench."""
+    return {name for name in manifest.layer.holds if manifest.layer.needs(name)}
 
 
 def _shape(memory: Memory) -> Memory:
@@ -90,7 +96,7 @@ def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     """The interface of the design under test, as the set's bench drives it; None where the set has a stub only."""
     entries = {entry.name: entry for entry in manifest.memories}
     benched = any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench)
-    if not benched or not {"weight", "input"} <= entries.keys():
+    if not benched or not _needed(manifest) <= entries.keys():
         return None
     return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
 
@@ -108,6 +114,6 @@ def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
     if found is None:
         raise QexportError(
             f"set: {folder} has {layout_called(manifest.layout)}, which comes without a self-checking bench; "
-            "dump it with the preset: --layout default"
+            f"dump it with the preset: --layout {default_layout(manifest.layer.kind)}"
         )
     return found

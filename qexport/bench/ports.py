@@ -57,8 +57,8 @@ def check_files(sources: Sequence[Path], name: str) -> None:
             raise QexportError(f"dut: {file} does not exist or is no file; give the file of your module '{name}'")
 
 
-def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path], name: str) -> Module:
-    """The module `name` of the sources, which may import the set's package and include files of the folders.
+def read_module(sources: Sequence[Path], package: Path | None, folders: Sequence[Path], name: str) -> Module:
+    """The module `name` of the sources, which may import the set's package, if any, and include files of the folders.
 
     Raises QexportError when there is no such module. Other mistakes are the simulator's to name.
     """
@@ -71,7 +71,8 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
             "dut: pyslang, which reads the ports of your module, is not installed; pip install 'qexport[sim]'"
         ) from None
 
-    for path in (package, *sources, *folders):
+    files = [*([] if package is None else [package]), *sources]
+    for path in (*files, *folders):
         try:
             str(path).encode()
         except UnicodeEncodeError:
@@ -84,7 +85,7 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
     options.topModules = {name}
     compilation = ast.Compilation(pyslang.Bag([options]))
     # one unit: macros of one file hold in the next, as in the simulators
-    compilation.addSyntaxTree(syntax.SyntaxTree.fromFiles([str(source) for source in (package, *sources)], manager))
+    compilation.addSyntaxTree(syntax.SyntaxTree.fromFiles([str(file) for file in files], manager))
     tops = [top for top in compilation.getRoot().topInstances if top.name == name]
     if not tops:
         definitions = [d for d in compilation.getDefinitions() if isinstance(d, ast.DefinitionSymbol)]
@@ -100,5 +101,6 @@ def read_module(sources: Sequence[Path], package: Path, folders: Sequence[Path],
     for port in tops[0].body.portList:
         plain = isinstance(port, ast.PortSymbol) and port.type.isIntegral
         direction = _DIRECTIONS.get(port.direction.name, port.direction.name.lower()) if plain else "no vector"
-        ports[port.name] = place(port), Port(direction, port.type.bitWidth if plain else 0)
+        bits, signed = (port.type.bitWidth, port.type.isSigned) if plain else (0, False)
+        ports[port.name] = place(port), Port(direction, bits, signed)
     return Module(name, place(tops[0].definition), ports)

@@ -32,7 +32,7 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
             "take --style blank, or dump the set with the preset: --layout default"
         )
     layer, array = manifest.layer, manifest.array
-    context = base_context(layer, manifest.memories, manifest.layout.name, array, manifest.formats)
+    context = base_context(layer, manifest.memories, manifest.layout.name, array, manifest.formats, manifest.chain)
     by_name = {m.name: m for m in context["entries"]}
     top = f"stub_{layer.slug}"
     package, source, shell = f"{layer.slug}_pkg.sv", f"{top}.sv", _SHELLS.get(style, "")

@@ -1,30 +1,32 @@
 """The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
 
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from qexport.bench.context import base_context, render, work
+from qexport.bench.data import Operand, data_context
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, serves
-from qexport.core.codes import have_zero_points
-from qexport.core.geometry import ConvGeometry
+from qexport.core.geometry import AnyLayer, ConvGeometry
+from qexport.core.steps import Step
 from qexport.layout.memory import Layout
 from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 
 
 def render_bench(
-    layer: ConvGeometry,
+    layer: AnyLayer,
     memories: tuple[MemoryEntry, ...],
     layout: Layout,
     formats: ManifestFormats,
+    steps: Sequence[Step] | None,
     checksums: Mapping[str, int],
 ) -> dict[str, str]:
     """The bench files of a set, by name; `checksums`: CRC-32 of each memory file.
 
     Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
     """
-    benched = has_bench(layout) and any(entry.name in COMPARED for entry in memories)
-    return _render(layer, memories, layout.name, dict(layout.array), formats, checksums, benched)
+    benched = has_bench(layout, layer.kind) and any(entry.name in COMPARED for entry in memories)
+    return _render(layer, memories, layout.name, dict(layout.array), formats, steps, checksums, benched)
 
 
 def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -39,7 +41,9 @@ def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
         return {f"tb_{layer.slug}.sv": "is a bench that these memories do not get"}
     paths = [file.path for memory in manifest.memories for file in memory.files]
     checksums = {path: zlib.crc32((folder / path).read_bytes()) for path in paths}
-    fresh = _render(layer, manifest.memories, manifest.layout.name, array, manifest.formats, checksums, benched)
+    fresh = _render(
+        layer, manifest.memories, manifest.layout.name, array, manifest.formats, manifest.chain, checksums, benched
+    )
     wrong = dict.fromkeys(sorted(fresh.keys() ^ given), "is no bench file of this set, or is not named by its manifest")
     for path in sorted(fresh.keys() & given):
         if not (folder / path).is_file() or (folder / path).read_bytes() != fresh[path].encode():
@@ -48,15 +52,16 @@ def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
 
 
 def _render(
-    layer: ConvGeometry,
+    layer: AnyLayer,
     memories: tuple[MemoryEntry, ...],
     layout: str,
     array: dict[str, int],
     formats: ManifestFormats,
+    steps: Sequence[Step] | None,
     checksums: Mapping[str, int],
     benched: bool,
 ) -> dict[str, str]:
-    context = base_context(layer, memories, layout, array, formats)
+    context = base_context(layer, memories, layout, array, formats, steps)
     loaded = context["memories"]
     by_name = {m.name: m for m in context["entries"]}
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"
@@ -73,10 +78,11 @@ def _render(
         "audited": [m for m in loaded if m in driven or m in compared],
         "has_bias": "bias" in [m.name for m in driven],
         "benched": benched,
-        "weight_signed": benched and signed["weight"],
+        "weight_signed": benched and signed.get("weight", False),
         "input_zero": formats.input.zero_points[0],
-        "weight_zeros": formats.weight.zero_points,
-        "zero_points": have_zero_points(formats.weight, formats.input),
+        "weight_zeros": formats.operands["weight"].zero_points if "weight" in formats.operands else (),
+        "tables": {name: Operand.of(name, fmt) for name, fmt in formats.operands.items() if fmt.table is not None},
+        "plain": all(fmt.plain for fmt in formats.operands.values()),
         "input_signed": benched and signed["input"],
         "fixed_sources": [package, source],
         "verdict": passed if benched else f"LOADED words={context['words']}",
@@ -84,10 +90,13 @@ def _render(
     }
     if benched:
         context |= work(layer, driven, compared, array)
+        if not isinstance(layer, ConvGeometry):
+            context |= data_context(layer, memories, formats, steps, driven, compared)
     templates = {package: "sv/package.sv.j2", "params.vh": "sv/params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
         templates |= {"files.f": "sv/files.f.j2", "Makefile": "sv/Makefile.j2", CHECKS: "sv/checks.txt.j2"}
         templates[source] = "sv/tb_default.sv.j2" if benched else "sv/stub.sv.j2"
     if benched:
-        templates["dut.sv"] = "sv/dut_behavioural.sv.j2"
+        conv = isinstance(layer, ConvGeometry)
+        templates["dut.sv"] = "sv/dut_behavioural.sv.j2" if conv else "sv/dut_data.sv.j2"
     return render(templates, context)

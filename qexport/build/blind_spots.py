@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from qexport.core.capture import Capture
+from qexport.core.geometry import AnyLayer, ConvGeometry
 from qexport.core.operations.registry import AXES, OPERANDS
 from qexport.core.strength import COUNTED
 from qexport.layout.tiling import Tiling
@@ -57,6 +58,23 @@ class BlindSpot:
         return f"{part} in another order, such as reversed, shows nowhere when {', '.join(others)} and {last} agree"
 
 
+def _of_data(layer: AnyLayer, memories: Sequence[Stored]) -> Iterator[BlindSpot]:
+    """The same of an operation whose operands are all data: whatever order all memories of an axis have in common."""
+    if not any(memory.tensor in COUNTED for memory in memories):
+        return
+    operands = [memory for memory in memories if memory.tensor in layer.holds]
+    for axis in dict.fromkeys(axis for memory in operands for axis in memory.tiling.order.tensor_axes):
+        behind = _BEHIND.get(axis, axis)  # what the axis is called in the results
+        moved = [(m, name) for m in memories for name in (axis, behind) if name in m.tiling.order.tensor_axes]
+        for part, step, size in next(m for m in operands if axis in m.tiling.order.tensor_axes).parts(axis):
+            if size > 1 and all(memory.has(name, step, size) for memory, name in dict(moved).items()):
+                names = tuple(dict.fromkeys(memory.name for memory, _ in moved))
+                yield BlindSpot(part, axis, step, size, names, ())
+
+
+_BEHIND = {"ic": "oc", "iy": "oy", "ix": "ox"}
+
+
 def blind_spots(capture: Capture, memories: Sequence[Stored], row: int | None) -> list[BlindSpot]:
     """The permutations that no image shows on a layout, because all that is compared stays what it is.
 
@@ -65,6 +83,8 @@ def blind_spots(capture: Capture, memories: Sequence[Stored], row: int | None) -
     activations are stored by taps. What is kept apart may be renamed in all memories at once: columns, psums' tiles.
     """
     layer = capture.layer
+    if not isinstance(layer, ConvGeometry):
+        return list(_of_data(layer, memories))
     stored = {tensor: [memory for memory in memories if memory.tensor == tensor] for tensor in AXES}
     weights, psums = stored["weight"], stored["psum"]
     results = [memory for stage in COUNTED for memory in stored[stage]]

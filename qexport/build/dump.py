@@ -2,7 +2,7 @@
 
 import hashlib
 import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
@@ -14,10 +14,18 @@ from qexport.core.golden import Golden, parts
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import operation
 from qexport.core.reference import Scan
-from qexport.core.strength import Strength
+from qexport.core.strength import counting
 from qexport.errors import CheckFailed, QexportError
-from qexport.layout.memory import Layout
-from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, warnings
+from qexport.layout.memory import Layout, Memory, sharing
+from qexport.layout.memory_files import (
+    MemoryFiles,
+    check_budget,
+    link,
+    most_stored,
+    streamed_tensors,
+    suits,
+    warnings,
+)
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import CAPTURE, MANIFEST, SUMS
@@ -52,15 +60,30 @@ class Dump:
 
 def plan(facts: Convolution, layout: Layout, images: int) -> list[MemoryFiles]:
     """The memories that a set of this layer gets; raises QexportError when the layout does not suit the layer."""
-    memories = [memory for memory in layout.memories if facts.has(memory.tensor) or not memory.optional]
-    streams = [MemoryFiles.of(memory, facts, images, layout.array) for memory in memories]
+    streams = [MemoryFiles.of(memory, facts, images, layout.array) for memory in _present(layout, facts)]
     if not streams:
         raise QexportError(
             f"layout: layer {facts.layer.name} has no tensor of layout '{layout.name}'; choose another layout"
         )
+    link(streams)
     check_budget(facts, streams, images)
-    _refuse_same_paths([CAPTURE, *(path for stream in streams for path, _, _ in stream.specs)])
+    own = [stream for stream in streams if not stream.memory.follows]
+    _refuse_same_paths([CAPTURE, *(path for stream in own for path, _, _ in stream.specs)])
     return streams
+
+
+def _present(layout: Layout, facts: Convolution) -> list[Memory]:
+    """The memories that the layer gets; where one that is left out has others behind it, the next takes its place."""
+    kept = [memory for memory in layout.memories if not memory.optional or suits(memory, facts)]
+    names, groups = {memory.name for memory in kept}, sharing(layout.memories)
+    present = []
+    for memory in kept:
+        if memory.follows and memory.follows not in names:
+            group = groups[memory.name]
+            before = [other.name for other in group[: group.index(memory)] if other.name in names]
+            memory = replace(memory, follows=before[-1] if before else "", header=() if before else group[0].header)
+        present.append(memory)
+    return present
 
 
 def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Dump:
@@ -128,14 +151,14 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
     refuse_foreign(target)
     partial.mkdir()
     writers = [_MemoryWriter(stream, partial) for stream in streams]
-    scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
+    scan, strength = Scan(facts), counting(facts)
     whole = Golden(capture, facts=facts)
     for writer in writers:
         if not writer.stream.streamed:
             writer.add(whole, 0)
     with naming(partial / CAPTURE), (partial / CAPTURE).open("wb") as file:
         copy = CaptureWriter.like(capture, file)
-        for start, stop in parts(streamed_tensors(streams), facts, capture.images):
+        for start, stop in parts(streamed_tensors(streams), facts, capture.images, most_stored(streams)):
             images = capture.part(start, stop)
             copy.add(images)
             part = Golden(images, facts=facts)
@@ -145,11 +168,15 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
                 if writer.stream.streamed:
                     writer.add(part, start)
     check = scan.check()
-    memories = tuple(writer.entry() for writer in writers)
+    files: dict[str, _File] = {}
+    for writer in writers:
+        writer.close(files)
+    memories = tuple(writer.entry(files) for writer in writers)
     formats = manifest_formats(facts, scan.observed)
-    checksums = {path: crc for writer in writers for path, crc in writer.checksums.items()}
-    bench = render_bench(capture.layer, memories, layout, formats, checksums)
-    _refuse_same_paths([CAPTURE, *bench, *(file.path for entry in memories for file in entry.files)])
+    steps = None if facts.chain is None else facts.chain.steps
+    checksums = {path: file.checksum for path, file in files.items()}
+    bench = render_bench(capture.layer, memories, layout, formats, steps, checksums)
+    _refuse_same_paths([CAPTURE, *bench, *files])
     for path, text in bench.items():
         append(partial / path, text.encode())
     manifest = Manifest(
@@ -166,6 +193,9 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
         capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
         bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
         warnings=warnings(facts, streams),
+        steps=steps,  # type: ignore[arg-type]  # every step is one of the union
+        ties=facts.ties,
+        departs=capture.departs,
     )
     append(partial / MANIFEST, manifest.to_bytes())
     sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
@@ -182,27 +212,56 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
     return Dump(target, manifest, unchanged)
 
 
+class _File:
+    """A memory file as it grows: its SHA-256 and CRC-32."""
+
+    def __init__(self) -> None:
+        self.hash = hashlib.sha256()
+        self.checksum = 0
+
+    def add(self, data: bytes) -> None:
+        self.hash.update(data)
+        self.checksum = zlib.crc32(data, self.checksum)
+
+
 class _MemoryWriter:
-    """The files of one memory as they grow."""
+    """The files of one memory as they grow; those of a memory that follows another one are put behind it in the end."""
 
     def __init__(self, stream: MemoryFiles, folder: Path):
         self.stream = stream
         self._folder = folder
-        self._hashes = [hashlib.sha256() for _ in stream.specs]
-        self.checksums = {path: 0 for path, _, _ in stream.specs}  # CRC-32
+        self._files = [_File() for _ in stream.specs]
+        self._words = [0 for _ in stream.specs]
 
     def add(self, golden: Golden, first_image: int) -> None:
         """Write what some images, or for a tensor without images the layer, give."""
         first_file, blocks = self.stream.stored(golden.values(self.stream.memory.tensor), first_image)
         for number, block in enumerate(blocks, start=first_file):
             path, _, spec = self.stream.specs[number]
-            fresh = not (self._folder / path).exists()
-            data = self.stream.format.write(block, spec if fresh else replace(spec, header=()))
-            self._hashes[number].update(data)
-            self.checksums[path] = zlib.crc32(data, self.checksums[path])
-            append(self._folder / path, data)
+            data = self.stream.format.write(block, spec.from_word(self._words[number]))
+            self._words[number] += len(block)
+            self._files[number].add(data)
+            append(self._place(path), data)
 
-    def entry(self) -> MemoryEntry:
+    def _place(self, path: str) -> Path:
+        """Where the words are written: in the file, or under a name that no file of a set can have."""
+        memory = self.stream.memory
+        return self._folder / (f"{path}~{memory.name.encode().hex()}" if memory.follows else path)
+
+    def close(self, files: dict[str, _File]) -> None:
+        """Put the words where they belong; those of the memories before stand there, in `files`."""
+        for (path, _, _), file in zip(self.stream.specs, self._files, strict=True):
+            place = self._place(path)
+            if place == self._folder / path:
+                files[path] = file
+                continue
+            with place.open("rb") as words:
+                while data := words.read(1 << 20):
+                    files[path].add(data)
+                    append(self._folder / path, data)
+            place.unlink()
+
+    def entry(self, files: Mapping[str, _File]) -> MemoryEntry:
         """The memory's entry of the manifest, when all is written."""
         memory, tiling, element = self.stream.memory, self.stream.tiling, self.stream.element
         return MemoryEntry(
@@ -219,9 +278,16 @@ class _MemoryWriter:
             header=memory.header,
             fill=tiling.fill,
             files=tuple(
-                MemoryFile(path=path, index=index, words=tiling.words, sha256=digest.hexdigest())
-                for (path, index, _), digest in zip(self.stream.specs, self._hashes, strict=True)
+                MemoryFile(
+                    path=path,
+                    index=index,
+                    words=tiling.words,
+                    first_word=self.stream.first_word,
+                    sha256=files[path].hash.hexdigest(),
+                )
+                for path, index, _ in self.stream.specs
             ),
+            **memory.unusual,  # type: ignore[arg-type]  # keys of the same names and types
         )
 
 

@@ -1,10 +1,11 @@
 """Disk -> decode -> compare: whether a set still says what was proven, and what one word of it holds."""
 
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from qexport.core.capture import Capture, CaptureFile
@@ -14,10 +15,10 @@ from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import operation
 from qexport.core.printed import Printed
 from qexport.core.reference import Scan
-from qexport.core.strength import Strength
+from qexport.core.strength import counting
 from qexport.errors import CheckFailed, QexportError
-from qexport.layout.formats.base import FileFault, Format, WordSpec
-from qexport.layout.memory_files import MemoryFiles, check_budget, streamed_tensors, warnings
+from qexport.layout.formats.base import FileFault, WordSpec
+from qexport.layout.memory_files import MemoryFiles, check_budget, link, most_stored, streamed_tensors, warnings
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import MANIFEST, SUMS
@@ -25,10 +26,13 @@ from qexport.layout.tiling import describe_index
 from qexport.sets.folder import CRLF, file_sha256, has_other_line_ends, set_entries, sha256, sums_text
 from qexport.sets.index import INDEX, Index
 from qexport.sets.manifest import (
+    READ_SCHEMAS,
     Manifest,
     MemoryEntry,
+    OutputFormat,
     golden_info,
     golden_text,
+    is_written_as,
     manifest_formats,
     read_manifest,
 )
@@ -125,7 +129,7 @@ def _faults(folder: Path, manifest: Manifest) -> Iterator[Fault]:
         yield Fault(path, "is a link, whose file may change without the set; put the file itself there")
     changed = {path for path in named if path in present and file_sha256(present[path]) != named[path]}
     yield from _sums_faults(folder, manifest)
-    if manifest.to_bytes() != (folder / MANIFEST).read_bytes():
+    if not is_written_as((folder / MANIFEST).read_bytes(), manifest):
         yield Fault(MANIFEST, "lacks keys or is not written as the contract says (sorted keys, two-space indent)")
 
     capture = None
@@ -178,16 +182,27 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
 
     The memories of weights and inputs are compared with the capture, so that the golden is that of what they hold.
     """
-    facts = operation(capture, manifest.array.get(TILE_AXIS))
-    readers: list[_MemoryReader] = []
+    facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
+    streams: list[tuple[MemoryEntry, MemoryFiles]] = []
     for entry in manifest.memories:
         try:
-            readers.append(_MemoryReader(folder, entry, _stream(entry, manifest, facts, capture.images), changed))
+            streams.append((entry, _stream(entry, manifest, facts, capture.images)))
         except QexportError as error:
             yield Fault(MANIFEST, f"memory '{entry.name}': {error}")
-    check_budget(facts, [reader.stream for reader in readers], capture.images)
-    scan, strength = Scan(facts), Strength(capture.layer, capture.formats, capture.weight)
-    for start, stop in parts(streamed_tensors(reader.stream for reader in readers), facts, capture.images):
+    try:
+        link([stream for _, stream in streams])
+    except QexportError as error:
+        yield Fault(MANIFEST, str(error))
+        return
+    for entry, stream in streams:
+        for file in entry.files:
+            if file.first_word != stream.first_word:
+                yield Fault(MANIFEST, f"{file.path} has first_word {file.first_word}; needs {stream.first_word}")
+    check_budget(facts, [stream for _, stream in streams], capture.images)
+    readers = [_MemoryReader(folder, entry, stream, changed) for entry, stream in streams]
+    scan, strength = Scan(facts), counting(facts)
+    shown = [stream for _, stream in streams]
+    for start, stop in parts(streamed_tensors(shown), facts, capture.images, most_stored(shown)):
         try:
             part = Golden(capture.part(start, stop), facts=facts)
         except QexportError as error:
@@ -211,14 +226,42 @@ def _memory_faults(folder: Path, manifest: Manifest, capture: Capture, changed: 
     if figures != manifest.golden:
         yield Fault(MANIFEST, "golden differs from what the capture gives")
     formats = manifest_formats(facts, scan.observed)
+    if manifest.schema == READ_SCHEMAS[0] and manifest.formats.output is not None:
+        said = manifest.formats.output
+        formats = msgspec.structs.replace(formats, output=_schema_1_output(facts, said))
     for name in formats.__struct_fields__:
         if getattr(formats, name) != getattr(manifest.formats, name):
             yield Fault(MANIFEST, f"formats.{name} differs from what the capture gives")
+    if manifest.schema != READ_SCHEMAS[0]:
+        own = operation(capture, None)
+        given = None if own.chain is None else own.chain.steps
+        for what, fresh, said_of in (
+            ("steps", given, manifest.steps),
+            ("ties", own.ties, manifest.ties),
+            ("departs", capture.departs, manifest.departs),
+        ):
+            if fresh != said_of:
+                yield Fault(MANIFEST, f"{what} differ from what the capture gives")
     if strength.info != manifest.strength:
         yield Fault(MANIFEST, "strength differs from what the capture gives")
-    streams = [reader.stream for reader in readers]
-    if len(streams) == len(manifest.memories) and warnings(facts, streams) != manifest.warnings:
+    if len(streams) == len(manifest.memories) and warnings(facts, shown) != manifest.warnings:
         yield Fault(MANIFEST, "warnings differ from what layer and layout give")
+
+
+def _schema_1_output(facts: Convolution, said: OutputFormat) -> OutputFormat:
+    """The entry as the capture gives it: the integers that it says, where they round as the network does.
+
+    Both only rise, so that they are equal for every accumulator when they are equal at both sides of each edge.
+    """
+    network, output = facts.network, facts.formats.output
+    if network is None or output is None or facts.integers is None:
+        return msgspec.structs.replace(said, bits=32)
+    edges = np.concatenate([network.edges, network.edges - 1], axis=1)
+    edges = np.clip(edges, network.least[:, np.newaxis], network.greatest[:, np.newaxis])
+    if (facts.integers.apply(np.maximum(edges, 0)) != network.codes(edges, 0)).any():
+        return msgspec.structs.replace(said, mul=None)
+    ties = tuple(sorted({accumulator for _, accumulator in network.ties()}))
+    return OutputFormat(**msgspec.structs.asdict(output), mul=said.mul, shift=said.shift, ties=ties)
 
 
 def _stream(entry: MemoryEntry, manifest: Manifest, facts: Convolution, images: int) -> MemoryFiles:
@@ -288,20 +331,20 @@ class _MemoryReader:
 
         data = file.path.read_bytes()
         try:
-            got = format_.read(data, spec)
+            got = format_.words_of(data, spec, tiling.words)
         except FileFault as error:
             text = data.split(b"\n")[error.line - 1] if format_.lane_at else b""
-            lane = format_.lane_at(text, error.column, spec) if format_.lane_at else None
+            lane = format_.lane_at(text, error.column, spec) if format_.lane_at else error.lane
             yield fault(str(error), error.line, error.word, lane)
             return
         if len(got) != tiling.words:
             shorter = min(len(got), tiling.words)
             differs = np.flatnonzero((got[:shorter] != want[:shorter]).any(axis=1))
             word = int(differs[0]) if len(differs) else shorter
-            line = _line_of_word(word, format_, data, spec, len(got))
+            line = _line_of_word(word, format_.lines_of(data, spec, len(got) + 1), data)
             yield fault(f"{len(got)} words; needs {tiling.words}", line, None, None)
             return
-        lines = format_.lines(data, spec, len(got))
+        lines = format_.lines_of(data, spec, len(got))
         for word, lane in zip(*np.nonzero(got != want), strict=True):
             yield fault(_difference(got, want, word, lane), int(lines[word]), int(word), int(lane))
 
@@ -312,7 +355,8 @@ class _FileReader:
     def __init__(self, path: Path, stream: MemoryFiles, spec: WordSpec):
         self.path, self.format, self.spec = path, stream.format, spec
         self._needed = stream.tiling.words
-        self._offset = self._words = 0
+        self._offset: int | None = None
+        self._words = 0
         self._lines = 0  # before the next word and its header; of a file without lines words
         self._broken = not path.is_file()
 
@@ -320,14 +364,17 @@ class _FileReader:
         """Line, word within `want`, lane and message of each difference."""
         if self._broken:
             return
-        spec = self.spec if self._offset == 0 else replace(self.spec, header=())
+        spec = self.spec.from_word(self._words)
         with self.path.open("rb") as file:
-            file.seek(self._offset)
+            if self._offset is None:
+                self._lines = self.format.skip(file, spec)
+            else:
+                file.seek(self._offset)
             data = self.format.take(file, len(want), spec)
             self._offset = file.tell()
-            more = self._words + len(want) == self._needed and file.read(1)
+            more = spec.first + len(want) == spec.total and file.read(1)
         before = self._lines
-        self._lines += len(spec.header) + len(want)
+        self._lines += data.count(b"\n") if self.format.word_lines else len(want)
         self._words += len(want)
         try:
             got = self.format.read(data, spec)
@@ -337,7 +384,8 @@ class _FileReader:
             return
         if len(got) != len(want) or more:
             self._broken = True
-            line = before + _line_of_word(min(len(got), len(want)), self.format, data, spec, len(got))
+            lines = self.format.lines(data, spec, len(got) + 1)
+            line = before + _line_of_word(min(len(got), len(want)), lines, data)
             yield line, None, None, f"other words than the {self._needed} that it needs"
             return
         places = np.argwhere(got != want)
@@ -346,9 +394,8 @@ class _FileReader:
             yield before + int(lines[word]), word, lane, _difference(got, want, word, lane)
 
 
-def _line_of_word(word: int, format_: Format, data: bytes, spec: WordSpec, words: int) -> int:
-    """The line of a word in a file of so many words; of the word behind the last one, where it would stand."""
-    lines = format_.lines(data, spec, words + 1)
+def _line_of_word(word: int, lines: Int64, data: bytes) -> int:
+    """The line of a word; of the one behind the last, where it would stand."""
     return int(lines[word]) if word < len(lines) else data.count(b"\n") + 1
 
 

@@ -12,20 +12,22 @@ import msgspec
 from rich.markup import escape
 
 from qexport.build.dump import Dump, dump, dump_all, plan
+from qexport.build.hardware import for_hardware
 from qexport.build.images import DEFAULT_SHARE, choose_images
 from qexport.cli.common.network import load_network
-from qexport.cli.common.options import json_option, network_options, path_type
+from qexport.cli.common.options import hardware_options, json_option, network_options, path_type
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.progress import show_progress
 from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.capture import Capture, CaptureFile
 from qexport.core.operations.registry import operation
+from qexport.core.rescale import Hardware
 from qexport.core.strength import COUNTED, compared, percent, strength_text
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
-from qexport.layout.toml import load_layout
-from qexport.sets.manifest import Manifest, golden_text, layer_text
+from qexport.layout.toml import default_layout, load_layout
+from qexport.sets.manifest import Manifest, golden_text, layer_text, steps_text
 
 
 @dataclass(frozen=True)
@@ -156,15 +158,25 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
 )
 @click.option("--capture", type=path_type(), help="Instead of a network: a layer's codes, capture.safetensors.")
 @click.option("--all", "every", is_flag=True, help="Every quantized layer: one set for each, and index.json.")
-@click.option("--layout", default="default", show_default=True, help="A preset's name or a layout file (TOML).")
+@click.option(
+    "--layout", help="A preset's name or a layout file (TOML). Default: the preset with a bench for the layer."
+)
 @click.option(
     "--out", "folder", type=path_type(), required=True, help="Folder for the sets' folders, made when missing."
 )
 @click.option("--force", is_flag=True, help="Replace another set of this layer.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; print files, words and bytes.")
+@hardware_options
 @json_option
 def command(
-    capture: Path | None, layout: str, folder: Path, force: bool, dry_run: bool, as_json: bool, **of_network: Any
+    capture: Path | None,
+    layout: str | None,
+    folder: Path,
+    force: bool,
+    dry_run: bool,
+    as_json: bool,
+    hardware: Hardware | None,
+    **of_network: Any,
 ) -> None:
     """Write a layer's vector set: memory files, bench and manifest.
 
@@ -178,18 +190,20 @@ def command(
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
+    qexport dump --capture capture.safetensors --round half_up --mul-bits 16 --out vectors/
     """
     asked = _Asked(**of_network)
     if [asked.layer is not None, capture is not None, asked.every].count(True) != 1:
         raise click.UsageError("give one of --layer and --all (from a network) and --capture (from a file)")
     if asked.images is not None and asked.indices is not None:
         raise click.UsageError("give either --images or --indices")
-    chosen = load_layout(layout)
     with ExitStack() as stack:
-        if capture is not None:
-            captures = _file_capture(capture, asked)
-        else:
+        captures = [] if capture is None else _file_capture(capture, asked)
+        chosen = load_layout(layout or default_layout(captures[0][0].layer.kind if captures else "conv2d"))
+        if capture is None:
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
+        if hardware is not None:
+            captures = stack.enter_context(_on_hardware(captures, hardware, asked.every))
         if dry_run:
             _emit_plan(captures, chosen, as_json)
             return
@@ -206,12 +220,30 @@ def command(
     results = [_dump_result(done) for done in dumps]
     result = results[0] if index is None else {"index": str(index), "sets": results}
     emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
+    for warning in chosen.warnings:
+        click.echo(f"qexport: warning: {warning}", err=True)
     for done in dumps:
         for line in done.kept:
             click.echo(f"qexport: {line}", err=True)
         for warning in done.manifest.warnings:
             where = f"{done.manifest.layer.name}: " if asked.every else ""
             click.echo(f"qexport: warning: {where}{warning}", err=True)
+
+
+@contextmanager
+def _on_hardware(
+    captures: Sequence[tuple[Capture, int]], hardware: Hardware, every: bool
+) -> Iterator[list[tuple[Capture, int]]]:
+    """The captures with the steps of a hardware; of every layer those that have a format of the output."""
+    from qexport.sim.work import scratch_folder
+
+    with scratch_folder() as scratch:
+        yield [
+            (capture, images)
+            if every and capture.formats.output is None
+            else (for_hardware(capture, hardware, scratch / f"{capture.layer.slug}.safetensors"), images)
+            for capture, images in captures
+        ]
 
 
 def _file_capture(path: Path, asked: _Asked) -> list[tuple[Capture, int]]:
@@ -285,9 +317,9 @@ def _accumulator_text(manifest: Manifest) -> str:
 
 
 def _share(manifest: Manifest) -> str:
-    """The share of weight errors that show in the first tensor that the set compares."""
-    weight = manifest.strength.weight
-    return next((percent(getattr(weight, stage), weight.flips) for stage in compared(manifest.memories)), "-")
+    """The share of weight errors, or of the first operand's, that show in the first tensor that the set compares."""
+    _, flips = manifest.strength.first
+    return next((percent(getattr(flips, stage), flips.flips) for stage in compared(manifest.memories)), "-")
 
 
 def _show_set(done: Dump) -> None:
@@ -302,6 +334,7 @@ def _show_set(done: Dump) -> None:
         ("layer", layer_text(manifest.layer)),
         ("layout", manifest.layout.name),
         ("accumulator", _accumulator_text(manifest)),
+        *([("steps", steps_text(manifest))] if manifest.chain else []),
         ("golden", golden_text(manifest)),
         ("strength", strength_text(manifest.strength, manifest.memories)),
         ("set", f"{done.folder} ({manifest.file_count} files{', unchanged' if done.unchanged else ''})"),
@@ -316,7 +349,7 @@ def _show_sets(dumps: Sequence[Dump], index: Path) -> None:
         difference = "-" if m.golden.max_abs is None else f"{m.golden.max_abs:.1e}"
         table.add_row(
             escape(str(done.folder)),
-            f"{m.layer.in_channels}x{m.layer.out_channels}",
+            m.layer.size,
             str(m.file_count),
             str(m.formats.accumulator.bits),
             difference,

@@ -1,6 +1,6 @@
 """Draw and check layouts."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,18 @@ from qexport.cli.common.options import json_option, path_type
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.tables import make_table, print_table
 from qexport.errors import QexportError, short
-from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Memory
 from qexport.layout.order import BIT_AXIS
 from qexport.layout.tiling import Tiling, describe_index
-from qexport.layout.toml import LayoutError, layout_errors, layout_text, load_layout, preset_names, preset_purpose
+from qexport.layout.toml import (
+    LayoutError,
+    layout_errors,
+    layout_text,
+    layout_warnings,
+    load_layout,
+    preset_names,
+    preset_purpose,
+)
 
 
 @click.group(name="layout")
@@ -28,8 +35,9 @@ def command() -> None:
 # What `layout show` draws a layout for: one image of the layer that the presets are made for.
 _EXAMPLE_SIZES = {
     "n": 1, "oc": 8, "ic": 8, "kh": 3, "kw": 3, "iy": 4, "ix": 4, "py": 6, "px": 6, "oy": 4, "ox": 4, "it": 1,
-    BIT_AXIS: 4,
+    "m": 4, "k": 8, "p": 8, "level": 15, BIT_AXIS: 4,
 }  # fmt: skip
+_OTHER_SIZE = 4  # of an axis of a tensor that only steps can have
 
 
 _SHOWN_WORDS = 3
@@ -76,7 +84,9 @@ def layout_show(name: str, as_toml: bool, as_json: bool) -> None:
 
 def _drawing(memory: Memory, array: Mapping[str, int]) -> dict[str, Any]:
     """The first words of a memory: the tensor index of each lane."""
-    tiling = Tiling(memory.order, tuple(_EXAMPLE_SIZES[axis] for axis in memory.order.tensor_axes), array)
+    tiling = Tiling(
+        memory.order, tuple(_EXAMPLE_SIZES.get(axis, _OTHER_SIZE) for axis in memory.order.tensor_axes), array
+    )
     first_words = [
         [tiling.origin(0, word, lane) for lane in range(tiling.lanes)]
         for word in range(min(_SHOWN_WORDS, tiling.words))
@@ -89,7 +99,7 @@ def _drawing(memory: Memory, array: Mapping[str, int]) -> dict[str, Any]:
         "words": tiling.words,
         "header": list(memory.header),
         "first_words": first_words,
-    }
+    } | memory.unusual
 
 
 def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
@@ -98,12 +108,14 @@ def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
     also = f" and {len(files) - 1} more" if len(files) > 1 else ""
     say(f"{click.style(memory.name, bold=True)}: {memory.tensor}, {memory.order.text}")
     say(f"{files[0]}{also}, {memory.radix}, words a file: {drawing['words']}")
+    if keys := memory.unusual:
+        say(", ".join(f"{key} = {value!r}" for key, value in keys.items()))
     for number, text in enumerate(drawing["header"], start=1):
         say(f"line {number}: {text}")
     lanes = len(words[0])
     shown = list(range(min(lanes, _SHOWN_LANES)))
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    format_ = FORMATS[memory.radix]
+    format_ = memory.format
     table.add_column("line" if format_.text else "word", justify="right")
     table.add_column("all lanes")
     for lane in shown:
@@ -134,19 +146,24 @@ def layout_check(file: Path, as_json: bool) -> None:
     \b
     qexport layout check my_array.toml
     """
-    errors: list[LayoutError] = layout_errors(layout_text(str(file)), str(file))
+    errors = layout_errors(layout_text(str(file)), str(file))
+    warnings = layout_warnings(layout_text(str(file)), str(file))
 
     def show() -> None:
         if not errors:
             say(f"{file}: ok")
-        for error in errors:
-            say(short(f"{file}:{error.line}:{error.column}: {error.message}"))
+        for error in [*errors, *warnings]:
+            kind = "warning: " if error in warnings else ""
+            say(short(f"{file}:{error.line}:{error.column}: {kind}{error.message}"))
             start = max(0, error.column - _SHOWN_COLUMNS) if len(error.source) > _SHOWN_COLUMNS else 0
             say("    " + error.source[start : start + 2 * _SHOWN_COLUMNS].replace("\t", " "))
             say(f"    {' ' * (error.column - 1 - start)}^")
 
-    listed = [{"line": e.line, "column": e.column, "message": e.message} for e in errors]
-    emit(as_json, {"ok": not errors, "errors": listed}, show)
+    def listed(ones: Sequence[LayoutError]) -> list[dict[str, Any]]:
+        return [{"line": e.line, "column": e.column, "message": e.message} for e in ones]
+
+    found = {"ok": not errors, "errors": listed(errors)}
+    emit(as_json, found | ({"warnings": listed(warnings)} if warnings else {}), show)
     if errors:
         raise QexportError(f"layout: {file} has {len(errors)} error(s); correct them and check again")
 

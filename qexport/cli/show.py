@@ -32,7 +32,12 @@ def command(folder: Path, place: str, as_json: bool) -> None:
     if not path or not re.fullmatch(r"0*[1-9][0-9]{0,17}", number):
         raise QexportError(f"place: '{place}' is not FILE:LINE, such as weight.hex:5")
     sets = [(found, read_manifest(found)) for found in find_sets(folder)]
-    words = [dissect(found, manifest, path, int(number)) for found, manifest in sets if manifest.memory_of(path)]
+    words = [
+        word
+        for found, manifest in sets
+        if manifest.memory_of(path)
+        for word in dissect(found, manifest, path, int(number))
+    ]
     if not words:
         names = [file.path for _, manifest in sets for m in manifest.memories for file in m.files]
         raise QexportError(f"place: '{path}' is no memory file of {folder}; it has {few(near(path, names))}")

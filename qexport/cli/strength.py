@@ -89,7 +89,7 @@ def _show_strength(result: Mapping[str, Any]) -> None:
     table = make_table("errors of", "single bits", *(f"show in {stage}" for stage in COUNTED))
     for kind, counts in result["flips"].items():
         total = counts["flips"]
-        shares = [f"{counts[stage]} ({percent(counts[stage], total)})" for stage in COUNTED]
+        shares = [f"{counts[stage]} ({percent(counts[stage], total)})" if stage in counts else "-" for stage in COUNTED]
         table.add_row(f"{kind} codes", str(total), *shares)
     print_table(table)
     say()

@@ -6,6 +6,7 @@ from functools import cached_property
 
 from qexport.core.capture import Capture, LayerCapture
 from qexport.core.intformat import Int64
+from qexport.core.operations.base import Operation
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import operation
 
@@ -30,10 +31,19 @@ class Golden:
         self._kept = dict(given or {})
 
     @cached_property
-    def input(self) -> Int64:
-        """The codes of all images; read from a capture file only here."""
+    def _held(self) -> LayerCapture:
+        """The capture with the codes of all images; a file is read only here."""
         capture = self.capture
-        return capture.input if isinstance(capture, LayerCapture) else capture.part(0, capture.images).input
+        return capture if isinstance(capture, LayerCapture) else capture.part(0, capture.images)
+
+    def codes(self, name: str) -> Int64:
+        """A tensor of the capture that each image has its own part of."""
+        array: Int64 = self._held.tensors[name]
+        return array
+
+    @property
+    def input(self) -> Int64:
+        return self.codes("input")
 
     @property
     def accumulator(self) -> Int64:
@@ -50,9 +60,12 @@ class Golden:
         return values
 
 
-def parts(tensors: Collection[str], facts: Convolution, images: int) -> Iterator[tuple[int, int]]:
-    """Spans of images of which each named tensor, and `patches`, is small enough to be held."""
-    largest = max(math.prod(facts.tensor(name).shape(1)) for name in {"patches", *tensors})
+def parts(tensors: Collection[str], facts: Operation, images: int, stored: int = 0) -> Iterator[tuple[int, int]]:
+    """Spans of images of which each named tensor, and what is always computed, is small enough to be held.
+
+    `stored`: what of an image must be held beside them.
+    """
+    largest = max(stored, *(math.prod(facts.tensor(name).shape(1)) for name in {*facts.computed, *tensors}))
     step = max(1, PART_ELEMENTS // largest)
     for start in range(0, images, step):
         yield start, min(start + step, images)

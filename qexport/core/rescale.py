@@ -9,11 +9,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from qexport.core.codes import MAX_OUTPUT_BITS
 from qexport.core.intformat import Int64
-from qexport.core.steps import Add, Clamp, Ints, Multiply, Numbers, Round, ShiftRight, Step, Threshold, levels_reached
+from qexport.core.steps import (
+    Add,
+    Clamp,
+    Ints,
+    Multiply,
+    Numbers,
+    Relu,
+    Round,
+    ShiftRight,
+    Step,
+    Threshold,
+    levels_reached,
+)
 from qexport.errors import QexportError
 
+MAX_OUTPUT_BITS = 16  # every edge between two codes is looked at
 MAX_SHIFT = 47  # beyond it a multiplier has no advantage left, and products leave int64
 TABLE_CODES = 2**8  # codes of an output that a table of levels is made for
 TIE_WIDTH = Fraction(1, 2**40)  # of an edge, relative: a value this close may be rounded either way in floating point
@@ -57,6 +69,37 @@ class Rescaling:
 
     steps: tuple[Step, ...]
     departs: Int64
+
+
+@dataclass(frozen=True)
+class Integers:
+    """code = clamp((accumulator x by + value) >> shift), of all channels alike: what one multiplier serves."""
+
+    by: int
+    value: int
+    shift: int
+    low: int
+    high: int
+
+    @classmethod
+    def of(cls, steps: Sequence[Step]) -> "Integers | None":
+        """Those of a chain; None where it is another. A ReLU before a multiplier above 0 is the clamp at code 0."""
+        if len(steps) == 5 and isinstance(steps[0], Relu):
+            steps = steps[1:]
+        match steps:
+            case (
+                Multiply(by=int(by)), Add(value=int(value)), ShiftRight(by=int(shift), round="floor"), Clamp() as clamp
+            ):  # fmt: skip
+                return cls(by, value, shift, clamp.low, clamp.high)
+        return None
+
+    def scaled(self, accumulators: Int64, value: int | None = None) -> Int64:
+        """Accumulators to codes (same shape) before they are clipped; `value`: what is added instead of its own."""
+        return (accumulators * self.by + (self.value if value is None else value)) >> self.shift
+
+    def apply(self, accumulators: Int64, value: int | None = None) -> Int64:
+        """Accumulators to codes (same shape)."""
+        return np.clip(self.scaled(accumulators, value), self.low, self.high)
 
 
 class Network:
@@ -290,28 +333,17 @@ class _Search:
         """Keep the integers that are nearest to the real numbers: those of the largest shift that the hardware has."""
         for channel in channels.tolist():
             one = np.array([channel])
-            shift = self._largest(channel, int(self.most(one)[0]))
+            limit = int(self.most(one)[0])
+            able = (s for s in range(self.shift_max, 0, -1) if round(self.gains[channel] * 2**s) <= limit)
+            shift = next(able, 0)  # a multiplier that is beyond the hardware becomes the largest that it has
             self.keep(one, *self.ideal(shift, one), shift)
-
-    def _largest(self, channel: int, limit: int) -> int:
-        """The largest shift with which a channel's multiplier is within its limit."""
-        for shift in range(self.shift_max, -1, -1):
-            if round(self.gains[channel] * 2**shift) <= limit:
-                return shift
-        raise self._beyond(channel, limit)
-
-    def _beyond(self, channel: int, limit: int) -> QexportError:
-        gain = float(self.gains[channel])
-        return QexportError(f"channel {channel}: multiplier {gain:.6g} is beyond {limit}; use more --mul-bits")
 
     def powers(self) -> None:
         """Keep the power of two that is nearest to each channel's gain, and the best addend with it."""
         for channel, gain in enumerate(self.gains):
             one, exponent = np.array([channel]), _nearest_power(gain)
             shift, limit = min(max(-exponent, 0), self.shift_max), int(self.most(one)[0])
-            if 1 << max(exponent, 0) > limit:
-                raise self._beyond(channel, limit)
-            by = np.array([1 << max(exponent, 0) if gain else 0])
+            by = np.array([1 << min(max(exponent, 0), limit.bit_length() - 1) if gain else 0])
             least, greatest, _ = self.room(by, shift, one)
             value = self.ideal(shift, one)[1]
             self.keep(one, by, np.clip(value, least, greatest) if least <= greatest else value, shift)

@@ -3,9 +3,10 @@
 What other rooms know of a step (its Verilog, its hypotheses) they register by its class, beside their own code.
 """
 
+import itertools
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
 
@@ -115,6 +116,7 @@ class Step(
     name: Annotated[str, Meta(max_length=100)] | None = None
 
     numbers: ClassVar[Mapping[str, tuple[str, ...]]] = {}  # fields that an accelerator keeps in a memory -> axes
+    monotone: ClassVar[bool] = True  # whether it only rises, or only falls
 
     def __post_init__(self) -> None:
         for field, array in self.arrays.items():
@@ -154,6 +156,15 @@ class Step(
         firsts = self.firsts(low, high, channel, most)
         near = {low, high, *(first + side for first in (0, *firsts) for side in (-1, 0, 1))}
         return np.array(sorted(value for value in near if low <= value <= high), np.int64)
+
+    def of_channels(self, channels: Sequence[int]) -> "Step":
+        """The step of these channels alone."""
+        own = {
+            field: self.arrays[field][channels].tolist()
+            for field, axes in self.numbers.items()
+            if axes[0] == CHANNEL and self.arrays[field].ndim
+        }
+        return msgspec.convert(msgspec.to_builtins(self) | own, type(self)) if own else self
 
     def parameters(self, channel: str, channels: int) -> dict[str, Parameter]:
         """The numbers by field; a single one counts as equal ones of all channels."""
@@ -400,6 +411,7 @@ class Wrap(Step, frozen=True, tag="wrap"):
 
     bits: Annotated[int, Meta(ge=1, le=63)]
     signed: bool
+    monotone: ClassVar = False
 
     @property
     def format(self) -> IntFormat:
@@ -450,6 +462,7 @@ class Lookup(Step, frozen=True, tag="lookup"):
     low: int
     table: tuple[int, ...]
     numbers: ClassVar = {"table": ("level",)}
+    monotone: ClassVar = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -479,7 +492,7 @@ class Lookup(Step, frozen=True, tag="lookup"):
         return _some(low, high, most)
 
 
-class _Pool(Step, frozen=True):
+class Pool(Step, frozen=True):
     """A window that moves over the plane. `padding` is top, bottom, left, right."""
 
     kernel: tuple[Positive, Positive]
@@ -522,7 +535,7 @@ class _Pool(Step, frozen=True):
         return v
 
 
-class MaxPool(_Pool, frozen=True, tag="max_pool"):
+class MaxPool(Pool, frozen=True, tag="max_pool"):
     """The largest of the window; padding does not count."""
 
     def apply(self, v: Ints, axis: int, bias: Ints | None = None) -> Ints:
@@ -532,7 +545,7 @@ class MaxPool(_Pool, frozen=True, tag="max_pool"):
         return before.low, before.high
 
 
-class SumPool(_Pool, frozen=True, tag="sum_pool"):
+class SumPool(Pool, frozen=True, tag="sum_pool"):
     """The sum of the window; padding counts as 0."""
 
     def apply(self, v: Ints, axis: int, bias: Ints | None = None) -> Ints:
@@ -564,6 +577,18 @@ AnyStep = (
 STEPS: Mapping[str, type[Step]] = {str(step.__struct_config__.tag): step for step in AnyStep.__args__}
 
 
+def sizes_after(steps: Sequence[Step], before: Signal) -> tuple[int, ...]:
+    """The sizes of the axes behind n after all steps."""
+    for step in steps:
+        before = replace(before, sizes=step.sizes(before))
+    return before.sizes
+
+
+def step_names(steps: Sequence[Step]) -> tuple[str, ...]:
+    """The name of each step's value."""
+    return tuple(f"step{index}" if step.name is None else step.name for index, step in enumerate(steps))
+
+
 def takes_bias(steps: Sequence[Step]) -> bool:
     """Whether a step adds the bias, so that the accumulator is without."""
     return any(isinstance(step, Bias) for step in steps)
@@ -585,7 +610,7 @@ class Chain:
         taken: Collection[str] = (),
     ):
         self.steps, self.start, self.bias = tuple(steps), start, bias
-        self.names = tuple(f"step{index}" if step.name is None else step.name for index, step in enumerate(steps))
+        self.names = step_names(steps)
         self.signals: dict[str, Signal] = {}
         self.parameters: dict[str, Parameter] = {}
         self.end = start
@@ -611,6 +636,54 @@ class Chain:
                 f"step {self.names[-1] if steps else 'list'}: the chain ends in {low}..{high}, outside {output.low}.."
                 f"{output.high} of formats.output ({output}); end it with a clamp or widen the format"
             )
+
+    def of_channel(self, channel: int) -> list[Step]:
+        """The steps that one value of a channel passes: a max_pool leaves it as it is, as in a window of equal values;
+        a sum_pool ends them."""
+        steps = itertools.takewhile(lambda step: not isinstance(step, SumPool), self.steps)
+        return [step.of_channels([channel]) for step in steps if not isinstance(step, MaxPool)]
+
+    def behind(self, channel: int, values: Int64, steps: Sequence[Step] | None = None) -> Int64:
+        """What `of_channel`, or these first ones of it, makes of values (any shape) of a channel."""
+        v: Ints = values.reshape(1, -1)
+        bias = None if self.bias is None else self.bias[[channel]]
+        for step in self.of_channel(channel) if steps is None else steps:
+            v = step.apply(v, 0, bias)
+        return v.reshape(values.shape)
+
+    def edges(self, channel: int, most: int = EDGES) -> Int64:
+        """Values of one channel at the start, ascending, that a wrong step is most likely to show: the ends, those
+        around 0, and both sides of every place at which a step bends, rounds or clips, at most `most` of each step.
+        """
+        low, high = int(self.start.low[channel]), int(self.start.high[channel])
+        runs, found = [(low, high)], {low, high, -1, 0, 1}  # in each of the runs all steps so far only rise, or fall
+        steps = self.of_channel(channel)
+        for number, step in enumerate(steps):
+            places = set[int]()
+            for run in runs[:most]:
+                first, last = sorted(self.behind(channel, np.array(run), steps[:number]).tolist())
+                targets = np.array(
+                    [v for v in step.firsts(first, last, 0, max(most // len(runs), 1)) if first < v <= last]
+                )
+                reached = self._reached(channel, steps[:number], *run, targets)
+                at = self.behind(channel, reached, steps[:number]) == targets
+                places |= {*reached.tolist(), *(reached + 1)[at].tolist()}  # on a place to the point both sides differ
+            found |= {place + side for place in places for side in (-1, 0)}
+            if not step.monotone:
+                starts = sorted({*(place for place in places if place <= high), *(first for first, _ in runs)})
+                runs = list(zip(starts, [*(start - 1 for start in starts[1:]), high], strict=True))
+        return np.array(sorted(value for value in found if low <= value <= high), np.int64)
+
+    def _reached(self, channel: int, steps: Sequence[Step], low: int, high: int, targets: Int64) -> Int64:
+        """Where steps that only rise, or only fall, from low to high pass each target: the first value behind it."""
+        first, last = np.full(len(targets), low), np.full(len(targets), high)
+        ends = self.behind(channel, np.array([low, high]), steps)
+        rises = bool(ends[0] <= ends[1])
+        while (first < last).any():
+            middle = (first + last) >> 1
+            there = (self.behind(channel, middle, steps) >= targets) == rises
+            first, last = np.where(there, first, np.minimum(middle + 1, last)), np.where(there, middle, last)
+        return first
 
     def values(self, v: Int64) -> dict[str, Int64]:
         """What each step gives for the tensor at the start, by the step's name."""
@@ -638,9 +711,11 @@ def read_steps(documents: Any, tensors: Mapping[str, NDArray[Any]] | None = None
 
 
 def _read_step(index: int, document: Any) -> Step:
-    op = document.get("op") if isinstance(document, dict) else document
+    op = document.get("op") if isinstance(document, dict) else None
     if not isinstance(op, str) or op not in STEPS:
-        raise QexportError(f"step {index}: op {op!r:.40} is not known; choose one of {', '.join(STEPS)}")
+        raise QexportError(
+            f"step {index}: {document if op is None else op!r:.40} is no known op; choose one of {', '.join(STEPS)}"
+        )
     for field, value in document.items():
         if field in ("from", "with"):
             raise QexportError(f"step {index}: {field} is reserved; steps follow each other in one chain today")

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64
 from qexport.core.operations.base import Need
-from qexport.core.operations.registry import RESULTS, require
+from qexport.core.operations.registry import operation, require
 from qexport.core.printed import Printed, pairs_text
 from qexport.core.strength import percent
 from qexport.errors import CheckFailed, QexportError
@@ -24,7 +24,6 @@ from qexport.findings.hypotheses.words import WORD_COUNT, X_VALUES
 from qexport.findings.model import Model, Sample, array_sides
 from qexport.findings.words import Actual
 from qexport.layout.formats.base import FileFault
-from qexport.layout.formats.registry import FORMATS
 from qexport.layout.paths import MANIFEST
 from qexport.layout.tiling import describe_index
 from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
@@ -184,12 +183,18 @@ class Comparison:
     def __init__(self, folder: Path, actual: Actual):
         """Raises QexportError when the memory holds no results of the layer, CheckFailed when the set was changed."""
         manifest, entry = read_manifest(folder), actual.memory
-        if entry.tensor not in RESULTS:
+        if entry.tensor not in manifest.results:
+            there = [m.tensor for m in manifest.memories if m.tensor in manifest.results]
             raise QexportError(
-                f"memory: '{entry.name}' holds {entry.tensor}; diagnose compares results: {', '.join(RESULTS)}"
+                f"memory: '{entry.name}' holds {entry.tensor}; diagnose compares results: {', '.join(there)}"
             )
         self.folder, self.actual = folder, actual
         capture = capture_of(folder, manifest)
+        if entry.tensor in operation(capture, None, manifest.chain).pooled:
+            raise QexportError(
+                f"memory: '{entry.name}' holds {entry.tensor}, which stands behind a pool, for which there is no "
+                "diagnosis yet; store and compare a result before it"
+            )
         self.model = Model(manifest, capture.part(0, capture.images), entry, array_sides(manifest)[0])
         tiling = self.model.tiling
         shape = (tiling.files, tiling.words, tiling.lanes)
@@ -256,9 +261,8 @@ def _first(folder: Path, model: Model, got: Int64, known: Bools, wrong: Bools) -
     place = tuple(index.values())
     want, value = int(model.golden[place]), int(got[place])
     path = folder / entry.files[file].path
-    spec = entry.memory().spec(tiling, entry.element, entry.files[file].index)
     try:
-        lines = FORMATS[entry.radix].lines(path.read_bytes(), spec, tiling.words)
+        lines = entry.format.lines_of(path.read_bytes(), model.manifest.spec(entry, file, tiling), tiling.words)
     except FileNotFoundError:
         raise CheckFailed(f"{path} is missing; dump the set again") from None
     except FileFault as fault:
@@ -350,7 +354,7 @@ def _in_values(values: Int64, wants: Int64, golden: Int64) -> Iterator[str]:
 def _shares(model: Model, wrong: Bools) -> dict[int, NDArray[np.float64]]:
     """Output channel -> (y, x) the share of wrong values, for the channels that have some."""
     others = tuple(at for at, axis in enumerate(_axes(model)) if axis not in ("oc", *model.plane_axes))
-    shares = wrong.mean(axis=others)  # oc stands before the plane in every tensor of RESULTS
+    shares = wrong.mean(axis=others)  # oc stands before the plane in every result
     return {channel: shares[channel] for channel in range(len(shares)) if shares[channel].any()}
 
 
@@ -590,13 +594,11 @@ def _stored_words(folder: Path, manifest: Manifest, entry: MemoryEntry, lanes: i
         tiling = entry.tiling(manifest.array)
         if tiling.lanes != lanes:
             return None
-        memory, format_ = entry.memory(), FORMATS[entry.radix]
-        return np.concatenate(
-            [
-                format_.read((folder / file.path).read_bytes(), memory.spec(tiling, entry.element, file.index))
-                for file in entry.files
-            ]
-        )
+        files = [
+            entry.format.words_of((folder / file.path).read_bytes(), manifest.spec(entry, at, tiling), file.words)
+            for at, file in enumerate(entry.files)
+        ]
+        return np.concatenate(files)
     except (QexportError, FileFault, OSError):
         return None
 

@@ -12,7 +12,7 @@ from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches, psums
-from qexport.core.operations.registry import AXES, OPERANDS, operation
+from qexport.core.operations.registry import OPERANDS, operation
 from qexport.findings.change import UNKNOWN, Change, Stage
 from qexport.findings.sums import Sums, reach
 from qexport.findings.wires import Wiring
@@ -48,22 +48,22 @@ class Model:
         self.manifest, self.capture, self.entry = manifest, capture, entry
         self.layer, self.plane, self.images = capture.layer, capture.plane, capture.images
         self.row, self.col = side
-        self.facts = operation(capture, manifest.array.get(TILE_AXIS))
+        self.facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
         self.tensor = entry.tensor
         self.memory = entry.memory()
         self.own = self.facts.tensor(self.tensor).format
         self.shape = self.facts.tensor(self.tensor).shape(self.images)
         stored = (*self.shape, self.own.bits) if self.memory.order.has_bits else self.shape
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
-        self.channel_axis = AXES[self.tensor].index("oc")
-        self.plane_axes = AXES[self.tensor][-2:]
+        self.channel_axis = self.facts.tensor(self.tensor).axes.index("oc")
+        self.plane_axes = self.facts.tensor(self.tensor).axes[-2:]
         self._kept: dict[object, Int64] = {}
         self._first: tuple[Change, Int64] | None = None
         self._golden_sums: dict[object, Sums] = {}
 
     def with_codes(self, codes: Int64) -> "Model":
         """The same layer with other inputs."""
-        capture = replace(self.capture, input=codes, reference=None, next_input=None)
+        capture = replace(self.capture, input=codes, reference=None, next_input=None, reference_codes=None)
         return Model(self.manifest, capture, self.entry, (self.row, self.col))
 
     @cached_property
@@ -95,7 +95,7 @@ class Model:
                 values = by[Stage.ACCUMULATOR].apply(values)
             if Stage.HISTORY in by:
                 values = by[Stage.HISTORY].apply(values)
-            values = by[Stage.POST].apply(values) if Stage.POST in by else self.post(values)
+            values = self._of_channels(by[Stage.POST].apply if Stage.POST in by else self.post, values, sample)
         if sample is not None and (Stage.RESULT in by or Stage.WORDS in by):
             values = self._scattered(values, sample)
         if Stage.RESULT in by:
@@ -129,6 +129,16 @@ class Model:
         axes: list[Any] = [np.arange(n) for n in self.shape] + [np.arange(self.own.bits)] * (size - len(self.shape))
         axes[0], axes[self.channel_axis] = sample.images, sample.outputs
         return np.ix_(*axes)
+
+    def _of_channels(self, function: Callable[[Int64], Int64], accumulators: Int64, sample: Sample | None) -> Int64:
+        """What a function makes of accumulators; steps have numbers of all channels, so that those of a sample stand
+        among zeros."""
+        if sample is None or self.tensor in ("accumulator", "relu"):
+            return function(accumulators)
+        whole = np.zeros(self.facts.tensor("accumulator").shape(self.images), np.int64)
+        taken = np.ix_(sample.images, sample.outputs)
+        whole[taken] = accumulators
+        return function(whole)[taken]
 
     def _scattered(self, values: Int64, sample: Sample) -> Int64:
         whole = np.full(self.shape, UNKNOWN, np.int64)
@@ -206,7 +216,7 @@ class Model:
         golden = sample is not None and not any(stage in by for stage in (*_WEIGHT_STAGES, *_ACTIVATION_STAGES))
         if golden and key in self._golden_sums:
             return self._golden_sums[key]
-        weight, seen, bias = self._weights(by, sample), self._patches(by, images, sample), self.capture.bias
+        weight, seen, bias = self._weights(by, sample), self._patches(by, images, sample), self.facts.added
         if sample is not None:
             bias = None if bias is None else bias[sample.outputs]
             if self.layer.groups > 1:

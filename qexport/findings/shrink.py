@@ -19,11 +19,12 @@ import numpy as np
 
 from qexport.bench.interface import DRIVEN, streams
 from qexport.build.dump import dump
-from qexport.core.capture import PER_IMAGE, LayerCapture
+from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.registry import AXES, RESULTS, operation
+from qexport.core.operations.registry import operation
 from qexport.core.printed import Printed, pairs_text
+from qexport.core.steps import Pool, Step
 from qexport.errors import CheckFailed, QexportError, few
 from qexport.findings.ddmin import smallest
 from qexport.findings.words import Actual, Known, read_actual
@@ -141,15 +142,15 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
     _refuse_existing(folder, out)
     manifest, capture = _read(folder)
     entry = actual.memory
-    if entry.tensor not in RESULTS or entry.memory().order.has_bits:
-        usable = [m.name for m in manifest.memories if m.tensor in RESULTS and not m.memory().order.has_bits]
+    if entry.tensor not in manifest.results or entry.memory().order.has_bits:
+        usable = [m.name for m in manifest.memories if m.tensor in manifest.results and not m.memory().order.has_bits]
         raise QexportError(f"actual: '{entry.name}' is no memory of whole results; the set has {few(usable)}")
     layout = _layout(manifest, capture)
     stream = _stream(layout, entry.name, capture)
     tiling = stream.tiling
     blocks = (tiling.files, tiling.words, tiling.lanes)
     got, known = actual.values.reshape(blocks), actual.known.reshape(blocks)
-    golden = Golden(capture, manifest.array.get(TILE_AXIS))
+    golden = Golden(capture, facts=operation(capture, manifest.array.get(TILE_AXIS), manifest.chain))
     indices = _differences(stream, golden.values(entry.tensor), got, known, TRIED_VALUES)
     if not indices:
         raise QexportError(f"shrink: nothing to shrink: every value of '{entry.name}' is that of the set")
@@ -205,6 +206,8 @@ def _beside(out: Path) -> Path:
 def _read(folder: Path) -> tuple[Manifest, LayerCapture]:
     manifest = read_manifest(folder)
     capture = capture_of(folder, manifest)
+    if any(isinstance(step, Pool) for step in manifest.chain or ()):
+        raise QexportError(f"shrink: layer {manifest.layer.name} has a pool among its steps, which shrink does not cut")
     return manifest, capture.part(0, capture.images)
 
 
@@ -232,7 +235,7 @@ class _NamedMemory(Memory):
 
 def _layout(manifest: Manifest, capture: LayerCapture) -> Layout:
     """The layout of a set, as far as sets of the same layer or of a part of it need it."""
-    facts = operation(capture, manifest.array.get(TILE_AXIS))
+    facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
     memories: list[Memory] = []
     for entry in manifest.memories:
         memory = entry.memory()
@@ -307,15 +310,20 @@ def _changed(capture: LayerCapture, **changes: Any) -> LayerCapture:
     if stimulus is None or not stimulus.endswith("shrunk"):
         stimulus = "shrunk" if stimulus is None else f"{stimulus}, shrunk"
     source = msgspec.structs.replace(capture.source, stimulus=stimulus)
-    return replace(capture, **changes, reference=None, next_input=None, source=source)
+    unknown = dict.fromkeys(("reference", "next_input", "reference_codes", "ties", "departs"))
+    return replace(capture, **unknown | changes, source=source)  # type: ignore[arg-type]  # fields by name
+
+
+def _of_channels(capture: LayerCapture, channels: Sequence[int]) -> tuple[Step, ...] | None:
+    """The given steps of these output channels alone."""
+    return None if capture.steps is None else tuple(step.of_channels(channels) for step in capture.steps)
 
 
 def _with_images(capture: LayerCapture, images: Sequence[int]) -> LayerCapture:
-    kept = {name: getattr(capture, name)[list(images)] for name in PER_IMAGE if getattr(capture, name) is not None}
     source = capture.source
     if source.images is not None and len(source.images) == capture.images:
         source = msgspec.structs.replace(source, images=tuple(source.images[image] for image in images))
-    return replace(capture, **kept, source=source)
+    return replace(capture.of_images(list(images)), source=source)
 
 
 # --- selection: what a design gave stays valid ------------------------------------------------------------------------
@@ -338,7 +346,8 @@ class _Cut:
         sizes = layer.output_plane(self.capture.plane)
         oy, ox = (slice(at, at + size) for at, size in zip(starts, sizes, strict=True))
         spans = {"n": self.n, "oc": self.oc, "py": self.rows, "px": self.cols, "oy": oy, "ox": ox}
-        return tuple(spans.get(axis, slice(None)) for axis in AXES[tensor])
+        axes = operation(self.capture, None).tensor(tensor).axes
+        return tuple(spans.get(axis, slice(None)) for axis in axes)
 
 
 def _cuts(capture: LayerCapture, indices: Sequence[Index]) -> Iterator[_Cut]:
@@ -390,6 +399,7 @@ def _cut(capture: LayerCapture, n: int, oc: int | None, rows: tuple[int, int], c
         weight=weight,
         bias=bias,
         input=codes[:, :, spans[0], spans[1]],
+        steps=capture.steps if oc is None else _of_channels(capture, [oc]),
     )
     channels = slice(None) if oc is None else slice(oc, oc + 1)
     return _Cut(one, slice(n, n + 1), channels, slice(*rows), slice(*cols))
@@ -435,7 +445,8 @@ class _Search:
         self.words: dict[str, str] = {}
         self.first: dict[str, int] = {}  # the index of the first value that differs; empty where none does
         self.runs = 0
-        self._results = [m.name for tensor in RESULTS for m in manifest.memories if m.tensor == tensor]
+        order = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain).result_names
+        self._results = [m.name for tensor in order for m in manifest.memories if m.tensor == tensor]
         self._scratch, self._run, self._progress = scratch, run, progress
         self._began, self._budget = time.monotonic(), budget
         self._tried: set[bytes] = set()
@@ -605,8 +616,8 @@ def _zero(search: _Search, atoms: Sequence[_Atom], hint: Sequence[int]) -> None:
 
 def _cropped(capture: LayerCapture, parts: Sequence[str]) -> LayerCapture | None:
     """The layer cut to the channels, the plane and the kernel that have codes other than 0; None where nothing goes."""
-    layer, weight, codes, bias, weights = (
-        capture.layer, capture.weight, capture.input, capture.bias, capture.formats.weight,
+    layer, weight, codes, bias, weights, steps = (
+        capture.layer, capture.weight, capture.input, capture.bias, capture.formats.weight, capture.steps,
     )  # fmt: skip
     if "channels" in parts and layer.groups == 1:
         there = weight.any(axis=(1, 2, 3)) | (False if bias is None else bias != 0)
@@ -616,6 +627,7 @@ def _cropped(capture: LayerCapture, parts: Sequence[str]) -> LayerCapture | None
         weight, codes, bias = weight[outputs][:, inputs], codes[:, inputs], None if bias is None else bias[outputs]
         layer = msgspec.structs.replace(layer, in_channels=len(inputs), out_channels=len(outputs))
         weights = weights.of_channels(outputs.tolist())
+        steps = _of_channels(capture, outputs.tolist())
     padding, kernel = list(layer.padding), list(layer.kernel)
     for axis in (0, 1):
         others = tuple(i for i in range(4) if i != 2 + axis)
@@ -640,4 +652,4 @@ def _cropped(capture: LayerCapture, parts: Sequence[str]) -> LayerCapture | None
     if (weight.shape, codes.shape) == (capture.weight.shape, capture.input.shape):
         return None
     formats = msgspec.structs.replace(capture.formats, weight=weights)
-    return _changed(capture, layer=layer, formats=formats, weight=weight, input=codes, bias=bias)
+    return _changed(capture, layer=layer, formats=formats, weight=weight, input=codes, bias=bias, steps=steps)

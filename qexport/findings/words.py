@@ -15,10 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.registry import RESULTS
 from qexport.errors import QexportError, few, near
 from qexport.layout.formats.base import FileFault, WordSpec
-from qexport.layout.formats.registry import FORMATS
 from qexport.layout.pack import Words, unpack
 from qexport.sets.manifest import Manifest, MemoryEntry, read_manifest
 
@@ -97,7 +95,7 @@ def entry_of(manifest: Manifest, name: str) -> MemoryEntry:
 
 
 def _results(manifest: Manifest) -> list[MemoryEntry]:
-    return [entry for entry in manifest.memories if entry.tensor in RESULTS]
+    return [entry for entry in manifest.memories if entry.tensor in manifest.results]
 
 
 def mentioned_memories(manifest: Manifest, text: str) -> list[MemoryEntry]:
@@ -173,7 +171,7 @@ def guessed_memory(
 
 
 def spec_of(manifest: Manifest, entry: MemoryEntry, number: int = 0) -> WordSpec:
-    return entry.memory().spec(entry.tiling(manifest.array), entry.element, entry.files[number].index)
+    return manifest.spec(entry, number)
 
 
 def _read(manifest: Manifest, entry: MemoryEntry, paths: Sequence[Path]) -> Actual:
@@ -221,15 +219,15 @@ def _read_file(path: Path, entry: MemoryEntry, spec: WordSpec) -> _Read:
     data = path.read_bytes()
     if not data:
         raise QexportError(f"actual: {path} is empty; did the run write any word?")
-    if entry.radix in (*RADIXES, "dec", "mem"):
+    if entry.format.text and not spec.shared:
         return _Text(path, data, entry, spec).read()
     try:
-        values = FORMATS[entry.radix].read(data, spec)
+        values = entry.format.words_of(data, spec, entry.files[0].words)
     except FileFault as fault:
         try:  # a design's bench writes words one a line, whatever the set's own files are
             return _Text(path, data, entry, spec).read()
         except QexportError:
-            where = f"{path}:{fault.line}" if FORMATS[entry.radix].word_lines else str(path)
+            where = f"{path}:{fault.line}" if entry.format.word_lines else str(path)
             raise QexportError(f"actual: {where}: {fault} (memory '{entry.name}' is '{entry.radix}')") from None
     return _Read(values, np.ones(values.shape, np.bool_))
 

@@ -1,16 +1,18 @@
 """One memory of a layout: what is stored of a tensor, in which words and files."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Protocol, TypeVar
 
 import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.errors import QexportError
-from qexport.layout.formats.base import WordSpec
-from qexport.layout.formats.registry import FORMATS
-from qexport.layout.order import Order
+from qexport.layout.formats.base import PLAIN, Format, Style, WordSpec
+from qexport.layout.formats.listings import c_type_fault
+from qexport.layout.formats.registry import FORMATS, format_of
+from qexport.layout.order import Order, parse_order
 from qexport.layout.tiling import Tiling, describe_index, expand_bits, tensor_index
 
 OVERFLOWS = ("error", "wrap", "saturate")
@@ -21,7 +23,11 @@ OVERFLOWS = ("error", "wrap", "saturate")
 
 @dataclass(frozen=True)
 class Memory:
-    """One memory of a layout; `bits` and `signed` are None where the tensor's own apply."""
+    """One memory of a layout; `bits` and `signed` are None where the tensor's own apply.
+
+    `first`: what the file indices in names start from, for all or by name. `follows`: the memory in whose files, behind
+    its words, those of this one stand.
+    """
 
     name: str
     tensor: str
@@ -34,6 +40,25 @@ class Memory:
     overflow: str = "error"
     header: tuple[str, ...] = ()
     optional: bool = False
+    first: int | Mapping[str, int] = 0
+    follows: str = ""
+    style: Style = PLAIN
+
+    @property
+    def format(self) -> Format:
+        return format_of(self.radix, self.style)
+
+    @property
+    def unusual(self) -> dict[str, object]:
+        """The keys of names, places and style that are not at their defaults."""
+        keys = {"first": self.first, "follows": self.follows, "skew": self.order.skew, "skew_by": self.order.skew_by}
+        plain = {"first": 0, "follows": "", "skew": "", "skew_by": 1, **vars(PLAIN)}
+        return {key: value for key, value in (keys | vars(self.style)).items() if value != plain[key]}
+
+    def with_axes(self, axes: tuple[str, ...]) -> "Memory":
+        """The memory with these axes of its tensor; raises OrderFault where its order does not have them."""
+        order = parse_order(self.order.text, self.tensor, axes)
+        return replace(self, order=order.skewed(self.order.skew, self.order.skew_by) if self.order.skew else order)
 
     def element_format(self, own: IntFormat) -> IntFormat:
         """The format of a stored element, `own` being the tensor's."""
@@ -87,18 +112,23 @@ class Memory:
         Raises QexportError when the radix holds no words of this width.
         """
         name = "_".join([self.name, *(f"{item.name}{index[item.name]}" for item in self.order.files)])
-        spec = WordSpec(tiling.lanes, element, self.header, verilog_name(name))
+        spec = WordSpec(tiling.lanes, element, self.header, verilog_name(name), self.style)
         limit = FORMATS[self.radix].max_word_bits
         if limit is not None and spec.word_bits > limit:
             raise QexportError(
                 f"memory '{self.name}': a word has {tiling.lanes} x {element.bits} = {spec.word_bits} bits, but radix "
                 f"'{self.radix}' holds {limit} at most; put fewer lanes into a word or choose another radix"
             )
+        if why := c_type_fault(spec):
+            raise QexportError(f"memory '{self.name}': type {why}; choose a wider type or leave it out")
         return spec
 
     def paths(self, tiling: Tiling) -> list[tuple[str, dict[str, int]]]:
         """The files in C order of the file axes: path and index."""
-        return [(self.file.format(**index), index) for index in tiling.file_indices()]
+        fields = re.findall(r"{(\w+)}", self.file)
+        first = dict.fromkeys(fields, self.first) if isinstance(self.first, int) else self.first
+        named = [{name: value + first.get(name, 0) for name, value in index.items()} for index in tiling.file_indices()]
+        return [(self.file.format(**shown), index) for shown, index in zip(named, tiling.file_indices(), strict=True)]
 
 
 @dataclass(frozen=True)
@@ -109,6 +139,28 @@ class Layout:
     array: Mapping[str, int]
     memories: tuple[Memory, ...]
     sha256: str = field(compare=False)
+    warnings: tuple[str, ...] = field(default=(), compare=False)
+
+
+class _Sharing(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def follows(self) -> str: ...
+
+
+Sharing = TypeVar("Sharing", bound=_Sharing)
+
+
+def sharing(memories: Sequence[Sharing]) -> dict[str, list[Sharing]]:
+    """By name of each memory all those that stand in its files, in order; raises QexportError where it follows none."""
+    groups: dict[str, list[Sharing]] = {}
+    for memory in memories:
+        if memory.follows and memory.follows not in groups:
+            raise QexportError(f"memory '{memory.name}': follows '{memory.follows}', which is no memory before it")
+        groups[memory.name] = groups[memory.follows] if memory.follows else []
+        groups[memory.name].append(memory)
+    return groups
 
 
 def verilog_name(name: str) -> str:

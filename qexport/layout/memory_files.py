@@ -1,20 +1,20 @@
 """A memory's files, image by image: which words of which file a part of the images gives."""
 
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from functools import cached_property
 
 import numpy as np
 
-from qexport.core.budget import FILES
+from qexport.core.budget import FILES, HELD
 from qexport.core.capture import TENSORS as CAPTURED
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import AXES
-from qexport.errors import QexportError
+from qexport.errors import QexportError, meant
 from qexport.layout.formats.base import Format, WordSpec
-from qexport.layout.formats.registry import FORMATS
-from qexport.layout.memory import Memory
-from qexport.layout.order import IMAGE_AXIS
+from qexport.layout.memory import Memory, sharing
+from qexport.layout.order import IMAGE_AXIS, OrderFault
 from qexport.layout.tiling import Tiling
 
 _SIZED_WORDS = 2048  # from which the size of a file is worked out
@@ -42,6 +42,9 @@ class MemoryFiles:
         self.element = memory.element_format(own)
         self.tiling = Tiling(memory.order, shape, array, self.element.bits)
         self._observed: list[tuple[int, int]] = []
+        self._before: list[MemoryFiles] = []  # those whose words stand before in the same files
+        self._total = self.tiling.words
+        self._shared = False
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
 
     @classmethod
@@ -52,7 +55,7 @@ class MemoryFiles:
 
         Raises QexportError when the layer lacks the tensor or it does not fit.
         """
-        tensor = facts.tensor(memory.tensor)
+        memory, tensor = of_layer(memory, facts), facts.tensor(memory.tensor)
         own, shape, reach = tensor.format, tensor.shape(images), tensor.range
         own = own if bits is None else IntFormat(bits, own.signed)
         if memory.order.has_bits:
@@ -67,21 +70,36 @@ class MemoryFiles:
 
     @property
     def format(self) -> Format:
-        return FORMATS[self.memory.radix]
+        return self.memory.format
 
     @property
     def streamed(self) -> bool:
         """Whether the files of all images are those of the parts: one after the other, or grown word by word."""
-        per_image = AXES[self.memory.tensor][0] == IMAGE_AXIS
+        per_image = self.memory.order.tensor_axes[0] == IMAGE_AXIS
         return per_image and self.memory.order.streams_images and (self._by_files or self.format.streamed)
 
     @cached_property
     def specs(self) -> Sequence[tuple[str, dict[str, int], WordSpec]]:
         """Path, index and words of each file, in C order of the file axes."""
         return [
-            (path, index, self.memory.spec(self.tiling, self.element, index))
-            for path, index in self.memory.paths(self.tiling)
+            (path, index, self._spec(number, index))
+            for number, (path, index) in enumerate(self.memory.paths(self.tiling))
         ]
+
+    def _spec(self, number: int, index: dict[str, int]) -> WordSpec:
+        before = tuple((other.specs[number][2], other.tiling.words) for other in self._before)
+        spec = self.memory.spec(self.tiling, self.element, index)
+        return replace(spec, first=self.first_word, total=self._total, shared=self._shared, before=before)
+
+    @property
+    def first_word(self) -> int:
+        """Where in each file its words begin."""
+        return sum(other.tiling.words for other in self._before)
+
+    @property
+    def held(self) -> int:
+        """The stored elements that are made at once, at the least."""
+        return self.tiling.stored // (self.shape[0] if self.streamed else 1)
 
     @property
     def size(self) -> int:
@@ -126,12 +144,65 @@ class MemoryFiles:
         return Tiling(self.memory.order, shape, self._array, self.element.bits, first_image)
 
 
+def of_layer(memory: Memory, facts: Convolution) -> Memory:
+    """The memory with the axes that its tensor has in this layer, which may be others in the next.
+
+    Raises QexportError where the layer lacks the tensor, or has it with other axes than those of the order.
+    """
+    try:
+        tensor = facts.tensor(memory.tensor)
+    except QexportError as error:
+        raise QexportError(f"{error}{meant(memory.tensor, AXES)}") from None
+    try:
+        return memory.with_axes(tensor.axes)
+    except OrderFault:
+        raise QexportError(
+            f"tensor '{memory.tensor}': layer {facts.layer.name} has it with the axes {' '.join(tensor.axes)}, not "
+            f"{' '.join(memory.order.tensor_axes)} as the order of memory '{memory.name}'; mark the memory "
+            "optional = true or take it out of the layout"
+        ) from None
+
+
+def suits(memory: Memory, facts: Convolution) -> bool:
+    """Whether the layer has the memory's tensor with the axes of its order; else the memory counts as lacking."""
+    try:
+        return facts.has(memory.tensor) and bool(of_layer(memory, facts))
+    except QexportError:
+        return False
+
+
+def link(streams: Sequence[MemoryFiles]) -> None:
+    """Tell memories that stand in the same files of each other; raises QexportError where they do not have the same."""
+    by_name = {stream.memory.name: stream for stream in streams}
+    for group in sharing([stream.memory for stream in streams]).values():
+        ones = [by_name[memory.name] for memory in group]
+        for at, one in enumerate(ones):
+            one._before, one._shared = ones[:at], len(ones) > 1
+            one._total = sum(other.tiling.words for other in ones)
+            if list(one.tiling.file_indices()) != list(ones[0].tiling.file_indices()):
+                raise QexportError(
+                    f"memory '{one.memory.name}': follows '{one.memory.follows}', but has {one.tiling.files} files for "
+                    f"{ones[0].tiling.files}; give both the same file axes"
+                )
+
+
 def check_budget(facts: Convolution, streams: Sequence[MemoryFiles], images: int) -> None:
     """Raises QexportError where a set of these memories would take more than the budget."""
+    for stream in streams:
+        if stream.held > HELD:
+            raise QexportError(
+                f"memory '{stream.memory.name}': {stream.held:,} elements would be made at once, more than {HELD:,}; "
+                "lower a size in [array]"
+            )
     if (files := sum(stream.tiling.files for stream in streams)) > FILES:
         raise QexportError(f"layout: {files:,} files are more than {FILES:,}; make file axes address axes")
     computed = {stream.memory.tensor: 1 if stream.streamed else images for stream in streams}
     facts.check_size({name: count for name, count in computed.items() if name not in CAPTURED})
+
+
+def most_stored(streams: Iterable[MemoryFiles]) -> int:
+    """The most elements that an image takes in a memory of which the images go by in parts."""
+    return max((one.held for one in streams if one.streamed), default=0)
 
 
 def streamed_tensors(memories: Iterable[MemoryFiles]) -> set[str]:
@@ -140,8 +211,6 @@ def streamed_tensors(memories: Iterable[MemoryFiles]) -> set[str]:
 
 
 def warnings(facts: Convolution, streams: Sequence[MemoryFiles]) -> tuple[str, ...]:
-    """What a user of the set must know: memories too narrow for other inputs, and an `output` that there is not."""
+    """What a user of the set must know: memories too narrow for other inputs."""
     found = [warning for stream in streams for warning in stream.warnings(facts)]
-    if facts.formats.output is not None and facts.no_output is not None:
-        found.append(f"the layer has no tensor 'output', although the capture gives its format: {facts.no_output}")
     return tuple(found)

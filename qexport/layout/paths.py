@@ -1,6 +1,7 @@
 """Which names a set's files may have."""
 
 import re
+from collections.abc import Mapping
 from pathlib import PurePosixPath
 
 from qexport.layout.order import Order, OrderFault
@@ -23,7 +24,7 @@ def is_inside(name: str) -> bool:
     return bool(plain) and not (path.is_absolute() or ".." in path.parts or not path.name or str(path) != name)
 
 
-def check_file_name(name: str, order: Order) -> None:
+def check_file_name(name: str, order: Order, sizes: Mapping[str, int]) -> None:
     fields = set()
     for match in re.finditer(r"\{(\w*)\}|[{}]", name):
         if not match.group(1):
@@ -33,8 +34,9 @@ def check_file_name(name: str, order: Order) -> None:
     if fields - known:
         bad = sorted(fields - known)[0]
         raise OrderFault(f"'{name}': '{{{bad}}}' is no file axis of the order", name.index("{" + bad))
-    for item in order.files:
-        if item.name not in fields and not fields >= set(item.parts):
+    for item in order.files:  # where only the layer tells the size it may be 1
+        several = {part for part in item.parts if sizes.get(part, 1) > 1}
+        if several and item.name not in fields and not fields >= several:
             raise OrderFault(f"'{name}' lacks the file axis '{{{item.name}}}'; two files would have one name")
     path = PurePosixPath(name)
     # the name goes into Verilog, a Makefile and a shell, and Icarus opens no path with letters beyond ASCII

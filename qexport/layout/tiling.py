@@ -67,6 +67,105 @@ class _Step:
         return tuple(int(i) for i in split)
 
 
+@dataclass(frozen=True)
+class _Windows:
+    """An axis of `size` cut into tiles of `step` that also hold so many elements `before` and `after` them.
+
+    `tiles`: their number, as axes.
+    """
+
+    axis: int
+    size: int
+    tiles: tuple[int, ...]
+    step: int
+    before: int
+    after: int
+
+    @property
+    def _width(self) -> int:
+        return self.before + self.step + self.after
+
+    def forth(self, array: Int64, fill: int) -> Int64:
+        behind = math.prod(self.tiles) * self.step + self.after - self.size
+        edges = [(self.before, behind) if at == self.axis else (0, 0) for at in range(array.ndim)]
+        padded = np.pad(array, edges, constant_values=fill)
+        every = np.lib.stride_tricks.sliding_window_view(padded, self._width, self.axis)
+        tiles = np.moveaxis(every[(*[slice(None)] * self.axis, slice(None, None, self.step))], -1, self.axis + 1)
+        return tiles.reshape(*array.shape[: self.axis], *self.tiles, self._width, *array.shape[self.axis + 1 :])
+
+    def back(self, array: Int64) -> Int64:
+        behind = array.shape[self.axis + len(self.tiles) :]
+        tiles = array.reshape(*array.shape[: self.axis], math.prod(self.tiles), *behind)
+        first = np.moveaxis(tiles, (self.axis, self.axis + 1), (0, 1))
+        return np.moveaxis(first[self._copy(np.arange(self.size))], 0, self.axis)
+
+    def place(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        tile, inside = self._copy(np.array(index[self.axis]))
+        tiles = np.unravel_index(int(tile), self.tiles)
+        return (*index[: self.axis], *map(int, tiles), int(inside), *index[self.axis + 1 :])
+
+    def _copy(self, at: Int64) -> tuple[Int64, Int64]:
+        """The tile in whose middle the elements stand, or the last one, and their places in it."""
+        tile = np.minimum(at // self.step, math.prod(self.tiles) - 1)
+        return tile, at - tile * self.step + self.before
+
+
+@dataclass(frozen=True)
+class _Repeats:
+    """Axes of these sizes behind the others, along which every element is the same."""
+
+    sizes: tuple[int, ...]
+
+    def forth(self, array: Int64, fill: int) -> Int64:
+        more = array.reshape(array.shape + (1,) * len(self.sizes))
+        return np.broadcast_to(more, array.shape + self.sizes)
+
+    def back(self, array: Int64) -> Int64:
+        return array.reshape(*array.shape[: array.ndim - len(self.sizes)], -1)[..., 0]
+
+    def place(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        return (*index, *(0 for _ in self.sizes))
+
+
+@dataclass(frozen=True)
+class _Skew:
+    """Words (files, words, lanes) in runs of `run`, in which each lane is delayed by so many words."""
+
+    run: int
+    delays: tuple[int, ...]
+
+    @property
+    def longer(self) -> int:
+        """The words of a run that is skewed."""
+        return self.run + max(self.delays)
+
+    def _lanes(self) -> Iterator[tuple[int, list[int]]]:
+        """Each delay and the lanes that have it."""
+        for delay in sorted(set(self.delays)):
+            yield delay, [lane for lane, own in enumerate(self.delays) if own == delay]
+
+    def forth(self, array: Int64, fill: int) -> Int64:
+        files, words, lanes = array.shape
+        runs = array.reshape(files, words // self.run, self.run, lanes)
+        out = np.full((files, words // self.run, self.longer, lanes), fill, array.dtype)
+        for delay, own in self._lanes():
+            out[:, :, delay : delay + self.run, own] = runs[..., own]
+        return out.reshape(files, -1, lanes)
+
+    def back(self, array: Int64) -> Int64:
+        files, words, lanes = array.shape
+        runs = array.reshape(files, words // self.longer, self.longer, lanes)
+        out = np.empty((files, words // self.longer, self.run, lanes), array.dtype)
+        for delay, own in self._lanes():
+            out[..., own] = runs[:, :, delay : delay + self.run, own]
+        return out.reshape(files, -1, lanes)
+
+    def place(self, index: tuple[int, ...]) -> tuple[int, ...]:
+        file, word, lane = index
+        run, at = divmod(word, self.run)
+        return file, run * self.longer + at + self.delays[lane], lane
+
+
 class Tiling:
     """An order with sizes: maps a tensor of `shape` to (files, words, lanes) and back.
 
@@ -83,20 +182,27 @@ class Tiling:
         """
         self.order = order
         self.shape = shape
+        self._array = array
         self._first_image = first_image
         self.sizes = dict(zip(order.tensor_axes, shape, strict=True))
-        self._steps: list[_Step] = []
+        self._steps: list[_Step | _Windows | _Repeats | _Skew] = []
         axes = order.tensor_axes
         for stage in order.stages:
             joined = tuple(self._size(split.joined) for split in stage)
             for split, size in zip(stage, joined, strict=True):
                 if split.names != split.joined:
                     self.sizes |= self._split_sizes(split, size, array)
-            padded = tuple(self._size(split.names) for split in stage)
-            moved = [axis for split in stage for axis in split.joined]
-            after = tuple(name for split in stage for name in split.names)
-            self._add_step(axes, moved, (), joined, padded, self._each(after))
-            axes = after
+            self._add_stage(axes, stage, joined)
+            axes = tuple(name for split in stage for name in split.names)
+        if order.repeats:
+            if missing := [axis for axis in order.repeats if axis not in array]:
+                raise QexportError(
+                    f"layout order '{order.text}': no stage has the axis '{missing[0]}'; to repeat elements along it "
+                    "give its size in [array]"
+                )
+            self.sizes |= {axis: array[axis] for axis in order.repeats}
+            self._steps.append(_Repeats(self._each(order.repeats)))
+            axes = (*axes, *order.repeats)
         if wide := too_wide(order, self.sizes, bits):
             raise QexportError(f"layout order '{order.text}': {wide[1]}")
         right = [(part, item.reverse) for item in order.right for part in item.parts]
@@ -106,12 +212,49 @@ class Tiling:
             self._size(part for item in order.addresses for part in item.parts),
             self._size(part for item in order.lanes for part in item.parts),
         )
-        if math.prod(blocks) > STORED:
+        skew = self._skew()
+        if skew is not None:
+            self.words = self.words // skew.run * skew.longer
+        if self.stored > STORED:
             raise QexportError(
-                f"layout order '{order.text}': its files would hold {math.prod(blocks):,} elements, more than "
-                f"{STORED:,}; lower a size in [array]"
+                f"layout order '{order.text}': its files would hold {self.stored:,} elements, more than "
+                f"{STORED:,}; lower a size in [array]{' or skew_by' if order.skew else ''}"
             )
         self._add_step(axes, [part for part, _ in right], tuple(flip), blocks, blocks, blocks)
+        if skew is not None:
+            self._steps.append(skew)
+
+    def _add_stage(self, axes: tuple[str, ...], stage: Sequence[Split], joined: tuple[int, ...]) -> None:
+        """Join and split; a split into overlapping tiles comes after that, on its axis as it stands then."""
+        whole = [
+            (size,) if split.overlaps else self._each(split.names) for split, size in zip(stage, joined, strict=True)
+        ]
+        padded = tuple(math.prod(sizes) for sizes in whole)
+        moved = [axis for split in stage for axis in split.joined]
+        self._add_step(axes, moved, (), joined, padded, tuple(size for sizes in whole for size in sizes))
+        at = 0
+        for split, size in zip(stage, joined, strict=True):
+            if split.overlaps:
+                tiles, fastest = self._each(split.names[:-1]), split.names[-1]
+                step = self._array[fastest]
+                self._steps.append(_Windows(at, size, tiles, step, split.before, split.after))
+            at += len(split.names)
+
+    def _skew(self) -> _Skew | None:
+        order = self.order
+        if not order.skew:
+            return None
+        lanes = [(part, item.reverse) for item in order.lanes for part in item.parts]
+        at = [part for part, _ in lanes].index(order.skew)
+        index = np.indices(self._each([part for part, _ in lanes])).reshape(len(lanes), -1)[at]
+        if lanes[at][1]:
+            index = self.sizes[order.skew] - 1 - index
+        return _Skew(self._size(order.addresses[-1].parts), tuple((index * order.skew_by).tolist()))
+
+    @property
+    def stored(self) -> int:
+        """The elements of all files."""
+        return self.files * self.words * self.lanes
 
     def _add_step(
         self, axes: Sequence[str], moved: Sequence[str], flip: tuple[int, ...], *sizes: tuple[int, ...]
@@ -128,6 +271,8 @@ class Tiling:
     def _split_sizes(self, split: Split, size: int, array: Mapping[str, int]) -> dict[str, int]:
         """The sizes of a split's parts; `size` is that of the joined axes."""
         parts, whole = " ".join(split.names), " ".join(split.joined)
+        if split.overlaps:
+            return self._window_sizes(split, size, array)
         given = math.prod(array.get(name, 1) for name in split.names)
         if all(name in array for name in split.names) and given < size:
             raise QexportError(
@@ -145,10 +290,39 @@ class Tiling:
             )
         return sizes
 
-    @property
+    def _window_sizes(self, split: Split, size: int, array: Mapping[str, int]) -> dict[str, int]:
+        """The sizes of overlapping tiles' axes: of the last name, the neighbours counted, and of those before it."""
+        *tiles, fastest = split.names
+        if fastest not in array:
+            raise QexportError(
+                f"layout order '{self.order.text}': size of axis '{fastest}' is not given; add it to [array]"
+            )
+        step, given = array[fastest], math.prod(array.get(name, 1) for name in tiles)
+        needed = max(1, math.ceil((size if split.before else size - split.after) / step))
+        sizes = {name: array.get(name, math.ceil(needed / given)) for name in tiles}
+        if (held := math.prod(sizes.values()) * step + split.after) < size:
+            raise QexportError(
+                f"layout order '{self.order.text}': ({' '.join(split.names)}) reaches {held} elements of the {size} of "
+                f"{' '.join(split.joined)}; leave the number of tiles out of [array]"
+            )
+        return sizes | {fastest: split.before + step + split.after}
+
+    @cached_property
     def fill(self) -> int:
         """How many elements over all files belong to no tensor element."""
-        return self.files * self.words * self.lanes - math.prod(self.shape)
+        if not self.order.has_copies:
+            return self.stored - math.prod(self.shape)
+        images, one = 1, self
+        if self.order.streams_images:
+            images, one = self.shape[0], Tiling(self.order, (1, *self.shape[1:]), self._array)
+        return self.stored - images * int(one.tile(np.ones(one.shape, np.int64)).sum())
+
+    def unequal_copy(self, blocks: Int64) -> dict[str, int] | None:
+        """The tensor index of the first element whose copies in (files, words, lanes) differ; None where all agree."""
+        if not self.order.has_copies:
+            return None
+        wrong = (self.tile(self.untile(blocks)) != blocks) & (self._origin >= 0)
+        return self.origin(*map(int, np.argwhere(wrong)[0])) if wrong.any() else None
 
     def tile(self, tensor: Int64, fill: int = 0) -> Int64:
         """(tensor's shape) to (files, words, lanes), lane 0 the most significant; ragged tiles are filled."""

@@ -3,28 +3,30 @@
 import hashlib
 import re
 import tomllib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
 from qexport.core.budget import LAYOUT_BYTES, LAYOUT_DEPTH, MEMORIES, SIZE, read_bytes
 from qexport.core.intformat import MAX_BITS
-from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
-from qexport.layout.formats.registry import FORMATS
+from qexport.layout.formats.registry import FORMATS, STYLE_KEYS, style_faults, style_of
 from qexport.layout.memory import OVERFLOWS, Layout, Memory, verilog_name
-from qexport.layout.order import BIT_AXIS, TILE_AXIS, OrderFault, parse_order
+from qexport.layout.order import BIT_AXIS, TILE_AXIS, Order, OrderFault, parse_order
 from qexport.layout.paths import check_file_name
 from qexport.layout.tiling import too_wide
 
 PRESETS = Path(__file__).parent / "presets"
 MEMORY_KEYS: Mapping[str, type] = {
     "name": str, "tensor": str, "order": str, "file": str, "radix": str, "bits": int, "signed": bool, "offset": int,
-    "overflow": str, "header": list, "optional": bool,
+    "overflow": str, "header": list, "optional": bool, "first": int, "follows": str, "skew": str, "skew_by": int,
+    "between": str, "per_line": int, "word_between": str, "word_end": str, "case": str, "pad": int, "newline": str,
+    "group": int, "type": str, "style": str, "array": str,
 }  # fmt: skip
 _TYPE_NAMES = {
     str: "text; write it in quotes", int: "whole number", bool: "true or false", list: "list; write it in [ ]",
 }  # fmt: skip
+_SHARED_KEYS = ("file", "radix", "first", *STYLE_KEYS)  # of memories that stand in the same files
 REQUIRED_KEYS = ("name", "tensor", "order", "file", "radix")
 
 
@@ -77,7 +79,9 @@ class _Source:
         return self.fault(message, *(place or (1, 1)))
 
 
-def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Source) -> Memory:
+def _read_memory(
+    table: Any, number: int, array: Mapping[str, int], source: _Source, earlier: Mapping[str, Memory]
+) -> Memory:
     def fail(message: str, key: str | None = None, offset: int = 0) -> NoReturn:
         raise source.at_value(message, number, key, offset)
 
@@ -86,41 +90,98 @@ def _read_memory(table: Any, number: int, array: Mapping[str, int], source: _Sou
     for key, value in table.items():
         if key not in MEMORY_KEYS:
             raise source.at_key(f"unknown key '{key}'; a memory may have {', '.join(MEMORY_KEYS)}", number, key)
-        if type(value) is not MEMORY_KEYS[key]:
+        if type(value) is not MEMORY_KEYS[key] and (key, type(value)) != ("first", dict):
             fail(f"{key}: {value!r} is no {_TYPE_NAMES[MEMORY_KEYS[key]]}", key)
+    leader = _leader(table, earlier, fail)
     for key in REQUIRED_KEYS:
-        if key not in table:
+        if key not in table and (leader is None or key not in _SHARED_KEYS):
             fail(f"memory {table.get('name', number)!r} lacks the key '{key}'")
     if message := _name_fault(table["name"]):
         fail(message, "name")
     if not re.match(r"[A-Za-z_]", verilog_name(table["name"])):
         fail(f"name: '{table['name']}' does not make a Verilog name; begin with a letter", "name")
+    table = table if leader is None else table | {"file": leader.file, "radix": leader.radix}
     _check_values(table, fail)
+    order = _read_order(table, array, fail)
+    if leader is not None and leader.order.files != order.files:
+        fail(f"follows: '{leader.name}' has other file axes than this memory; give both the same", "follows")
     try:
-        order = parse_order(table["order"], table["tensor"])
+        check_file_name(table["file"], order, array)
+    except OrderFault as fault:
+        fail(f"file: {fault}", "file", fault.offset)
+    names = [name for item in order.files for name in (item.name, *item.parts)]
+    for name in table["first"] if isinstance(table.get("first"), dict) else ():
+        if name not in names:
+            fail(f"first: '{name}' is no file axis of the order", "first")
+    own = {key: value for key, value in table.items() if key in Memory.__dataclass_fields__ and key not in STYLE_KEYS}
+    own |= {"order": order, "header": tuple(table.get("header", ()))}
+    if leader is None:
+        return Memory(**own, style=style_of(table["radix"], {key: table[key] for key in STYLE_KEYS if key in table}))
+    return Memory(**own | {"first": leader.first, "style": leader.style})
+
+
+def _read_order(table: Mapping[str, Any], array: Mapping[str, int], fail: Callable[..., NoReturn]) -> Order:
+    """The order of a memory with its skew; calls `fail` with a message, its key and an offset where there is none."""
+    try:
+        order = parse_order(table["order"], table["tensor"], sized=array)
     except OrderFault as fault:
         fail(f"order: {fault}", "order", fault.offset)
     for split in order.splits:
         free = [name for name in split.names if name not in array]
-        if split.names != split.joined and len(free) > 1:
+        lacking = split.names[-1:] if split.overlaps and split.names[-1] in free else free[1:]
+        if split.names != split.joined and lacking:
             fail(
-                f"order: size of axis '{free[1]}' is not given; add it to [array]",
+                f"order: size of axis '{lacking[0]}' is not given; add it to [array]",
                 "order",
-                re.search(rf"\b{free[1]}\b", table["order"]).start(),  # type: ignore[union-attr]
+                re.search(rf"\b{lacking[0]}\b", table["order"]).start(),  # type: ignore[union-attr]
             )
+    if "skew" not in table:
+        if "skew_by" in table:
+            fail("skew_by: no 'skew' names the lane axis whose words are delayed; add it or take this out", "skew_by")
+        return order
     try:
-        check_file_name(table["file"], order)
+        return order.skewed(table["skew"], table.get("skew_by", 1))
     except OrderFault as fault:
-        fail(f"file: {fault}", "file", fault.offset)
-    return Memory(**(table | {"order": order, "header": tuple(table.get("header", ()))}))
+        fail(f"skew: {fault}", "skew")
+
+
+def _leader(table: Mapping[str, Any], earlier: Mapping[str, Memory], fail: Callable[..., NoReturn]) -> Memory | None:
+    """The memory that this one follows; calls `fail` where it cannot."""
+    if "follows" not in table:
+        return None
+    leader = earlier.get(table["follows"])
+    if leader is None:
+        fail(f"follows: no memory '{table['follows']}' stands before this one; name one", "follows")
+    if not leader.format.streamed:
+        takers = ", ".join(radix for radix, format_ in FORMATS.items() if format_.streamed)
+        fail(f"follows: a file of radix '{leader.radix}' holds one memory; choose {takers} for both", "follows")
+    if "header" in table:
+        fail(f"header: the file has that of '{leader.name}'; take the key out", "header")
+    theirs = {"file": leader.file, "radix": leader.radix, "first": leader.first, **vars(leader.style)}
+    for key in _SHARED_KEYS:
+        plain = " " if leader.radix == "dec" else ""
+        own = None if (key, table.get(key)) == ("between", plain) else table.get(key)
+        if own is not None and own != theirs[key]:
+            fail(f"{key}: it follows '{leader.name}', whose {key} is {theirs[key]!r}; take the key out", key)
+    return leader
 
 
 def _check_values(table: Mapping[str, Any], fail: Callable[[str, str], NoReturn]) -> None:
     """Call `fail` with a message and its key for the first value that cannot be."""
-    choices = {"tensor": tuple(AXES), "radix": tuple(FORMATS), "overflow": OVERFLOWS}
+    if not re.fullmatch(r"[A-Za-z_]\w*", table["tensor"], flags=re.ASCII):
+        fail(f"tensor: '{table['tensor']}' names no tensor; use letters, digits and _", "tensor")
+    choices: dict[str, Collection[str]] = {"radix": tuple(FORMATS), "overflow": OVERFLOWS}
     for key, allowed in choices.items():
         if key in table and table[key] not in allowed:
             fail(f"unknown {key} '{table[key]}'; choose one of {', '.join(allowed)}", key)
+    first = table.get("first", 0)
+    for start in first.values() if isinstance(first, dict) else [first]:
+        if type(start) is not int or not 0 <= start <= SIZE:
+            fail(f"first: {start!r} is no whole number from 0 to {SIZE}", "first")
+    if not 1 <= table.get("skew_by", 1) <= SIZE:
+        fail(f"skew_by: {table['skew_by']} is outside 1..{SIZE}", "skew_by")
+    for key, message in style_faults(table["radix"], {key: table[key] for key in STYLE_KEYS if key in table}):
+        fail(message, key)
     if "bits" in table and not 1 <= table["bits"] <= MAX_BITS:
         fail(f"bits: {table['bits']} is outside 1..{MAX_BITS}", "bits")
     if abs(table.get("offset", 0)) > 1 << 48:
@@ -151,18 +212,23 @@ def layout_errors(text: str, where: str) -> list[LayoutError]:
     return _parse(text, where)[1]
 
 
-def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
+def layout_warnings(text: str, where: str) -> list[LayoutError]:
+    """What may be a mistake in a layout that can be used."""
+    return _parse(text, where)[2]
+
+
+def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError], list[LayoutError]]:
     source = _Source(text, where)
     if (at := _too_deep(text)) is not None:
         before = text[:at].splitlines() or [""]
         deep = f"more than {LAYOUT_DEPTH} tables, lists or parts of a key within each other; a layout needs 2"
-        return None, [source.fault(deep, len(before), len(before[-1]) + 1)]
+        return None, [source.fault(deep, len(before), len(before[-1]) + 1)], []
     try:
         document = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError, or an integer of more digits than Python reads
         match = re.search(r"\(at line (\d+), column (\d+)\)", str(error))
         line, column = map(int, match.groups()) if match else (len(source.lines), len(source.lines[-1]) + 1)
-        return None, [source.fault(f"not TOML: {re.sub(r' *[(]at .*', '', str(error))}", line, column)]
+        return None, [source.fault(f"not TOML: {re.sub(r' *[(]at .*', '', str(error))}", line, column)], []
     errors: list[LayoutError] = []
     for key in document:
         if key not in ("name", "array", "memory"):
@@ -187,21 +253,20 @@ def _parse(text: str, where: str) -> tuple[Layout | None, list[LayoutError]]:
     if not errors:
         errors += _array_errors(array, read, source)
     if errors:
-        return None, errors
-    return Layout(str(name), dict(array), tuple(read), hashlib.sha256(text.encode()).hexdigest()), []
+        return None, errors, []
+    unused = list(_unused_sizes(array, read, source))
+    notes = tuple(str(warning) for warning in unused)
+    return Layout(str(name), dict(array), tuple(read), hashlib.sha256(text.encode()).hexdigest(), notes), [], unused
 
 
 def _size_errors(array: Mapping[str, Any], source: _Source) -> Iterator[LayoutError]:
     """What is wrong with the names and sizes of [array]."""
-    own_axes = {axis for axes in AXES.values() for axis in axes} | {BIT_AXIS}
     for key, size in array.items():
         if type(size) is not int or not 1 <= size <= SIZE:
             message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {SIZE}"
             yield source.at_value(message, "array", key)
         if not re.fullmatch(r"[A-Za-z_]\w*", key, flags=re.ASCII):
             yield source.at_key(f"array: '{key}' is no axis name; use letters, digits and _", "array", key)
-        if key in own_axes:
-            yield source.at_value(f"array: '{key}' is a tensor's axis; its size comes from the layer", "array", key)
 
 
 def _read_memories(
@@ -212,8 +277,9 @@ def _read_memories(
     seen: dict[tuple[str, str], int] = {}
     for number, table in enumerate(tables):
         try:
-            memory = _read_memory(table, number, array, source)
-            for key, value in (("name", verilog_name(memory.name).upper()), ("file", memory.file)):
+            memory = _read_memory(table, number, array, source, {memory.name: memory for memory in read})
+            named = [("name", verilog_name(memory.name).upper()), ("file", memory.file)]
+            for key, value in named[:1] if memory.follows else named:
                 first = seen.setdefault((key, value), number)
                 if first != number:
                     message = f"{key}: '{table[key]}' is taken by memory {first + 1} already"
@@ -243,21 +309,34 @@ def _too_deep(text: str) -> int | None:
 
 def _array_errors(array: Mapping[str, int], memories: list[Memory], source: _Source) -> Iterator[LayoutError]:
     """What only all orders together say of the sizes."""
-    used = {name for memory in memories for split in memory.order.splits for name in split.names}
-    if any(memory.tensor == "psum" for memory in memories):
-        used.add(TILE_AXIS)
+    own = {BIT_AXIS, *(axis for memory in memories for axis in memory.order.tensor_axes)}
     for key in array:
-        if key not in used:
-            yield source.at_key(f"array: no order has an axis '{key}'; take it out or use it", "array", key)
+        if key in own:
+            yield source.at_value(f"array: '{key}' is a tensor's axis; its size comes from the layer", "array", key)
     for memory in memories:
         if wide := too_wide(memory.order, array, memory.bits or 1):
             yield source.at_value(f"array: memory '{memory.name}': {wide[1]}", "array", wide[0])
             return  # one size may widen the words of many memories
 
 
+def _unused_sizes(array: Mapping[str, int], memories: list[Memory], source: _Source) -> Iterator[LayoutError]:
+    used = {name for memory in memories for split in memory.order.splits for name in split.names}
+    used |= {name for memory in memories for name in memory.order.repeats}
+    if any(memory.tensor == "psum" for memory in memories):
+        used.add(TILE_AXIS)
+    for key in array:
+        if key not in used:
+            yield source.at_key(f"array: no order has an axis '{key}'; take it out or use it", "array", key)
+
+
 def preset_names() -> list[str]:
     """The layouts that come with the package."""
     return sorted(path.stem for path in PRESETS.glob("*.toml"))
+
+
+def default_layout(kind: str) -> str:
+    """The preset that a layer of a kind gets where none is asked for: that of its self-checking bench."""
+    return {"matmul": "matmul", "sum": "sum"}.get(kind, "default")
 
 
 def layout_text(name: str) -> str:
@@ -277,7 +356,7 @@ def layout_text(name: str) -> str:
 
 def parse_layout(text: str, where: str) -> Layout:
     """The layout that a file's text describes; raises LayoutError for its first error."""
-    layout, errors = _parse(text, where)
+    layout, errors, _ = _parse(text, where)
     if layout is None:
         raise errors[0]
     return layout

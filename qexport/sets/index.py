@@ -6,6 +6,7 @@ from pathlib import Path
 import msgspec
 
 from qexport.core.capture import Source
+from qexport.core.private import without_private
 from qexport.errors import QexportError
 from qexport.sets.manifest import Entry, LayoutInfo, Tool, json_bytes
 
@@ -38,7 +39,7 @@ class Index(Entry, frozen=True, kw_only=True):
         if not path.is_file():
             return None
         try:
-            index = msgspec.convert(json.loads(path.read_bytes()), cls)
+            index = msgspec.convert(without_private(json.loads(path.read_bytes())), cls)
         except (ValueError, RecursionError) as error:
             raise QexportError(f"index: {path}: {error}; dump with --all again, or take the file away") from None
         if index.schema != INDEX_SCHEMA:

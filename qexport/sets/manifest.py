@@ -1,6 +1,7 @@
 """The contract's JSON, typed: what manifest.json says of a set, written and read in one place."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -8,17 +9,20 @@ import msgspec
 from msgspec import Meta
 
 from qexport import __version__
-from qexport.core.capture import CaptureFile, Source
-from qexport.core.codes import CodeFormat
-from qexport.core.geometry import ConvGeometry, Layer, Positive
+from qexport.core.capture import CaptureFile, Departs, Source, Ties
+from qexport.core.codes import CodeFormat, operand_formats
+from qexport.core.geometry import AnyLayer, Layer, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import RESULTS
+from qexport.core.private import without_private
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
+from qexport.core.steps import Add, AnyStep, Chain, Clamp, Multiply, Relu, ShiftRight, Step, step_names
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
-from qexport.layout.formats.base import FileFault
-from qexport.layout.formats.registry import FORMATS
-from qexport.layout.memory import Memory
+from qexport.layout.formats.base import FileFault, Format, Style, WordSpec
+from qexport.layout.formats.registry import FORMATS, STYLE_KEYS, format_of, style_faults, style_of
+from qexport.layout.memory import Memory, sharing
 from qexport.layout.order import OrderFault, parse_order
 from qexport.layout.paths import MANIFEST, SUMS, is_inside
 from qexport.layout.tiling import Tiling
@@ -45,22 +49,35 @@ class AccumulatorFormat(Entry, frozen=True, kw_only=True):
     bounds: tuple[int, int]
 
 
-class OutputFormat(Entry, frozen=True, kw_only=True):
-    """code = min(2^bits - 1, (relu * mul + 2^(shift - 1)) >> shift); `ties` lie on the edge between two codes."""
+class OutputFormat(CodeFormat, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
+    """The codes behind the steps. Schema 1 had no steps: its code = min(2^bits - 1, (relu * mul + 2^(shift - 1)) >>
+    shift); its `ties` lie on the edge between two codes."""
 
-    bits: int
-    signed: bool
-    scale: float
-    mul: int
-    shift: int
-    ties: tuple[int, ...]
+    mul: Annotated[int, Meta(ge=0, lt=1 << 62)] | None = None
+    shift: Annotated[int, Meta(ge=1, le=62)] | None = None
+    ties: tuple[int, ...] | None = None
+
+    @property
+    def steps(self) -> tuple[Step, ...] | None:
+        """What schema 1 said, as steps."""
+        if self.mul is None or self.shift is None:
+            return None
+        half = Add(value=1 << (self.shift - 1))
+        shift = ShiftRight(by=self.shift, round="floor")
+        return Relu(), Multiply(by=self.mul), half, shift, Clamp(low=0, high=self.integer.high)
 
 
 class ManifestFormats(Entry, frozen=True, kw_only=True, omit_defaults=True):
-    weight: CodeFormat
+    weight: CodeFormat = None  # type: ignore[assignment]  # as in Formats
     input: CodeFormat
+    input2: CodeFormat | None = None
     accumulator: AccumulatorFormat
     output: OutputFormat | None = None
+
+    @property
+    def operands(self) -> dict[str, CodeFormat]:
+        """Those of the codes that go in, by the operand's name."""
+        return operand_formats(self)
 
 
 class LayoutInfo(Entry, frozen=True, kw_only=True):
@@ -68,12 +85,20 @@ class LayoutInfo(Entry, frozen=True, kw_only=True):
     sha256: str
 
 
-class GoldenInfo(Entry, frozen=True, kw_only=True):
+class CodesInfo(Entry, frozen=True, kw_only=True):
+    """The framework's own codes: how many were compared, and how many differ, by 1 and at ties alone."""
+
+    compared: int
+    ties: int
+
+
+class GoldenInfo(Entry, frozen=True, kw_only=True, omit_defaults=True):
     exact: bool
     mean_abs: float | None
     max_abs: float | None
     tolerance: float
     reference: str | None
+    codes: CodesInfo | None = None
 
 
 class NamedFile(Entry, frozen=True, kw_only=True):
@@ -81,14 +106,19 @@ class NamedFile(Entry, frozen=True, kw_only=True):
     sha256: str
 
 
-class MemoryFile(Entry, frozen=True, kw_only=True):
+class MemoryFile(Entry, frozen=True, kw_only=True, omit_defaults=True):
+    """A file of a memory; the memory's words begin at `first_word` where they follow others."""
+
     path: str
     index: dict[str, int]
     words: int
     sha256: str
+    first_word: int = 0
 
 
-class MemoryEntry(Entry, frozen=True, kw_only=True):
+class MemoryEntry(Entry, frozen=True, kw_only=True, omit_defaults=True):
+    """One memory; those keys of a layout that have a default here stand in it where they are not at it."""
+
     name: str
     tensor: str
     shape: tuple[int, ...]
@@ -102,6 +132,30 @@ class MemoryEntry(Entry, frozen=True, kw_only=True):
     header: tuple[str, ...]
     fill: int
     files: tuple[MemoryFile, ...]
+    first: int | dict[str, int] = 0
+    follows: str = ""
+    skew: str = ""
+    skew_by: Positive = 1
+    between: str | None = None
+    per_line: int = 1
+    word_between: str = " "
+    word_end: str = ""
+    case: str = "lower"
+    pad: int = 0
+    newline: str = "lf"
+    group: int = 0
+    type: str = ""
+    style: str = "hex"
+    array: str = ""
+
+    @property
+    def style_keys(self) -> Style:
+        """How the words are set."""
+        return Style(**{key: getattr(self, key) for key in STYLE_KEYS})
+
+    @property
+    def format(self) -> Format:
+        return format_of(self.radix, self.style_keys)
 
     @property
     def element(self) -> IntFormat:
@@ -116,9 +170,14 @@ class MemoryEntry(Entry, frozen=True, kw_only=True):
         """The entry as a layout's memory; raises QexportError when its order or radix is not one."""
         if self.radix not in FORMATS:
             raise QexportError(f"manifest: memory '{self.name}': radix '{self.radix}' is not known")
+        default = vars(Style())
+        styles = {key: value for key, value in vars(self.style_keys).items() if value != default[key]}
+        for _, message in style_faults(self.radix, styles):
+            raise QexportError(f"manifest: memory '{self.name}': {message}")
         try:
             order = parse_order(self.order, self.tensor)
-        except (OrderFault, KeyError) as error:
+            order = order.skewed(self.skew, self.skew_by) if self.skew else order
+        except OrderFault as error:
             raise QexportError(f"manifest: memory '{self.name}': order '{self.order}': {error}") from None
         return Memory(
             self.name,
@@ -131,6 +190,9 @@ class MemoryEntry(Entry, frozen=True, kw_only=True):
             self.offset,
             self.overflow,
             self.header,
+            first=self.first,
+            follows=self.follows,
+            style=style_of(self.radix, styles),
         )
 
     def tiling(self, array: dict[str, int]) -> Tiling:
@@ -164,9 +226,24 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
     capture: NamedFile
     bench: tuple[NamedFile, ...]
     warnings: tuple[str, ...] = ()
+    steps: tuple[AnyStep, ...] | None = None
+    ties: Ties = ()
+    departs: Departs | None = None
 
     def to_bytes(self) -> bytes:
         return json_bytes(self)
+
+    @property
+    def results(self) -> frozenset[str]:
+        """The tensors that come out of a design."""
+        return frozenset((*RESULTS, *step_names(self.chain or ())))
+
+    @property
+    def chain(self) -> tuple[Step, ...] | None:
+        """The steps behind the accumulator, of whatever schema; None where there is no output."""
+        if self.steps is not None or self.formats.output is None:
+            return self.steps
+        return self.formats.output.steps
 
     @property
     def bench_note(self) -> str | None:
@@ -185,44 +262,56 @@ class Manifest(Entry, frozen=True, kw_only=True, omit_defaults=True):
         found = ((m, number) for m in self.memories for number, file in enumerate(m.files) if file.path == path)
         return next(found, None)
 
+    def spec(self, entry: MemoryEntry, number: int = 0, tiling: Tiling | None = None) -> WordSpec:
+        """What the words of a file of a memory are, and those of other memories before them.
+
+        Raises QexportError for a memory that follows none of those before it.
+        """
+        group = sharing(self.memories)[entry.name]
+        own = entry.memory().spec(tiling or entry.tiling(self.array), entry.element, entry.files[number].index)
+        if len(group) == 1:
+            return own
+        before = group[: group.index(entry)]
+        return replace(
+            own,
+            first=sum(other.files[number].words for other in before),
+            total=sum(other.files[number].words for other in group),
+            shared=True,
+            before=tuple((self.spec(other, number), other.files[number].words) for other in before),
+        )
+
     @property
     def file_count(self) -> int:
         """Files of the set, manifest.json and SHA256SUMS among them."""
         return len(self.named_files()) + 2
 
 
-def json_bytes(document: msgspec.Struct) -> bytes:
+def json_bytes(document: Any) -> bytes:
     """Sorted keys, two-space indent, final newline."""
     return (json.dumps(msgspec.to_builtins(document), sort_keys=True, indent=2) + "\n").encode()
 
 
+def is_written_as(data: bytes, manifest: Manifest) -> bool:
+    """Whether the bytes of a manifest are as the contract says, keys that begin with x- aside."""
+    document = json.loads(data)
+    return json_bytes(document) == data and json_bytes(without_private(document)) == manifest.to_bytes()
+
+
 def manifest_formats(facts: Convolution, observed: tuple[int, int]) -> ManifestFormats:
     """The formats' entry of the manifest; `observed`: the least and greatest accumulator that was seen."""
-    formats, requantizer = facts.formats, facts.requantizer
+    formats = facts.formats
     low, high = facts.bounds
-    steps = formats.steps
-    output = None
-    if requantizer is not None:
-        assert formats.output is not None
-        output = OutputFormat(
-            bits=formats.output.bits,
-            signed=formats.output.signed,
-            scale=formats.output.scales[0],
-            mul=requantizer.mul,
-            shift=requantizer.shift,
-            ties=requantizer.ties,
-        )
+    scales, output = formats.accumulator_scales, formats.output
     return ManifestFormats(
-        weight=formats.weight,
-        input=formats.input,
+        **formats.operands,
         accumulator=AccumulatorFormat(
             bits=IntFormat.holding(low, high, True).bits,
             signed=True,
-            scale=steps if isinstance(formats.weight.scale, tuple) else steps[0],
+            scale=scales if isinstance(getattr(formats.weight, "scale", None), tuple) else scales[0],
             observed=observed,
             bounds=(low, high),
         ),
-        output=output,
+        output=None if output is None else OutputFormat(**msgspec.structs.asdict(output)),
     )
 
 
@@ -234,6 +323,7 @@ def golden_info(check: ReferenceCheck) -> GoldenInfo:
         max_abs=check.max_abs,
         tolerance=check.tolerance,
         reference=None if check.mean_abs is None else "pytorch",
+        codes=None if check.codes is None else CodesInfo(compared=check.codes.compared, ties=check.codes.ties),
     )
 
 
@@ -263,7 +353,7 @@ def read_manifest(folder: Path) -> Manifest:
             f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {', '.join(READ_SCHEMAS)}"
         )
     try:
-        manifest = msgspec.convert(document, Manifest)
+        manifest = msgspec.convert(without_private(document), Manifest)
     except (msgspec.ValidationError, UnicodeEncodeError) as error:  # a name with half a character has no bytes
         raise QexportError(f"set: {path}: {error}") from None
     if outside := [name for name in manifest.named_files() if not is_inside(name)]:
@@ -271,15 +361,14 @@ def read_manifest(folder: Path) -> Manifest:
     return manifest
 
 
-def read_words(folder: Path, entry: MemoryEntry, tiling: Tiling, number: int = 0) -> Int64:
+def read_words(folder: Path, manifest: Manifest, entry: MemoryEntry, tiling: Tiling, number: int = 0) -> Int64:
     """(words, lanes) of one file of a memory; raises CheckFailed when it is missing, was changed or is no such file."""
     file = entry.files[number]
     path = folder / file.path
     if not path.is_file() or file_sha256(path) != file.sha256:
         raise CheckFailed(f"{path} is missing, or its SHA-256 differs from the manifest; dump the set again")
     try:
-        spec = entry.memory().spec(tiling, entry.element, file.index)
-        return FORMATS[entry.radix].read(path.read_bytes(), spec)
+        return entry.format.words_of(path.read_bytes(), manifest.spec(entry, number, tiling), file.words)
     except FileFault as fault:
         raise CheckFailed(f"{path}:{fault.line}: {fault}; dump the set again") from None
 
@@ -292,18 +381,39 @@ def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
     return CaptureFile(file)
 
 
+def chain_of(folder: Path, manifest: Manifest) -> Chain | None:
+    """The steps of a set with the ranges that its capture proves; raises CheckFailed as `capture_of`."""
+    return Convolution(capture_of(folder, manifest), None, manifest.chain).chain
+
+
 def golden_text(manifest: Manifest) -> str:
     """What the golden was checked against, and how far it lies off."""
     golden = manifest.golden
-    if golden.mean_abs is None:
-        return "exact integer convolution; the capture holds no PyTorch output to compare with"
+    codes = ""
+    if golden.codes is not None:
+        codes = f"; {golden.codes.compared} codes are the framework's own"
+        codes += f", {golden.codes.ties} of them off by 1 at a tie" if golden.codes.ties else ""
+    if golden.mean_abs is None or golden.max_abs is None:
+        unknown = "" if codes else "; the capture holds no PyTorch output to compare with"
+        return f"exact integers{unknown}{codes}"
+    below = f"below {golden.tolerance:.2g}" if golden.max_abs < golden.tolerance else "within float32's own rounding"
+    mean = f", below {MEAN_BAR:g}" if golden.mean_abs < MEAN_BAR else ""
     return (
-        f"exact; against PyTorch's output: mean difference {golden.mean_abs:.1e}, below {MEAN_BAR:g}; "
-        f"maximum {golden.max_abs:.1e}, below {golden.tolerance:.2g}"
+        f"exact; against PyTorch's output: mean difference {golden.mean_abs:.1e}{mean}; "
+        f"maximum {golden.max_abs:.1e}, {below}{codes}"
     )
 
 
-def layer_text(layer: ConvGeometry) -> str:
+def steps_text(manifest: Manifest) -> str:
+    """The steps behind the accumulator, what ties there are, and how far a hardware departs, in a few words."""
+    text = ", ".join(step.op for step in manifest.chain or ()) or "none"
+    if manifest.ties:
+        text += f"; {len(manifest.ties)} ties"
+    if (departs := manifest.departs) is not None:
+        text += f"; departs from the network: {departs.accumulators} accumulators, {departs.codes} codes of the images"
+    return text
+
+
+def layer_text(layer: AnyLayer) -> str:
     """The layer in a few words."""
-    kernel = f"{layer.kernel[0]}x{layer.kernel[1]}"
-    return f"{layer.name} ({layer.kind} {layer.in_channels} to {layer.out_channels}, {kernel})"
+    return f"{layer.name} ({layer.kind} {layer.text})"

@@ -68,7 +68,8 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds
     log.unlink(missing_ok=True)  # of an earlier build
     job = replace(job, sources=tuple(source.resolve() for source in job.sources))
     key = [simulator.name, simulator.version(), job.top, str(job.waves), *job.macros]
-    key += [sha256(source.read_bytes()) for source in (*job.sources, job.include / "params.vh")]
+    read = [*job.sources, job.include / "params.vh", *([] if job.program is None else [job.program])]
+    key += [sha256(source.read_bytes()) for source in read]
     place = None if builds is None else builds / sha256("\n".join(key).encode())
     if place is not None and (kept := _kept(place)) is not None:
         return kept
@@ -77,13 +78,13 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds
     try:
         done = simulator.compile(job, build)
     except CutOff as cut:
-        what = f"simulate: {simulator.name} compiles the sources"
+        what = f"{job.command}: {simulator.name} compiles the sources"
         raise CutOff(f"{what}: {cut}; simplify them, or give it more with --time-limit") from None
     log.write_text(done.stdout + done.stderr, errors="replace")
     if done.returncode != 0:
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)
         shown = "; ".join(errors[:SHOWN_ERRORS]) or " ".join((done.stderr or done.stdout).split())
-        raise QexportError(f"simulate: {simulator.name} does not compile the sources; correct them: {shown}")
+        raise QexportError(f"{job.command}: {simulator.name} does not compile the sources; correct them: {shown}")
     refuse_full(scratch)  # Icarus cuts off what it writes then, and ends with 0
     if place is None:
         return build / "sim"

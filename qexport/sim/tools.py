@@ -16,7 +16,8 @@ WAVES = ("vcd", "fst")
 class Job:
     """What a simulator compiles: the last source is the design's; `macros` as NAME or NAME=VALUE.
 
-    limit: seconds that compiling may take.
+    limit: seconds that compiling may take. `program`: C++ that drives the module `top` in place of a bench, which only
+    Verilator takes. `command`: who asks, for messages.
     """
 
     sources: tuple[Path, ...]
@@ -25,6 +26,8 @@ class Job:
     macros: tuple[str, ...] = ()
     waves: str | None = None
     limit: float = TIME_LIMIT
+    program: Path | None = None
+    command: str = "simulate"
 
 
 class Simulator(Protocol):

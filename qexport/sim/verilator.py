@@ -55,7 +55,11 @@ class Verilator:
 
     def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
         program, env = self._found()
-        options = ["--binary", "--timing", "-Wno-fatal", "-j", "2", "-CFLAGS", "-std=c++20"]
+        options = ["-Wno-fatal", "-j", "2", "-CFLAGS", "-std=c++20"]
+        if job.program is None:
+            options += ["--binary", "--timing"]
+        else:  # registers without a reset, and x, begin as the program's random numbers say
+            options += ["--cc", "--exe", "--build", "--no-timing", "--x-assign", "unique", str(job.program)]
         # the wheel's makefile leaves CFG_CXXFLAGS_PCH_I empty, and then larger designs do not compile
         make = "CFG_CXXFLAGS_PCH_I=-include OPT_GLOBAL=-O1"
         # Verilator looks for modules, too, in the working directory and in -I folders: a set's dut.sv must not stand in

@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 from qexport.bench.interface import Port, Stream, interface
 from qexport.bench.ports import connected, read_module
-from qexport.bench.rtl import PARTS, render_rtl, rtl_numbers
+from qexport.bench.rtl import PARTS, render_rtl, result_streams, rtl_numbers, rtl_stages
 from qexport.errors import CheckFailed, QexportError
-from qexport.sets.manifest import Manifest, read_manifest
+from qexport.sets.manifest import chain_of, read_manifest
 from qexport.sim.cache import build_bench, cache_folder
 from qexport.sim.registry import SIMULATORS, choose
 from qexport.sim.run import check_all_words, judged, lacking
@@ -26,7 +26,7 @@ from qexport.sim.tools import Simulator
 from qexport.sim.work import Work, scratch_folder, work_folder
 from qexport.trust.clock import ENDLESS, Clock
 from qexport.trust.equivalence import PROOF, equivalent, whole_paths, yosys
-from qexport.trust.rtl_edits import EDITS, Edit
+from qexport.trust.rtl_edits import EDITS, Edit, behind
 
 GENERAL = 120  # mutants of a netlist
 OPEN = "the time was over"  # in place of a failure
@@ -93,7 +93,7 @@ def selectable(files: dict[str, str], edits: Sequence[Edit]) -> dict[str, str]:
     for name, text in files.items():
         parts: dict[tuple[int, int], str] = {}
         for number, edit in enumerate(edits, 1):
-            if edit.file == name:
+            if edit.file == name or name.endswith(f"_{edit.file}"):  # behind the name of the layer
                 span = _span(edit, text)
                 old = parts.get(span, f"({text[slice(*span)]})")
                 parts[span] = f"(qexport_mutant::number == {number} ? ({edit.new}) : {old})"
@@ -168,22 +168,26 @@ class _Bench:
         return found
 
 
-def reference_files(style: str, manifest: Manifest) -> dict[str, str]:
+def reference_files(style: str, folder: Path) -> dict[str, str]:
     """The sources of the reference RTL of a set by name, the top `dut` last."""
-    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    manifest = read_manifest(folder)
+    files = render_rtl(style, manifest, chain_of(folder, manifest))
     del files["dut_mm.sv"]
     return files
 
 
-def chosen_edits(style: str, manifest: Manifest) -> list[Edit]:
+def chosen_edits(style: str, folder: Path) -> list[Edit]:
     """The edits that change anything for the layer of a set."""
+    manifest = read_manifest(folder)
     memories = {memory.name: memory for memory in manifest.memories}
-    numbers = rtl_numbers(manifest.layer, memories, manifest.array, manifest.formats, style)
+    stages = rtl_stages(manifest, chain_of(folder, manifest))
     output = memories["accumulator"].shape
     facts = SimpleNamespace(
-        **numbers, IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3], HAS_OUTPUT="output" in memories
-    )
-    return [edit for edit in EDITS[style] if edit.when(facts)]
+        **rtl_numbers(style, manifest), IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3],
+        HAS_BIAS=stages[0].bias, POOLS=any(stage.pool for stage in stages),
+    )  # fmt: skip
+    streams = [stream.name for stream in result_streams(memories, stages)]
+    return [edit for edit in (*behind(stages, streams), *EDITS[style]) if edit.when(facts)]
 
 
 def hand_mutants(
@@ -199,8 +203,7 @@ def hand_mutants(
 
     Raises CheckFailed when the unchanged array fails, QexportError when the set has no bench for it.
     """
-    manifest = read_manifest(folder)
-    files = reference_files(style, manifest)
+    files = reference_files(style, folder)
     with work_folder(folder) as work:
         design = work.root / "dut.sv"
         design.write_text("\n".join(selectable(files, edits).values()))
@@ -211,7 +214,8 @@ def hand_mutants(
         )  # fmt: skip
     made = []
     for edit, failure in zip(edits, failures, strict=True):
-        line = files[edit.file][: _span(edit, files[edit.file])[0]].count("\n") + 1
+        text = next(text for name, text in files.items() if name.endswith(f"_{edit.file}"))
+        line = text[: _span(edit, text)[0]].count("\n") + 1
         fate = "survived" if failure is None else "open" if failure == OPEN else "killed"
         made.append(MutantResult(edit.name, f"{edit.file}:{line}", "hand", style, fate, failure or edit.what))
     return made
@@ -433,14 +437,13 @@ def reference_mutants(
     equivalent where they are, which takes up to minutes for each that is not. Raises CheckFailed when the unchanged
     array fails, QexportError when the set has no bench for it or Yosys is missing.
     """
-    manifest = read_manifest(folder)
-    edits = chosen_edits(style, manifest)
+    edits = chosen_edits(style, folder)
     if sample is not None:
         edits = random.Random(seed).sample(edits, min(sample, len(edits)))
     count = GENERAL if sample is None else min(sample, GENERAL)
     results = hand_mutants(folder, style, edits, simulator=simulator, progress=progress, clock=clock.part(2))
     with scratch_folder() as scratch:
-        sources = reference_files(style, manifest)
+        sources = reference_files(style, folder)
         for name, text in sources.items():
             (scratch / name).write_text(text)
         found = _reference_streams(folder, style)

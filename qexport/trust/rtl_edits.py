@@ -2,12 +2,15 @@
 
 `old` is text that stands once in the file; the part between « and » is what `new` replaces. `when` says for which
 layers the edit changes anything at all: `f` has the parameters of the array by their names, and IMAGES, OX, OUTPUTS
-(positions) and HAS_OUTPUT.
+(positions), HAS_BIAS (in the accumulator) and POOLS.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
+
+from qexport.bench.rtl import Stage
+from qexport.core.steps import Add, Bias, Clamp, Multiply, Relu, ShiftRight, Threshold
 
 
 @dataclass(frozen=True)
@@ -31,71 +34,111 @@ def _starts_inside(f: SimpleNamespace) -> bool:
     return any((oy > 0 or not f.PAD_TOP) and (ox > 0 or not f.PAD_LEFT) for oy, ox in starts)
 
 
-SHARED = (
-    # --- bias, ReLU, requantization ---
-    Edit("relu-missing", "results.sv", "relu = «accumulator[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : accumulator»;",
-         "accumulator", "negative accumulators pass the ReLU"),
-    Edit("relu-inverted", "results.sv", "relu = «accumulator[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : accumulator»;",
-         "accumulator[ACC_WIDTH-1] ? accumulator : {ACC_WIDTH{1'b0}}", "the ReLU keeps the negative ones"),
-    Edit("relu-absolute", "results.sv", "relu = «accumulator[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : accumulator»;",
-         "accumulator[ACC_WIDTH-1] ? -accumulator : accumulator", "absolute value in place of the ReLU"),
-    Edit("relu-before-bias", "results.sv", "relu = «accumulator[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : accumulator»;",
-         "sums[c*ACC_WIDTH+ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : accumulator", "the sign is taken before the bias",
-         when=lambda f: f.HAS_BIAS),
-    Edit("relu-word-raw", "results.sv", "«RELU_BITS'(relu)»", "RELU_BITS'(accumulator)",
+_WIDTH = "[c*ACC_WIDTH +: ACC_WIDTH]"
+_SUM = f"wire signed [ACC_WIDTH-1:0] v = «data0{_WIDTH}»;"
+_RELU = "code = «value[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : value»;"
+_ACCUMULATOR = f"next_data1{_WIDTH} = «sum»;"
+_RESULTS = (  # of results.sv, whatever the steps
+    Edit("relu-missing", "results.sv", _RELU, "value", "negative accumulators pass the ReLU"),
+    Edit("relu-inverted", "results.sv", _RELU, "value[ACC_WIDTH-1] ? value : {ACC_WIDTH{1'b0}}",
+         "the ReLU keeps the negative ones"),
+    Edit("relu-absolute", "results.sv", _RELU, "value[ACC_WIDTH-1] ? -value : value",
+         "absolute value in place of the ReLU"),
+    Edit("relu-before-bias", "results.sv", _RELU, "data0[c*ACC_WIDTH+ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : value",
+         "the sign is taken before the bias", when=lambda f: f.HAS_BIAS),
+    Edit("relu-word-raw", "results.sv", "«RELU_BITS'(code)»", "RELU_BITS'(value)",
          "the ReLU stream carries accumulators"),
-    Edit("accumulator-word-relu", "results.sv", "«ACCUMULATOR_BITS'(accumulator)»", "ACCUMULATOR_BITS'(relu)",
+    Edit("accumulator-word-relu", "results.sv", "«ACCUMULATOR_BITS'(code)»",
+         "ACCUMULATOR_BITS'(value[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : value)",
          "the accumulator stream carries ReLU values"),
-    Edit("accumulator-zero-extended", "results.sv", "«ACCUMULATOR_BITS'(accumulator)»",
-         "ACCUMULATOR_BITS'($unsigned(accumulator))", "the accumulator is not sign-extended to its word",
-         when=lambda f: f.ACCUMULATOR_BITS > f.ACC_WIDTH),
-    Edit("accumulator-narrow", "results.sv", "accumulator = «sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code)»;",
-         "ACC_WIDTH'($signed((ACC_WIDTH-1)'(sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code))))",
+    Edit("accumulator-zero-extended", "results.sv", "«ACCUMULATOR_BITS'(code)»", "ACCUMULATOR_BITS'($unsigned(code))",
+         "the accumulator is not sign-extended to its word", when=lambda f: f.ACCUMULATOR_BITS > f.ACC_WIDTH),
+    Edit("accumulator-narrow", "results.sv", _ACCUMULATOR, "ACC_WIDTH'($signed((ACC_WIDTH-1)'(sum)))",
          "the accumulator is a bit too narrow and wraps"),
-    Edit("bias-missing", "results.sv", "accumulator = «sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code)»;",
-         "sums[c*ACC_WIDTH +: ACC_WIDTH]", "no bias", when=lambda f: f.HAS_BIAS),
-    Edit("bias-subtracted", "results.sv", "accumulator = «sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code)»;",
-         "sums[c*ACC_WIDTH +: ACC_WIDTH] - ACC_WIDTH'(bias_code)", "bias subtracted", when=lambda f: f.HAS_BIAS),
-    Edit("columns-reversed", "results.sv", "accumulator = «sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code)»;",
-         "sums[(COL-1-c)*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code)", "columns in reverse order",
+    Edit("bias-missing", "results.sv", "sum = «v + ACC_WIDTH'(bias)»;", "v", "no bias", when=lambda f: f.HAS_BIAS),
+    Edit("bias-subtracted", "results.sv", "sum = «v + ACC_WIDTH'(bias)»;", "v - ACC_WIDTH'(bias)", "bias subtracted",
+         when=lambda f: f.HAS_BIAS),
+    Edit("columns-reversed", "results.sv", _SUM, "data0[(COL-1-c)*ACC_WIDTH +: ACC_WIDTH]", "columns in reverse order",
          when=lambda f: f.COL > 1),
-    Edit("column-stuck", "results.sv", "accumulator = «sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code)»;",
-         "(c == 0 ? {ACC_WIDTH{1'b0}} : sums[c*ACC_WIDTH +: ACC_WIDTH]) + ACC_WIDTH'(bias_code)",
+    Edit("column-stuck", "results.sv", _SUM, f"(c == 0 ? {{ACC_WIDTH{{1'b0}}}} : data0{_WIDTH})",
          "the sums of column 0 are stuck at 0"),
-    Edit("sum-bit-stuck", "results.sv", "accumulator = «sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code)»;",
-         "(sums[c*ACC_WIDTH +: ACC_WIDTH] | ACC_WIDTH'(c == 0)) + ACC_WIDTH'(bias_code)",
+    Edit("sum-bit-stuck", "results.sv", _SUM, f"(data0{_WIDTH} | ACC_WIDTH'(c == 0))",
          "the lowest bit of column 0 is stuck at 1"),
-    Edit("bias-tile", "results.sv", ".read(1'b1), .read_addr(«ot»)", "0", "the bias is that of the first tile",
-         when=lambda f: f.HAS_BIAS and f.OC > f.COL),
+    Edit("bias-tile", "results.sv", ".read(advance), .read_addr(«32'(next_ot0)»), .read_data(biases)", "0",
+         "the bias is that of the first tile", when=lambda f: f.HAS_BIAS and f.OC > f.COL),
     Edit("bias-late", "results.sv", ".write(bias_write), .write_addr(«bias_addr»)", "bias_addr + 1",
          "biases are written one address off", when=lambda f: f.HAS_BIAS and f.OC > f.COL),
-    Edit("rounding-down", "results.sv", "scaled = «(64'(relu) * MUL + (64'd1 << (SHIFT - 1))) >> SHIFT»;",
-         "(64'(relu) * MUL) >> SHIFT", "requantization truncates", when=lambda f: f.HAS_OUTPUT),
-    Edit("rounding-up", "results.sv", "scaled = «(64'(relu) * MUL + (64'd1 << (SHIFT - 1))) >> SHIFT»;",
-         "(64'(relu) * MUL + (64'd1 << SHIFT) - 64'd1) >> SHIFT", "requantization rounds up",
-         when=lambda f: f.HAS_OUTPUT),
-    Edit("shift-short", "results.sv", "scaled = «(64'(relu) * MUL + (64'd1 << (SHIFT - 1))) >> SHIFT»;",
-         "(64'(relu) * MUL + (64'd1 << (SHIFT - 1))) >> (SHIFT - 1)", "the shift is one short",
-         when=lambda f: f.HAS_OUTPUT),
-    Edit("scale-small", "results.sv", "scaled = «(64'(relu) * MUL + (64'd1 << (SHIFT - 1))) >> SHIFT»;",
-         "(64'(relu) * (MUL - (MUL >> 3)) + (64'd1 << (SHIFT - 1))) >> SHIFT", "mul is an eighth too small",
-         when=lambda f: f.HAS_OUTPUT),
-    Edit("requantized-before-relu", "results.sv", "scaled = «(64'(relu) * MUL + (64'd1 << (SHIFT - 1))) >> SHIFT»;",
-         "(64'(accumulator) * MUL + (64'd1 << (SHIFT - 1))) >> SHIFT", "requantization takes the value before the ReLU",
-         when=lambda f: f.HAS_OUTPUT),
-    Edit("clip-missing", "results.sv", "code = «scaled > 64'(OUTPUT_MAX) ? 64'(OUTPUT_MAX) : scaled»;", "scaled",
-         "codes past the largest wrap", when=lambda f: f.HAS_OUTPUT),
-    Edit("clip-low", "results.sv", "code = «scaled > 64'(OUTPUT_MAX) ? 64'(OUTPUT_MAX) : scaled»;",
-         "scaled >= 64'(OUTPUT_MAX) ? 64'(OUTPUT_MAX - 1) : scaled", "the largest code is one less",
-         when=lambda f: f.HAS_OUTPUT),
-    Edit("output-lane-stuck", "results.sv", "«OUTPUT_BITS'(code)»", "OUTPUT_BITS'(c == COL-1 ? 64'd0 : code)",
-         "the last lane of the output is stuck at 0", when=lambda f: f.HAS_OUTPUT),
-    Edit("accumulator-unheard", "results.sv", "free = «accumulator_free && relu_free && output_free»;",
-         "relu_free && output_free", "nobody waits for the accumulator stream"),
-    Edit("relu-unheard", "results.sv", "free = «accumulator_free && relu_free && output_free»;",
-         "accumulator_free && output_free", "nobody waits for the ReLU stream"),
-    Edit("output-unheard", "results.sv", "free = «accumulator_free && relu_free && output_free»;",
-         "accumulator_free && relu_free", "nobody waits for the output stream", when=lambda f: f.HAS_OUTPUT),
+)  # fmt: skip
+
+
+def behind(stages: Sequence[Stage], streams: Sequence[str]) -> tuple[Edit, ...]:
+    """The mutants of results.sv, the text of which follows from the steps and from the streams of results."""
+    free = " && ".join(f"{name}_free" for name in streams)
+    unheard = (
+        Edit(f"{name}-unheard", "results.sv", f"free = «{free}»;",
+             " && ".join(f"{other}_free" for other in streams if other != name) or "1'b1",
+             f"nobody waits for the stream {name}")
+        for name in streams
+    )  # fmt: skip
+    steps = (edit for number, stage in enumerate(stages, 1) for edit in _of_step(number, stage))
+    stuck = Edit("output-lane-stuck", "results.sv", "«OUTPUT_BITS'(code)»",
+                 "(c == COL-1 ? {OUTPUT_BITS{1'b0}} : OUTPUT_BITS'(code))",
+                 "the last lane of the output is stuck at 0")  # fmt: skip
+    return (*_RESULTS, *steps, *([stuck] if "output" in streams else []), *unheard)
+
+
+def _of_step(number: int, stage: Stage) -> Iterator[Edit]:
+    """Mistakes that are made with a step."""
+    width, value = stage.width, stage.value
+    whole = f"{width}'(v)"
+
+    def edit(
+        name: str, new: str, what: str, old: str = f"next_data{number}[c*{width} +: {width}] = «{value}»;"
+    ) -> Edit:
+        return Edit(f"{stage.name}-{name}", "results.sv", old, new, f"step {stage.name}: {what}")
+
+    match stage.step:
+        case Multiply():
+            yield edit("small", f"{value} - ({value} >>> 3)", "the product is an eighth too small")
+        case Add() if stage.step.arrays["value"].any():
+            yield edit("missing", whole, "nothing is added")
+        case ShiftRight() if stage.step.arrays["by"].all():
+            (line,) = (line for line in stage.lines if " below = " in line)
+            amount = line.split(" >>> ")[1].removesuffix(";")
+            yield edit("short", f"v >>> ({amount} - 1'b1)", "the shift is one short", f"below = «v >>> {amount}»;")
+            if stage.step.round == "floor":
+                yield edit("up", f"{value} + {width}'(1)", "it rounds up")
+            else:
+                yield edit("down", f"{width}'(below)", "it rounds down")
+        case Relu() if stage.reach[0] < 0:
+            yield edit("missing", whole, "negative values pass")
+        case Clamp(low=low, high=high):
+            if stage.reach[0] < low:
+                yield edit("low-missing", value.replace("under ?", "1'b0 ?"), "small ones pass")
+            if stage.reach[1] > high:
+                yield edit("high-missing", value.replace("over ?", "1'b0 ?"), "large ones pass")
+                yield edit("high-less", f"{value} - {width}'(over)", "what is clipped is one less")
+        case Threshold():
+            (line,) = (line for line in stage.lines if " <= wide)" in line)
+            level = line[line.index("(") + 1 : line.index(" <= wide)")]
+            yield edit("late", f"{level} < wide", "a level is reached one too late", f"if («{level} <= wide»)")
+            yield edit("turned", f"~{value}", "codes fall")
+        case Bias():
+            yield edit("missing", whole, "no bias")
+
+
+SHARED = (
+    # --- pools ---
+    Edit("pool-least", "max_pool.sv", "larger = x_opens[s] || «value > largest» ?", "value < largest",
+         "the least along a row", when=lambda f: f.POOLS),
+    Edit("pool-open-late", "max_pool.sv", "larger = «x_opens[s]» || value > largest ?", "1'b0",
+         "the largest of a row is that of windows before, too", when=lambda f: f.POOLS),
+    Edit("pool-rows-least", "max_pool.sv", "row_opens[s] || «value > old» ?", "value < old",
+         "the least down the rows", when=lambda f: f.POOLS),
+    Edit("pool-rows-old", "max_pool.sv", "«row_opens[s]» || value > old ?", "1'b0",
+         "the largest down the rows is that of windows before, too", when=lambda f: f.POOLS),
+    Edit("pool-last", "max_pool.sv", "next_last = «place_last && 32'(row_ot) == OT - 1»;", "place_last && 1'b0",
+         "the last pooled word is not marked", when=lambda f: f.POOLS),
     # --- streams ---
     Edit("beat-overwritten", "stream_out.sv", "free = «!tvalid || tready»;", "1'b1",
          "a beat that waits is overwritten by the next one"),
@@ -223,7 +266,8 @@ WS = (
     Edit("stride-long", "tap_scan.sv", "gap <= gap == 0 ? «BITS'(STRIDE - 1)» :", "BITS'(STRIDE)",
          "the stride is one too long", when=lambda f: f.OUTPUTS > 1),
     Edit("outputs-too-many", "tap_scan.sv", "meets = gap == 0 && «out < OUT»;", "out <= OUT",
-         "a psum past the last output is added", when=lambda f: f.KH * f.KW > 1),
+         "a psum past the last output is added",
+         when=lambda f: f.KW > 1 and f.OX * f.STRIDE_X - f.PAD_LEFT < f.IX and f.OUTPUTS > f.OX),
     Edit("row-not-restarted", "tap_scan.sv", "if («restart || (step && last)») begin", "restart",
          "the scan does not start again behind a row", when=lambda f: f.OUTPUTS > 1),
     Edit("tap-stale", "tap_scan.sv", "if («restart || (step && last)») begin", "step && last",
@@ -403,9 +447,9 @@ OS = (
          "the stride is left out", when=lambda f: f.STRIDE_X > 1 and f.OUTPUTS > 1),
     Edit("column-place", "os_array.sv", ".px(«32'(ox) * STRIDE_X + kw * DILATION_X»)",
          "32'(ox) * STRIDE_X + kw * DILATION_X + 1", "the input column is one off"),
-    Edit("last-each-tile", "os_array.sv", "sum_last = «ot_last && positions_done»;", "ot_last",
+    Edit("last-each-tile", "os_array.sv", "sums_last = «ot_last && positions_done»;", "ot_last",
          "every result of the last tile is marked as the last", when=lambda f: f.OUTPUTS > 1),
-    Edit("last-position-missing", "os_array.sv", ".valid(«draining && exists»)",
+    Edit("last-position-missing", "os_array.sv", "sums_valid = «draining && exists»;",
          "draining && exists && !positions_done", "the last position is not delivered"),
     Edit("results-unheard", "os_array.sv", "advance = «results_free»;", "1'b1", "nobody waits for the results"),
 )  # fmt: skip

@@ -27,7 +27,6 @@ from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import operation, require
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
-from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Layout
 from qexport.layout.paths import MANIFEST
 from qexport.layout.toml import load_layout
@@ -360,11 +359,11 @@ def _flipped(data: bytes, bit: int) -> bytes:
 
 def _line_changes(path: str, data: bytes, entry: MemoryEntry, rng: np.random.Generator) -> Iterator[_Change]:
     """A word's line dropped, doubled, swapped with another, too wide, with an X; and a header too many."""
-    format_ = FORMATS[entry.radix]
+    format_ = entry.format
     if not format_.word_lines:
         return
     lines = data.split(b"\n")
-    words = range(len(entry.header) + format_.preamble, len(lines) - 1)
+    words = [at for at in range(len(entry.header) + format_.preamble, len(lines) - 1) if lines[at].strip()]
     at = int(rng.choice(words))
     word = lines[at]
     column = int(rng.integers(len(word)))

@@ -44,7 +44,7 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
         bias = rng.integers(-span, span + 1, layer.out_channels)
     source = Source(seed=seed, stimulus=STIMULUS)
     blank = np.zeros((1, layer.in_channels, *plane), np.int64)
-    draft = LayerCapture(layer, formats, weight, blank, bias, source=source)
+    draft = LayerCapture(layer, formats, weight, blank, bias, source=source, steps=like.steps)
 
     rows, cols = layer.output_plane(plane)
     corners = [(oy, ox) for oy in (0, rows - 1) for ox in (0, cols - 1)]
@@ -58,8 +58,8 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
     spots += _furthest(draft)
     windows = [[sheets.window(group, position) for position in spots] for group in range(layer.groups)]
     channels = rng.permutation(layer.out_channels)
-    for number, target in enumerate(_targets(operation(draft, None))):
-        for channel in np.roll(channels, -number)[:_TRIES].tolist():
+    for number, (wanted, target) in enumerate(_targets(operation(draft, None))):
+        for channel in np.roll(channels, -number)[:_TRIES].tolist() if wanted is None else [wanted] * _TRIES:
             group = channel // (layer.out_channels // layer.groups)
             if sheets.aim(windows[group], weight[channel], target - (0 if bias is None else int(bias[channel]))):
                 break
@@ -71,7 +71,7 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
                 break
             sheets.add()
         strength.add(Golden(replace(draft, input=sheets.images[number][np.newaxis])))
-    return LayerCapture(layer, formats, weight, np.stack(sheets.images), bias, source=source)
+    return replace(draft, input=np.stack(sheets.images))
 
 
 def _weights(rng: np.random.Generator, layer: ConvGeometry, fmt: IntFormat) -> tuple[Int64, Int64]:
@@ -120,17 +120,26 @@ def _furthest(draft: LayerCapture) -> Iterator[tuple[int, int]]:
         yield oy, ox
 
 
-def _targets(facts: Convolution) -> Iterator[int]:
-    """Accumulators that must not be wrong by one: around 0, ties, and both sides of each edge of the output's codes."""
-    yield from (-1, 0, 1)
-    if (requantizer := facts.requantizer) is None:
+def _targets(facts: Convolution) -> Iterator[tuple[int | None, int]]:
+    """(channel, accumulator) pairs that must not be wrong by one; None: of whatever channel.
+
+    Those around 0, ties, both sides of each edge between two codes; then what else a wrong step may show.
+    """
+    yield from ((None, value) for value in (-1, 0, 1))
+    chain = facts.chain
+    if chain is None:
         return
-    yield from requantizer.ties
-    for code in range(1, requantizer.qmax + 1):
-        first = requantizer.first(code)
-        if first > facts.bounds[1]:
-            return
-        yield from (first - 1, first)
+    alike = not any(array.ndim for step in chain.steps for array in step.arrays.values())
+    found: list[list[tuple[int | None, int]]] = [[], []]
+    for channel in range(facts.start.channels):
+        edges = chain.edges(channel)
+        codes = chain.behind(channel, edges)
+        jumps = (np.diff(codes) != 0) & (np.diff(edges) == 1)
+        near = np.concatenate([jumps, [False]]) | np.concatenate([[False], jumps])
+        for values, those in zip((edges[near], edges[~near]), found, strict=True):
+            those += [(None if alike else channel, value) for value in values.tolist()]
+    ties: list[tuple[int | None, int]] = [(None if alike else channel, value) for channel, value in facts.ties]
+    yield from dict.fromkeys((*ties, *found[0], *found[1]))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 // Counts 0 .. SIZE-1 along one axis, one step at a time, and starts again behind the last.
 // Nested loops are chains of it: an outer axis steps when the inner one steps at its last place.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module axis #(
   parameter int SIZE = 2
@@ -20,3 +21,5 @@ module axis #(
     if (rst || (step && last)) count <= 0;
     else if (step) count <= count + 1'b1;
 endmodule
+
+`default_nettype wire

@@ -1,6 +1,7 @@
 // Visits the groups that the columns of output tile `ot` belong to, in ascending order, again and again.
 // The division is by a constant, and gone where there is one group.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module group_scan #(
   parameter int COL    = 8,
@@ -31,3 +32,5 @@ module group_scan #(
     end
   endgenerate
 endmodule
+
+`default_nettype wire

@@ -3,6 +3,7 @@
 // One bank for each lane, because a group may begin in the middle of a word: then the lanes in front of its first
 // channel come from the word behind, and the lanes are turned.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module input_buffer #(
   parameter int ROW      = 8,
@@ -64,3 +65,5 @@ module input_buffer #(
       turned <= ($clog2(ROW + 1))'(turn);
     end
 endmodule
+
+`default_nettype wire

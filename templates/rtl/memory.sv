@@ -1,6 +1,7 @@
 // A memory with one write and one read port, both clocked: what FPGA tools infer a block RAM from.
 // Reading an address in the cycle in which it is written gives the old word.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module memory #(
   parameter int WIDTH = 8,
@@ -25,3 +26,5 @@ module memory #(
     if (read) read_data <= words[ADDR_BITS'(read_addr)];
   end
 endmodule
+
+`default_nettype wire

@@ -8,6 +8,7 @@
 // All columns of a tile see the same activations. Where they belong to several groups, the groups' channels stream one
 // after the other, and the columns of other groups get weights 0.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module os_array #(
   parameter int ROW              = 8,
@@ -31,46 +32,30 @@ module os_array #(
   parameter int WEIGHT_SIGNED    = 1,
   parameter int INPUT_BITS       = 4,
   parameter int INPUT_SIGNED     = 0,
-  parameter int HAS_BIAS         = 0,
-  parameter int BIAS_BITS        = 32,
-  parameter int ACC_WIDTH        = 16,   // bits that hold every accumulator; sums wrap to them
-  parameter int ACCUMULATOR_BITS = 16,
-  parameter int RELU_BITS        = 16,
-  parameter int OUTPUT_BITS      = 4,
-  parameter int OUTPUT_MAX       = 15,
-  parameter bit [63:0] MUL       = 64'd1,
-  parameter int SHIFT            = 1
+  parameter int ACC_WIDTH        = 16    // bits that hold every accumulator; sums wrap to them
 ) (
   input  wire                            clk,
   input  wire                            rst,
 
-  // words of the memories weight, bias and input (of one image), to be written while not busy
+  // words of the memories weight and input (of one image), to be written while not busy
   input  wire                            weight_write,
   input  wire [31:0]                     weight_addr,
   input  wire [ROW*WEIGHT_BITS-1:0]      weight_data,
-  input  wire                            bias_write,
-  input  wire [31:0]                     bias_addr,
-  input  wire [COL*BIAS_BITS-1:0]        bias_data,
   input  wire                            input_write,
   input  wire [31:0]                     input_addr,
   input  wire [ROW*INPUT_BITS-1:0]       input_data,
 
   input  wire                            start,     // hold it until busy
   output wire                            busy,
-  output wire                            finished,  // in the last busy cycle; the last results are valid a cycle later
+  output wire                            finished,  // in the last busy cycle, with the last sums
 
-  output wire                            accumulator_tvalid,
-  input  wire                            accumulator_tready,
-  output wire [COL*ACCUMULATOR_BITS-1:0] accumulator_tdata,
-  output wire                            accumulator_tlast,
-  output wire                            relu_tvalid,
-  input  wire                            relu_tready,
-  output wire [COL*RELU_BITS-1:0]        relu_tdata,
-  output wire                            relu_tlast,
-  output wire                            output_tvalid,
-  input  wire                            output_tready,
-  output wire [COL*OUTPUT_BITS-1:0]      output_tdata,
-  output wire                            output_tlast
+  // the sums of products behind it: word after word of COL sums, those of output tile sums_ot
+  output wire                            advance,      // every register holds but with it
+  input  wire                            results_free,
+  output wire                            sums_valid,
+  output wire                            sums_last,
+  output wire [31:0]                     sums_ot,
+  output wire [COL*ACC_WIDTH-1:0]        sums
 );
   localparam int ICG   = IC / GROUPS;
   localparam int OCG   = OC / GROUPS;
@@ -88,8 +73,7 @@ module os_array #(
   reg [1:0] state;
 
   // Every register of the pipeline holds while a result waits for its stream.
-  wire results_free;
-  wire advance = results_free;
+  assign advance = results_free;
   wire streaming = advance && state == STREAM;
   wire settling = advance && state == SETTLE;
   wire draining = advance && state == DRAIN;
@@ -160,7 +144,6 @@ module os_array #(
   wire [ROW*INPUT_BITS-1:0] activations;
   wire [ROW*INPUT_BITS-1:0] west;
   wire [COL*WEIGHT_BITS-1:0] north;
-  wire [COL*ACC_WIDTH-1:0] sums;
   wire [31:0] tap = ((ot * IT + it) * KH + kh) * KW + kw;
   wire [31:0] oc = ot * COL + slot;
   reg read_valid, read_group;  // the words were asked for; the column is of the group
@@ -200,19 +183,9 @@ module os_array #(
 
   // ---- results -------------------------------------------------------------------------------------------------------
 
-  wire sum_last = ot_last && positions_done;
-
-  results #(
-    .COL(COL), .OT(OT), .ACC_WIDTH(ACC_WIDTH), .HAS_BIAS(HAS_BIAS), .BIAS_BITS(BIAS_BITS),
-    .ACCUMULATOR_BITS(ACCUMULATOR_BITS), .RELU_BITS(RELU_BITS), .OUTPUT_BITS(OUTPUT_BITS), .OUTPUT_MAX(OUTPUT_MAX),
-    .MUL(MUL), .SHIFT(SHIFT)
-  ) result (
-    .clk(clk), .rst(rst), .bias_write(bias_write), .bias_addr(bias_addr), .bias_data(bias_data),
-    .advance(advance), .valid(draining && exists), .last(sum_last), .ot(ot), .sums(sums), .free(results_free),
-    .accumulator_tvalid(accumulator_tvalid), .accumulator_tready(accumulator_tready),
-    .accumulator_tdata(accumulator_tdata), .accumulator_tlast(accumulator_tlast),
-    .relu_tvalid(relu_tvalid), .relu_tready(relu_tready), .relu_tdata(relu_tdata), .relu_tlast(relu_tlast),
-    .output_tvalid(output_tvalid), .output_tready(output_tready), .output_tdata(output_tdata),
-    .output_tlast(output_tlast)
-  );
+  assign sums_valid = draining && exists;
+  assign sums_last = ot_last && positions_done;
+  assign sums_ot = ot;
 endmodule
+
+`default_nettype wire

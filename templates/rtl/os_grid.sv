@@ -3,6 +3,7 @@
 // With `shift_sum` the sums move north: the word at the north edge is that of row 0, then of row 1, ...; zeros follow,
 // so that after ROW shifts every element starts anew.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module os_grid #(
   parameter int ROW           = 8,
@@ -49,3 +50,5 @@ module os_grid #(
     end
   endgenerate
 endmodule
+
+`default_nettype wire

@@ -1,6 +1,7 @@
 // One element of the output-stationary array: it adds activation x weight to the sum that it keeps and hands the
 // activation to the east and the weight to the south, each a cycle later. `shift_sum` moves the sums north.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module os_pe #(
   parameter int WEIGHT_BITS   = 4,
@@ -36,3 +37,5 @@ module os_pe #(
       sum_north <= shift_sum ? sum_south : sum_north + SUM_BITS'(product);
     end
 endmodule
+
+`default_nettype wire

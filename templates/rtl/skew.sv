@@ -1,6 +1,7 @@
 // Delays lane i by i cycles (REVERSE: by LANES-1-i), so that words become the slanted fronts of a systolic array and
 // slanted fronts become words again.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module skew #(
   parameter int LANES   = 2,
@@ -28,3 +29,5 @@ module skew #(
     end
   endgenerate
 endmodule
+
+`default_nettype wire

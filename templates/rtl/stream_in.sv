@@ -1,6 +1,7 @@
 // Takes WORDS words of an AXI4-Stream and gives each its address; then `full`, until `clear`.
 // tready does not depend on tvalid. tlast is not looked at: the number of words is known.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module stream_in #(
   parameter int WORDS = 2
@@ -25,3 +26,5 @@ module stream_in #(
     if (rst || clear) full <= 1'b0;
     else if (write && last) full <= 1'b1;
 endmodule
+
+`default_nettype wire

@@ -2,6 +2,7 @@
 // The whole pipeline moves on with `advance`, which may be high only while every such register is `free`; so tvalid and
 // tdata come from flip-flops and stay as they are until tready.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module stream_out #(
   parameter int WIDTH = 8
@@ -30,3 +31,5 @@ module stream_out #(
     end
   end
 endmodule
+
+`default_nettype wire

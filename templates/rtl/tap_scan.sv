@@ -1,6 +1,7 @@
 // Walks one axis of the padded plane and says which output, if any, meets the given tap at this place: the places
 // tap * DILATION, tap * DILATION + STRIDE, ... belong to outputs 0, 1, ... This addresses the accumulator memory.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module tap_scan #(
   parameter int SIZE     = 6,  // padded places
@@ -35,3 +36,5 @@ module tap_scan #(
       if (gap == 0) count <= count + 1'b1;
     end
 endmodule
+
+`default_nettype wire

@@ -6,6 +6,7 @@
 // All columns of a tile see the same activations. Where they belong to several groups, each padded position is
 // streamed once for each group, and every column keeps the psum of its own.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module ws_array #(
   parameter int ROW              = 8,
@@ -29,51 +30,35 @@ module ws_array #(
   parameter int WEIGHT_SIGNED    = 1,
   parameter int INPUT_BITS       = 4,
   parameter int INPUT_SIGNED     = 0,
-  parameter int HAS_BIAS         = 0,
-  parameter int BIAS_BITS        = 32,
   parameter int ACC_WIDTH        = 16,   // bits that hold every accumulator; sums wrap to them
-  parameter int PSUM_BITS        = 16,
-  parameter int ACCUMULATOR_BITS = 16,
-  parameter int RELU_BITS        = 16,
-  parameter int OUTPUT_BITS      = 4,
-  parameter int OUTPUT_MAX       = 15,
-  parameter bit [63:0] MUL       = 64'd1,
-  parameter int SHIFT            = 1
+  parameter int PSUM_BITS        = 16
 ) (
   input  wire                            clk,
   input  wire                            rst,
 
-  // words of the memories weight, bias and input (of one image), to be written while not busy
+  // words of the memories weight and input (of one image), to be written while not busy
   input  wire                            weight_write,
   input  wire [31:0]                     weight_addr,
   input  wire [ROW*WEIGHT_BITS-1:0]      weight_data,
-  input  wire                            bias_write,
-  input  wire [31:0]                     bias_addr,
-  input  wire [COL*BIAS_BITS-1:0]        bias_data,
   input  wire                            input_write,
   input  wire [31:0]                     input_addr,
   input  wire [ROW*INPUT_BITS-1:0]       input_data,
 
   input  wire                            start,     // hold it until busy
   output wire                            busy,
-  output wire                            finished,  // in the last busy cycle; the last results are valid a cycle later
+  output wire                            finished,  // in the last busy cycle, with the last sums
 
   output wire                            psum_tvalid,
   input  wire                            psum_tready,
   output wire [COL*PSUM_BITS-1:0]        psum_tdata,
   output wire                            psum_tlast,
-  output wire                            accumulator_tvalid,
-  input  wire                            accumulator_tready,
-  output wire [COL*ACCUMULATOR_BITS-1:0] accumulator_tdata,
-  output wire                            accumulator_tlast,
-  output wire                            relu_tvalid,
-  input  wire                            relu_tready,
-  output wire [COL*RELU_BITS-1:0]        relu_tdata,
-  output wire                            relu_tlast,
-  output wire                            output_tvalid,
-  input  wire                            output_tready,
-  output wire [COL*OUTPUT_BITS-1:0]      output_tdata,
-  output wire                            output_tlast
+  // the sums of products behind it: word after word of COL sums, those of output tile sums_ot
+  output wire                            advance,      // every register holds but with it
+  input  wire                            results_free,
+  output wire                            sums_valid,
+  output wire                            sums_last,
+  output wire [31:0]                     sums_ot,
+  output wire [COL*ACC_WIDTH-1:0]        sums
 );
   localparam int ICG = IC / GROUPS;
   localparam int OCG = OC / GROUPS;
@@ -91,8 +76,8 @@ module ws_array #(
   reg [1:0] state;
 
   // Every register of the pipeline holds while a result waits for its stream.
-  wire psum_free, results_free;
-  wire advance = psum_free && results_free;
+  wire psum_free;
+  assign advance = psum_free && results_free;
 
   // ---- passes: for ot, it, kh, kw ------------------------------------------------------------------------------------
 
@@ -194,7 +179,7 @@ module ws_array #(
   reg [COL*SUM_BITS-1:0] psum;
   reg psum_valid, psum_last, meets, sum_last;
   reg [31:0] address;
-  wire [COL*ACC_WIDTH-1:0] accumulators, sums;
+  wire [COL*ACC_WIDTH-1:0] accumulators;
 
   always @(posedge clk)
     if (rst) psum_valid <= 1'b0;
@@ -232,17 +217,9 @@ module ws_array #(
     .clk(clk), .rst(rst), .advance(advance), .valid(psum_valid), .data(psum_word), .last(psum_last),
     .free(psum_free), .tvalid(psum_tvalid), .tready(psum_tready), .tdata(psum_tdata), .tlast(psum_tlast)
   );
-  results #(
-    .COL(COL), .OT(OT), .ACC_WIDTH(ACC_WIDTH), .HAS_BIAS(HAS_BIAS), .BIAS_BITS(BIAS_BITS),
-    .ACCUMULATOR_BITS(ACCUMULATOR_BITS), .RELU_BITS(RELU_BITS), .OUTPUT_BITS(OUTPUT_BITS), .OUTPUT_MAX(OUTPUT_MAX),
-    .MUL(MUL), .SHIFT(SHIFT)
-  ) result (
-    .clk(clk), .rst(rst), .bias_write(bias_write), .bias_addr(bias_addr), .bias_data(bias_data),
-    .advance(advance), .valid(add && last_pass), .last(sum_last), .ot(ot), .sums(sums), .free(results_free),
-    .accumulator_tvalid(accumulator_tvalid), .accumulator_tready(accumulator_tready),
-    .accumulator_tdata(accumulator_tdata), .accumulator_tlast(accumulator_tlast),
-    .relu_tvalid(relu_tvalid), .relu_tready(relu_tready), .relu_tdata(relu_tdata), .relu_tlast(relu_tlast),
-    .output_tvalid(output_tvalid), .output_tready(output_tready), .output_tdata(output_tdata),
-    .output_tlast(output_tlast)
-  );
+  assign sums_valid = add && last_pass;
+  assign sums_last = sum_last;
+  assign sums_ot = ot;
 endmodule
+
+`default_nettype wire

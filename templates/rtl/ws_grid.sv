@@ -3,6 +3,7 @@
 // A word of activations enters at the west edge, row r delayed by r; the psums leave at the south edge, and the columns
 // are aligned again: psums come ROW + COL - 1 cycles after their activations.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module ws_grid #(
   parameter int ROW           = 8,
@@ -55,3 +56,5 @@ module ws_grid #(
     end
   endgenerate
 endmodule
+
+`default_nettype wire

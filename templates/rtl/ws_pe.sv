@@ -1,6 +1,7 @@
 // One element of the weight-stationary array: it keeps a weight, adds activation x weight to the psum from the north
 // and hands the activation to the east and the psum to the south, each a cycle later.
 `timescale 1ns / 1ps
+`default_nettype none
 
 module ws_pe #(
   parameter int WEIGHT_BITS   = 4,
@@ -31,3 +32,5 @@ module ws_pe #(
       psum_south <= psum_north + SUM_BITS'(product);
     end
 endmodule
+
+`default_nettype wire

@@ -26,7 +26,7 @@ from qexport.core.codes import CodeFormat
 from qexport.errors import QexportError
 from qexport.layout.toml import PRESETS, layout_text, parse_layout, preset_names
 from qexport.sim.registry import SIMULATORS
-from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.conftest import CONV_PRESETS, cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.judges import decoder
 
 WEIGHT = "(ot col) (it row) kh kw -> | ot it kh kw col | ~row"
@@ -168,7 +168,7 @@ def test_show_of_a_damaged_or_missing_file_ends_with_1(tmp_path: Path) -> None:
 # --- layouts --------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", preset_names())
+@pytest.mark.parametrize("name", CONV_PRESETS)
 def test_layout_show_draws_every_memory_of_a_preset(name: str) -> None:
     result = cli("layout", "show", name)
     assert result.exit_code == 0
@@ -320,13 +320,14 @@ def test_a_set_without_any_memory_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "o").exists()
 
 
-def test_an_output_that_cannot_be_had_is_said_with_the_reason(tmp_path: Path) -> None:
+def test_an_output_that_cannot_be_had_is_refused_with_the_reason_and_a_remedy(tmp_path: Path) -> None:
     formats = msgspec.structs.replace(
-        make_capture().formats, output=CodeFormat(bits=4, signed=False, scale=1.0)
-    )  # 0.125 an accumulator: every eighth one lies on an edge, and half to even has no mul and shift
+        make_capture().formats, output=CodeFormat(bits=9, signed=False, scale=0.25)
+    )  # 0.125 an accumulator: every second one lies on an edge, half to even has no integers, and a table 8 bits
     path = tmp_path / "c.safetensors"
     path.write_bytes(replace(make_capture(), formats=formats).to_bytes())
-    result = cli("dump", "--capture", path, "--out", tmp_path / "o")
-    assert result.exit_code == 0
-    assert "no tensor 'output', although the capture gives its format: no integers mul and shift" in result.stderr
+    fails(cli("dump", "--capture", path, "--out", tmp_path / "o"), "no integers multiply", "--round half_up")
+    assert not (tmp_path / "o").exists()
+    result = cli("dump", "--capture", path, "--out", tmp_path / "o", "--round", "half_up")
+    assert result.exit_code == 0, result.stderr
     assert decoder.check(tmp_path / "o" / "features_33") == []

@@ -246,9 +246,14 @@ BAD: dict[str, tuple[bytes, str]] = {
     "scale of each input channel": (stored(formats__input__scale=[0.5, 0.5]), "input: scale must be one number"),
     "scales of other channels": (stored(formats__weight__scale=[0.5]), "formats.weight has 1 scales; layer conv has 2"),
     "scale of one channel zero": (stored(formats__weight__scale=[0.5, 0.0]), "scale: 0.0"),
-    "signed output": (
-        stored(formats__output={"bits": 4, "signed": True, "scale": 0.5}), "codes behind a ReLU are unsigned",
+    "output of 17 bits": (
+        stored(formats__output={"bits": 17, "signed": True, "scale": 0.5}), "more than 2^16 codes",
     ),
+    "steps that are none": (stored(steps={}), "steps"),
+    "unknown step": (stored(steps=[{"op": "softmax"}]), "step 0: op 'softmax' is not known"),
+    "step with a graph": (stored(steps=[{"op": "relu", "from": "x"}]), "step 0: from is reserved"),
+    "ties of no channel": (stored(ties=[[2, 0]]), "ties name channel 2 of 2"),
+    "departs below 0": (stored(departs={"accumulators": -1, "codes": 0}), "departs"),
     "unknown key of the source": (stored(source__path="x"), "path"),
     "unknown kind": (stored(layer__kind="conv3d"), "conv3d"),
     "kind that is a list": (stored(layer__kind=[]), "layer kind: []"),

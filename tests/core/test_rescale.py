@@ -439,8 +439,14 @@ def test_what_cannot_be_done_is_said_in_one_line() -> None:
         Hardware(mul_bits=63)
     with pytest.raises(QexportError, match=rf"shift-max: {MAX_SHIFT + 1} is outside 0\.\.{MAX_SHIFT}"):
         Hardware(shift_max=MAX_SHIFT + 1)
-    with pytest.raises(QexportError, match=r"channel 0: multiplier 9\.25 is beyond 7; use more --mul-bits"):
-        rescale(network(9.25, 0, -9, 9, -99, 99), Hardware(mul_bits=4))
-    with pytest.raises(QexportError, match=r"channel 0: multiplier 9\.25 is beyond 7; use more --mul-bits"):
-        rescale(network(9.25, 0, -9, 9, -99, 99), Hardware(mul_bits=4, power_of_two=True))
     assert Hardware() == ANY
+
+
+@pytest.mark.parametrize(("power", "by"), [(False, 7), (True, 4)])
+def test_a_multiplier_beyond_the_hardware_becomes_its_largest_and_departs(power: bool, by: int) -> None:
+    one = network(9.25, 0, -9, 9, -99, 99)
+    found = rescale(one, Hardware(mul_bits=4, power_of_two=power))
+    assert (found.steps[0].by, found.steps[2].by) == (by, 0)  # type: ignore[attr-defined]
+    accumulators = np.arange(-9, 10)
+    codes = run(found.steps, accumulators, one)
+    assert found.departs.sum() == sum(code != wanted(one, int(a)) for code, a in zip(codes, accumulators, strict=True))

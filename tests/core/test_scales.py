@@ -1,6 +1,7 @@
 """Scales of each output channel, and the codes that the next quantized layer receives."""
 
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,6 @@ from qexport.build.verify import verify
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat, Formats
 from qexport.core.golden import Golden
-from qexport.core.operations.registry import operation
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.paths import CAPTURE, MANIFEST
 from tests.build.test_verify import faults_of, read_json, reseal
@@ -98,9 +98,11 @@ def test_one_step_off_is_refused_in_whatever_channel(channel: int, tmp_path: Pat
     """Although the smallest of them is far below the tolerance of the others."""
     step = SCALES[channel] * INPUT_SCALE
     off = per_channel(**{f"c{channel}": step})
-    message = rf"differs from reference .* {step:.3g} at most \(must be below {step / 2:.3g}\)"
-    with pytest.raises(CheckFailed, match=message):
+    with pytest.raises(CheckFailed, match="differs from reference") as refused:
         dump(off, one_memory_layout(OUTPUT, "relu"), tmp_path)
+    figures = re.search(r"and (\S+) at most \(must be below (\S+)\)", str(refused.value))
+    assert figures is not None
+    assert [float(figure) for figure in figures.groups()] == pytest.approx([step, step / 2], rel=0.01)
     assert list(tmp_path.iterdir()) == []
     check_reference(Golden(per_channel(**{f"c{channel}": step * 0.45})))
 
@@ -142,19 +144,8 @@ def fake_quantized(capture: LayerCapture, step: float, output: CodeFormat) -> ND
     return np.minimum(np.rint(relu / output.scale), 2**output.bits - 1)
 
 
-@pytest.mark.parametrize(
-    ("change", "why"),
-    [
-        ({"scales": SCALES, "output": code(4, 9.7)}, "its weights have a scale for each channel"),
-        ({"scales": 0.25, "output": None}, "the next quantized layer's format, formats.output"),
-        ({"scales": 0.25, "output": code(4, 9.7), "relu": False}, "it needs a ReLU right behind the layer"),
-        ({"scales": 0.25, "output": code(4, 0.25)}, "no integers mul and shift round as the network does"),
-    ],
-)
-def test_a_layout_that_asks_for_output_where_there_is_none_is_refused_with_the_reason(
-    change: dict[str, Any], why: str, tmp_path: Path
-) -> None:
-    capture = scaled(make_capture(relu=change.get("relu", True)), change["scales"], change["output"])
+def test_a_layout_that_asks_for_output_where_there_is_none_is_refused_with_the_reason(tmp_path: Path) -> None:
+    capture = scaled(make_capture(), 0.25)
     (tmp_path / "c.safetensors").write_bytes(capture.to_bytes())
     asks, may = tmp_path / "asks.toml", tmp_path / "may.toml"
     text = f'[[memory]]\nname = "sums"\ntensor = "relu"\norder = "{OUTPUT}"\nfile = "r"\nradix = "hex"\n'
@@ -165,7 +156,7 @@ def test_a_layout_that_asks_for_output_where_there_is_none_is_refused_with_the_r
         result = cli(
             "dump", "--capture", tmp_path / "c.safetensors", "--layout", asks, "--out", tmp_path / "o", *arguments
         )
-        fails(result, "tensor 'output'", "features.33", why, "optional = true")
+        fails(result, "tensor 'output'", "features.33", "neither steps nor formats.output", "optional = true")
         assert not (tmp_path / "o").exists()
     result = cli("dump", "--capture", tmp_path / "c.safetensors", "--layout", may, "--out", tmp_path / "o")
     assert result.exit_code == 0, result.stderr
@@ -176,9 +167,30 @@ def test_a_layout_that_asks_for_output_where_there_is_none_is_refused_with_the_r
 def test_output_is_there_where_the_scales_of_all_channels_are_alike(tmp_path: Path) -> None:
     for number, scales in enumerate((0.25, (0.25,) * 8)):
         capture = scaled(make_capture(), scales, code(4, 9.7))
-        formats = read_json(checked_dump(capture, "default", tmp_path / str(number)))["formats"]["output"]
-        assert (formats["bits"], formats["signed"], formats["scale"]) == (4, False, 9.7)
-        assert formats["ties"] == [194, 582, 970]  # in decimals, 9.7 / 0.125 = 77.6 times 2.5, 7.5 and 12.5
+        document = read_json(checked_dump(capture, "default", tmp_path / str(number)))
+        assert document["formats"]["output"] == {"bits": 4, "signed": False, "scale": 9.7}
+        assert [step["op"] for step in document["steps"]] == ["multiply", "add", "shift_right", "clamp"]
+        ties = {tie for _, tie in document["ties"]}  # in decimals, 9.7 / 0.125 = 77.6 times 2.5, 7.5 and 12.5
+        assert ties == {194, 582, 970}
+
+
+SPREAD = [{"scales": SCALES}, {"scales": 0.25, "relu": False}, {"scales": 0.25, "output": code(4, 0.25)}]
+
+
+@pytest.mark.parametrize("change", SPREAD)
+def test_output_has_scales_of_each_channel_no_relu_and_ties_half_to_even(
+    change: dict[str, Any], tmp_path: Path
+) -> None:
+    """Each was refused when one multiplier behind a ReLU was all that there was."""
+    output = change.get("output", code(4, 9.7))
+    capture = scaled(make_capture(relu=change.get("relu", True)), change["scales"], output)
+    folder = checked_dump(capture, one_memory_layout(OUTPUT, "output", file="o.dec", radix="dec"), tmp_path)
+    stored = np.array([line.split() for line in (folder / "o.dec").read_text().splitlines()], np.int64)
+    codes = stored.reshape(2, 4, 4, 8).transpose(0, 3, 1, 2)
+    scales = np.broadcast_to(np.array(change["scales"]) * INPUT_SCALE, 8)[:, np.newaxis, np.newaxis]
+    real = Golden(capture).accumulator * scales / output.scale
+    np.testing.assert_array_equal(codes, np.clip(np.rint(real), 0, 15))
+    assert verify(folder).ok
 
 
 @settings(max_examples=cases(60))
@@ -194,39 +206,56 @@ def test_output_codes_are_those_of_a_fake_quantizer(
 ) -> None:
     output = code(bits, output_scale)
     capture = scaled(make_capture(seed=seed, plane=(3, 3), bias=bias), scale, output)
-    assume(operation(capture, None).has("output"))
+    assume(Golden(capture).accumulator.any())
     layout = one_memory_layout("n oc oy ox -> | n oy ox | ~oc", "output", file="o.dec", radix="dec")
     folder = checked_dump(capture, layout, tmp_path_factory.mktemp("set"))
     stored = np.array([line.split() for line in (folder / "o.dec").read_text().splitlines()], np.int64)
     codes = stored.reshape(2, 3, 3, 8)[..., ::-1].transpose(0, 3, 1, 2)
-    said = read_json(folder)["formats"]["output"]
-    relu = np.maximum(Golden(capture).accumulator, 0)
+    ties = [tie for _, tie in read_json(folder).get("ties", [])]
     quantized = fake_quantized(capture, scale * INPUT_SCALE, output)
-    sure = ~np.isin(relu, said["ties"])  # of a tie in decimals, floating point may make one or not
+    sure = ~np.isin(Golden(capture).accumulator, ties)  # of a tie in decimals, floating point may make one or not
     np.testing.assert_array_equal(codes[sure], quantized[sure])
-    formula = np.minimum((relu * said["mul"] + (1 << said["shift"] - 1)) >> said["shift"], 2**bits - 1)
-    np.testing.assert_array_equal(codes, formula)
 
 
 def test_ties_in_the_manifest_are_accumulators_halfway_between_two_codes(tmp_path: Path) -> None:
     capture = scaled(make_capture(plane=(3, 3)), 0.25, code(1, 2.0))  # a step of 1/16: 8 is half of a code
     document = read_json(checked_dump(capture, "default", tmp_path))
-    assert document["formats"]["output"]["ties"] == [8]
+    assert {tie for _, tie in document["ties"]} == {8}
     assert document["formats"]["accumulator"]["bounds"][1] > 8
 
 
-@pytest.mark.parametrize("key", ["mul", "shift", "scale", "bits", "ties"])
-def test_a_manifest_with_another_requantizer_is_found_even_with_all_sums_made_to_fit(key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("key", ["scale", "bits"])
+def test_a_manifest_with_another_output_format_is_found_although_all_sums_fit(key: str, tmp_path: Path) -> None:
     folder = checked_dump(scaled(make_capture(), 0.25, code(4, 9.7)), "default", tmp_path)
     formats = read_json(folder)["formats"]
-    formats["output"][key] = [8] if key == "ties" else formats["output"][key] + 1
+    formats["output"][key] += 1
     reseal(folder, formats=formats)
-    assert [(fault.file, fault.message) for fault in faults_of(folder)] == [
-        (MANIFEST, "formats.output differs from what the capture gives")
+    assert (MANIFEST, "formats.output differs from what the capture gives") in [
+        (fault.file, fault.message) for fault in faults_of(folder)
     ]
 
 
-@pytest.mark.parametrize("change", [{"bits": 17}, {"signed": True}, {"scale": [0.5] * 8}, {"scale": 0.0}])
+@pytest.mark.parametrize("at", range(4))
+def test_a_manifest_with_other_steps_is_found_even_with_all_sums_made_to_fit(at: int, tmp_path: Path) -> None:
+    folder = checked_dump(scaled(make_capture(), 0.25, code(4, 9.7)), "default", tmp_path)
+    steps = read_json(folder)["steps"]
+    field = ("by", "value", "by", "low")[at]
+    steps[at][field] += 1
+    reseal(folder, steps=steps)
+    assert (MANIFEST, "steps differ from what the capture gives") in [
+        (fault.file, fault.message) for fault in faults_of(folder)
+    ]
+
+
+def test_a_manifest_with_other_ties_is_found_even_with_all_sums_made_to_fit(tmp_path: Path) -> None:
+    folder = checked_dump(scaled(make_capture(), 0.25, code(4, 9.7)), "default", tmp_path)
+    reseal(folder, ties=[[0, 8]])
+    assert [(fault.file, fault.message) for fault in faults_of(folder)] == [
+        (MANIFEST, "ties differ from what the capture gives")
+    ]
+
+
+@pytest.mark.parametrize("change", [{"bits": 17}, {"bits": 33}, {"scale": [0.5] * 8}, {"scale": 0.0}])
 def test_a_format_of_output_that_cannot_be_is_refused_in_one_line(change: dict[str, Any], tmp_path: Path) -> None:
     data = scaled(make_capture(), 0.25, code(4, 9.7)).to_bytes()
     length = int.from_bytes(data[:8], "little")

@@ -110,7 +110,8 @@ def test_places_in_files_of_every_format(radix: str, tmp_path: Path) -> None:
     for step in explain(folder, 1, 5, 2, 0).steps:
         for place in step.weight_at:
             file, line, lane = place.rsplit(":", 2)
-            found = dissect(folder, manifest, file, int(line)).lanes[int(lane)]
+            [word] = dissect(folder, manifest, file, int(line))
+            found = word.lanes[int(lane)]
             assert found.index == {"oc": 5, "ic": step.ic, "kh": step.kh, "kw": step.kw}
             assert found.code == step.weight
 

@@ -1,9 +1,8 @@
 """An independent reader of vector sets, written from the contract alone; it shares no code with the producer.
 
-`decode` untiles a set's files; `check` also recomputes each tensor and says what differs."""
+`decode` untiles a set's files (notation.py); `check` also recomputes each tensor and says what differs."""
 import hashlib
 import json
-import math
 import re
 from pathlib import Path
 from typing import Any
@@ -12,87 +11,12 @@ import numpy as np
 import safetensors.numpy
 from numpy.typing import NDArray
 
+from tests.judges.arithmetic import expected
+from tests.judges.notation import code_range, decode, read_memory, read_order
+
 Json = dict[str, Any]
 Ints = NDArray[np.int64]
-TERM = r"(~?)(?:(\([\w ]+\)|\w+)[=:])?(\([\w ]+\)|\w+)"  # [~][joined= or name:] axis or (axes)
-
-def code_range(form: Json) -> tuple[int, int]:
-    return -(form["signed"] << form["bits"] - 1), (1 << form["bits"] - form["signed"]) - 1
-
-def read_terms(text: str) -> list[tuple[str, list[str], list[str]]]:
-    """The terms of a stage or group: '~' or '', what stands before '=' or ':', the axes."""
-    if re.sub(TERM + "| ", "", text):
-        raise ValueError(f"the order is unreadable at {text}")
-    return [(back, head.strip("()").split(), names.strip("()").split()) for back, head, names in re.findall(TERM, text)]
-
-def read_order(mem: Json, array: dict[str, int]) -> tuple[Ints, dict[str, int]]:
-    """Each element's flat place in the tensor [file, word, lane], -1 where filled; sizes of the file axes."""
-    *stages, right = mem["order"].split("->")
-    groups = [read_terms(part) for part in right.split("|")]
-    axes = [[a for _, _, parts in group for a in parts] for group in groups]
-    count, numbers = math.prod(mem["shape"]), [str(axis) for axis in range(len(mem["shape"]))]
-    size = dict(zip(numbers, mem["shape"], strict=True))  # of the axes at hand; then every element's index along each
-    index = dict(zip(numbers, np.indices(mem["shape"]).reshape(len(numbers), -1), strict=True))
-    for number, stage in enumerate(stages):
-        length, before, size, index = size, index, dict[str, int](), dict[str, Ints]()
-        rest = list(before)
-        for _, joined, parts in read_terms(stage):
-            flat, total = np.zeros(count, np.int64), 1
-            for axis in joined or (parts if number else parts[:1]):
-                axis = axis if number else rest[0]  # the tensor's axes come in their order
-                rest.remove(axis)
-                flat, total = flat * length[axis] + before[axis], total * length[axis]
-            given = math.prod(array.get(part, 1) for part in parts)
-            size |= {part: array.get(part, -(-total // given)) for part in parts}
-            for part in reversed(parts):
-                flat, index[part] = np.divmod(flat, size[part])
-            if flat.any() or (parts[-1] in axes[0] and math.prod(size[part] for part in parts) != total):
-                raise ValueError(f"{total} elements do not go into {parts}, or not evenly into its files")
-        if rest:
-            raise ValueError(f"stage {number} lacks {rest}")
-    if sorted(axis for group in axes for axis in group) != sorted(index) or any(back for back, _, _ in groups[0]):
-        raise ValueError("the order lacks an axis right of the arrow or reverses a file axis")
-    where = [np.zeros(count, np.int64) for _ in groups]
-    for spot, group in zip(where, groups, strict=True):
-        for back, axis in ((back, axis) for back, _, parts in group for axis in parts):
-            spot[:] = spot * size[axis] + (size[axis] - 1 - index[axis] if back else index[axis])
-    place = np.full([math.prod(size[axis] for axis in group) for group in axes], -1)
-    place[tuple(where)] = np.arange(count)
-    return place, {(*head, *parts)[0]: math.prod(size[a] for a in parts) for _, head, parts in groups[0]}
-
-def read_memory(root: Path, mem: Json, array: dict[str, int]) -> tuple[Ints, Ints, Ints]:
-    """The stored elements [file, word, lane], their places, the tensor that untiling gives (no offset)."""
-    place, axes = read_order(mem, array)
-    (files, words, lanes), bits, (low, high) = place.shape, mem["bits"], code_range(mem)
-    wide, header, rows = lanes * bits, "".join(line + "\n" for line in mem["header"]), list[list[int]]()
-    facts = [wide, int(np.sum(place < 0)), [words] * files, list(np.ndindex(*axes.values()))]
-    if facts != [mem["word_bits"], mem["fill"], [file["words"] for file in mem["files"]],
-                 [tuple(file["index"][a] for a in axes) for file in mem["files"]]]:
-        raise ValueError(f"word_bits, fill, words or file indices differ; they are {str(facts)[:200]}")
-    base, shifts = {"hex": 16, "bin": 2, "dec": 10}[mem["radix"]], range(wide - bits, -1, -bits)
-    top = "0123456789abcdef"[: 16 >> -wide % 4]  # what the first hex digit may be
-    form = {16: f"[{top}][0-9a-f]{{{-(-wide // 4) - 1}}}", 2: f"[01]{{{wide}}}",
-            10: " ".join(["(0|-?[1-9][0-9]*)"] * lanes)}[base]
-    for path in (file["path"] for file in mem["files"]):
-        text = (root / path).read_bytes().decode()
-        *lines, rest = text.removeprefix(header).split("\n")
-        bad = [line for line in lines if not re.fullmatch(form, line)] + [rest] * (rest != "")
-        if not text.startswith(header) or bad or len(lines) != words:
-            raise ValueError(f"{path}: {len(lines)} words for {words}, bad: {bad[:1]}, or another header")
-        if base == 10:
-            rows += [[int(value) for value in line.split(" ")] for line in lines]
-        else:
-            rows += [[((int(line, base) >> s) - low) % (1 << bits) + low for s in shifts] for line in lines]
-    if not all(low <= value <= high for row in rows for value in row):
-        raise ValueError(f"a number outside {low}..{high}")
-    stored, tensor = np.array(rows, np.int64).reshape(place.shape), np.zeros(mem["shape"], np.int64)
-    tensor.flat[place[place >= 0]] = stored[place >= 0] - mem["offset"]
-    return stored, place, tensor
-
-def decode(folder: str | Path) -> dict[str, Ints]:
-    """Memory name -> stored codes less the offset, in the tensor's axis order and shape."""
-    root, manifest = Path(folder), json.loads((Path(folder) / "manifest.json").read_bytes())
-    return {mem["name"]: read_memory(root, mem, manifest["array"])[2] for mem in manifest["memories"]}
+__all__ = ["check", "decode", "read_memory", "read_order"]
 
 def recompute(manifest: Json, capture: dict[str, Ints]) -> tuple[dict[str, Ints], Ints]:
     """Every tensor by its definition; the least and greatest accumulator at each output position."""
@@ -112,9 +36,17 @@ def recompute(manifest: Json, capture: dict[str, Ints]) -> tuple[dict[str, Ints]
     tensors |= {"input_padded": padded, "patches": padded[:, :, y, x], "accumulator": sums,
                 "acc_address": (((kh * KW + kw) * PY + y) * PX + x).transpose(2, 3, 0, 1),
                 "relu": np.maximum(sums, 0), "bias_folded": bias - zero * tensors["weight"].sum((1, 2, 3))}
-    if out := manifest["formats"].get("output"):
+    if "mul" in (out := manifest["formats"].get("output", {})):  # schema 1
         codes = tensors["relu"] * out["mul"] + 2 ** (out["shift"] - 1) >> out["shift"]
         tensors["output"] = codes.clip(max=2 ** out["bits"] - 1)
+    if "steps" in manifest:
+        codes = sums.swapaxes(0, 1)
+        for number, step in enumerate(manifest["steps"]):
+            for at, channel in enumerate(codes := codes.copy()):
+                given = {int(v): expected(step, int(v), at, int(bias[at])) for v in np.unique(channel)}
+                channel[:] = np.vectorize(given.get)(channel)
+            tensors[step.get("name", f"step{number}")] = codes.swapaxes(0, 1)
+        tensors["output"] = codes.swapaxes(0, 1)
     if any(mem["tensor"] == "psum" for mem in manifest["memories"]):  # large, so only where it is stored
         tiles = [slice(c, c + (row or icg)) for c in range(0, icg, row or icg)]
         psum = [np.einsum("gocab,ngcyx->nabgoyx", w[:, :, tile], i[:, :, tile]) for tile in tiles]
@@ -124,7 +56,8 @@ def recompute(manifest: Json, capture: dict[str, Ints]) -> tuple[dict[str, Ints]
     return tensors, np.tensordot(np.sort(ends, axis=0).sum(axis=2), inside, 2) + bias[:, None, None]
 
 def check_memory(root: Path, manifest: Json, mem: Json, tensors: dict[str, Ints]) -> list[str]:
-    (stored, place, tensor), (low, high) = read_memory(root, mem, manifest["array"]), code_range(mem)
+    stored, place, tensor = read_memory(root, mem, manifest["array"], manifest["memories"])
+    low, high = code_range(mem)
     name, formats = mem["tensor"], manifest["formats"]
     want = tensors[name]
     if want.ndim < len(mem["shape"]):  # the axis `bit`

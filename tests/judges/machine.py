@@ -97,6 +97,9 @@ class Machine:
         self.images, _, *self.plane = self.memory("input")["shape"]
         self.taps = list(itertools.product(*map(range, self.kernel)))
         self.requant = self.manifest["formats"].get("output")
+        if self.requant is not None:  # multiply, add, shift and clamp of all channels
+            multiply, add, shift, _ = self.manifest["steps"]
+            self.requant |= {"mul": multiply["by"], "add": add["value"], "shift": shift["by"]}
         self.low, self.high = self.manifest["formats"]["accumulator"]["observed"]
         # every step, where a mistake may be made
         self.weight_word: Callable[[Ints, int], Ints] = same  # (words, bits of a word), bits of an element
@@ -144,7 +147,7 @@ class Machine:
     def requantize(self, relu: Ints) -> Ints:
         assert self.requant is not None
         shift = self.requant["shift"]
-        return np.minimum((relu * self.requant["mul"] + (1 << shift - 1)) >> shift, (1 << self.requant["bits"]) - 1)
+        return np.minimum((relu * self.requant["mul"] + self.requant["add"]) >> shift, (1 << self.requant["bits"]) - 1)
 
     # ---- loading ----------------------------------------------------------------------------------------------------
 

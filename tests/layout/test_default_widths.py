@@ -8,8 +8,8 @@ import pytest
 
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
-from qexport.layout.toml import layout_text, preset_names
-from tests.conftest import checked_dump, cli, make_capture
+from qexport.layout.toml import layout_text
+from tests.conftest import CONV_PRESETS, checked_dump, cli, make_capture
 
 
 def wide_layer() -> LayerCapture:
@@ -26,7 +26,7 @@ def wide_layer() -> LayerCapture:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in preset_names() if not re.search(r"^bits", layout_text(name), re.M)])
+@pytest.mark.parametrize("name", [name for name in CONV_PRESETS if not re.search(r"^bits", layout_text(name), re.M)])
 def test_a_layer_of_8_bit_codes_fits_every_preset_that_names_no_widths(name: str, tmp_path: Path) -> None:
     checked_dump(wide_layer(), name, tmp_path)
 

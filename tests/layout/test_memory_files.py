@@ -24,9 +24,9 @@ from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import Layout
 from qexport.layout.memory_files import streamed_tensors
-from qexport.layout.toml import load_layout, preset_names
+from qexport.layout.toml import load_layout
 from tests.build.test_verify import faults_of, memories, read_json, reseal
-from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
+from tests.conftest import CONV_PRESETS, cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.judges import decoder
 from tests.strategies import captures
 
@@ -114,7 +114,7 @@ def test_parts_are_of_one_image_and_of_two() -> None:
 
 
 @pytest.mark.whole
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", CONV_PRESETS)
 @pytest.mark.parametrize("name", CAPTURES)
 def test_every_preset_gives_the_same_bytes_whatever_the_size_of_the_parts(
     name: str, preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

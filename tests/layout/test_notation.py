@@ -17,6 +17,7 @@ from qexport.core.budget import SIZE
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import AXES
 from qexport.errors import QexportError
 from qexport.layout.formats.registry import FORMATS
@@ -27,7 +28,7 @@ from qexport.layout.toml import LayoutError, layout_errors, parse_layout, preset
 from tests.conftest import cases, checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.strategies import captures
 
-TENSORS = sorted(set(AXES) - {"output"})
+TENSORS = sorted(set(Convolution.table) - {"output"})
 
 
 @dataclass(frozen=True)
@@ -460,7 +461,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "missing key": (f'[[memory]]\n{INPUT}\ntensor = "input"', "^[[memory]]\n" + INPUT, "lacks the key 'tensor'"),
     "unknown radix": ('"hex"', '"^octal"', "unknown radix 'octal'"),
     "unknown overflow": ("bits   = 8", 'overflow = "^clip"', "unknown overflow 'clip'"),
-    "unknown tensor": ('tensor = "input"', 'tensor = "^inputs"', "unknown tensor 'inputs'"),
+    "name that no tensor can have": ('tensor = "input"', 'tensor = "^in put"', "tensor: 'in put' names no tensor"),
     "unknown axis left": (LEFT, "oc (it row) kh ^kx ->", "axis 'kx'"),
     "unknown axis right": (RIGHT, "-> it | oc kh ^kx | ~row", "axis 'kx' is unknown"),
     "axis missing left": (LEFT, "oc (it row) kh ^->", "axis 'kw' is missing left"),
@@ -513,7 +514,6 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "size a truth": ("row = 8", "row = ^true", "size True of 'row'"),
     "size a text": ("row = 8", 'row = "^8"', "size '8' of 'row'"),
     "size of a tensor's axis": ("row = 8", "row = 8\noc = ^8", "'oc' is a tensor's axis"),
-    "size that no order uses": ("row = 8", "row = 8\n^col = 8", "array: no order has an axis 'col'"),
     "size that makes a word too wide": (
         "row = 8", "row = ^1000000", "memory 'weight': a word would have 1000000 bits, more than 65536"
     ),
@@ -524,7 +524,11 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         'order = "n (it row) iy ix -> it | n iy ix | row"\nfile = "^weight_{it}.txt"',
         "file: 'weight_{it}.txt' is taken by memory 1",
     ),
-    "file lacks a file axis": ('"weight_{it}.txt"', '"^weight.txt"', "lacks the file axis '{it}'"),
+    "file lacks a file axis": (
+        '-> it | oc kij:(kh kw) | ~row"\nfile   = "weight_{it}.txt"',
+        '-> row | oc kij:(kh kw) it |"\nfile = "^weight.txt"',
+        "lacks the file axis '{row}'; two files would have one name",
+    ),
     "file has an unknown field": ('"weight_{it}.txt"', '"weight_{it}^{ot}.txt"', "'{ot}' is no file axis"),
     "file has an address axis": ('"weight_{it}.txt"', '"weight_{it}^{oc}.txt"', "'{oc}' is no file axis"),
     "file has a lone brace": ('"weight_{it}.txt"', '"weight_{it}^{.txt"', "brace"),
@@ -551,8 +555,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "file that is hidden": ('"input.txt"', '"^.a/b.txt"', "'.a'"),
     "file with other letters": ('"input.txt"', '"^\u00e4.txt"', "in letters, digits, blanks"),
     "file is a folder": ('"input.txt"', '"^a/"', "'a/'"),
-    "bits 0": ("bits   = 8", "bits = ^0", "bits: 0 is outside 1..63"),
-    "bits 64": ("bits   = 8", "bits = ^64", "bits: 64 is outside 1..63"),
+    "bits 0": ("bits   = 8", "bits = ^0", "bits: 0 is outside 1..64"),
+    "bits 65": ("bits   = 8", "bits = ^65", "bits: 65 is outside 1..64"),
     "offset too large": ("bits   = 8", f"offset = ^{2**60}", "offset"),
     "header with a newline": ('header = ["# input"]', 'header = ^["# in\\nput"]', "header: '# in\\nput'"),
     "header where the format has no place for one": (

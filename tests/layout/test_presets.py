@@ -1,17 +1,25 @@
 """The presets: lines worked out by hand, and every preset on layers of every kind."""
 
+import re
 import tomllib
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 
+from qexport.build.dump import dump
+from qexport.build.verify import verify
 from qexport.core.capture import LayerCapture
+from qexport.core.codes import CodeFormat
+from qexport.core.golden import Golden
+from qexport.core.steps import Add, Clamp, Tflite
+from qexport.errors import QexportError
 from qexport.layout.toml import PRESETS, load_layout, preset_names, preset_purpose
-from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.conftest import CONV_PRESETS, checked_dump, cli, fails, make_capture
 from tests.sim.conftest import ragged_capture
 
 # --- lines worked out by hand ---------------------------------------------------------------------------------------
@@ -172,15 +180,63 @@ LAYERS: dict[str, LayerCapture] = {
 
 
 @pytest.mark.parametrize("layer", LAYERS)
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", CONV_PRESETS)
 def test_preset_serves_every_kind_of_layer(tmp_path: Path, preset: str, layer: str) -> None:
+    if (preset, layer) == ("c_tflite", "7 and 8 bits unsigned"):
+        with pytest.raises(QexportError, match=r"memory 'input': .* does not fit 8 signed bits; give it bits = 9"):
+            dump(LAYERS[layer], load_layout(preset), tmp_path)
+        return
     checked_dump(LAYERS[layer], preset, tmp_path)
+
+
+def tflite_capture() -> LayerCapture:
+    """An int8 layer of two outputs with a multiplier and a shift for each, and an output zero point of 5."""
+    capture = make_capture(
+        in_channels=3, out_channels=2, weight_bits=8, input_bits=8, input_signed=True, bias=True, kernel=(2, 2)
+    )
+    steps = (
+        Tflite(multiplier=(1518500250, 1073741824), shift=(-7, -8), rounding="double"),
+        Add(value=5), Clamp(low=-128, high=127),
+    )  # fmt: skip
+    output = CodeFormat(bits=8, signed=True, scale=0.1, zero_point=5)
+    formats = msgspec.structs.replace(capture.formats, output=output)
+    return replace(capture, formats=formats, steps=steps)
+
+
+def test_c_tflite_writes_what_kernels_of_microcontrollers_take(tmp_path: Path) -> None:
+    capture = tflite_capture()
+    folder = dump(capture, load_layout("c_tflite"), tmp_path).folder
+    assert verify(folder).ok
+    numbers = {path.stem: list(map(int, re.findall(r"    (-?\d+),", path.read_text()))) for path in folder.glob("*.h")}
+    assert capture.bias is not None
+    assert numbers["weight"] == capture.weight.transpose(0, 2, 3, 1).ravel().tolist()
+    assert numbers["bias"] == capture.bias.tolist()
+    assert (numbers["multiplier"], numbers["shift"]) == ([1518500250, 1073741824], [-7, -8])
+    assert numbers["input"] == capture.input.transpose(0, 2, 3, 1).ravel().tolist()
+    output = Golden(capture).values("output")
+    assert numbers["output"] == output.transpose(0, 2, 3, 1).ravel().tolist()
+    assert "static const int8_t weight[24] = {" in (folder / "weight.h").read_text()
+    assert "static const int32_t shift[2] = {" in (folder / "shift.h").read_text()
+
+
+def test_int8_writes_bytes_and_32_bit_sums(tmp_path: Path) -> None:
+    capture = tflite_capture()
+    folder = dump(capture, load_layout("int8"), tmp_path).folder
+    assert verify(folder).ok
+    for name, values, digits in (
+        ("weight", capture.weight.transpose(0, 2, 3, 1), 2),
+        ("input", capture.input.transpose(0, 2, 3, 1), 2),
+        ("accumulator", Golden(capture).accumulator.transpose(0, 2, 3, 1), 8),
+        ("output", Golden(capture).values("output").transpose(0, 2, 3, 1), 2),
+    ):
+        words = [f"{value % (1 << 4 * digits):0{digits}x}" for value in values.ravel().tolist()]
+        assert (folder / f"{name}.hex").read_text().split() == words
 
 
 # --- how they are found ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", CONV_PRESETS)
 def test_preset_has_its_files_name_and_a_line_that_says_what_it_serves(preset: str) -> None:
     assert load_layout(preset).name == preset
     lines = (PRESETS / f"{preset}.toml").read_text().splitlines()
@@ -199,7 +255,7 @@ def test_layout_list_is_a_table_of_100_columns() -> None:
         assert line.split(maxsplit=2) == [preset, str(memories), preset_purpose(preset)]
 
 
-@pytest.mark.parametrize("preset", preset_names())
+@pytest.mark.parametrize("preset", CONV_PRESETS)
 def test_layout_show_toml_prints_a_text_to_start_from(tmp_path: Path, preset: str) -> None:
     printed = cli("layout", "show", preset, "--toml").stdout
     assert printed == (PRESETS / f"{preset}.toml").read_text()

@@ -148,7 +148,7 @@ def test_every_constant_of_a_large_set_fits_an_int(set_of: Callable[[str], Path]
 
     memories = tuple(grown(m) if m.order.startswith("n ") else m for m in manifest.memories)
     checksums = {file.path: 0 for m in memories for file in m.files}
-    files = render_bench(manifest.layer, memories, load_layout("default"), manifest.formats, checksums)
+    files = render_bench(manifest.layer, memories, load_layout("default"), manifest.formats, manifest.chain, checksums)
     numbers = {
         name: int(value) for name, value in re.findall(r"localparam int (\w+) = (\d+);", files["features_33_pkg.sv"])
     }

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qexport.bench.interface import Port, Stream, interface
-from qexport.bench.rtl import FOLDER, PARTS, SHARED
+from qexport.bench.rtl import FOLDER, PARTS, POOLS, SHARED
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.errors import CheckFailed, QexportError
@@ -85,7 +85,7 @@ def fates(results: list[MutantResult]) -> dict[str, str]:
 def test_every_edit_applies_to_the_templates_and_changes_them(style: str) -> None:
     assert len(EDITS[style]) == len({edit.name for edit in EDITS[style]}) >= 40
     for edit in EDITS[style]:
-        assert edit.file.removesuffix(".sv") in (*SHARED, *PARTS[style])
+        assert edit.file.removesuffix(".sv") in (*SHARED, *POOLS, *PARTS[style])
         text = (FOLDER / edit.file).read_text()
         changed = applied(edit, text)
         assert changed != text
@@ -94,10 +94,10 @@ def test_every_edit_applies_to_the_templates_and_changes_them(style: str) -> Non
 
 @pytest.mark.parametrize("style", STYLES)
 def test_at_least_forty_edits_matter_for_the_example_and_all_stand_in_one_design(style: str) -> None:
-    manifest = read_manifest(Path(__file__).parents[2] / "vectors" / "features_33")
-    edits = chosen_edits(style, manifest)
+    folder = Path(__file__).parents[2] / "vectors" / "features_33"
+    edits = chosen_edits(style, folder)
     assert len(edits) >= 40
-    text = "\n".join(selectable(reference_files(style, manifest), edits).values())
+    text = "\n".join(selectable(reference_files(style, folder), edits).values())
     numbers = {int(number) for number in re.findall(r"qexport_mutant::number == (\d+) \?", text)}
     assert numbers == set(range(1, len(edits) + 1))
 
@@ -136,7 +136,7 @@ def test_a_sample_of_mutants_is_killed_and_progress_is_told(simulator: str, styl
 @pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 def test_a_blind_set_lets_mutants_survive(simulator: str, small_set: Path, blind_set: Path) -> None:
     names = ("weight-unsigned", "product-low-bit", "relu-missing", "tap-order", "last-missing")
-    edits = [edit for edit in EDITS["ws"] if edit.name in names]
+    edits = [edit for edit in chosen_edits("ws", small_set) if edit.name in names]
     assert set(fates(hand_mutants(small_set, "ws", edits, simulator=simulator)).values()) == {"killed"}
     found = fates(hand_mutants(blind_set, "ws", edits, simulator=simulator))
     assert found == {name: "killed" if name == "last-missing" else "survived" for name in names}
@@ -145,8 +145,8 @@ def test_a_blind_set_lets_mutants_survive(simulator: str, small_set: Path, blind
 @pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 def test_a_design_that_fails_unchanged_is_an_error(simulator: str, small_set: Path, tmp_path: Path) -> None:
     broken = tmp_path / "core.sv"
-    files = reference_files("os", read_manifest(small_set))
-    broken.write_text("\n".join(files.values()).replace("relu = accumulator[ACC_WIDTH-1]", "relu = accumulator[0]"))
+    files = reference_files("os", small_set)
+    broken.write_text("\n".join(files.values()).replace("code = value[ACC_WIDTH-1] ?", "code = value[0] ?"))
     with pytest.raises(CheckFailed, match="the unchanged design fails, no mutant was run: seed 0: FAIL memory="):
         user_mutants(small_set, [broken], sample=1, simulator=simulator)
 
@@ -158,7 +158,7 @@ def test_a_design_that_fails_unchanged_is_an_error(simulator: str, small_set: Pa
 def small_netlist(small_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Netlist:
     """The os array of 3x3 elements."""
     place = tmp_path_factory.mktemp("netlist")
-    sources = reference_files("os", read_manifest(small_set))
+    sources = reference_files("os", small_set)
     for name, text in sources.items():
         (place / name).write_text(text)
     read = f"read_verilog -sv -Iinclude {' '.join(sources)}"
@@ -254,7 +254,7 @@ def test_mutants_of_a_users_module(simulator: str, small_set: Path, tmp_path: Pa
     folder = shutil.copytree(small_set, tmp_path / "a $HOME set")
     macros, core = tmp_path / "macros.sv", tmp_path / "my_core.sv"
     macros.write_text("`define NAME my_core\n")
-    text = "\n".join(reference_files("os", read_manifest(folder)).values())
+    text = "\n".join(reference_files("os", folder).values())
     package = f"{read_manifest(folder).layer.slug}_pkg"
     core.write_text(text.replace("module dut ", f"module `NAME import {package}::*; "))
     results = user_mutants(folder, [macros, core], "my_core", sample=5, seed=1, simulator=simulator)
@@ -273,7 +273,7 @@ def test_a_module_that_yosys_cannot_name_is_refused(small_set: Path, tmp_path: P
 
 def test_what_yosys_cannot_read_is_named_with_its_line(small_set: Path, tmp_path: Path) -> None:
     core = tmp_path / "core.sv"
-    text = "\n".join(reference_files("os", read_manifest(small_set)).values())
+    text = "\n".join(reference_files("os", small_set).values())
     core.write_text(text.replace("\nendmodule", "\n  lacking missing ();\nendmodule"))
     line = core.read_text().splitlines().index("  lacking missing ();") + 1
     with pytest.raises(QexportError) as caught:

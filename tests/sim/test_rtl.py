@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qexport.bench.rtl import compute_cycles, load_cycles, mm_cycles, render_rtl, stream_cycles
+from qexport.bench.rtl import compute_cycles, latency, load_cycles, mm_cycles, render_rtl, stream_cycles
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
-from qexport.sets.manifest import Manifest, read_manifest
+from qexport.sets.manifest import Manifest, chain_of, read_manifest
 from qexport.sim.run import simulate
 from qexport.sim.verilator import Verilator
 from qexport.trust.equivalence import yosys
@@ -100,7 +100,7 @@ def set_of_case(tmp_path_factory: pytest.TempPathFactory) -> SetOf:
 def rendered(folder: Path, style: str, to: Path) -> list[Path]:
     """The RTL of a set, written to `to`."""
     manifest = read_manifest(folder)
-    files = render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+    files = render_rtl(style, manifest, chain_of(folder, manifest))
     to.mkdir(exist_ok=True)
     for name, text in files.items():
         (to / name).write_text(text)
@@ -117,13 +117,14 @@ def sizes(manifest: Manifest) -> dict[str, int]:
     numbers |= {f"{m.name.upper()}_WORDS": m.files[0].words for m in (*driven, memories["psum"])}
     return numbers | {
         "RESULT_WORDS": results[0].files[0].words,
+        "LATENCY": latency(manifest),
         "WR_BITS": max(m.word_bits for m in driven),
         "RD_BITS": max(m.word_bits for m in results),
     }
 
 
 def bench_sizes(manifest: Manifest, bench: str) -> dict[str, int]:
-    others = () if bench == "tb_mm" else ("WR_BITS", "RD_BITS")
+    others = ("LATENCY",) if bench == "tb_mm" else ("WR_BITS", "RD_BITS")
     return {name: value for name, value in sizes(manifest).items() if name not in others}
 
 
@@ -202,7 +203,7 @@ def test_memories_give_the_golden_image_after_image_in_the_documented_cycles(
     manifest = read_manifest(folder)
     said = run(built(folder, style, "tb_mm", tmp_path), folder)
     assert said["words"] == compared_words(manifest, "accumulator", "relu", "output")
-    assert said["cycles"] == mm_cycles(style, manifest.layer, plane_of(manifest), manifest.array)
+    assert said["cycles"] == mm_cycles(style, manifest, plane_of(manifest))
 
 
 @on_verilator
@@ -236,7 +237,12 @@ def test_cycles_of_the_example_by_hand() -> None:
     ("style", "file", "old", "new"),
     [
         ("ws", "ws_grid.sv", "psum_north(psum[r][c])", "psum_north(psum[r][COL-1-c])"),
-        ("ws", "ws_grid.sv", "activation_west(activation[r][c])", "activation_west(activation[ROW-1-r][c])"),
+        (
+            "ws",
+            "ws_grid.sv",
+            "activation_west(activation[r][c])",
+            "activation_west(activation[ROW-1-r][c])",
+        ),
         ("os", "os_grid.sv", "weight_north(weight[r][c])", "weight_north(weight[r][COL-1-c])"),
         ("os", "os_grid.sv", "sum_south(sum[r+1][c])", "sum_south(sum[r+1][COL-1-c])"),
     ],
@@ -246,7 +252,7 @@ def test_elements_that_are_wired_to_others_are_noticed(
 ) -> None:
     folder = set_of_case("features.33")
     sources = rendered(folder, style, tmp_path)
-    edited(tmp_path / file, tmp_path / file, [(old, new)])
+    edited(tmp_path / f"features_33_{file}", tmp_path / f"features_33_{file}", [(old, new)])
     program = compiled(read_manifest(folder), style, "tb_stream", sources, tmp_path)
     with pytest.raises(AssertionError, match=r"WRONG accumulator\.hex"):
         run(program, folder)
@@ -259,7 +265,7 @@ def test_a_set_in_another_layout_and_an_unknown_style_are_refused(set_of: SetOf,
     ):
         manifest = read_manifest(folder)
         with pytest.raises(QexportError, match=re.escape(message)):
-            render_rtl(style, manifest.layer, manifest.memories, manifest.array, manifest.formats)
+            render_rtl(style, manifest, None)
 
 
 # --- lint and synthesis ---------------------------------------------------------------------------------------------
@@ -311,7 +317,7 @@ def test_yosys_finds_memories_and_no_latch(name: str, style: str, top: str, set_
 def test_a_latch_would_be_noticed(set_of_case: SetOf, tmp_path: Path) -> None:
     sources = rendered(set_of_case("one element"), "ws", tmp_path)
     latch = "assign at = 32'(count);", "reg [31:0] held; always @* if (step) held = 32'(count);\n  assign at = held;"
-    edited(tmp_path / "axis.sv", tmp_path / "axis.sv", [latch])
+    edited(tmp_path / "features_33_axis.sv", tmp_path / "features_33_axis.sv", [latch])
     with pytest.raises(AssertionError, match="Warning: Latch inferred"):
         synthesized(sources, "hierarchy -check -top dut", "proc")
 

@@ -200,5 +200,5 @@ def test_bits_of_a_bias_that_no_register_of_the_design_holds_are_not_demanded(
 def test_a_stuck_weight_of_a_row_that_a_depthwise_layer_leaves_empty_is_no_mistake(tmp_path: Path) -> None:
     for groups, chosen in ((1, True), (8, False)):
         folder = checked_dump(make_capture(groups=groups, images=1), "default", tmp_path / str(groups))
-        names = [edit.name for edit in chosen_edits("ws", read_manifest(folder))]
+        names = [edit.name for edit in chosen_edits("ws", folder)]
         assert ("weight-stuck" in names) == chosen

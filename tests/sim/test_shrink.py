@@ -17,10 +17,10 @@ from qexport.core.golden import Golden
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.shrink import _kinds, _layout, shrink_actual, shrink_dut
 from qexport.findings.words import read_actual
-from qexport.layout.toml import load_layout, preset_names
+from qexport.layout.toml import load_layout
 from qexport.sets.manifest import read_manifest
 from qexport.sim.run import simulate
-from tests.conftest import cases, checked_dump, cli, fails, make_capture
+from tests.conftest import CONV_PRESETS, cases, checked_dump, cli, fails, make_capture
 from tests.judges import decoder
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import on_icarus
@@ -178,7 +178,7 @@ def test_what_a_design_gave_for_the_small_set_stays_valid(
             assert small_entry.shape == (1, 1, 1, 1)
 
 
-@pytest.mark.parametrize("layout", preset_names())
+@pytest.mark.parametrize("layout", CONV_PRESETS)
 def test_the_layout_of_a_set_is_found_again(layout: str, tmp_path: Path) -> None:
     """A set dumped once more with what its manifest says of the layout is the same to the byte."""
     one = make_capture(plane=(2, 2), images=1, in_channels=12, out_channels=10, kernel=(2, 1), bias=layout == "banks")

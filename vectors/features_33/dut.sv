@@ -94,7 +94,8 @@ module dut (
   endfunction
   function automatic signed [63:0] output_of(input integer column);
     begin
-      output_of = (relu_of(column) * OUTPUT_MUL + (64'sd1 <<< (OUTPUT_SHIFT - 1))) >>> OUTPUT_SHIFT;
+      output_of = (accumulator_of(column) * OUTPUT_MUL + OUTPUT_ADD) >>> OUTPUT_SHIFT;
+      if (output_of < OUTPUT_MIN) output_of = OUTPUT_MIN;
       if (output_of > OUTPUT_MAX) output_of = OUTPUT_MAX;
     end
   endfunction

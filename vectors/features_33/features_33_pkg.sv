@@ -22,9 +22,11 @@ package features_33_pkg;
   localparam int DILATION_X = 1;
   // bits that hold every accumulator these weights can give
   localparam int ACC_WIDTH = 12;
-  // output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)
-  localparam longint OUTPUT_MUL = 64'd1277;
-  localparam longint OUTPUT_SHIFT = 64'd15;
+  // output = (accumulator * OUTPUT_MUL + OUTPUT_ADD) >>> OUTPUT_SHIFT, clipped to OUTPUT_MIN..OUTPUT_MAX
+  localparam longint OUTPUT_MUL = 64'd319;
+  localparam longint OUTPUT_ADD = 64'd4097;
+  localparam longint OUTPUT_SHIFT = 64'd13;
+  localparam longint OUTPUT_MIN = 64'd0;
   localparam longint OUTPUT_MAX = 64'd15;
   // images and planes
   localparam int IX = 4;

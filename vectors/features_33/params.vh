@@ -21,9 +21,11 @@ localparam DILATION_X = 1;
 // bits that hold every accumulator these weights can give
 localparam ACC_WIDTH = 12;
 
-// output = min((relu * OUTPUT_MUL + (1 << (OUTPUT_SHIFT - 1))) >> OUTPUT_SHIFT, OUTPUT_MAX)
-localparam OUTPUT_MUL = 64'd1277;
-localparam OUTPUT_SHIFT = 64'd15;
+// output = (accumulator * OUTPUT_MUL + OUTPUT_ADD) >>> OUTPUT_SHIFT, clipped to OUTPUT_MIN..OUTPUT_MAX
+localparam OUTPUT_MUL = 64'd319;
+localparam OUTPUT_ADD = 64'd4097;
+localparam OUTPUT_SHIFT = 64'd13;
+localparam OUTPUT_MIN = 64'd0;
 localparam OUTPUT_MAX = 64'd15;
 
 // images and planes

@@ -1,5 +1,6 @@
 """Arguments and options that several commands share, each written once."""
 
+import functools
 import math
 import re
 from collections.abc import Callable
@@ -103,3 +104,26 @@ data_options = together(
     click.option("--download", is_flag=True, help="Fetch CIFAR-10 into --data first."),
 )  # fmt: skip
 device_option = click.option("--device", default="auto", show_default=True, help="auto, cpu, cuda, cuda:1.")
+
+
+def hardware_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """What a hardware does behind the accumulator, as one argument `hardware`; None where nothing is stated."""
+    from qexport.core.rescale import MAX_SHIFT, Hardware
+
+    names = ("round", "mul_bits", "shift_max", "per_tensor", "power_of_two")
+
+    @functools.wraps(command)
+    def gathered(*arguments: Any, **options: Any) -> Any:
+        stated = {name: value for name in names if (value := options.pop(name)) not in (None, False)}
+        return command(*arguments, hardware=Hardware(**stated) if stated else None, **options)
+
+    return together(
+        click.option(
+            "--round", type=click.Choice(["half_up", "half_even", "floor", "half_away"]),
+            help="How the hardware's right shift rounds, in place of the network's own rounding.",
+        ),
+        click.option("--mul-bits", type=click.IntRange(2, 62), help="Bits of the hardware's signed multiplier."),
+        click.option("--shift-max", type=click.IntRange(0, MAX_SHIFT), help="The hardware's largest right shift."),
+        click.option("--per-tensor", is_flag=True, help="One multiplier and shift for all channels."),
+        click.option("--power-of-two", is_flag=True, help="The hardware only shifts."),
+    )(gathered)  # fmt: skip

@@ -1,15 +1,16 @@
 """The exact integer convolution: padding, im2col, sums, partial sums, bounds. A linear layer is one of 1x1."""
 
 import math
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 
 from qexport.core.capture import Capture
-from qexport.core.geometry import ConvGeometry
+from qexport.core.geometry import Conv2d, ConvGeometry, Linear
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.base import Need, Operation
+from qexport.core.operations.base import Need, Operation, narrow, operand_record, result_records
+from qexport.core.steps import Ints, Step
 from qexport.core.tensors import BIAS_BITS, Range, Record, Role, Values, wide
 
 
@@ -37,7 +38,7 @@ def accumulate(weight: Int64, im2col: Int64, bias: Int64 | None, groups: int, re
     No sum of products is larger in size than `reach`.
     """
     n, _, _, _, rows, cols = im2col.shape
-    dtype = _narrow(reach)
+    dtype = narrow(reach)
     taps = weight.reshape(groups, len(weight) // groups, -1).astype(dtype)  # (g, oc of g, ic of g * kh * kw)
     seen = im2col.reshape(n, groups, -1, rows * cols).transpose(1, 0, 3, 2).astype(dtype)  # (g, n, oy * ox, taps)
     sums = np.einsum("gok,gnpk->ngop", taps, np.ascontiguousarray(seen))  # integers: einsum is faster than matmul
@@ -53,7 +54,7 @@ def psums(weight: Int64, padded: Int64, groups: int, row: int, reach: int) -> In
     n, _, rows, cols = padded.shape
     outputs, inputs, *kernel = weight.shape
     tiles = math.ceil(inputs / row)
-    dtype = _narrow(reach)
+    dtype = narrow(reach)
     streams = padded.reshape(n, groups, inputs, rows * cols).astype(dtype)
     taps = weight.reshape(groups, outputs // groups, inputs, *kernel).astype(dtype)
     out = np.empty((n, tiles, *kernel, outputs, rows, cols), np.int64)
@@ -64,11 +65,6 @@ def psums(weight: Int64, padded: Int64, groups: int, row: int, reach: int) -> In
                 product = np.matmul(taps[np.newaxis, :, :, tile, kh, kw], streams[:, :, tile])
                 out[:, it, kh, kw] = product.reshape(n, outputs, rows, cols)
     return out
-
-
-def _narrow(reach: int) -> type[np.signedinteger[Any]]:
-    """The narrowest of int32 and int64 in which nothing up to `reach` wraps."""
-    return np.int32 if reach < 2**31 else np.int64
 
 
 def acc_addresses(layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
@@ -83,26 +79,27 @@ def acc_addresses(layer: ConvGeometry, plane: tuple[int, int]) -> Int64:
 
 def accumulator_bounds(
     weight: Int64, bias: Int64 | None, code: Range, layer: ConvGeometry, plane: tuple[int, int]
-) -> tuple[int, int]:
-    """The exact least and greatest accumulator that these weights can give for inputs of this plane and range.
+) -> tuple[Int64, Int64]:
+    """The exact least and greatest accumulator of each channel for inputs of this plane and range.
 
     A tap that meets padding adds nothing, so each output position counts only the taps that lie inside.
     """
     inside = patches(pad(np.ones((1, 1, *plane), np.int64), layer), layer, plane)[0, 0]  # (kh, kw, oy, ox)
+    kinds = np.unique(inside.reshape(*inside.shape[:2], -1), axis=2)  # many positions meet the same taps
     offset = 0 if bias is None else bias
     ends = weight * code[0], weight * code[1]
     low, high = np.minimum(*ends).sum(axis=1), np.maximum(*ends).sum(axis=1)  # (oc, kh, kw)
     position_axes = ([1, 2], [0, 1])
-    least = np.tensordot(low, inside, position_axes).min(axis=(1, 2)) + offset
-    greatest = np.tensordot(high, inside, position_axes).max(axis=(1, 2)) + offset
-    return int(least.min()), int(greatest.max())
+    least: Int64 = np.tensordot(low, kinds, position_axes).min(axis=1) + offset
+    greatest: Int64 = np.tensordot(high, kinds, position_axes).max(axis=1) + offset
+    return least, greatest
 
 
-def psum_bounds(weight: Int64, code: IntFormat, row: int) -> tuple[int, int]:
+def psum_bounds(weight: Int64, code: Range, row: int) -> tuple[int, int]:
     """The exact least and greatest psum of any tap and input-channel tile of `row` channels."""
     starts = np.arange(0, weight.shape[1], row)
-    low = np.add.reduceat(np.minimum(weight * code.low, weight * code.high), starts, axis=1)
-    high = np.add.reduceat(np.maximum(weight * code.low, weight * code.high), starts, axis=1)
+    low = np.add.reduceat(np.minimum(weight * code[0], weight * code[1]), starts, axis=1)
+    high = np.add.reduceat(np.maximum(weight * code[0], weight * code[1]), starts, axis=1)
     return int(low.min()), int(high.max())
 
 
@@ -110,44 +107,43 @@ class Convolution(Operation):
     """A convolution, or a linear layer as one of 1x1. `row`: the input-channel tile of psum; None means one tile."""
 
     offers = frozenset(Need)
+    computed = ("input_padded", "patches", "accumulator")
+    layer: Conv2d | Linear
 
-    def __init__(self, capture: Capture, row: int | None):
-        super().__init__(capture)
-        self.plane, self.weight, self.bias = capture.plane, capture.weight, capture.bias
+    def __init__(self, capture: Capture, row: int | None, steps: Sequence[Step] | None = None):
+        super().__init__(capture, row, steps)
+        self.plane, self.weight = capture.plane, capture.weight
         self.row = self.layer.group_inputs if row is None else row
         self.zero = self.formats.input.zero_points[0]
         self.weight_zeros = np.broadcast_to(np.array(self.formats.weight.zero_points, np.int64), len(self.weight))
-        self.centred = self.weight - self.weight_zeros[:, np.newaxis, np.newaxis, np.newaxis]
-        self.reach = self.weight[0].size * self.formats.weight.reach * self.formats.input.reach
-        self.check_size(dict.fromkeys(("input_padded", "patches", "accumulator"), 1))  # whatever is stored of them
+        self.taps = self.formats.weight.integers(self.weight)  # what psums multiply
+        self.centred = self.taps - self.weight_zeros[:, np.newaxis, np.newaxis, np.newaxis]
 
     @cached_property
     def addresses(self) -> Int64:
         return acc_addresses(self.layer, self.plane)
 
     @cached_property
-    def bounds(self) -> Range:
-        code = self.formats.input.integer
-        ends = code.low - self.zero, code.high - self.zero
-        return accumulator_bounds(self.centred, self.bias, ends, self.layer, self.plane)
+    def channel_bounds(self) -> tuple[Ints, Ints]:
+        low, high = self.formats.input.ends
+        ends = low - self.zero, high - self.zero
+        return accumulator_bounds(self.centred, self.added, ends, self.layer, self.plane)
 
     @cached_property
     def psum_bounds(self) -> Range:
         """The exact least and greatest psum."""
-        return psum_bounds(self.weight, self.formats.input.integer, self.row)
+        return psum_bounds(self.taps, self.formats.input.ends, self.row)
 
-    @property
-    def relu_bounds(self) -> Range:
-        return max(self.bounds[0], 0), max(self.bounds[1], 0)
+    def met(self, golden: Values) -> Int64:
+        """What the patches stand for."""
+        return self.formats.input.integers(golden.values("patches")) - self.zero
 
-    @property
-    def output_format(self) -> IntFormat:
-        assert self.formats.output is not None
-        return self.formats.output.integer
+    def sums(self, golden: Values) -> Int64:
+        return accumulate(self.centred, self.met(golden), self.added, self.layer.groups, self.reach)
 
-    def results(self, images: int) -> tuple[int, ...]:
-        """The shape of what the layer gives."""
-        return images, self.layer.out_channels, *self.layer.output_plane(self.plane)
+    def psums(self, golden: Values) -> Int64:
+        seen = self.formats.input.integers(golden.values("input_padded"))
+        return psums(self.taps, seen, self.layer.groups, self.row, self.reach)
 
     @property
     def padded_plane(self) -> tuple[int, int]:
@@ -157,16 +153,12 @@ class Convolution(Operation):
     def bias_folded(self) -> Int64:
         """What an array adds that multiplies raw codes, where weights have no zero point."""
         bias = np.zeros(len(self.weight), np.int64) if self.bias is None else self.bias
-        folded: Int64 = bias - self.zero * self.weight.sum(axis=(1, 2, 3))
+        folded: Int64 = bias - self.zero * self.taps.sum(axis=(1, 2, 3))
         return folded
-
-    def output(self, golden: Values) -> Int64:
-        assert self.requantizer is not None
-        return self.requantizer.apply(golden.values("relu"))
 
 
 def _code_range(op: Convolution) -> Range:
-    return op.formats.input.integer.low, op.formats.input.integer.high
+    return op.formats.input.codes
 
 
 def _zero(op: Convolution) -> int:
@@ -178,7 +170,6 @@ def _bias(op: Convolution) -> Int64:
     return op.bias
 
 
-_RESULTS = ("n", "oc", "oy", "ox")
 Convolution.table = {
     "weight": Record(
         ("oc", "ic", "kh", "kw"), Role.OPERAND, operand="weight",
@@ -200,14 +191,7 @@ Convolution.table = {
         values=lambda op, golden: op.bias_folded,
         lacking=lambda op: "its weights have a zero point" if op.weight_zeros.any() else None,
     ),
-    "input": Record(
-        ("n", "ic", "iy", "ix"), Role.OPERAND, operand="input",
-        shape=lambda op, n: (n, op.layer.in_channels, *op.plane),
-        format=lambda op: op.formats.input.integer,
-        range=_code_range,
-        fill=_zero,
-        values=lambda op, golden: golden.input,
-    ),
+    "input": operand_record("input", ("n", "ic", "iy", "ix")),
     "input_padded": Record(
         ("n", "ic", "py", "px"), Role.OPERAND, operand="input", kept=True,
         shape=lambda op, n: (n, op.layer.in_channels, *op.padded_plane),
@@ -231,7 +215,7 @@ Convolution.table = {
         ),
         format=lambda op: wide(op.psum_bounds),
         range=lambda op: op.psum_bounds,
-        values=lambda op, golden: psums(op.weight, golden.values("input_padded"), op.layer.groups, op.row, op.reach),
+        values=lambda op, golden: op.psums(golden),
     ),
     "acc_address": Record(
         ("oy", "ox", "kh", "kw"), Role.ASIDE,
@@ -239,28 +223,4 @@ Convolution.table = {
         format=lambda op: IntFormat.holding(0, int(op.addresses.max()), False),
         values=lambda op, golden: op.addresses,
     ),
-    "accumulator": Record(
-        _RESULTS, Role.RESULT, kept=True,
-        shape=lambda op, n: op.results(n),
-        format=lambda op: wide(op.bounds),
-        range=lambda op: op.bounds,
-        values=lambda op, golden: accumulate(
-            op.centred, golden.values("patches") - op.zero, op.bias, op.layer.groups, op.reach
-        ),
-    ),
-    "relu": Record(
-        _RESULTS, Role.RESULT,
-        shape=lambda op, n: op.results(n),
-        format=lambda op: wide(op.relu_bounds),
-        range=lambda op: op.relu_bounds,
-        values=lambda op, golden: np.maximum(golden.values("accumulator"), 0),
-    ),
-    "output": Record(
-        _RESULTS, Role.RESULT,
-        shape=lambda op, n: op.results(n),
-        format=lambda op: op.output_format,
-        range=lambda op: (op.output_format.low, op.output_format.high),
-        values=lambda op, golden: op.output(golden),
-        lacking=lambda op: op.no_output,
-    ),
-}  # fmt: skip
+} | result_records(Conv2d.results)  # fmt: skip

@@ -55,7 +55,7 @@ def _overwritten(m: Model) -> Iterator[Change]:
         yield Change(TILE_OVERWRITTEN, "by each tap", Stage.SUM, only(*tap), its == 1)
         if its > 1:
             yield Change(TILE_OVERWRITTEN, "by each tap of each input tile", Stage.SUM, only(*step))
-    if m.capture.bias is not None and its * taps > 1:
+    if m.facts.added is not None and its * taps > 1:
         for last, what in ((tile, "input tile"), (tap, "tap"), (step, "step")):
             yield Change(TILE_OVERWRITTEN, f"by each {what}, the bias too", Stage.SUM, only(*last, biased=False))
 
@@ -80,7 +80,7 @@ def _left_out(m: Model) -> Iterator[Change]:
 def _early_relus(m: Model) -> Iterator[Change]:
     """A ReLU before the sum is complete; and no bias at all, which stands among its cases."""
     its, taps = _sizes(m)
-    biased = m.capture.bias is not None
+    biased = m.facts.added is not None
     lasts: tuple[tuple[str, _Steps, int], ...] = (
         ("step", (-1, -1), its * taps), ("input tile", (-1, _ALL), its), ("tap", (_ALL, -1), taps),
     )  # fmt: skip

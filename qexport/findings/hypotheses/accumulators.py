@@ -25,7 +25,7 @@ def narrow_accumulators(m: Model, values: Int64, known: Bools) -> Iterator[Chang
     if m.tensor != "output" and known.any():
         low, high = int(values[known].min()), int(values[known].max())
         tight = max(tight, IntFormat.holding(min(low, 0), max(high, 0), True).bits)
-        least = tight if m.capture.bias is None else least
+        least = tight if m.facts.added is None else least
     for bits in range(needed - 1, 1, -1):
         fmt = IntFormat(bits, True)
         yield Change(ACCUMULATOR_WRAPS, f"k={bits} bits", Stage.ACCUMULATOR, fmt.wrap, True)
@@ -44,7 +44,7 @@ def narrow_accumulators(m: Model, values: Int64, known: Bools) -> Iterator[Chang
                 ACCUMULATOR_SATURATES, f"k={bits} bits, {detail}", Stage.SUM, change,
                 detail == "after each step" and bits == tight,
             )  # fmt: skip
-            if m.capture.bias is not None:
+            if m.facts.added is not None:
                 late, again = (_saturating(IntFormat(bits, True), row, bool(taps_first), way) for way in (False, True))
                 yield Change(ACCUMULATOR_SATURATES, f"k={bits} bits, {detail}, the bias after it", Stage.SUM, late)
                 yield Change(ACCUMULATOR_SATURATES, f"k={bits} bits, {detail} and after the bias", Stage.SUM, again)

@@ -34,7 +34,7 @@ def stale_accumulators(m: Model) -> Iterator[Change]:
         if len(loops) < 3 and min(sizes[loop] for loop in loops) < 2:
             continue  # nothing comes before, or one of two loops is the other order
         for how in ("all before", "the one before", "the one before, after its ReLU"):
-            for biased in (False, True) if m.capture.bias is not None else (False,):
+            for biased in (False, True) if m.facts.added is not None else (False,):
                 detail = f"of the {name} before: {how} added" + (", bias too" if biased else "")
                 pair = len(loops) == 1 and name != "position" and how == "all before"
                 change = _added(m, _Passes(m, len(loops), axes), how, biased)
@@ -66,7 +66,7 @@ class _Passes:
 
 def _added(m: Model, passes: _Passes, how: str, biased: bool) -> Callable[[Int64], Int64]:
     """What the accumulator held before is added, once or each time; with its bias or without."""
-    bias = 0 if m.capture.bias is None else m.capture.bias[:, np.newaxis, np.newaxis]
+    bias = 0 if m.facts.added is None else m.facts.added[:, np.newaxis, np.newaxis]
 
     def change(acc: Int64) -> Int64:
         own = passes.there(acc if biased else acc - bias)

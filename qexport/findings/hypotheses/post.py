@@ -10,17 +10,16 @@ import numpy as np
 
 from qexport.core.codes import CodeFormat
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.registry import AXES, RESULTS
-from qexport.core.requant import Requantizer
+from qexport.core.rescale import Integers
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.model import Model
 
 RELU_MISSING = Mistake("relu_missing", "Put max(accumulator, 0) before what is written.")
-_FORMULA = "(relu * mul + (1 << (shift - 1))) >> shift"
-REQUANT_FLOOR = Mistake("requant_floor", f"Add half before the shift: {_FORMULA}.")
-REQUANT_HALF_UP = Mistake("requant_half_up", f"Round as the manifest's mul and shift do: {_FORMULA}.")
-REQUANT_HALF_EVEN = Mistake("requant_half_even", f"Round as the manifest's mul and shift do: {_FORMULA}.")
-REQUANT_TOWARD_ZERO = Mistake("requant_toward_zero", f"Add half before the shift: {_FORMULA}.")
+_FORMULA = "(accumulator * by + value) >> shift"
+REQUANT_FLOOR = Mistake("requant_floor", f"Add the step's value before the shift: {_FORMULA}.")
+REQUANT_HALF_UP = Mistake("requant_half_up", f"Round as the manifest's steps do: {_FORMULA}.")
+REQUANT_HALF_EVEN = Mistake("requant_half_even", f"Round as the manifest's steps do: {_FORMULA}.")
+REQUANT_TOWARD_ZERO = Mistake("requant_toward_zero", f"Add the step's value before the shift: {_FORMULA}.")
 SCALE_POWER_OF_TWO = Mistake("scale_power_of_two", "Correct the shift of the scale.")
 _POWERS = (1, -1, 2, -2, 3, -3, 4, -4)
 OTHER_LAYER = Mistake("other_layer", "Compare with the memory and the set that the design was run on.")
@@ -32,13 +31,14 @@ def post_mistakes(m: Model) -> Iterator[Change]:
     if m.tensor == "relu":
         yield Change(RELU_MISSING, "", Stage.POST, lambda acc: acc, True)
     stored = {entry.tensor: entry.name for entry in m.manifest.memories}
-    for tensor in RESULTS:
-        if tensor in stored and tensor != m.tensor and AXES[tensor] == AXES[m.tensor]:
+    shape = m.facts.tensor(m.tensor).shape(1)
+    for tensor in m.facts.result_names:
+        if tensor in stored and tensor != m.tensor and m.facts.tensor(tensor).shape(1) == shape:
             detail = f"the words are those of memory {stored[tensor]}"
             yield Change(OTHER_LAYER, detail, Stage.POST, partial(m.behind, tensor))
-    requantizer, output = m.facts.requantizer, m.facts.formats.output
-    if m.tensor == "output" and requantizer is not None and output is not None:
-        yield from _requantizations(m, requantizer, output)
+    integers, output = m.facts.integers, m.facts.formats.output
+    if m.tensor == "output" and integers is not None and output is not None and m.layer.relu:
+        yield from _requantizations(m, integers, output)
 
 
 def _scaled(m: Model) -> Iterator[Change]:
@@ -64,35 +64,36 @@ def _scaled(m: Model) -> Iterator[Change]:
             yield Change(SCALE_POWER_OF_TWO, f"by {factor}, toward zero", Stage.POST, cut)
 
 
-def _requantizations(m: Model, requantizer: Requantizer, output: CodeFormat) -> Iterator[Change]:
-    yield from _roundings(m, requantizer, output)
+def _requantizations(m: Model, integers: Integers, output: CodeFormat) -> Iterator[Change]:
+    yield from _roundings(m, integers, output)
 
-    def shifted(by: int, half: int | None) -> Callable[[Int64], Int64]:
-        other = replace(requantizer, shift=requantizer.shift - by)
-        return lambda acc: other.apply(np.maximum(acc, 0), half)
+    def shifted(by: int, value: int | None) -> Callable[[Int64], Int64]:
+        # another shift adds another half with it, as designs do
+        other = replace(integers, shift=integers.shift - by, value=1 << (integers.shift - by - 1))
+        return lambda acc: other.apply(np.maximum(acc, 0), value)
 
     for by in _POWERS:
-        if requantizer.shift - by >= 1:
+        if integers.shift - by >= 1:
             detail = f"by {Fraction(2) ** by}"
             yield Change(SCALE_POWER_OF_TWO, detail, Stage.POST, shifted(by, None), abs(by) == 1)
-            kept = shifted(by, requantizer.half)
+            kept = shifted(by, integers.value)
             yield Change(SCALE_POWER_OF_TWO, f"{detail}, the half as before", Stage.POST, kept)
     yield Change(RELU_MISSING, "low bits kept", Stage.POST, without_relu(m), True)
     signed = IntFormat(output.bits, True)
-    yield Change(RELU_MISSING, "codes signed", Stage.POST, lambda acc: signed.saturate(requantizer.scaled(acc)))
+    yield Change(RELU_MISSING, "codes signed", Stage.POST, lambda acc: signed.saturate(integers.scaled(acc)))
 
 
-def _roundings(m: Model, requantizer: Requantizer, output: CodeFormat) -> Iterator[Change]:
+def _roundings(m: Model, integers: Integers, output: CodeFormat) -> Iterator[Change]:
     """Codes that are rounded in another way, from the integers `mul` and `shift` or from the real value."""
-    step, scale = m.facts.formats.steps[0], output.scales[0]
-    integer, real = Fraction(requantizer.mul, 1 << requantizer.shift), Fraction(step) / Fraction(scale)
+    step, scale = m.facts.formats.accumulator_scales[0], output.scales[0]
+    integer, real = Fraction(integers.by, 1 << integers.shift), Fraction(step) / Fraction(scale)
 
     def exact(rounding: Callable[[Fraction], int], factor: Fraction) -> Callable[[Int64], Int64]:
         """code = rounding(accumulator x factor), clipped; the accumulators' own values are few."""
 
         def change(acc: Int64) -> Int64:
             values, places = np.unique(np.maximum(acc, 0), return_inverse=True)
-            codes = np.array([min(requantizer.qmax, rounding(int(value) * factor)) for value in values], np.int64)
+            codes = np.array([min(integers.high, rounding(int(value) * factor)) for value in values], np.int64)
             return codes[places.reshape(acc.shape)]
 
         return change
@@ -101,10 +102,10 @@ def _roundings(m: Model, requantizer: Requantizer, output: CodeFormat) -> Iterat
         return math.floor(value + Fraction(1, 2))
 
     def floor(acc: Int64) -> Int64:
-        return requantizer.apply(np.maximum(acc, 0), half=0)
+        return integers.apply(np.maximum(acc, 0), value=0)
 
     def floating(acc: Int64) -> Int64:
-        return np.minimum(np.rint(np.maximum(acc, 0) * step / scale).astype(np.int64), requantizer.qmax)
+        return np.minimum(np.rint(np.maximum(acc, 0) * step / scale).astype(np.int64), integers.high)
 
     yield Change(REQUANT_FLOOR, "", Stage.POST, floor, True)
     yield Change(REQUANT_FLOOR, "of the real value", Stage.POST, exact(math.floor, real))
@@ -119,7 +120,7 @@ def _roundings(m: Model, requantizer: Requantizer, output: CodeFormat) -> Iterat
 
 def without_relu(m: Model) -> Callable[[Int64], Int64]:
     """From accumulators to the compared tensor, but for the ReLU."""
-    requantizer = m.facts.requantizer
-    if m.tensor != "output" or requantizer is None:
+    integers = m.facts.integers
+    if m.tensor != "output" or integers is None:
         return lambda acc: acc
-    return requantizer.apply
+    return lambda acc: np.minimum(integers.scaled(acc), integers.high)

@@ -12,6 +12,7 @@ from qexport.findings.hypotheses.planes import plane_mistakes
 from qexport.findings.hypotheses.post import post_mistakes
 from qexport.findings.hypotheses.psums import psum_mistakes
 from qexport.findings.hypotheses.results import result_mistakes
+from qexport.findings.hypotheses.steps import step_mistakes
 from qexport.findings.hypotheses.stored import stored_word_mistakes
 from qexport.findings.hypotheses.taps import solved_tap_order
 from qexport.findings.hypotheses.weights import weight_mistakes
@@ -31,7 +32,12 @@ def hypotheses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     if m.tensor == "psum":
         groups += [psum_mistakes(m)]
     else:
-        groups += [post_mistakes(m), sum_mistakes(m, actual, known), solved_tap_order(m, actual, known)]
+        groups += [
+            post_mistakes(m),
+            step_mistakes(m),
+            sum_mistakes(m, actual, known),
+            solved_tap_order(m, actual, known),
+        ]
     groups += [result_mistakes(m, actual, known), word_mistakes(m, blocks, sure), stored_word_mistakes(m)]
     for group in groups:
         for change in group:

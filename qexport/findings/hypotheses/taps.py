@@ -139,7 +139,7 @@ def solved_tap_order(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     seen = patches(pad(m.capture.input, m.layer), m.layer, m.plane)[n, :, :, :, oy, ox].reshape(len(places), -1, taps)
     weight = m.capture.weight[oc].reshape(len(places), -1, taps)
     features = np.einsum("pct,pcs->pts", seen.astype(np.float64), weight.astype(np.float64)).reshape(len(places), -1)
-    bias = 0 if m.capture.bias is None else m.capture.bias[oc]
+    bias = 0 if m.facts.added is None else m.facts.added[oc]
     solution, _, rank, _ = np.linalg.lstsq(features, (actual[tuple(places.T)] - bias).astype(np.float64), rcond=None)
     if rank < taps * taps:
         return

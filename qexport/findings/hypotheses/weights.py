@@ -65,7 +65,7 @@ def _rows_and_columns(m: Model) -> Iterator[Change]:
     if inputs % row:
         used = reordered(1, each_tile_reversed(inputs, row))
         yield Change(ROWS_REVERSED, "only those in use", Stage.WEIGHT_TILES, used)
-    if m.capture.bias is not None:
+    if m.facts.added is not None:
         columns = on_tiles(row, col, lambda t: t[:, ::-1])
         yield Change(COLUMNS_REVERSED, "of the weights", Stage.WEIGHT_TILES, columns, True)
     yield Change(ROWS_COLUMNS_TRANSPOSED, "", Stage.WEIGHT_TILES, on_tiles(row, col, _transposed), True)

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from qexport.core.capture import REAL, CaptureWriter, LayerCapture, Source
+from qexport.core.capture import REAL, CaptureWriter, LayerCapture, Source, tensor_shapes
 from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import Conv2d
 from qexport.core.intformat import Int64, IntFormat
@@ -149,9 +149,10 @@ def capture_layers(
         for layer in layers:
             path = folder / f"{layer.geometry.slug}.safetensors"
             file = files.enter_context(path.open("wb"))
-            optional = REAL if layer.formats.output is not None else REAL[:1]
+            shapes = tensor_shapes(layer.geometry, {"input": (len(images), layer.geometry.in_channels, *layer.plane)})
+            names = ("weight", "input", *(REAL if layer.formats.output is not None else REAL[:1]))
             writers[_index(layer)] = CaptureWriter(
-                file, layer.geometry, layer.formats, source, len(images), layer.plane, optional
+                file, layer.geometry, layer.formats, source, {name: shapes[name] for name in names}
             )
         for start in range(0, len(images), BATCH):
             pixels = pictures.pixels[start : start + BATCH]

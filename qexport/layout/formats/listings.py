@@ -3,13 +3,14 @@
 import math
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.layout.formats.base import (
     FAR,
+    PLAIN,
     WordSpec,
     after_header,
     blanked,
@@ -20,7 +21,7 @@ from qexport.layout.formats.base import (
 )
 from qexport.layout.formats.digits import HEX
 from qexport.layout.formats.words import text_columns
-from qexport.layout.pack import unpack
+from qexport.layout.pack import pack, unpack
 
 # --- COE, MIF, C: hexadecimal words between an opening and an end -----------------------------------------------------
 
@@ -51,17 +52,14 @@ class _Listing:
         addresses: list[int] = []
         at, address = opening.end(), 0
         while not self.end.match(text, at):
-            item = self.item.match(text, at)
+            item = self._item(spec).match(text, at)
             if item is None:
                 blanks = re.compile(rb"\s*").match(text, at)
                 assert blanks is not None
                 raise fault_at(data, blanks.end(), "neither a word nor the end of the file", len(values))
             if item.groupdict().get("address"):
                 address = min(self._number(data, item, "address", "an address", address), FAR)
-            value = self._number(data, item, "word", "a word", address)
-            if value.bit_length() > spec.word_bits:
-                raise fault_at(data, item.start("word"), f"word is wider than {spec.word_bits} bits", address)
-            values.append(value)
+            values.append(self._word(data, item, spec, address))
             places.append(item.start("word"))
             addresses.append(address)
             at, address = item.end(), address + 1
@@ -71,6 +69,16 @@ class _Listing:
             raise fault_at(data, place, f"{given.decode()} words are promised; there are {len(values)}")
         numbers = by_address(np.array(addresses, np.int64), lambda n, message: fault_at(data, places[n], message))
         return [values[n] for n in numbers], [places[n] for n in numbers]
+
+    def _item(self, spec: WordSpec) -> re.Pattern[bytes]:
+        return self.item
+
+    def _word(self, data: bytes, item: re.Match[bytes], spec: WordSpec, address: int) -> int:
+        """The bits of a word."""
+        value = self._number(data, item, "word", "a word", address)
+        if value.bit_length() > spec.word_bits:
+            raise fault_at(data, item.start("word"), f"word is wider than {spec.word_bits} bits", address)
+        return value
 
     @staticmethod
     def _number(data: bytes, item: re.Match[bytes], group: str, what: str, address: int) -> int:
@@ -124,29 +132,98 @@ MIF = _Listing(
 
 
 C_BITS = (8, 16, 32, 64)
+C_TYPES = {
+    f"{'' if signed else 'u'}int{bits}_t": IntFormat(bits, signed)
+    for bits in C_BITS for signed in (True, False)
+}  # fmt: skip
 
 
 def _c_array(spec: WordSpec) -> tuple[str, str]:
     """Type and name of the array; the Verilog stub gives its memories the same names."""
-    return f"uint{next(bits for bits in C_BITS if bits >= spec.word_bits)}_t", f"{spec.name}_mem"
+    kind = spec.style.type or f"uint{next(bits for bits in C_BITS if bits >= spec.word_bits)}_t"
+    return kind, spec.style.array or f"{spec.name}_mem"
+
+
+def c_type_fault(spec: WordSpec) -> str | None:
+    """Why the words are no numbers of the type that the style names.
+
+    A word of one lane is its element's number, where the type is signed; else it is its bits.
+    """
+    kind = spec.style.type
+    if not kind:
+        return None
+    if C_TYPES[kind].bits < spec.word_bits:
+        return f"{kind} does not hold the {spec.word_bits} bits of a word"
+    if _signed_number(spec) and not C_TYPES[kind].holds(spec.element.low, spec.element.high):
+        return f"{kind} does not hold {spec.element}"
+    return None
+
+
+def _signed_number(spec: WordSpec) -> bool:
+    return spec.lanes == 1 and spec.style.type.startswith("int")
+
+
+def _c_numbers(elements: Int64, spec: WordSpec) -> list[int]:
+    if _signed_number(spec):
+        return [int(code) for code in elements[:, 0]]
+    words = [int.from_bytes(word.tobytes(), "big") for word in pack(elements, spec.element)]
+    if not spec.style.type.startswith("int"):
+        return words
+    top = 1 << C_BITS[[f"int{bits}_t" for bits in C_BITS].index(spec.style.type)]  # of several lanes two's complement
+    return [word - top if word >= top >> 1 else word for word in words]
+
+
+def _c_text(number: int, spec: WordSpec) -> str:
+    if spec.style.style == "dec":
+        return f"{number}u" if number.bit_length() == C_BITS[-1] and number > 0 else str(number)
+    return f"{'-' if number < 0 else ''}0x{abs(number):0{math.ceil(spec.word_bits / 4)}x}"
 
 
 def write_c(elements: Int64, spec: WordSpec) -> bytes:
     kind, name = _c_array(spec)
-    guard = f"{name.upper()}_H"
+    guard = f"{spec.name}_mem_h".upper()
     opening = f"#ifndef {guard}\n#define {guard}\n\n#include <stdint.h>\n\n"
     opening += f"static const {kind} {name}[{len(elements)}] = {{\n"
-    words = text_columns(b"    0x", HEX.digits(elements, spec), b",\n")
+    if replace(spec.style, array="") == PLAIN:
+        words = text_columns(b"    0x", HEX.digits(elements, spec), b",\n")
+    else:
+        words = "".join(f"    {_c_text(number, spec)},\n" for number in _c_numbers(elements, spec)).encode()
     return header_bytes(spec) + opening.encode() + words + b"};\n\n#endif\n"
 
 
-C = _Listing(
+class _CArray(_Listing):
+    """An array in C; its numbers are held to the memory's type and style."""
+
+    def _item(self, spec: WordSpec) -> re.Pattern[bytes]:
+        return self.item if spec.style.style == "hex" else re.compile(rb"\s*(?P<sign>-?)(?P<word>[^\s,}]+)\s*,?")
+
+    def _word(self, data: bytes, item: re.Match[bytes], spec: WordSpec, address: int) -> int:
+        if spec.style.style == "hex":
+            number = self._number(data, item, "word", "a word", address)
+        else:
+            digits = re.fullmatch(rb"(\d{1,20})u?", item["word"])
+            if digits is None:
+                text = item["word"][:24].decode(errors="replace")
+                raise fault_at(data, item.start("word"), f"{text!r} is not a word in decimal digits", address)
+            number = int(digits[1])
+        number = -number if item["sign"] else number
+        bits = spec.word_bits
+        signed = spec.element.signed if spec.lanes == 1 else True
+        low = -(1 << bits - 1) if signed and spec.style.type.startswith("int") else 0
+        high = spec.element.high if _signed_number(spec) else (1 << bits) - 1
+        if not low <= number <= high:
+            what = f"{number} is outside {low}..{high}" if low else f"word is wider than {bits} bits"
+            raise fault_at(data, item.start("word"), what, address)
+        return number % (1 << bits)
+
+
+C = _CArray(
     comments=re.compile(rb"(?s)//[^\n]*|/\*.*?\*/"),
     opening=lambda spec: (
         rb"[^{]*?\bstatic\s+const\s+%s\s+%s\[(?P<words>\d+)\]\s*=\s*\{"
         % tuple(re.escape(part).encode() for part in _c_array(spec))
     ),
-    item=re.compile(rb"\s*0x(?P<word>[^\s,}]+)\s*,?"),
+    item=re.compile(rb"\s*(?P<sign>-?)0x(?P<word>[^\s,}]+)\s*,?"),
     end=re.compile(rb"\s*\}\s*;\s*#endif\s*\Z"),
     needs=lambda spec: "static const {} {}[...] = {{".format(*_c_array(spec)),
 )
