@@ -4,10 +4,11 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -16,7 +17,7 @@ from numpy.typing import ArrayLike
 from qexport.build import dump as dumping
 from qexport.build.verify import Report
 from qexport.build.verify import verify as verify_set
-from qexport.core.capture import Capture, CaptureFile, LayerCapture
+from qexport.core.capture import Capture, CaptureFile, LayerCapture, Source
 from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear
 from qexport.core.intformat import Int64, IntFormat
@@ -41,24 +42,26 @@ from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.verdict import Verdict
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from qexport.frontends.vgg.checkpoint import Network
 
 PathLike = str | os.PathLike[str]
 
 
 def capture(
-    network: "Network | None" = None,
+    network: "Network | Module | None" = None,
     layer: str | int | None = None,
-    pictures: ArrayLike | None = None,
+    pictures: Any = None,
     *,
     weight: ArrayLike | None = None,
     input: ArrayLike | None = None,
     bias: ArrayLike | None = None,
-    weights: str = "int8",
-    inputs: str = "uint8",
+    weights: str | None = None,
+    inputs: str | None = None,
     outputs: str | None = None,
-    weight_scale: float | Sequence[float] = 1.0,
-    input_scale: float = 1.0,
+    weight_scale: float | Sequence[float] | None = None,
+    input_scale: float | None = None,
     weight_zero_point: int | Sequence[int] = 0,
     input_zero_point: int = 0,
     output_scale: float = 1.0,
@@ -70,23 +73,38 @@ def capture(
     relu: bool = False,
     name: str = "layer",
 ) -> LayerCapture:
-    """The codes of one layer, of arrays or of a network that `load` gave.
+    """The codes of one layer, of arrays, of a network that `load` gave, or of any PyTorch module.
 
     Of arrays: integer codes `weight` (oc, ic of one group, kh, kw) and `input` (n, ic, iy, ix), a convolution; or
     (oc, ic) and (n, ic), a linear layer; `bias` (oc,) in accumulator units. `weights`, `inputs`, `outputs`: formats
-    such as "int4" or "uint8"; scale and zero point: real = (code - zero point) x scale, of weights also one for each
-    output channel. `outputs`
+    such as "int4" or "uint8", by default int8, uint8 and none; scale and zero point: real = (code - zero point) x
+    scale, of weights also one for each output channel. `outputs`
     with `output_scale`: what the next quantized layer receives behind the ReLU. `reference` (n, oc, oy, ox): the
     framework's own real output, which the golden is checked against. `padding`: all sides, (y, x), or top, bottom,
     left, right.
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
 
+    Of a module: its `layer` by name or number; `pictures`: what the module is called with, or a tuple of arguments.
+    Formats and scales are found, in what runs or in the values; those that are given count. What is not certain of
+    them is warned of.
+
     Raises QexportError when shapes, formats and codes contradict each other.
     """
     if network is not None:
         if layer is None or weight is not None or input is not None:
             raise QexportError("capture: give a network and its layer, or weight and input; not both")
+        from qexport.frontends import needs_torch
+
+        needs_torch(("torch",))
+        from torch import nn
+
+        if isinstance(network, nn.Module):
+            output = None if outputs is None else _format("outputs", outputs, output_scale)
+            weight_facts = (weights, weight_scale, weight_zero_point)
+            return _of_module(
+                network, str(layer), pictures, weight_facts, (inputs, input_scale, input_zero_point), output
+            )
         return _of_network(network, str(layer), pictures)
     if weight is None or input is None:
         raise QexportError("capture: give weight and input, or a network (qexport.load) and a layer")
@@ -116,8 +134,8 @@ def capture(
     return LayerCapture(
         layer=geometry,
         formats=Formats(
-            weight=_format("weights", weights, weight_scale, weight_zero_point),
-            input=_format("inputs", inputs, input_scale, input_zero_point),
+            weight=_format("weights", weights or "int8", _or_1(weight_scale), weight_zero_point),
+            input=_format("inputs", inputs or "uint8", _or_1(input_scale), input_zero_point),
             output=None if outputs is None else _format("outputs", outputs, output_scale),
         ),
         weight=codes,
@@ -148,6 +166,34 @@ def _format(name: str, text: str, scale: ArrayLike, zero_point: ArrayLike = 0) -
         return msgspec.convert({"bits": int(found[2]), "signed": not found[1]} | numbers, CodeFormat)
     except msgspec.ValidationError as error:
         raise QexportError(f"{name}: {error}") from None
+
+
+def _or_1(scale: ArrayLike | None) -> ArrayLike:
+    return 1.0 if scale is None else scale
+
+
+def _of_module(
+    model: "Module",
+    layer: str,
+    inputs: Any,
+    weight: tuple[str | None, ArrayLike | None, ArrayLike],
+    input: tuple[str | None, ArrayLike | None, ArrayLike],
+    output: CodeFormat | None,
+) -> LayerCapture:
+    """`weight` and `input`: format, scale and zero point, as far as they are stated."""
+    from qexport.frontends.torch_module import capture as capturing
+
+    if inputs is None:
+        raise QexportError("capture: give what the module is called with")
+    weights, seen = (
+        capturing.stated(None if text is None else _format(name, text, 1.0).integer, scale, zero_point)
+        for name, (text, scale, zero_point) in (("weights", weight), ("inputs", input))
+    )
+    source = Source(data_sha256=capturing.digest(inputs))
+    found = capturing.capture_module(model, layer, inputs, capturing.Wishes(weights, seen, output), source)
+    for remark in found.remarks:
+        warnings.warn(remark, stacklevel=3)
+    return found.capture
 
 
 def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> LayerCapture:
