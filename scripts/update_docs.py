@@ -305,6 +305,42 @@ def shrunk() -> str:
     return f"```\n$ qexport shrink {SET} --out small --dut my_core.sv\n{said.replace(f'{folder}/', '')}\n```"
 
 
+POST = "post.sv"
+
+
+@functools.cache
+def exhausted(fails: bool) -> str:
+    """What exhaust says of the post-processing module of the examples; wrong: half a step in place of the addend."""
+    addend = "localparam int ADD = OUTPUT_ADD;"
+    text = (EXAMPLES / POST).read_text()
+    assert addend in text
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "vectors").symlink_to(ROOT / "vectors")
+        half = "localparam int ADD = 1 << (OUTPUT_SHIFT - 1);"
+        (Path(scratch) / POST).write_text(text.replace(addend, half) if fails else text)
+        arguments = ["exhaust", str(SET), "--dut", POST, "--top", "post"]
+        program = [sys.executable, "-c", "from qexport.cli import main; main()"]
+        done = subprocess.run([*program, *arguments], cwd=scratch, capture_output=True, text=True, check=False)
+    assert done.returncode == fails, done.stdout + done.stderr
+    lines = [line.rstrip() for line in (done.stderr if fails else done.stdout).splitlines()]
+    said = "\n".join(line for line in lines if not line.startswith("qexport: build"))
+    said = re.sub(r"verilator [0-9.]+", "verilator", said)
+    shown = f"```systemverilog\n  {half}\n```\n\n" if fails else ""
+    return f"{shown}```\n$ qexport {' '.join(arguments)}\n{said}\n```"
+
+
+def post_module() -> str:
+    return f"```systemverilog\n{(EXAMPLES / POST).read_text().rstrip()}\n```"
+
+
+def post_pass() -> str:
+    return exhausted(fails=False)
+
+
+def post_fail() -> str:
+    return exhausted(fails=True)
+
+
 PAGES = {
     "README.md": (verdict, files, show, failure, diagnosis, commands),
     "docs/bench.md": (failure,),
@@ -312,6 +348,7 @@ PAGES = {
         core, core_ports, core_word, core_order, core_first, core_lanes, core_edge, core_stall, core_pass,
     ),
     "docs/explain.md": (explanation, shrunk),
+    "docs/exhaust.md": (post_module, post_pass, post_fail),
     "docs/diagnose.md": (diagnosis,),
     "docs/layouts.md": (nibbles, presets),
     "docs/vectors.md": (memory,),
