@@ -7,7 +7,7 @@ from pathlib import Path
 from qexport.core.operations.registry import OPERANDS, RESULTS
 from qexport.core.steps import Step, step_names
 from qexport.errors import QexportError
-from qexport.layout.memory import Layout, Memory
+from qexport.layout.memory import Layout, Memory, Sharing, sharing
 from qexport.layout.toml import default_layout, load_layout, preset_names
 from qexport.sets.manifest import LayoutInfo, Manifest, MemoryEntry
 
@@ -68,7 +68,13 @@ def has_bench(layout: Layout, kind: str = "conv2d") -> bool:
         and all(ours.get(name) == theirs[name] for name in DRIVEN if name in theirs)
         and all(ours[name] == theirs[name] for name in COMPARED if name in ours)
         and any(name in ours for name in COMPARED)
+        and not _shared(layout.memories)
     )
+
+
+def _shared(memories: Sequence[Sharing]) -> bool:
+    """Whether a memory that the bench would load stands in a file with others."""
+    return any(len(group) > 1 and name in (*DRIVEN, *COMPARED) for name, group in sharing(memories).items())
 
 
 def serves(manifest: Manifest) -> bool:
@@ -81,6 +87,7 @@ def serves(manifest: Manifest) -> bool:
         and _needed(manifest) <= ours.keys()
         and all(ours[name] == theirs.get(name) for name in (*DRIVEN, *COMPARED) if name in ours)
         and any(name in ours for name in COMPARED)
+        and not _shared(manifest.memories)
     )
 
 
