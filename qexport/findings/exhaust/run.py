@@ -177,7 +177,7 @@ def _part(chain: Chain, after: str | None) -> tuple[Chain, tuple[str, ...]]:
         raise QexportError(f"after: the set has no step {after!r}; it has {few(near(after, chain.names))}")
     first = 0 if after is None else chain.names.index(after) + 1
     start = chain.start if after is None else chain.signals[after]
-    steps = list(itertools.takewhile(lambda step: not isinstance(step, Pool), named(chain)[first:]))
+    steps = list(itertools.takewhile(lambda step: not isinstance(step, Pool), named(chain.names, chain.steps)[first:]))
     if not steps:
         place = "accumulator" if after is None else f"step {after}"
         if first == len(chain.steps):
