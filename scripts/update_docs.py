@@ -16,7 +16,7 @@ from qexport.build.dump import dump
 from qexport.cli import main as program
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import Conv2d
+from qexport.core.geometry import Conv2d, MatMul
 from qexport.core.golden import Golden
 from qexport.errors import CheckFailed
 from qexport.layout.formats.registry import FORMATS
@@ -165,10 +165,19 @@ def presets() -> str:
     oc, ic = np.ogrid[:8, :8]
     weight = (ic - oc)[:, :, np.newaxis, np.newaxis] * np.ones((3, 3), np.int64)
     capture = LayerCapture(layer, formats, weight, np.arange(8).reshape(1, 8, 1, 1) * np.ones((4, 4), np.int64))
+    row, column = np.ogrid[:8, :8]
+    product = LayerCapture(
+        MatMul(name="eight"),
+        Formats(input=formats.input, input2=formats.weight),
+        input=np.broadcast_to(column, (1, 8, 8)),
+        input2=(row - column)[np.newaxis],
+    )
     rows = ["| preset | what it serves | its first file | first words |", "|---|---|---|---|"]
     for name in preset_names():
         with tempfile.TemporaryDirectory() as out:
-            made = dump(capture, load_layout(name), Path(out))
+            layout = load_layout(name)
+            of_product = any("k" in memory.order.tensor_axes for memory in layout.memories)
+            made = dump(product if of_product else capture, layout, Path(out))
             memory = made.manifest.memories[0]
             data = (made.folder / memory.files[0].path).read_bytes()
             at = memory.format.lines_of(data, made.manifest.spec(memory), memory.files[0].words)[:2]

@@ -238,6 +238,7 @@ def command(
             captures = stack.enter_context(_on_hardware(captures, hardware, asked.every))
         if dry_run:
             _emit_plan(captures, chosen, as_json)
+            _warn(chosen)
             return
         index = None
         if asked.every:
@@ -252,14 +253,18 @@ def command(
     results = [_dump_result(done) for done in dumps]
     result = results[0] if index is None else {"index": str(index), "sets": results}
     emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
-    for warning in chosen.warnings:
-        click.echo(f"qexport: warning: {warning}", err=True)
+    _warn(chosen)
     for done in dumps:
         for line in done.kept:
             click.echo(f"qexport: {line}", err=True)
         for warning in done.manifest.warnings:
             where = f"{done.manifest.layer.name}: " if asked.every else ""
             click.echo(f"qexport: warning: {where}{warning}", err=True)
+
+
+def _warn(layout: Layout) -> None:
+    for warning in layout.warnings:
+        click.echo(f"qexport: warning: {warning}", err=True)
 
 
 @contextmanager

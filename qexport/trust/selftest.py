@@ -146,7 +146,7 @@ def selftest(
     simulator = choose(simulator_name)
     manifest = read_manifest(folder)
     interface(folder, manifest)
-    require(manifest.layer, Need.STRESS, manifest.formats.weight, manifest.formats.input)
+    require(manifest.layer, Need.SELFTEST, *manifest.formats.operands.values())
     needs_yosys()
     if dut:  # before minutes of other work
         check_readable(folder, dut, top, clock)

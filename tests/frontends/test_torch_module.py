@@ -218,8 +218,7 @@ def test_what_is_not_quantized_is_refused_with_its_values() -> None:
         layer_of(OneWrong(), x, "model")
     with pytest.raises(QexportError, match=r"input: 1 of 150 values are not on the grid of 0.25: 0\.123457;"):
         layer_of(OneWrong(), x, "model", input=stated(scale=0.25))
-    assert not list(capture_all(nn.ReLU(), NOISE))
-    with pytest.raises(QexportError, match="layer: the module called no convolution"):
+    with pytest.raises(QexportError, match="model: it called no convolution"):
         layer_of(nn.ReLU(), NOISE)
 
 
@@ -230,7 +229,7 @@ def test_what_is_not_quantized_is_refused_with_its_values() -> None:
         (lambda y: F.conv2d(y * torch.inf, torch.ones(1, 4, 1, 1)), "it holds NaN or infinity"),
         (lambda y: F.conv2d(y.round(), y[:1].round()), "its weights depend on the inputs"),
         (lambda y: F.conv_transpose2d(y, torch.ones(4, 1, 1, 1)), "it is a transposed convolution"),
-        (lambda y: y.flatten(2) @ y.flatten(2).transpose(1, 2), "it multiplies two activations"),
+        (lambda y: torch.addmm(y[0, 0], y[0, 1], y[0, 2]), "it adds more than a bias"),
         (lambda y: F.conv2d(y.round() * torch.arange(1.0, 5)[:, None, None], torch.ones(1, 4, 1, 1)),
          "its scale differs along axis 1"),
         (lambda y: F.conv2d((y / y.abs().max() * 7).round() * (y.abs().max() / 7), torch.ones(1, 4, 1, 1)), None),
@@ -498,6 +497,91 @@ def test_inputs_are_arrays_or_pictures(tmp_path: Path) -> None:
     Image.fromarray(pixels[0, :4]).save(folder / "3.png")
     with pytest.raises(QexportError, match="have sizes"):
         load_inputs(folder, 4)
+
+
+class Inference(Grid):
+    def forward(self, x: Tensor) -> Any:
+        with torch.inference_mode():
+            return super().forward(x)
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda model: Inference(model.behind),
+        lambda model: model.to(memory_format=torch.channels_last),
+        lambda model: torch.jit.trace(model, NOISE),
+    ],
+)
+@pytest.mark.filterwarnings("ignore")  # of torch.jit
+def test_ways_to_run_a_module_that_hide_operations_hide_no_layer(wrapped: Callable[[nn.Module], nn.Module]) -> None:
+    plain = Grid(lambda y: quantized(F.relu(y), 0.3))
+    expected = layer_of(plain, NOISE, "model").capture
+    found = layer_of(wrapped(plain), NOISE, "model").capture
+    assert np.array_equal(found.input, expected.input)
+    assert np.array_equal(found.weight, expected.weight)
+    assert found.steps == expected.steps
+
+
+def test_attention_comes_apart_into_its_layers() -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.own = nn.MultiheadAttention(8, 2, batch_first=True)
+            self.own.in_proj_weight.data.mul_(20).round_().div_(16)
+
+        def forward(self, x: Tensor) -> Any:
+            return self.own(*[torch.clamp(torch.round(x * 4), -8, 7) / 4] * 3)
+
+    first, *others = capture_all(Attention(), torch.randn(2, 3, 8))
+    assert isinstance(first, Captured)
+    assert (first.capture.layer.name, first.capture.weight.shape) == ("own", (24, 8, 1, 1))
+    assert [isinstance(one, Captured) for one in others] == [True, False, False]  # behind the softmax none is quantized
+
+
+def test_products_of_two_activations_are_captured_with_their_codes() -> None:
+    class Products(nn.Module):
+        def forward(self, x: Tensor) -> Any:
+            left, right = quantized(x.relu(), 0.25), torch.clamp(torch.round(x * 3), -8, 7) / 3
+            scores = torch.clamp(torch.round(left @ right.transpose(2, 3) / 5**0.5 * 8), -128, 127) / 8
+            return scores, torch.ones(2, 5) @ right[0, 0]
+
+    first, second = (one.capture for one in captures_of(Products(), NOISE))
+    assert (first.layer.kind, first.input.shape) == ("matmul", (6, 5, 5))
+    assert first.formats.input2 is not None
+    assert (first.formats.input.bits, first.formats.input2.bits, first.formats.input2.signed) == (4, 4, True)
+    assert first.reference_codes is not None
+    assert np.array_equal(Golden(first).values("output"), first.reference_codes)
+    assert (second.layer.kind, second.input.shape) == ("matmul", (1, 2, 5))
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch.ao
+def test_dynamic_scales_are_refused() -> None:
+    model = torch.ao.quantization.quantize_dynamic(nn.Sequential(nn.Linear(3, 4)), {nn.Linear})
+    with pytest.raises(QexportError, match=r"layer 0: it calls quantized.linear_dynamic, whose scale depends on the"):
+        capture_module(model, "0", torch.randn(2, 3))
+
+
+def test_fake_quantizers_say_scale_zero_point_and_range() -> None:
+    class Fake(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.fake_quantize_per_tensor_affine(x, 0.03, 100, 0, 255)
+            scales, zeros = torch.tensor([0.1, 0.2]), torch.tensor([3, -4], dtype=torch.int32)
+            weight = torch.fake_quantize_per_channel_affine(NOISE[:, :, :3, :3], scales, zeros, 0, -16, 15)
+            y = F.conv2d(x, weight)
+            return torch.fake_quantize_per_tensor_affine(
+                y, torch.tensor(0.4), torch.tensor(9, dtype=torch.int32), 0, 31
+            )
+
+    found = layer_of(Fake(), NOISE, "model")
+    formats = found.capture.formats
+    assert (formats.input.bits, formats.input.zero_point) == (8, 100)
+    assert (formats.weight.bits, formats.weight.zero_point) == (5, (3, -4))
+    assert formats.weight.scale == (pytest.approx(0.1), pytest.approx(0.2))
+    assert formats.output is not None
+    assert (formats.output.bits, formats.output.zero_point, formats.output.signed) == (5, 9, False)
+    assert not found.remarks
 
 
 def test_exported_quantizers_of_integers_are_seen() -> None:

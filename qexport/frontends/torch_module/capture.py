@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from qexport.core.capture import LayerCapture, Source
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import Conv2d, Linear
+from qexport.core.geometry import Conv2d, Linear, MatMul
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.rescale import Hardware
 from qexport.errors import QexportError, few, near
@@ -79,8 +79,6 @@ def capture_module(
     found = found or [call for call in calls if call.name.startswith(f"{layer}.")]
     found = found or [call for call in calls if str(call.index) == layer]
     names = [f"{call.name} ({call.index})" for call in calls]
-    if not names:
-        raise QexportError("layer: the module called no convolution and no linear layer; give it other inputs")
     if not found:
         raise QexportError(f"layer: '{layer}' is not in this module; choose one of {few(near(layer, names))}")
     if len(found) > 1:
@@ -113,6 +111,8 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
 
     tracer = Tracer(twin, LAYERS | RULES, wanted)
     arguments = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, arguments)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # attention as one operation would hide its linear layers
     try:
         with torch.no_grad(), tracer.watch(arguments):
             twin(*arguments)
@@ -121,6 +121,10 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
     except Exception as error:
         shapes = few([tuple(x.shape) for x in pytree.tree_leaves(arguments) if isinstance(x, Tensor)])
         raise QexportError(f"model: it fails for inputs of {shapes}: {line_of(error)}; give what it takes") from None
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fast)
+    if not tracer.calls:
+        raise QexportError("model: it called no convolution and no linear layer for these inputs; give it others")
     return tracer.calls
 
 
@@ -143,13 +147,17 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
     name = f"layer {call.name}"
     if call.refused is not None:
         raise QexportError(f"{name}: {call.refused}; choose another layer")
-    weight, seen = (
-        operand_of(f"{name}: {what}", call.operands[what], call.lines[what], getattr(wishes, what), what == "weight")
-        for what in ("weight", "input")
-    )
-    remarks = [one.remark for one in (weight, seen) if one.remark]
-    weights, inputs = (_planes(one.codes, call) for one in (weight, seen))
-    unit = np.array(weight.format.scales) * seen.format.scales[0]  # the real value of accumulator 1
+    found = {
+        what: operand_of(
+            f"{name}: {what}", tensor, call.lines[what], getattr(wishes, what, Stated()), channels=what == "weight"
+        )
+        for what, tensor in call.operands.items()
+    }
+    remarks = [one.remark for one in found.values() if one.remark]
+    codes = {what: _planes(one.codes, call) for what, one in found.items()}
+    operands: dict[str, Any] = {what: one.format for what, one in found.items()}
+    formats = Formats(**operands)
+    unit = np.array(formats.accumulator_scales)
     real = None if call.bias is None else call.bias.double().cpu().numpy()
     if real is not None and not real.any():
         real = None
@@ -159,27 +167,13 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
     reference = None if call.output is None else _planes(call.output.double().cpu().numpy(), call)
     if reference is not None and real is not None:
         reference = reference - real[:, np.newaxis, np.newaxis]
-    geometry = dict(call.geometry)
-    padding = geometry.pop("padding", (0, 0))
-    kinds: dict[str, Any] = {"conv2d": Conv2d, "linear": Linear}
-    layer = kinds[call.kind](
-        name=call.name,
-        index=call.index,
-        in_channels=inputs.shape[1],
-        out_channels=len(weights),
-        kernel=(weights.shape[2], weights.shape[3]),
-        padding=(padding[0], padding[0], padding[1], padding[1]),
-        relu=call.relu and real is None,
-        **geometry,
-    )
     captured = LayerCapture(
-        layer=layer,
-        formats=Formats(weight=weight.format, input=seen.format),
-        weight=weights,
-        input=inputs,
+        layer=_layer(call, codes, relu=call.relu and real is None),
+        formats=formats,
         bias=bias,
         reference=reference,
         source=source,
+        **codes,
     )
     try:
         output = output_of(call, captured, unit, real, wishes.output, wishes.hardware)
@@ -198,10 +192,30 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
     return Captured(with_output, tuple(remarks))
 
 
+def _layer(call: Call, codes: dict[str, Any], relu: bool) -> Any:
+    if call.kind == "matmul":
+        return MatMul(name=call.name, index=call.index, relu=relu)
+    weight = codes["weight"].shape
+    padding = call.geometry.get("padding", (0, 0))
+    facts = call.geometry | {"padding": (padding[0], padding[0], padding[1], padding[1])}
+    kinds: dict[str, Any] = {"conv2d": Conv2d, "linear": Linear}
+    return kinds[call.kind](
+        name=call.name,
+        index=call.index,
+        in_channels=codes["input"].shape[1],
+        out_channels=weight[0],
+        kernel=weight[2:],
+        relu=relu,
+        **facts,
+    )
+
+
 def _planes(values: Any, call: Call) -> Any:
     """Numbers of a linear layer or of a convolution over one axis, as those of planes."""
     if call.kind == "linear":
         return values[:, :, np.newaxis, np.newaxis]
+    if call.kind == "matmul":
+        return values.reshape(-1, *values.shape[-2:])
     return values[:, :, np.newaxis] if values.ndim == 3 else values
 
 

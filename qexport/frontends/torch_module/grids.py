@@ -42,6 +42,8 @@ def operand_of(what: str, tensor: Tensor, line: Line | None, stated: Stated, cha
     The scale is what the user states, what the module itself multiplied integers with, or what the values show alone.
     Raises QexportError where a value lies on no grid.
     """
+    if not tensor.numel():
+        raise QexportError(f"{what}: it has no values; give other inputs")
     if tensor.is_quantized:
         return _integers(what, tensor, channels)
     if tensor.dtype in (torch.float16, torch.bfloat16) or tensor.is_complex():
@@ -50,10 +52,9 @@ def operand_of(what: str, tensor: Tensor, line: Line | None, stated: Stated, cha
     values = tensor.double().cpu().numpy()
     if not np.isfinite(values).all():
         raise QexportError(f"{what}: it holds NaN or infinity; give other inputs")
-    error = FLOAT_ERROR * float(np.abs(values).max(initial=0.0))
     if stated.scale is not None:
         zeros = np.zeros(1) if stated.zero_point is None else stated.zero_point.astype(np.float64)
-        return _proven(what, values, error, stated.scale, zeros, stated.integer, channels, None)
+        return _proven(what, values, stated.scale, zeros, stated.integer, channels, None)
     if line is not None and isinstance(line.source, Codes) and (line.slope > 0).all():
         scale, zeros = line.slope, line.zero_point
         if line.axis is not None and len(scale) > 1 and (len(set(scale)) == 1):
@@ -66,10 +67,10 @@ def operand_of(what: str, tensor: Tensor, line: Line | None, stated: Stated, cha
         if (np.abs(zeros - np.rint(zeros)) <= WHOLE * np.maximum(1, np.abs(zeros))).all():
             low, high = line.own_range
             found = IntFormat.holding(int(low), int(high), low < 0) if np.isfinite([low, high]).all() else None
-            return _proven(what, values, error, scale, np.rint(zeros), stated.integer or found, channels, None)
+            return _proven(what, values, scale, np.rint(zeros), stated.integer or found, channels, None)
     scale = _scale_of_values(what, values, channels)
     lone = "the coarsest that explains the values: nothing that ran says it"
-    return _proven(what, values, error, scale, np.zeros(1), stated.integer, channels, f"{what}: its scale is {lone}")
+    return _proven(what, values, scale, np.zeros(1), stated.integer, channels, f"{what}: its scale is {lone}")
 
 
 def _integers(what: str, tensor: Tensor, channels: bool) -> Operand:
@@ -99,7 +100,6 @@ def _format(integer: IntFormat, scale: Reals, zeros: Reals) -> CodeFormat:
 def _proven(
     what: str,
     values: NDArray[np.float64],
-    error: float,
     scale: Reals,
     zeros: Reals,
     integer: IntFormat | None,
@@ -110,13 +110,17 @@ def _proven(
 
     `fixed`: other inputs give the same values, so that the codes seen are all there are.
     """
-    if error > scale.min() / 4:
-        raise QexportError(
-            f"{what}: values up to {np.abs(values).max():g} on a grid of {scale.min():g} are beyond float32; "
-            "give --weight-scale or --input-scale, or smaller values"
-        )
     shape = (-1, *[1] * (values.ndim - 1))
     step, zero = scale.reshape(shape), zeros.reshape(shape)
+    axes = tuple(range(1 if len(scale) > 1 else 0, values.ndim))
+    sizes = np.abs(values).max(axis=axes, keepdims=True)
+    error = FLOAT_ERROR * sizes
+    if (error > step / 4).any():
+        worst = np.argmax(error / step)
+        raise QexportError(
+            f"{what}: values up to {sizes.flat[worst]:g} on a grid of {scale[worst]:g} are beyond float32; "
+            "state its scale, or call model.double() first"
+        )
     codes = np.rint(values / step) + zero
     wrong = np.abs(values - (codes - zero) * step) > error
     if wrong.any():

@@ -1,6 +1,7 @@
 """What follows a layer's sum up to the next quantizer: steps in integers, and the framework's own codes beside them."""
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -8,7 +9,7 @@ from msgspec.structs import replace as replace_struct
 from torch import Tensor
 
 from qexport.core.capture import Departs, LayerCapture, Ties
-from qexport.core.codes import CodeFormat
+from qexport.core.codes import CodeFormat, Formats
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
@@ -58,9 +59,10 @@ def output_of(
     before = source.before
     if len(set(line.slope)) > 1 or len(set(line.start)) > 1 or not line.slope[0] > 0:
         raise QexportError("the quantizer behind it has a scale for each channel")
-    gains = np.broadcast_to(before.slope * unit, len(capture.weight))
+    facts = operation(capture, None)
+    gains = np.broadcast_to(before.slope * unit, facts.start.channels)
     offsets = np.broadcast_to(before.start + (0 if bias is None else before.slope * bias), gains.shape)
-    least, greatest = operation(capture, None).channel_bounds
+    least, greatest = facts.channel_bounds
     ends = np.rint([gains * least + offsets, gains * greatest + offsets]) + source.zero_point
     reached = ends.min(), ends.max()
     limits = []
@@ -83,7 +85,7 @@ def output_of(
     if hardware is not None:
         with_steps = replace(capture, formats=replace_struct(capture.formats, output=fmt), steps=steps)
         golden = Golden(with_steps)
-        exact = _pooled(network.codes(golden.accumulator, 1), before)
+        exact = _pooled(network.codes(golden.accumulator, facts.start.axis), before)
         differing = int(np.count_nonzero(exact != golden.values("output")))
         departs = Departs(accumulators=int(found.departs.astype(object).sum()), codes=differing)
         return Output(fmt, steps, departs=departs)
@@ -125,14 +127,16 @@ def _compared(
 
     Raises QexportError where they differ by more: then what ran behind the layer is not what was understood.
     """
-    accumulator = Golden(capture).accumulator
-    exact = _pooled(network.codes(accumulator, 1), before)
+    golden = Golden(capture)
+    accumulator, axis = golden.accumulator, golden.facts.start.axis
+    exact = _pooled(network.codes(accumulator, axis), before)
     codes = codes.reshape(exact.shape)  # views that lie between keep the order
     differing = codes != exact
     if not differing.any():
         return codes, ()
-    error = _float_error(capture, accumulator, gains, offsets, tensor)
-    real = gains[:, None, None] * accumulator + offsets[:, None, None]
+    along = [-1 if at == axis else 1 for at in range(accumulator.ndim)]
+    gain, offset = gains.reshape(along), offsets.reshape(along)
+    real, error = gain * accumulator + offset, _float_error(capture, accumulator, gain, offset, tensor)
     zero, low, high = network.zero_point, network.low, network.high
     below, above = (np.clip(np.rint(end) + zero, low, high).astype(np.int64) for end in (real - error, real + error))
     unexplained = (codes < _pooled(below, before)) | (codes > _pooled(above, before))
@@ -142,31 +146,26 @@ def _compared(
             "that were understood"
         )
     tied = below != above if before.pools else differing
-    channels = np.broadcast_to(np.arange(len(gains))[:, None, None], accumulator.shape)
+    channels = np.broadcast_to(np.arange(len(gains)).reshape(along), accumulator.shape)
     pairs = np.unique(np.stack([channels[tied], accumulator[tied]], axis=1), axis=0)
     return codes, tuple((int(channel), int(value)) for channel, value in pairs)
 
 
-def _float_error(capture: LayerCapture, accumulator: Int64, gains: Reals, offsets: Reals, tensor: Tensor) -> Reals:
+def _float_error(capture: LayerCapture, accumulator: Int64, gain: Reals, offset: Reals, tensor: Tensor) -> Reals:
     """How far the framework's value before its rounding may lie from the exact one, in codes, position by position.
 
     A sum of k products is off by k roundings of the sum of their sizes at most, and each operation behind by one.
     """
     rounding = 2.0**-53 if tensor.dtype == torch.float64 else 2.0**-24
-    layer, formats = capture.layer, capture.formats
-    top, bottom, left, right = layer.padding
-    seen = np.abs(capture.input - formats.input.zero_points[0]).astype(np.float64)
-    seen = np.pad(seen, ((0, 0), (0, 0), (top, bottom), (left, right)))
-    zeros = np.broadcast_to(np.array(formats.weight.zero_points), len(capture.weight))
-    sizes = torch.nn.functional.conv2d(
-        torch.from_numpy(seen),
-        torch.from_numpy(np.abs(capture.weight - zeros[:, None, None, None]).astype(np.float64)),
-        None, layer.stride, 0, layer.dilation, layer.groups,
-    ).numpy()  # fmt: skip
-    if capture.bias is not None:
-        sizes = sizes + np.abs(capture.bias).astype(np.float64)[:, None, None]
-    taps = capture.weight[0].size + 4  # and scales, bias
-    gain, offset = np.abs(gains)[:, None, None], np.abs(offsets)[:, None, None]
-    behind = 8 * (gain * np.abs(accumulator) + offset + 1)
-    out: Reals = rounding * (taps * gain * sizes + behind)
+    sizes: dict[str, Any] = {} if capture.bias is None else {"bias": np.abs(capture.bias)}
+    formats: dict[str, Any] = {}
+    for name, fmt in capture.formats.operands.items():
+        codes: Int64 = getattr(capture, name)
+        sizes[name] = np.abs(codes - np.array(fmt.zero_points).reshape(-1, *[1] * (codes.ndim - 1)))
+        formats[name] = CodeFormat(bits=min(fmt.bits + 1, 32), signed=True, scale=1.0)
+    summed = Golden(LayerCapture(layer=capture.layer, formats=Formats(**formats), **sizes)).accumulator
+    terms = capture.input.shape[-1] if capture.weight is None else capture.weight[0].size
+    out: Reals = rounding * (
+        (terms + 4) * np.abs(gain) * summed + 8 * (np.abs(gain * accumulator) + np.abs(offset) + 1)
+    )
     return out

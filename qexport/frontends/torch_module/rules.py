@@ -326,6 +326,8 @@ _SEVERAL: dict[Rule, tuple[str, ...]] = {
         "_fake_quantize_learnable_per_channel_affine", "_fused_moving_avg_obs_fq_helper",
     ),
     _quantized_tensor: ("quantize_per_tensor", "quantize_per_channel"),
+    _quantized_integers: tuple(f"quantized_decomposed.quantize_{kind}" for kind in ("per_tensor", "per_channel")),
+    _dequantized_integers: tuple(f"quantized_decomposed.dequantize_{kind}" for kind in ("per_tensor", "per_channel")),
     _same: (*SAME, "clone", "contiguous", "dropout", "expand"),
     _viewed: ("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze"),
     _permuted: ("permute", "transpose", "t"),

@@ -23,7 +23,6 @@ NARROW, WIDE = {torch.int8, torch.uint8, torch.int16}, {torch.int32, torch.int64
 OUTSIDE = "model"  # the name of what the module itself calls, outside every layer of its own
 SAME = ("detach", "alias", "lift_fresh")  # these give the very elements of their operand
 PARTS = ("split", "split_with_sizes", "unbind", "chunk")  # every result of these is part of the operand
-NAMESPACES = ("aten", "quantized", "quantized_decomposed")
 T = TypeVar("T")
 
 
@@ -91,6 +90,9 @@ class Tracer(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        if func._can_decompose():  # in inference mode; else its parts alone come here
+            with self:
+                return func.decompose(*args, **kwargs)
         out = func(*args, **kwargs)
         results = [tensor for tensor in pytree.tree_leaves(out) if isinstance(tensor, Tensor)]
         if not results:
@@ -99,8 +101,8 @@ class Tracer(TorchDispatchMode):
         names = (argument.name for argument in func._schema.arguments)
         given = dict(zip(names, args, strict=False)) | kwargs
         operands = [tensor for tensor in pytree.tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
-        op = Op(self, name.rstrip("_") if namespace == "aten" else name, given, results[0])
-        rule = self._rules.get(op.name) if namespace in NAMESPACES else None
+        op = Op(self, name.rstrip("_") if namespace == "aten" else f"{namespace}.{name}", given, results[0])
+        rule = self._rules.get(op.name)
         line = rule(op) if rule is not None else None
         driven = any(self._driven.get(tensor) for tensor in operands)
         if line is None and driven and results[0].is_floating_point():
@@ -164,7 +166,8 @@ class Tracer(TorchDispatchMode):
 
 @dataclass(eq=False)
 class Op:
-    """One operation that ran: its arguments by their names in the schema, and its (first) result."""
+    """One operation that ran: its name (of others than ATen's with their library's), its arguments by their names in
+    the schema, and its (first) result."""
 
     tracer: Tracer
     name: str
