@@ -18,7 +18,7 @@ from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.core.steps import Chain, Signal, read_steps
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.findings.exhaust.result import Exhaustion
 from qexport.findings.exhaust.run import exhaust, exhaust_chain
 from qexport.layout.toml import load_layout
@@ -381,6 +381,8 @@ def test_a_run_without_an_end_is_cut_off(vectors: Path, tmp_path: Path) -> None:
     dut = written(tmp_path / "post.sv")
     result = cli("exhaust", vectors, "--dut", dut, "--top", "post", "--time-limit", "0.01")
     fails(result, "exhaust: ", "no end after 0.01 s", "--time-limit", code=1)
+    with pytest.raises(CheckFailed, match=r"no end after 0\.01 s"):
+        open_set(vectors).exhaust(str(dut), top="post", ports={"value": "acc"}, time_limit=0.01)
 
 
 # --- pools, ranges too large to send, every kind of step -------------------------------------------------------------
