@@ -27,7 +27,7 @@ def like(case: str) -> LayerCapture:
     """A layer of 1x1 whose accumulators fit the steps of a case."""
     chain, start = case_of(case)
     channels, *plane = (start.shape[1], *(2 * size for size in start.shape[2:])) if case in CHAINS else (4, 4, 5)
-    inputs, bits = {"lookup short": (1, 1), "lookup": (4, 3)}.get(case, (4, 4))
+    inputs, bits = {"lookup short": (1, 1), "lookup": (4, 3), "clamp": (8, 4)}.get(case, (4, 4))
     return LayerCapture(
         layer=Conv2d(name="stepped", in_channels=inputs, out_channels=channels, kernel=(1, 1)),
         formats=Formats(
