@@ -27,6 +27,8 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     layout = layout_called(manifest.layout)
     if style not in STYLES:
         raise QexportError(f"stub: style '{style}' is not known; choose {', '.join(STYLES)}")
+    if style == "memory":  # around a module of the reference RTL
+        require(manifest.layer, Need.RTL)
     interface = streams(manifest)
     if style != "blank" and interface is None:
         raise QexportError(

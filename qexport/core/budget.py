@@ -10,7 +10,6 @@ ELEMENTS = 3 << 26  # of all tensors that one image of a layer needs, 8 bytes ea
 CAPTURE_ELEMENTS = 1 << 28  # of a capture's weights, and of one image of its input
 STEP_ELEMENTS = 1 << 24  # of one table of a capture's steps
 STORED = 1 << 36  # elements of one memory over all images
-HELD = 1 << 28  # elements of one memory that are tiled at once, 8 bytes each and some copies
 FILES = 1 << 16  # of a set's memories
 LAYOUT_BYTES = 1 << 20
 LAYOUT_DEPTH = 8  # of a layout's tables, lists and dotted keys
