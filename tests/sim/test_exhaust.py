@@ -395,7 +395,8 @@ def made_of(chain: Chain, to: Path, code_bits: int, text: Callable[[str], str] =
     to.write_text(
         f"module post (input signed [63:0] value, input [8:0] channel, output signed [{code_bits - 1}:0] code);\n"
         "  function automatic signed [63:0] at_start(input integer channel, input integer y, input integer x);\n"
-        f"    at_start = 0;\n  endfunction\n{text(steps_text(chain))}\n  assign code = {code_bits}'({calls});\nendmodule\n"
+        f"    at_start = 0;\n  endfunction\n{text(steps_text(chain))}\n"
+        f"  assign code = {code_bits}'({calls});\nendmodule\n"
     )
     return to
 
