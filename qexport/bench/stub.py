@@ -35,6 +35,8 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
             f"stub: style '{style}' needs memories that stand as in the preset default, {folder} has {layout}; "
             "take --style blank, or dump the set with the preset: --layout default"
         )
+    if style == "memory":  # around the ports of the reference RTL
+        require(manifest.layer, Need.RTL)
     layer, array = manifest.layer, manifest.array
     context = base_context(layer, manifest.memories, manifest.layout.name, array, manifest.formats, manifest.chain)
     by_name = {m.name: m for m in context["entries"]}
