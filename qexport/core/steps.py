@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from qexport.core.budget import CHAIN
 from qexport.core.geometry import NotNegative, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.tensors import Range
@@ -609,6 +610,8 @@ class Chain:
         output: IntFormat | None = None,
         taken: Collection[str] = (),
     ):
+        if len(steps) > CHAIN:
+            raise QexportError(f"steps: {len(steps):,} are more than {CHAIN}; merge some of them")
         self.steps, self.start, self.bias = tuple(steps), start, bias
         self.names = step_names(steps)
         self.signals: dict[str, Signal] = {}
