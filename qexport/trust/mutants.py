@@ -15,9 +15,9 @@ from types import SimpleNamespace
 
 from qexport.bench.interface import Port, Stream, interface
 from qexport.bench.ports import connected, read_module
-from qexport.bench.rtl import PARTS, render_rtl, result_streams, rtl_numbers, rtl_stages
+from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers, rtl_stages
 from qexport.errors import CheckFailed, QexportError
-from qexport.sets.manifest import chain_of, read_manifest
+from qexport.sets.manifest import read_manifest
 from qexport.sim.cache import build_bench, cache_folder
 from qexport.sim.registry import SIMULATORS, choose
 from qexport.sim.run import check_all_words, judged, lacking
@@ -171,7 +171,7 @@ class _Bench:
 def reference_files(style: str, folder: Path) -> dict[str, str]:
     """The sources of the reference RTL of a set by name, the top `dut` last."""
     manifest = read_manifest(folder)
-    files = render_rtl(style, manifest, chain_of(folder, manifest))
+    files = render_rtl(style, manifest, *behind_array(folder, manifest))
     del files["dut_mm.sv"]
     return files
 
@@ -180,7 +180,7 @@ def chosen_edits(style: str, folder: Path) -> list[Edit]:
     """The edits that change anything for the layer of a set."""
     manifest = read_manifest(folder)
     memories = {memory.name: memory for memory in manifest.memories}
-    stages = rtl_stages(manifest, chain_of(folder, manifest))
+    stages = rtl_stages(manifest, *behind_array(folder, manifest))
     output = memories["accumulator"].shape
     facts = SimpleNamespace(
         **rtl_numbers(style, manifest), IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3],
