@@ -12,13 +12,15 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import CHECKS, Stream, interface, streams
-from qexport.bench.ports import check_files, connected, read_module
+from qexport.bench.ports import connected, is_legal, read_module
 from qexport.bench.sv import compare_bench
 from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
-from qexport.sim.cache import build_bench, cache_folder
+from qexport.sim.cache import NotCompiled, build_bench, cache_folder
+from qexport.sim.ghdl import as_verilog
 from qexport.sim.keep import clear, kept
 from qexport.sim.registry import choose
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, supervise
@@ -32,7 +34,7 @@ Told = Callable[[str], None]
 def simulate(
     folder: Path,
     simulator_name: str = "auto",
-    dut: Sequence[Path] = (),
+    dut: Dut = (),
     *,
     top: str = "dut",
     seed: int = 0,
@@ -42,7 +44,9 @@ def simulate(
     limit: float = TIME_LIMIT,
     progress: Told = lambda line: None,
 ) -> Verdict:
-    """Build the bench of a set outside it, run it and judge; the module `top` of `dut` replaces the set's own.
+    """Build the bench of a set outside it, run it and judge.
+
+    The design `dut`, or the module `top` of these files, replaces the set's own.
 
     The verdict is a PASS only when the run prints one PASS with its nonce and the expected count, exits 0, and gives
     the words of the set; else its `failure` says why.
@@ -58,18 +62,25 @@ def simulate(
     manifest = read_manifest(folder)
     offered = interface(folder, manifest)
     simulator = choose(simulator_name)
-    check_files(dut, top)
+    design = Design.of(dut, top)
     if keep is not None and keep.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
-    changed = _changed(folder, manifest, own_design=not dut)
+    changed = _changed(folder, manifest, own_design=not design)
     what, nonce = f"{folder} on {simulator.name}", secrets.token_hex(8)
     with kept(keep, [stream.memory for stream in offered], progress), work_folder(folder, keep) as work:
-        job = replace(work.job(folder, manifest, dut or [folder / "dut.sv"]), waves=waves, limit=limit)
+        translated = as_verilog(design, work.root, limit)
+        job = replace(work.job(folder, manifest, translated.files or [folder / "dut.sv"]), waves=waves, limit=limit)
         found = offered
-        if dut:
-            job, found = _around(job, dut, top, offered)
+        if design:
+            job, found = _around(job, translated, offered, work.root)
         compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
-        executable = build_bench(simulator, job, work.root, work.out / "build.log", builds if dut else cache_folder())
+        kept_builds = builds if design else cache_folder()
+        try:
+            executable = build_bench(simulator, job, work.root, work.out / "build.log", kept_builds)
+        except NotCompiled as error:
+            if simulator.name == "icarus" and design and is_legal(translated, job.sources[:1], (job.include,)):
+                raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
+            raise
         clear(work.out, [stream.memory for stream in offered])
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
@@ -83,8 +94,7 @@ def simulate(
             compared=compared,
             not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in found},
             manifest=manifest,
-            dut=tuple(dut),
-            top=top,
+            design=design,
             kept=keep,
         )
         try:
@@ -126,11 +136,24 @@ def _named(changed: dict[str, str]) -> str:
     return few([f"{path} {why}" for path, why in sorted(changed.items())])
 
 
-def _around(job: Job, dut: Sequence[Path], top: str, offered: Sequence[Stream]) -> tuple[Job, tuple[Stream, ...]]:
-    """The job with the module `top` in place of the set's own, and the streams that the module has ports for."""
-    module = read_module(dut, job.sources[0], (job.include, dut[-1].parent), top)
-    found = connected(module, offered)
-    return replace(job, macros=(f"QEXPORT_DUT={top}", *lacking(offered, found))), found
+def _around(job: Job, design: Design, offered: Sequence[Stream], scratch: Path) -> tuple[Job, tuple[Stream, ...]]:
+    """The job with a design in place of the set's own, and the streams that it has ports for."""
+    found = connected(read_module(design, job.sources[0], (job.include,)), offered, design)
+    job = replace(job, folders=design.includes)
+    macros = (*design.defines, *lacking(offered, found))
+    if design.fits_by_itself:
+        return replace(job, macros=(f"QEXPORT_DUT={design.top}", *macros)), found
+    wrapper = write_wrapper(design, found, scratch)
+    package, *others = job.sources  # the design's own last, because Icarus includes from its folder
+    return replace(job, sources=(package, wrapper, *others), macros=(f"QEXPORT_DUT={WRAPPER}", *macros)), found
+
+
+def write_wrapper(design: Design, found: Sequence[Stream], folder: Path) -> Path:
+    """The file of the module WRAPPER, in which a design has the ports of these streams."""
+    ports = {name: (port.direction, port.bits) for stream in found for name, port in stream.ports.items()}
+    path = folder / f"{WRAPPER}.sv"
+    path.write_text(design.wrapper(ports))
+    return path
 
 
 def lacking(offered: Sequence[Stream], found: Sequence[Stream]) -> tuple[str, ...]:
