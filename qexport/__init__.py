@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from qexport.api import open as open
     from qexport.build.verify import Report as Report
     from qexport.findings.diagnose import Diagnosis as Diagnosis
-    from qexport.findings.exhaust.result import Exhaustion as Exhaustion
     from qexport.findings.explain import Explanation as Explanation
     from qexport.findings.shrink import Shrunk as Shrunk
     from qexport.sim.verdict import Verdict as Verdict
@@ -28,7 +27,6 @@ _HOMES = {
     "open": "api",
     "Report": "build.verify",
     "Diagnosis": "findings.diagnose",
-    "Exhaustion": "findings.exhaust.result",
     "Explanation": "findings.explain",
     "Shrunk": "findings.shrink",
     "Verdict": "sim.verdict",

@@ -4,10 +4,11 @@ import os
 import re
 import shutil
 import tempfile
+import warnings
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
@@ -17,11 +18,12 @@ from qexport.bench.design import Design, Dut
 from qexport.build import dump as dumping
 from qexport.build.verify import Report
 from qexport.build.verify import verify as verify_set
-from qexport.core.capture import Capture, CaptureFile, LayerCapture
-from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import Conv2d, Linear
+from qexport.core.capture import Capture, CaptureFile, LayerCapture, Source
+from qexport.core.codes import MINIFLOATS, AccumulatorScale, CodeFormat, Formats
+from qexport.core.geometry import Conv2d, Linear, MatMul, Sum
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
+from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.diagnose import Diagnosis
 from qexport.findings.diagnose import diagnose as diagnose_words
@@ -42,28 +44,40 @@ from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.verdict import Verdict
 
 if TYPE_CHECKING:
+    from torch.nn import Module
+
     from qexport.frontends.vgg.checkpoint import Network
 
 PathLike = str | os.PathLike[str]
 
 
 def capture(
-    network: "Network | None" = None,
+    network: "Network | Module | None" = None,
     layer: str | int | None = None,
-    pictures: ArrayLike | None = None,
+    pictures: Any = None,
     *,
     weight: ArrayLike | None = None,
     input: ArrayLike | None = None,
     bias: ArrayLike | None = None,
-    weights: str = "int8",
-    inputs: str = "uint8",
+    input2: ArrayLike | None = None,
+    addend: ArrayLike | None = None,
+    mul: Sequence[int] | None = None,
+    weights: str | Sequence[int] | None = None,
+    inputs: str | Sequence[int] | None = None,
+    inputs2: str | Sequence[int] | None = None,
     outputs: str | None = None,
-    weight_scale: float | Sequence[float] = 1.0,
-    input_scale: float = 1.0,
+    weight_scale: float | Sequence[float] | None = None,
+    input_scale: float | None = None,
     weight_zero_point: int | Sequence[int] = 0,
     input_zero_point: int = 0,
+    input2_scale: float = 1.0,
+    input2_zero_point: int = 0,
+    sum_scale: float = 1.0,
     output_scale: float = 1.0,
+    output_zero_point: int = 0,
+    steps: Sequence[Mapping[str, Any]] | None = None,
     reference: ArrayLike | None = None,
+    reference_codes: ArrayLike | None = None,
     stride: int | tuple[int, int] = 1,
     padding: int | tuple[int, int] | tuple[int, int, int, int] = 0,
     dilation: int | tuple[int, int] = 1,
@@ -71,26 +85,69 @@ def capture(
     relu: bool = False,
     name: str = "layer",
 ) -> LayerCapture:
-    """The codes of one layer, of arrays or of a network that `load` gave.
+    """The codes of one layer, of arrays, of a network that `load` gave, or of any PyTorch module.
 
     Of arrays: integer codes `weight` (oc, ic of one group, kh, kw) and `input` (n, ic, iy, ix), a convolution; or
-    (oc, ic) and (n, ic), a linear layer; `bias` (oc,) in accumulator units. `weights`, `inputs`, `outputs`: formats
-    such as "int4" or "uint8"; scale and zero point: real = (code - zero point) x scale, of weights also one for each
-    output channel. `outputs`
-    with `output_scale`: what the next quantized layer receives behind the ReLU. `reference` (n, oc, oy, ox): the
-    framework's own real output, which the golden is checked against. `padding`: all sides, (y, x), or top, bottom,
-    left, right.
+    (oc, ic) and (n, ic), a linear layer; `bias` (oc,) in accumulator units. `input` (n, m, k) and `input2` (n, k, p), a
+    matrix product, with an `addend` (n, m, p) in accumulator units; `input`, or it and `input2`, with `mul`, an integer
+    for each, a sum, whose integers stand for `sum_scale`.
+
+    `weights`, `inputs`, `inputs2`, `outputs`: formats such as "int4" or "uint8", by default int8, uint8, uint8 and
+    none; "e2m1", "e3m2", "e2m3", "e4m3fn"; or a list of the integers that the codes 0, 1, ... stand for. Scale and zero
+    point: real = (code - zero point) x scale, of weights also one for each output channel. `outputs` with
+    `output_scale` and `output_zero_point`: what the next quantized layer receives. `steps`: what follows the
+    accumulator, such as {"op": "relu"} (docs/steps.md); by default what follows from `outputs`. `reference` (in the
+    shape of the accumulators): what the framework itself computed in real numbers, which the golden is checked
+    against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom, left, right.
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
+
+    Of a module: its `layer` by name or number; `pictures`: what the module is called with, or a tuple of arguments.
+    Formats and scales are found, in what runs or in the values; those that are given count. What is not certain of
+    them is warned of.
 
     Raises QexportError when shapes, formats and codes contradict each other.
     """
     if network is not None:
         if layer is None or weight is not None or input is not None:
             raise QexportError("capture: give a network and its layer, or weight and input; not both")
+        from qexport.frontends import needs_torch
+
+        needs_torch(("torch",))
+        from torch import nn
+
+        if isinstance(network, nn.Module):
+            output = None if outputs is None else _format("outputs", outputs, output_scale, output_zero_point)
+            weight_facts = (weights, weight_scale, weight_zero_point)
+            return _of_module(
+                network, str(layer), pictures, weight_facts, (inputs, input_scale, input_zero_point), output
+            )
         return _of_network(network, str(layer), pictures)
-    if weight is None or input is None:
+    if input is None or (weight is None and input2 is None and mul is None):
         raise QexportError("capture: give weight and input, or a network (qexport.load) and a layer")
+    first = _format("inputs", inputs or "uint8", _or_1(input_scale), input_zero_point)
+    output_format = None if outputs is None else _format("outputs", outputs, output_scale, output_zero_point)
+    behind: dict[str, Any] = {
+        "reference": None if reference is None else np.asarray(reference),
+        "reference_codes": None if reference_codes is None else np.asarray(reference_codes),
+        "steps": None if steps is None else read_steps(list(steps)),
+    }
+    if weight is None:
+        second = None if input2 is None else _format("inputs2", inputs2 or "uint8", input2_scale, input2_zero_point)
+        document = {"name": name, "relu": relu} | ({} if mul is None else {"mul": list(mul)})
+        return LayerCapture(
+            layer=_checked(MatMul if mul is None else Sum, document),
+            formats=Formats(
+                input=first,
+                input2=second,
+                accumulator=None if mul is None else AccumulatorScale(scale=sum_scale),
+                output=output_format,
+            ),
+            input=np.asarray(input),
+            input2=None if input2 is None else np.asarray(input2),
+            addend=None if addend is None else np.asarray(addend),
+            **behind,
+        )
     codes, seen = np.asarray(weight), np.asarray(input)
     kind: type[Conv2d] | type[Linear] = Conv2d
     if codes.ndim == 2 and seen.ndim == 2:
@@ -110,22 +167,26 @@ def capture(
         groups=groups,
         relu=relu,
     )
-    try:
-        geometry = msgspec.convert(msgspec.to_builtins(geometry), kind)  # a Struct checks what is converted to it alone
-    except msgspec.ValidationError as error:
-        raise QexportError(f"capture: layer {name}: {error}") from None
     return LayerCapture(
-        layer=geometry,
+        layer=_checked(kind, msgspec.to_builtins(geometry)),
         formats=Formats(
-            weight=_format("weights", weights, weight_scale, weight_zero_point),
-            input=_format("inputs", inputs, input_scale, input_zero_point),
-            output=None if outputs is None else _format("outputs", outputs, output_scale),
+            weight=_format("weights", weights or "int8", _or_1(weight_scale), weight_zero_point),
+            input=first,
+            output=output_format,
         ),
         weight=codes,
         input=seen,
         bias=None if bias is None else np.asarray(bias),
-        reference=None if reference is None else np.asarray(reference),
+        **behind,
     )
+
+
+def _checked(kind: Any, document: Any) -> Any:
+    """The layer: a Struct checks what is converted to it alone."""
+    try:
+        return msgspec.convert({"kind": kind.__struct_config__.tag} | document, kind)
+    except msgspec.ValidationError as error:
+        raise QexportError(f"capture: layer {document['name']}: {error}") from None
 
 
 def _pair(value: int | tuple[int, int]) -> tuple[int, int]:
@@ -140,15 +201,61 @@ def _sides(padding: int | tuple[int, ...]) -> tuple[int, int, int, int]:
     return top, bottom, left, right
 
 
-def _format(name: str, text: str, scale: ArrayLike, zero_point: ArrayLike = 0) -> CodeFormat:
-    found = re.fullmatch(r"(u?)int([1-9]\d?)", text)
-    if not found or int(found[2]) > 32:
-        raise QexportError(f"{name}: '{text}' is not a format; give one such as 'int4' or 'uint8', of up to 32 bits")
+def _format(name: str, text: str | Sequence[int], scale: ArrayLike, zero_point: ArrayLike = 0) -> CodeFormat:
+    facts: dict[str, Any]
+    if not isinstance(text, str):
+        levels = np.asarray(text).tolist()
+        facts = {"bits": max(len(levels) - 1, 1).bit_length(), "signed": False, "levels": levels}
+    elif text in MINIFLOATS:
+        facts = {"bits": sum(map(int, text[1:4:2]), 1), "signed": False, "code": text}
+    else:
+        found = re.fullmatch(r"(u?)int([1-9]\d?)", text)
+        if not found or int(found[2]) > 32:
+            raise QexportError(
+                f"{name}: '{text}' is not a format; give one such as 'int4' or 'uint8', of up to 32 bits, one of "
+                f"{', '.join(MINIFLOATS)}, or a list of levels"
+            )
+        facts = {"bits": int(found[2]), "signed": not found[1]}
     numbers = {"scale": np.asarray(scale).tolist(), "zero_point": np.asarray(zero_point).tolist()}
     try:
-        return msgspec.convert({"bits": int(found[2]), "signed": not found[1]} | numbers, CodeFormat)
+        return msgspec.convert(facts | numbers, CodeFormat)
     except msgspec.ValidationError as error:
         raise QexportError(f"{name}: {error}") from None
+
+
+def _plain(name: str, text: str | Sequence[int]) -> IntFormat:
+    """A format whose codes stand for themselves, as those of modules do."""
+    if not (fmt := _format(name, text, 1.0)).plain:
+        raise QexportError(f"{name}: a module's codes stand for themselves; give a format such as 'int4' or 'uint8'")
+    return fmt.integer
+
+
+def _or_1(scale: ArrayLike | None) -> ArrayLike:
+    return 1.0 if scale is None else scale
+
+
+def _of_module(
+    model: "Module",
+    layer: str,
+    inputs: Any,
+    weight: tuple[str | Sequence[int] | None, ArrayLike | None, ArrayLike],
+    input: tuple[str | Sequence[int] | None, ArrayLike | None, ArrayLike],
+    output: CodeFormat | None,
+) -> LayerCapture:
+    """`weight` and `input`: format, scale and zero point, as far as they are stated."""
+    from qexport.frontends.torch_module import capture as capturing
+
+    if inputs is None:
+        raise QexportError("capture: give what the module is called with")
+    weights, seen = (
+        capturing.stated(None if text is None else _plain(name, text), scale, zero_point)
+        for name, (text, scale, zero_point) in (("weights", weight), ("inputs", input))
+    )
+    source = Source(data_sha256=capturing.digest(inputs))
+    found = capturing.capture_module(model, layer, inputs, capturing.Wishes(weights, seen, output), source)
+    for remark in found.remarks:
+        warnings.warn(remark, stacklevel=3)
+    return found.capture
 
 
 def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> LayerCapture:
@@ -189,9 +296,8 @@ def dump(
     """Write the vector set of a layer as a folder in `out`, verified, whole or not at all.
 
     `of`: a capture, or a capture file. `layout`: a preset's name or a layout file; by default the preset with a bench
-    for the kind of layer. `force` replaces another set of
-    this layer. Raises QexportError when the layout does not suit the layer or something is in the way, CheckFailed
-    when the golden contradicts the capture's reference.
+    for the kind of layer. `force` replaces another set of this layer. Raises QexportError when the layout does not suit
+    the layer or something is in the way, CheckFailed when the golden contradicts the capture's reference.
     """
     captured = CaptureFile(Path(of)) if isinstance(of, str | os.PathLike) else of
     name = default_layout(captured.layer.kind) if layout is None else layout

@@ -15,10 +15,17 @@ import bitstring
 import numpy as np
 import trust_table
 
+from qexport import capture as make_capture
+from qexport.bench.context import render
 from qexport.bench.rtl import PARTS
+from qexport.bench.steps import steps_context
+from qexport.build.dump import dump
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.operations.registry import operation
+from qexport.findings.exhaust.run import exhaust
 from qexport.layout.formats.base import WordSpec
 from qexport.layout.formats.registry import FORMATS
+from qexport.layout.toml import load_layout
 from qexport.sets.index import Index
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
@@ -203,6 +210,45 @@ def reference_rtl() -> None:
                 print(f"  {entry.path:11}  {style:5}  {verdict.cycles:9,}  {sum(verdict.compared.values()):15,}")
 
 
+POST = """module post (input clk, input signed [31:0] value, input [5:0] channel, output reg [7:0] code);
+  function automatic signed [63:0] at_start(input integer channel, input integer y, input integer x);
+    at_start = 0;
+  endfunction
+{steps}
+  reg signed [31:0] v;
+  reg [5:0] c;
+  always @(posedge clk) begin
+    v <= value;
+    c <= channel;
+    code <= 8'({calls});
+  end
+endmodule
+"""
+
+
+def exhaustion() -> None:
+    """Every accumulator of a layer of 64 channels of int8 through a pipelined module, the build included."""
+    rng = np.random.default_rng(0)
+    capture = make_capture(
+        weight=rng.integers(-100, 101, (64, 3, 3, 3)), input=rng.integers(0, 256, (1, 3, 8, 8)), outputs="uint8",
+        weight_scale=2.0**-7, input_scale=2.0**-8, output_scale=0.013, relu=True, name="conv1",
+    )  # fmt: skip
+    print("\nqexport exhaust, 64 channels of int8")
+    with tempfile.TemporaryDirectory(dir=".") as out:
+        chain = operation(capture, None).chain
+        assert chain is not None
+        calls = "64'(v)"
+        for name in chain.names:
+            calls = f"step_{name}({calls}, 32'(c))"
+        steps = render({"steps.svh": "sv/steps.svh.j2"}, steps_context(chain, "start"))["steps.svh"]
+        dut = Path(out) / "post.sv"
+        dut.write_text(POST.format(steps=steps, calls=calls))
+        found = exhaust(dump(capture, load_layout("default"), Path(out)).folder, [dut], top="post", latency=2).check()
+        assert found.every
+        rate = found.compared / found.seconds
+        print(f"  {found.compared:,} values in {found.seconds:.1f} s with the build, {rate:,.0f} values/s (goal: 60 s)")
+
+
 def main() -> None:
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, numpy {np.__version__}\n")
     packing()
@@ -214,6 +260,7 @@ def main() -> None:
         make_pictures(Path(pictures), 256)
         all_layers(Path(pictures))
     reference_rtl()
+    exhaustion()
     print("\nqexport diagnose")
     subprocess.run([sys.executable, "-m", "scripts.diagnose_table"], cwd=ROOT, check=True)
     print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")

@@ -16,7 +16,7 @@ from qexport.build.dump import dump
 from qexport.cli import main as program
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import Conv2d
+from qexport.core.geometry import Conv2d, MatMul
 from qexport.core.golden import Golden
 from qexport.errors import CheckFailed
 from qexport.layout.formats.registry import FORMATS
@@ -165,10 +165,19 @@ def presets() -> str:
     oc, ic = np.ogrid[:8, :8]
     weight = (ic - oc)[:, :, np.newaxis, np.newaxis] * np.ones((3, 3), np.int64)
     capture = LayerCapture(layer, formats, weight, np.arange(8).reshape(1, 8, 1, 1) * np.ones((4, 4), np.int64))
+    row, column = np.ogrid[:8, :8]
+    product = LayerCapture(
+        MatMul(name="eight"),
+        Formats(input=formats.input, input2=formats.weight),
+        input=np.broadcast_to(column, (1, 8, 8)),
+        input2=(row - column)[np.newaxis],
+    )
     rows = ["| preset | what it serves | its first file | first words |", "|---|---|---|---|"]
     for name in preset_names():
         with tempfile.TemporaryDirectory() as out:
-            made = dump(capture, load_layout(name), Path(out))
+            layout = load_layout(name)
+            of_product = any("k" in memory.order.tensor_axes for memory in layout.memories)
+            made = dump(product if of_product else capture, layout, Path(out))
             memory = made.manifest.memories[0]
             data = (made.folder / memory.files[0].path).read_bytes()
             at = memory.format.lines_of(data, made.manifest.spec(memory), memory.files[0].words)[:2]
@@ -296,6 +305,42 @@ def shrunk() -> str:
     return f"```\n$ qexport shrink {SET} --out small --dut my_core.sv\n{said.replace(f'{folder}/', '')}\n```"
 
 
+POST = "post.sv"
+
+
+@functools.cache
+def exhausted(fails: bool) -> str:
+    """What exhaust says of the post-processing module of the examples; wrong: half a step in place of the addend."""
+    addend = "localparam int ADD = OUTPUT_ADD;"
+    text = (EXAMPLES / POST).read_text()
+    assert addend in text
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "vectors").symlink_to(ROOT / "vectors")
+        half = "localparam int ADD = 1 << (OUTPUT_SHIFT - 1);"
+        (Path(scratch) / POST).write_text(text.replace(addend, half) if fails else text)
+        arguments = ["exhaust", str(SET), "--dut", POST, "--top", "post"]
+        program = [sys.executable, "-c", "from qexport.cli import main; main()"]
+        done = subprocess.run([*program, *arguments], cwd=scratch, capture_output=True, text=True, check=False)
+    assert done.returncode == fails, done.stdout + done.stderr
+    lines = [line.rstrip() for line in (done.stderr if fails else done.stdout).splitlines()]
+    said = "\n".join(line for line in lines if not line.startswith("qexport: build"))
+    said = re.sub(r"verilator [0-9.]+", "verilator", said)
+    shown = f"```systemverilog\n  {half}\n```\n\n" if fails else ""
+    return f"{shown}```\n$ qexport {' '.join(arguments)}\n{said}\n```"
+
+
+def post_module() -> str:
+    return f"```systemverilog\n{(EXAMPLES / POST).read_text().rstrip()}\n```"
+
+
+def post_pass() -> str:
+    return exhausted(fails=False)
+
+
+def post_fail() -> str:
+    return exhausted(fails=True)
+
+
 PAGES = {
     "README.md": (verdict, files, show, failure, diagnosis, commands),
     "docs/bench.md": (failure,),
@@ -303,6 +348,7 @@ PAGES = {
         core, core_ports, core_word, core_order, core_first, core_lanes, core_edge, core_stall, core_pass,
     ),
     "docs/explain.md": (explanation, shrunk),
+    "docs/exhaust.md": (post_module, post_pass, post_fail),
     "docs/diagnose.md": (diagnosis,),
     "docs/layouts.md": (nibbles, presets),
     "docs/vectors.md": (memory,),

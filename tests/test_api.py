@@ -97,6 +97,21 @@ def test_arguments_that_cannot_be_used_are_named(changes: dict[str, Any], says: 
         qx.capture(**({"weight": WEIGHT, "input": INPUT} | changes))
 
 
+def test_steps_and_formats_of_the_output_are_taken(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    facts: dict[str, Any] = {"weight": rng.integers(-8, 8, (3, 2, 3, 3)), "input": rng.integers(0, 16, (1, 2, 5, 5))}
+    facts |= {"weights": "int4", "inputs": "uint4"}
+    sums = Golden(qx.capture(**facts)).accumulator
+    steps = [{"op": "add", "value": [1, 2, 3]}, {"op": "shift_right", "by": 4, "round": "floor"}]
+    stepped = qx.capture(**facts, steps=steps, reference_codes=(sums + np.arange(1, 4).reshape(3, 1, 1)) >> 4)
+    np.testing.assert_array_equal(qx.dump(stepped, tmp_path)["output"], stepped.reference_codes)
+    scaled = qx.capture(**facts, outputs="int8", output_scale=3.3, output_zero_point=-5, name="scaled")
+    want = np.clip(np.rint(sums / 3.3 - 5), -128, 127)
+    np.testing.assert_array_equal(qx.dump(scaled, tmp_path)["output"], want)
+    with pytest.raises(QexportError, match="step 0: op 'softmax' is not known"):
+        qx.capture(**facts, steps=[{"op": "softmax"}])
+
+
 def test_a_reference_that_contradicts_the_codes_is_refused(tmp_path: Path) -> None:
     wrong = qx.capture(weight=WEIGHT, input=INPUT, reference=np.full((1, 2, 3, 3), 28.0))
     with pytest.raises(CheckFailed, match="differs from reference by 1 in the mean"):

@@ -7,7 +7,7 @@ from typing import Any
 
 from qexport.bench.context import CYCLES_SPARE, BenchMemory, bench_memories, render, work
 from qexport.bench.design import Design
-from qexport.bench.interface import COMPARED, DRIVEN, interface
+from qexport.bench.interface import DRIVEN, interface, results_of
 from qexport.bench.ports import connected, read_module
 from qexport.sets.manifest import read_manifest
 
@@ -27,8 +27,8 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
     array = dict(manifest.array)
     memories = {memory.name: memory for memory in bench_memories(manifest.memories, array)}
     driven = [memories[name] for name in DRIVEN if name in memories]
-    compared = [memories[name] for name in COMPARED if name in memories]
-    sizes = {m.name: {axis.name: axis.size for axis in m.axes} for m in (*driven, *compared)}
+    results = [memories[entry.name] for entry in results_of(manifest.memories, manifest.chain, manifest.layer.kind)]
+    sizes = {m.name: {axis.name: axis.size for axis in m.axes} for m in (*driven, *results)}
 
     def from_target(path: Path) -> str:
         return repr(Path(os.path.relpath(path.resolve(), target.resolve())).as_posix())
@@ -42,11 +42,11 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
         "multipliers": array["row"] * array["col"],
         "cycles_spare": CYCLES_SPARE,
         "driven": driven,
-        "compared": compared,
+        "compared": results,
         "shapes": {entry.name: list(entry.shape) for entry in manifest.memories},
-        "places": {m.name: _place(m) for m in compared},
-        "lasts": {m.name: m.words // sizes[m.name].get("n", 1) for m in (*driven, *compared)},
-        **work(manifest.layer, driven, compared, array),
+        "places": {m.name: _place(m) for m in results},
+        "lasts": {m.name: m.words // sizes[m.name].get("n", 1) for m in (*driven, *results)},
+        **work(manifest.layer, driven, results, array),
     }
     return render({f"test_{slug}.py": "cocotb/bench.py.j2"}, context)
 

@@ -4,13 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from qexport.bench.context import BenchMemory
-from qexport.bench.steps import literal, steps_context
+from qexport.bench.steps import literal, needed, steps_context, value_of
 from qexport.core.codes import CodeFormat
 from qexport.core.geometry import AnyLayer
-from qexport.core.steps import Chain, Signal, Step
+from qexport.core.steps import Step
 from qexport.sets.manifest import ManifestFormats, MemoryEntry
 
 
@@ -55,22 +53,22 @@ def data_context(
     layer: AnyLayer,
     memories: Sequence[MemoryEntry],
     formats: ManifestFormats,
-    steps: Sequence[Step] | None,
+    steps: Sequence[Step],
     driven: Sequence[BenchMemory],
     compared: Sequence[BenchMemory],
 ) -> dict[str, Any]:
     """The context of sv/dut_data.sv.j2."""
-    shape = next(entry.shape for entry in memories if entry.tensor in ("accumulator", "relu"))
-    channels = shape[layer.results.index(layer.channel)]
-    ends = (np.full(channels, bound, object) for bound in formats.accumulator.bounds)
-    chain = Chain(steps or (), Signal(layer.results, layer.channel, shape[1:], *ends))
+    shapes = {entry.tensor: entry.shape for entry in memories}
+    start = shapes.get("accumulator") or shapes["relu"]
+    tensors = [memory.tensor for memory in compared]
     return {
         "kind": layer.kind,
         "noun": layer.noun,
-        "names": [memory.name for memory in compared],
+        "has_relu": "relu" in tensors,
         "has_addend": "addend" in [memory.name for memory in driven],
         "operands": [Operand.of(name, fmt) for name, fmt in formats.operands.items()],
         "places": {memory.name: Place.of(memory) for memory in compared},
         "channels": {"p": "P", "oc": "OC"}[layer.channel],
-        **steps_context(chain, "accumulator"),
+        "values": {memory.name: value_of(memory.tensor, steps) for memory in compared},
+        **steps_context(needed(steps, tensors), start[1:], "accumulator", None),
     }

@@ -1,11 +1,13 @@
 """The streams of the design under test: which memories go in and come out, as which ports."""
 
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qexport.core.operations.registry import OPERANDS, RESULTS
+from qexport.core.steps import Step, step_names
 from qexport.errors import QexportError
-from qexport.layout.memory import Layout, Memory
+from qexport.layout.memory import Layout, Memory, Sharing, sharing
 from qexport.layout.toml import default_layout, load_layout, preset_names
 from qexport.sets.manifest import LayoutInfo, Manifest, MemoryEntry
 
@@ -66,7 +68,13 @@ def has_bench(layout: Layout, kind: str = "conv2d") -> bool:
         and all(ours.get(name) == theirs[name] for name in DRIVEN if name in theirs)
         and all(ours[name] == theirs[name] for name in COMPARED if name in ours)
         and any(name in ours for name in COMPARED)
+        and not _shared(layout.memories)
     )
+
+
+def _shared(memories: Sequence[Sharing]) -> bool:
+    """Whether a memory that the bench would load stands in a file with others."""
+    return any(len(group) > 1 and name in (*DRIVEN, *COMPARED) for name, group in sharing(memories).items())
 
 
 def serves(manifest: Manifest) -> bool:
@@ -79,6 +87,7 @@ def serves(manifest: Manifest) -> bool:
         and _needed(manifest) <= ours.keys()
         and all(ours[name] == theirs.get(name) for name in (*DRIVEN, *COMPARED) if name in ours)
         and any(name in ours for name in COMPARED)
+        and not _shared(manifest.memories)
     )
 
 
@@ -92,13 +101,28 @@ def _shape(memory: Memory) -> Memory:
     return replace(memory, bits=None, file="", optional=False)
 
 
+def results_of(entries: Iterable[MemoryEntry], steps: Sequence[Step] | None, kind: str) -> list[MemoryEntry]:
+    """The memories whose words come out of the design: those of COMPARED, and of the steps' values those that stand as
+    `output` does in the preset for the kind of layer."""
+    names = step_names(steps or ())
+    preset = load_layout(default_layout(kind))
+    output = next(_shape(memory) for memory in preset.memories if memory.name == "output")
+
+    def stands(entry: MemoryEntry) -> bool:
+        same = replace(output, name=entry.name, tensor=entry.tensor)
+        return entry.tensor in names and replace(_shape(entry.memory()), signed=None) == same
+
+    return [entry for entry in entries if entry.name in COMPARED or stands(entry)]
+
+
 def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     """The interface of the design under test, as the set's bench drives it; None where the set has a stub only."""
     entries = {entry.name: entry for entry in manifest.memories}
     benched = any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench)
     if not benched or not _needed(manifest) <= entries.keys():
         return None
-    return tuple(Stream.of(entries[name]) for name in (*DRIVEN, *COMPARED) if name in entries)
+    found = [entries[name] for name in DRIVEN if name in entries]
+    return tuple(map(Stream.of, [*found, *results_of(manifest.memories, manifest.chain, manifest.layer.kind)]))
 
 
 def layout_called(layout: LayoutInfo) -> str:

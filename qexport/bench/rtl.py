@@ -12,7 +12,7 @@ import numpy as np
 
 from qexport.bench.context import TEMPLATES, for_comment, licensed, render
 from qexport.bench.interface import COMPARED, DRIVEN
-from qexport.bench.steps import literal
+from qexport.bench.steps import literal, needed
 from qexport.core.geometry import ConvGeometry
 from qexport.core.intformat import IntFormat
 from qexport.core.operations.base import Need
@@ -29,7 +29,6 @@ from qexport.core.steps import (
     Signal,
     Step,
     Threshold,
-    step_names,
     takes_bias,
 )
 from qexport.core.tensors import Range
@@ -59,7 +58,7 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None) -> dict[str,
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
     layer = manifest.layer
-    require(layer, Need.RTL, manifest.formats.weight, manifest.formats.input)
+    require(layer, Need.RTL, *manifest.formats.operands.values())
     by_name = {memory.name: memory for memory in manifest.memories}
     _check_memories(by_name)
     numbers = rtl_numbers(style, manifest)
@@ -198,14 +197,10 @@ def rtl_stages(manifest: Manifest, chain: Chain | None) -> list[Stage]:
     return stages
 
 
-def _served(manifest: Manifest) -> tuple[Step, ...]:
+def _served(manifest: Manifest) -> Sequence[Step]:
     """The steps up to the last whose value a memory holds."""
-    steps = manifest.chain or ()
     memories = {memory.name: memory for memory in manifest.memories}
-    stored = {memories[name].tensor for name in _results(memories)}
-    if "output" in stored:
-        return steps
-    return steps[: max((at for at, name in enumerate(step_names(steps), 1) if name in stored), default=0)]
+    return needed(manifest.chain or (), [memories[name].tensor for name in _results(memories)])
 
 
 @dataclass(frozen=True)

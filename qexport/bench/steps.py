@@ -1,6 +1,6 @@
 """Steps as SystemVerilog: each a function of value and channel, a pool one of the plane before it."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,7 +11,6 @@ from qexport.core.steps import (
     VALUE,
     Add,
     Bias,
-    Chain,
     Clamp,
     LeakyRelu,
     Lookup,
@@ -27,6 +26,8 @@ from qexport.core.steps import (
     Tflite,
     Threshold,
     Wrap,
+    step_names,
+    takes_bias,
 )
 
 ROUNDINGS: Mapping[Round, str] = {  # when the integer above is taken: rest / one is the fraction
@@ -48,7 +49,7 @@ class Window:
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
-    plane: tuple[int, int]
+    plane: tuple[int, ...]
     gather: str
 
 
@@ -68,28 +69,47 @@ class StepText:
     start: str = ""
 
 
-def steps_context(chain: Chain, start: str, bias: str | None = None) -> dict[str, Any]:
-    """What templates/sv/steps.svh.j2 needs. `start` names the tensor before the steps; `bias` is the bias of `channel`
-    where the design has it from elsewhere, else it is among the numbers."""
-    numbers = {f"{name}_{field}": array for name, step in zip(chain.names, chain.steps, strict=True)
+def steps_context(
+    steps: Sequence[Step], sizes: tuple[int, ...], start: str, bias: str | Int64 | None
+) -> dict[str, Any]:
+    """What templates/sv/steps.svh.j2 needs. `start` names the tensor before the steps, whose axes behind n have these
+    sizes. `bias`: the numbers, or what gives that of `channel` where the design has them from elsewhere."""
+    names = step_names(steps)
+    numbers = {f"{name}_{field}": array for name, step in zip(names, steps, strict=True)
                for field, array in step.arrays.items() if array.ndim}  # fmt: skip
-    roundings: set[Round] = set()
-    texts: list[StepText] = []
-    for name, step, signal in zip(chain.names, chain.steps, (chain.start, *chain.signals.values()), strict=False):
-        if isinstance(step, Bias) and bias is None:
-            assert chain.bias is not None
-            numbers["bias_numbers"], bias = chain.bias, "bias_numbers(channel)"
-        texts.append(_text(name, step, texts[-1].name if texts else start, signal, bias))
-        roundings |= _roundings(step)
+    if not isinstance(bias, str | None) and takes_bias(steps):
+        numbers["bias_numbers"], bias = bias, "bias_numbers(channel)"
+    texts = []
+    for name, step, before in zip(names, steps, (start, *names), strict=False):
+        text = _text(name, step, before, sizes, str(bias))
+        sizes = step.sizes(_planes(sizes))
+        texts.append(text)
+    roundings = {rounding for step in steps for rounding in _roundings(step)}
     return {
-        "start": start,
         "step_numbers": [(name, *_rows(array)) for name, array in numbers.items()],
         "roundings": [(name, up) for name, up in ROUNDINGS.items() if name in roundings],
         "steps": texts,
     }
 
 
-def _text(name: str, step: Step, before: str, signal: Signal, bias: str | None) -> StepText:
+def value_of(tensor: str, steps: Sequence[Step]) -> str:
+    """The value that a tensor holds: that of the last step, or the accumulator, for `output`."""
+    return (step_names(steps) or ("accumulator",))[-1] if tensor == "output" else tensor
+
+
+def needed(steps: Sequence[Step], tensors: Collection[str]) -> Sequence[Step]:
+    """The steps up to the last whose value is among the tensors."""
+    values = {value_of(tensor, steps) for tensor in tensors}
+    return steps[: max((at for at, name in enumerate(step_names(steps), 1) if name in values), default=0)]
+
+
+def _planes(sizes: tuple[int, ...]) -> Signal:
+    """A tensor of these sizes, of which nothing else is asked."""
+    axes = ("n", "oc", "oy", "ox") if len(sizes) == 3 else ("n", "m", "p")
+    return Signal(axes, axes[-1] if len(sizes) == 2 else "oc", sizes, np.zeros(0), np.zeros(0))
+
+
+def _text(name: str, step: Step, before: str, sizes: tuple[int, ...], bias: str) -> StepText:
     single = {field: value for field in step.__struct_fields__ if isinstance(value := getattr(step, field), int | str)}
     said = ", ".join(f"{field} {value}" for field, value in single.items() if field != "name")
     comment = f"{name}: {step.op}{f' {said}' if said else ''}"
@@ -100,11 +120,10 @@ def _text(name: str, step: Step, before: str, signal: Signal, bias: str | None) 
 
     match step:
         case MaxPool() | SumPool():
-            assert signal.plane is not None
             value = f"at_{name}"
             largest = isinstance(step, MaxPool)
             gather = f"if (v > {value}) {value} = v;" if largest else f"{value} = {value} + v;"
-            window = Window(step.kernel, step.stride or step.kernel, step.padding, signal.plane, gather)
+            window = Window(step.kernel, step.stride or step.kernel, step.padding, sizes[-2:], gather)
             return StepText(name, before, comment, window=window, start=literal(VALUE.low if largest else 0))
         case Threshold():
             levels = step.arrays["table"].shape[1]

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qexport.bench.context import BenchMemory, base_context, render, work
-from qexport.bench.interface import COMPARED, DRIVEN, layout_called, streams
+from qexport.bench.interface import DRIVEN, layout_called, results_of, streams
 from qexport.bench.rtl import KEPT, SELECTS, mm_widths
 from qexport.errors import QexportError
 from qexport.sets.manifest import Manifest
@@ -46,14 +46,15 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
         "set_path": _make_text(os.path.relpath(folder.resolve(), to.resolve())),
     }
     if interface is not None and style != "blank":
-        results = COMPARED if style == "stream" else KEPT
         driven = [by_name[name] for name in DRIVEN if name in by_name]
-        compared = [by_name[name] for name in results if name in by_name]
-        if not compared:
+        results = [by_name[entry.name] for entry in results_of(manifest.memories, manifest.chain, manifest.layer.kind)]
+        if style == "memory":
+            results = [memory for memory in results if memory.name in KEPT]
+        if not results:
             raise QexportError(
-                f"stub: style '{style}' compares {', '.join(results)}, {layout} has none of them; take --style stream"
+                f"stub: style '{style}' compares {', '.join(KEPT)}, {layout} has none of them; take --style stream"
             )
-        context |= _interface(manifest, style, driven, compared) | work(layer, driven, compared, array)
+        context |= _interface(manifest, style, driven, results) | work(layer, driven, results, array)
     elif not context["memories"]:
         raise QexportError(f"stub: {layout} of {folder} has no memory file that Verilog can load; choose another radix")
     files = {

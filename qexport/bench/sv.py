@@ -1,14 +1,17 @@
 """The context of the Verilog templates, and their rendering. A set's layout decides which bench it gets."""
 
+import math
 import zlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-from qexport.bench.context import base_context, render, work
+from qexport.bench.context import BenchMemory, base_context, render, work
 from qexport.bench.data import Operand, data_context
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, serves
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, results_of, serves
+from qexport.bench.steps import needed, steps_context, value_of
 from qexport.core.geometry import AnyLayer, ConvGeometry
-from qexport.core.steps import Step
+from qexport.core.steps import Step, takes_bias
 from qexport.layout.memory import Layout
 from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 
@@ -66,7 +69,7 @@ def _render(
     by_name = {m.name: m for m in context["entries"]}
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
-    compared = [by_name[name] for name in COMPARED if name in by_name] if benched else []
+    compared = [by_name[entry.name] for entry in results_of(memories, steps, layer.kind)] if benched else []
     signed = {entry.name: entry.signed for entry in memories}
     package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
     passed = f"PASS checks={sum(m.words * m.lanes for m in compared)}"
@@ -90,8 +93,10 @@ def _render(
     }
     if benched:
         context |= work(layer, driven, compared, array)
-        if not isinstance(layer, ConvGeometry):
-            context |= data_context(layer, memories, formats, steps, driven, compared)
+        if isinstance(layer, ConvGeometry):
+            context |= _behind(layer, memories, compared, steps or ())
+        else:
+            context |= data_context(layer, memories, formats, steps or (), driven, compared)
     templates = {package: "sv/package.sv.j2", "params.vh": "sv/params.vh.j2"}
     if benched or loaded:  # else there is nothing that Verilog could load
         templates |= {"files.f": "sv/files.f.j2", "Makefile": "sv/Makefile.j2", CHECKS: "sv/checks.txt.j2"}
@@ -100,3 +105,33 @@ def _render(
         conv = isinstance(layer, ConvGeometry)
         templates["dut.sv"] = "sv/dut_behavioural.sv.j2" if conv else "sv/dut_data.sv.j2"
     return render(templates, context)
+
+
+def _behind(
+    layer: ConvGeometry, memories: tuple[MemoryEntry, ...], compared: list[BenchMemory], steps: Sequence[Step]
+) -> dict[str, Any]:
+    """What the behavioural convolution needs of the steps and of the results that go out: the places of a plane, the
+    function of each value, and whether it is a step's, which must be 0 in columns past the last channel."""
+    shapes = {entry.name: entry.shape for entry in memories}
+    plane = layer.output_plane((shapes["input"][2], shapes["input"][3]))
+    streamed = [m for m in compared if m.tensor != "psum"]
+    planes = {m.name: shapes[m.name][2:] for m in streamed}
+    largest = max(planes.values(), key=math.prod, default=plane)
+    text: dict[tuple[int, ...], tuple[Any, ...]] = {plane: ("OY", "OX")}  # of a plane; that of a pool as numbers
+    bias = "bias_words[channel / COL][(channel % COL) * BIAS_BITS +: BIAS_BITS]"
+    return {
+        "early_bias": not takes_bias(steps),
+        "results": [
+            {
+                "name": m.name, "const": m.const, "at": f"at_{value_of(m.tensor, steps)}",
+                "of_step": value_of(m.tensor, steps) not in ("accumulator", "relu"),
+                **dict(zip(("rows", "columns"), text.get(planes[m.name], planes[m.name]), strict=True)),
+            }
+            for m in streamed
+        ],
+        "places": " * ".join(map(str, text.get(largest, largest))),
+        **steps_context(
+            needed(steps, [m.tensor for m in streamed]), (layer.out_channels, *plane), "accumulator",
+            f"64'($signed({bias}))",
+        ),
+    }  # fmt: skip

@@ -63,7 +63,7 @@ def _of_data(layer: AnyLayer, memories: Sequence[Stored]) -> Iterator[BlindSpot]
     if not any(memory.tensor in COUNTED for memory in memories):
         return
     operands = [memory for memory in memories if memory.tensor in layer.holds]
-    for axis in dict.fromkeys(axis for memory in operands for axis in memory.tiling.order.tensor_axes):
+    for axis in dict.fromkeys(axis for memory in operands for axis in memory.tiling.order.tensor_axes[1:]):
         behind = _BEHIND.get(axis, axis)  # what the axis is called in the results
         moved = [(m, name) for m in memories for name in (axis, behind) if name in m.tiling.order.tensor_axes]
         for part, step, size in next(m for m in operands if axis in m.tiling.order.tensor_axes).parts(axis):

@@ -287,11 +287,7 @@ class _MemoryWriter:
                 )
                 for path, index, _ in self.stream.specs
             ),
-            first=memory.first if isinstance(memory.first, int) else dict(memory.first),
-            follows=memory.follows,
-            skew=memory.order.skew,
-            skew_by=memory.order.skew_by,
-            **vars(memory.style),
+            **memory.unusual,  # type: ignore[arg-type]  # keys of the same names and types
         )
 
 

@@ -14,6 +14,7 @@ from rich.markup import escape
 from qexport.build.dump import Dump, dump, dump_all, plan
 from qexport.build.hardware import for_hardware
 from qexport.build.images import DEFAULT_SHARE, choose_images
+from qexport.cli.common.model import OfModel, model_options, module_captures, scale_options
 from qexport.cli.common.network import load_network
 from qexport.cli.common.options import hardware_options, json_option, network_options, path_type
 from qexport.cli.common.output import emit, say
@@ -51,6 +52,25 @@ class _Asked:
     images: int | str | None
     share: float | None
     indices: list[int] | None
+
+    def given(self, names: Sequence[str]) -> list[str]:
+        """Those of the options that were given."""
+        shown = {"share": "strength"}  # where the option has another name
+        return [f"--{shown.get(name, name)}".replace("_", "-") for name in names if getattr(self, name) is not None]
+
+
+_OF_CHECKPOINT = ("checkpoint", "weight_bits", "act_bits", "data", "share")
+
+
+def _model_captures(asked: _Asked, of_model: OfModel, hardware: Hardware | None) -> list[tuple[Capture, int]]:
+    """The captures of a module's layers."""
+    if given := asked.given(_OF_CHECKPOINT):
+        raise click.UsageError(f"{', '.join(given)} belongs to --checkpoint, not to --model")
+    if asked.images == "auto":
+        raise click.UsageError("--images auto belongs to --checkpoint; give --model a number")
+    images = asked.indices if isinstance(asked.images, str | None) else asked.images
+    captures, _ = module_captures(of_model, asked.layer, images, hardware)
+    return [(one, one.images) for one in captures]
 
 
 @contextmanager
@@ -141,8 +161,10 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 
 @click.command(name="dump")
-@click.option("--layer", help="Index (33), name (features.33) or shape (8x8) of a quantized convolution.")
+@click.option("--layer", help="Index (33), name (features.33) or shape (8x8) of a quantized layer.")
 @network_options
+@model_options
+@scale_options
 @click.option("--data", type=path_type(), help="CIFAR-10; its test pictures. Default: the pictures that ship.")
 @click.option(
     "--images", metavar="N|auto", callback=_read_images,
@@ -187,25 +209,36 @@ def command(
     qexport dump --layer 8x8 --checkpoint model_best.pth.tar --data cifar10/ --indices 3,17 --out vectors/
     qexport dump --layer 33 --data cifar10/ --images auto --strength 99.5 --out vectors/
     qexport dump --all --images 16 --layout stream_nhwc64 --out vectors/ --dry-run
+    qexport dump --model my_net:build --weights net.pth --layer conv1 --inputs pictures/ --out vectors/
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
     qexport dump --capture capture.safetensors --round half_up --mul-bits 16 --out vectors/
     """
+    of_model = OfModel.taken_from(of_network)
     asked = _Asked(**of_network)
+    if of_model.model is None and (given := of_model.given()):
+        raise click.UsageError(f"{', '.join(given)} belongs to --model")
+    if capture is not None and of_model.model is not None:
+        raise click.UsageError("give either --model or --capture")
     if [asked.layer is not None, capture is not None, asked.every].count(True) != 1:
         raise click.UsageError("give one of --layer and --all (from a network) and --capture (from a file)")
     if asked.images is not None and asked.indices is not None:
         raise click.UsageError("give either --images or --indices")
     with ExitStack() as stack:
-        captures = [] if capture is None else _file_capture(capture, asked)
+        captures: Sequence[tuple[Capture, int]] = []
+        if capture is not None:
+            captures = _file_capture(capture, asked)
+        elif of_model.model is not None:
+            captures, hardware = _model_captures(asked, of_model, hardware), None
         chosen = load_layout(layout or default_layout(captures[0][0].layer.kind if captures else "conv2d"))
-        if capture is None:
+        if not captures:
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
         if hardware is not None:
             captures = stack.enter_context(_on_hardware(captures, hardware, asked.every))
         if dry_run:
             _emit_plan(captures, chosen, as_json)
+            _warn(chosen)
             return
         index = None
         if asked.every:
@@ -220,14 +253,18 @@ def command(
     results = [_dump_result(done) for done in dumps]
     result = results[0] if index is None else {"index": str(index), "sets": results}
     emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
-    for warning in chosen.warnings:
-        click.echo(f"qexport: warning: {warning}", err=True)
+    _warn(chosen)
     for done in dumps:
         for line in done.kept:
             click.echo(f"qexport: {line}", err=True)
         for warning in done.manifest.warnings:
             where = f"{done.manifest.layer.name}: " if asked.every else ""
             click.echo(f"qexport: warning: {where}{warning}", err=True)
+
+
+def _warn(layout: Layout) -> None:
+    for warning in layout.warnings:
+        click.echo(f"qexport: warning: {warning}", err=True)
 
 
 @contextmanager
@@ -248,9 +285,7 @@ def _on_hardware(
 
 def _file_capture(path: Path, asked: _Asked) -> list[tuple[Capture, int]]:
     """The capture of a file; raises UsageError where something of a network is asked for, too."""
-    names = {"share": "strength"}  # where the option has another name
-    unused = ("checkpoint", "weight_bits", "act_bits", "data", "images", "share", "indices")
-    given = [f"--{names.get(name, name)}".replace("_", "-") for name in unused if getattr(asked, name) is not None]
+    given = asked.given((*_OF_CHECKPOINT, "images", "indices"))
     if given:
         raise click.UsageError(f"{', '.join(given)} belongs to --layer; a capture holds its codes already")
     read = CaptureFile(path)

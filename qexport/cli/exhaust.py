@@ -1,4 +1,4 @@
-"""Send every accumulator through your post-processing module, and compare."""
+"""Check your post-processing on every accumulator."""
 
 from pathlib import Path
 
@@ -50,7 +50,7 @@ def command(
     time_limit: float,
     as_json: bool,
 ) -> None:
-    """Send every accumulator through your post-processing module, and compare.
+    """Check your post-processing on every accumulator.
 
     Every accumulator within the proven bounds of every channel goes through the module on Verilator, up to the first
     pool of the set's steps. The module takes a value and a channel and gives a code; a clock, a reset, valid and ready

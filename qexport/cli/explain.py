@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
 
 import click
@@ -55,7 +54,7 @@ def command(folder: Path, at: tuple[int, ...], as_csv: bool, as_json: bool) -> N
         for one in found:
             _show_explanation(one)
 
-    emit(as_json, {"values": [asdict(one) for one in found]}, show)
+    emit(as_json, {"values": [one.as_json() for one in found]}, show)
 
 
 def _show_explanation(one: Explanation) -> None:

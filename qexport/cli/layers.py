@@ -7,6 +7,7 @@ from typing import Any
 import click
 from rich.markup import escape
 
+from qexport.cli.common.model import OfModel, model_options, module_captures
 from qexport.cli.common.network import load_network
 from qexport.cli.common.options import json_option, network_options, path_type
 from qexport.cli.common.output import emit
@@ -20,10 +21,18 @@ from qexport.core.operations.registry import operation
 
 @click.command(name="layers")
 @network_options
+@model_options
 @click.option("--capture", type=path_type(), help="Instead of a network: a capture.safetensors.")
 @json_option
 def command(
-    checkpoint: str | None, weight_bits: int | None, act_bits: int | None, capture: Path | None, as_json: bool
+    checkpoint: str | None,
+    weight_bits: int | None,
+    act_bits: int | None,
+    model: str | None,
+    weights: Path | None,
+    inputs: Path | None,
+    capture: Path | None,
+    as_json: bool,
 ) -> None:
     """List the quantized layers: shapes, bits, accumulator bounds.
 
@@ -32,8 +41,19 @@ def command(
     \b
     qexport layers
     qexport layers --checkpoint model_best.pth.tar
+    qexport layers --model my_net:build --weights net.pth --inputs pictures/
     """
-    if capture is not None:
+    of_model = OfModel(model, weights, inputs)
+    if model is None and (given := of_model.given()):
+        raise click.UsageError(f"{', '.join(given)} belongs to --model")
+    result: dict[str, Any] = {}
+    if model is not None:
+        if (checkpoint, weight_bits, act_bits, capture) != (None, None, None, None):
+            raise click.UsageError("--model stands alone; leave out --checkpoint, bits and --capture")
+        captures, refused = module_captures(of_model, None, None)
+        rows = [_layer_row(one.layer, one.formats, one.plane, operation(one, None).bounds) for one in captures]
+        result["refused"] = [{"name": one.name, "index": one.index, "why": one.why} for one in refused]
+    elif capture is not None:
         if (checkpoint, weight_bits, act_bits) != (None, None, None):
             raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
         read = CaptureFile(capture)
@@ -70,7 +90,7 @@ def command(
             )
         print_table(table)
 
-    emit(as_json, {"layers": rows}, show)
+    emit(as_json, {"layers": rows} | result, show)
 
 
 _ARRAY_SIDE = 8  # the array for which `layers` counts tiles

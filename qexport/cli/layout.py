@@ -99,7 +99,7 @@ def _drawing(memory: Memory, array: Mapping[str, int]) -> dict[str, Any]:
         "words": tiling.words,
         "header": list(memory.header),
         "first_words": first_words,
-    }
+    } | memory.unusual
 
 
 def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
@@ -108,6 +108,8 @@ def _draw(memory: Memory, drawing: dict[str, Any]) -> None:
     also = f" and {len(files) - 1} more" if len(files) > 1 else ""
     say(f"{click.style(memory.name, bold=True)}: {memory.tensor}, {memory.order.text}")
     say(f"{files[0]}{also}, {memory.radix}, words a file: {drawing['words']}")
+    if keys := memory.unusual:
+        say(", ".join(f"{key} = {value!r}" for key, value in keys.items()))
     for number, text in enumerate(drawing["header"], start=1):
         say(f"line {number}: {text}")
     lanes = len(words[0])

@@ -99,9 +99,11 @@ def _show_strength(result: Mapping[str, Any]) -> None:
             _first(places, lambda place: describe_index(dict(zip(AXES["weight"], place, strict=True)))),
         )
         for stage, places in result["unexercised"].items()
+        if "weight" in result["flips"]
     ]
-    rows.append(("input channels always 0", _first(result["dead_inputs"], "ic={}".format)))
-    rows.append(("output channels never above 0", _first(result["dead_outputs"], "oc={}".format)))
+    if "weight" in result["flips"]:
+        rows.append(("input channels always 0", _first(result["dead_inputs"], "ic={}".format)))
+        rows.append(("output channels never above 0", _first(result["dead_outputs"], "oc={}".format)))
     print_pairs(rows)
     for spot in result["blind_spots"]:
         say(f"blind spot: {spot}")

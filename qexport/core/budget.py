@@ -6,7 +6,7 @@ from qexport.errors import QexportError
 
 SIZE = 1 << 20  # of a channel count, a plane, a tile: far beyond any layer, far below what breaks arithmetic
 WORD_BITS = 1 << 16  # beyond every memory; keeps a mistyped size from filling the disk
-ELEMENTS = 1 << 26  # of all tensors that one image of a layer needs, 8 bytes each and some copies
+ELEMENTS = 1 << 28  # of all tensors that one image of a layer needs, 8 bytes each and some copies
 CAPTURE_ELEMENTS = 1 << 28  # of a capture's weights, and of one image of its input
 STEP_ELEMENTS = 1 << 24  # of one table of a capture's steps
 STORED = 1 << 36  # elements of one memory over all images

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from functools import cache
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import msgspec
 import numpy as np
@@ -15,6 +15,7 @@ from qexport.errors import QexportError
 LEVELS_BITS = 16  # of codes that a table of levels is given for, at most
 Level = Annotated[int, Meta(gt=-(1 << 31), lt=1 << 31)]
 Minifloat = Literal["e2m1", "e3m2", "e2m3", "e4m3fn"]
+MINIFLOATS: tuple[Minifloat, ...] = get_args(Minifloat)
 
 
 @cache

@@ -8,12 +8,16 @@ from numpy.typing import NDArray
 from qexport.errors import QexportError
 
 Int64 = NDArray[np.int64]
-MAX_BITS = 63  # every code and every sum lives in int64
+MAX_BITS = 64  # of a word's element; every code and every sum has 63 and lives in int64
+_WORD_HIGH = (1 << 63) - 1
 
 
 @dataclass(frozen=True)
 class IntFormat:
-    """An integer of `bits` bits (1..63), two's complement when `signed`. Raises QexportError for other widths."""
+    """An integer of `bits` bits (1..64), two's complement when `signed`. Raises QexportError for other widths.
+
+    Values are int64 whatever the format: of 64 unsigned bits those below 2^63.
+    """
 
     bits: int
     signed: bool
@@ -37,7 +41,7 @@ class IntFormat:
 
     @classmethod
     def holding(cls, low: int, high: int, signed: bool) -> "IntFormat":
-        """The narrowest format of this signedness that holds both values; raises QexportError beyond 63 bits."""
+        """The narrowest format of this signedness that holds both values; raises QexportError beyond 64 bits."""
         bits = max((value if value >= 0 else ~value).bit_length() for value in (low, high)) + signed
         return cls(max(bits, 1), signed)
 
@@ -51,15 +55,18 @@ class IntFormat:
 
     def saturate(self, values: Int64) -> Int64:
         """Clip each value into low..high (same shape)."""
-        return np.clip(values, self.low, self.high)
+        return np.clip(values, self.low, min(self.high, _WORD_HIGH))
 
     def encode(self, values: Int64) -> Int64:
-        """Bit patterns 0..2^bits-1 of the values, two's complement (same shape); higher bits are dropped."""
-        return values & ((1 << self.bits) - 1)
+        """Bit patterns 0..2^bits-1 of the values, two's complement (same shape); higher bits are dropped.
+
+        A pattern of 64 bits is the int64 with these bits.
+        """
+        return values & ((1 << self.bits) - 1) if self.bits < MAX_BITS else values
 
     def decode(self, patterns: Int64) -> Int64:
         """The values of bit patterns 0..2^bits-1 (same shape)."""
-        if not self.signed:
+        if not self.signed or self.bits == MAX_BITS:
             return patterns
         sign = 1 << (self.bits - 1)
         return (patterns ^ sign) - sign

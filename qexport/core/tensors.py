@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Protocol
 
-from qexport.core.intformat import MAX_BITS, Int64, IntFormat
+from qexport.core.intformat import Int64, IntFormat
 
 Range = tuple[int, int]
 SUM_BITS = 16  # least default width of what has no format of its own
@@ -95,7 +95,6 @@ class Tensor:
 
 
 def wide(bounds: Range, least: int = SUM_BITS) -> IntFormat:
-    """The default of a tensor without a format of its own: signed, whole bytes that hold the bounds; 63 bits at most,
-    which hold every value."""
+    """The default of a tensor without a format of its own: signed, whole bytes that hold the bounds."""
     bits = IntFormat.holding(*bounds, signed=True).bits
-    return IntFormat(min(max(least, -(-bits // 8) * 8), MAX_BITS), True)
+    return IntFormat(max(least, -(-bits // 8) * 8), True)

@@ -227,11 +227,11 @@ def diagnose(folder: Path, actual: Actual, progress: Callable[[str], None] = lam
 
     `progress` is told what is tried. Raises as Comparison does.
     """
+    require(read_manifest(folder).layer, Need.DIAGNOSIS)
     compared = Comparison(folder, actual)
     found = compared.where()
     if found.differing:
-        formats = compared.model.facts.formats
-        require(compared.model.layer, Need.DIAGNOSIS, formats.weight, formats.input)
+        require(compared.model.layer, Need.DIAGNOSIS, *compared.model.facts.formats.operands.values())
         return replace(found, **(_nothing_known_is_wrong(compared) or _search(compared, progress)))
     if actual.extra:
         return replace(found, causes=(_cause([WORD_COUNT], f"{actual.extra} words too many at the end", 1.0),))

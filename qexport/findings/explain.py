@@ -64,6 +64,10 @@ class Step:
         )
         return [(name, code, places) for name, code, places in found if code is not None]
 
+    def as_json(self) -> dict[str, Any]:
+        """For machines: all fields, of operations whose operands are all data those that the step has."""
+        return {name: value for name, value in asdict(self).items() if name not in _OF_DATA or value not in (None, ())}
+
 
 _OF_DATA = ("k", "mul", "input2", "input2_at")  # of operations whose operands are all data
 
@@ -91,6 +95,10 @@ class Explanation(Printed):
 
     def __str__(self) -> str:
         return pairs_text(self.rows)
+
+    def as_json(self) -> dict[str, Any]:
+        """For machines: what the command prints with --json."""
+        return asdict(self) | {"steps": [step.as_json() for step in self.steps]}
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -122,9 +130,7 @@ def explain(folder: Path, *index: int) -> Explanation:
     facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
     if len(index) != len(layer.results):
         shown = ", ".join(_SHOWN.get(axis, axis) for axis in layer.results)
-        raise QexportError(
-            f"at: {len(index)} numbers are given; a {layer.kind} layer needs {len(layer.results)}: {shown}"
-        )
+        raise QexportError(f"at: {len(index)} numbers are given; a {layer.kind} layer needs {shown}")
     at = dict(zip(layer.results, index, strict=True))
     for (axis, one), size in zip(at.items(), facts.shapes["accumulator"], strict=True):
         if not 0 <= one < size:

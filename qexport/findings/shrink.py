@@ -23,7 +23,8 @@ from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.registry import operation
+from qexport.core.operations.base import Need
+from qexport.core.operations.registry import operation, require
 from qexport.core.printed import Printed, pairs_text
 from qexport.core.steps import Pool, Step
 from qexport.errors import CheckFailed, QexportError, few
@@ -207,6 +208,7 @@ def _beside(out: Path) -> Path:
 
 def _read(folder: Path) -> tuple[Manifest, LayerCapture]:
     manifest = read_manifest(folder)
+    require(manifest.layer, Need.SHRINKING)
     capture = capture_of(folder, manifest)
     if any(isinstance(step, Pool) for step in manifest.chain or ()):
         raise QexportError(f"shrink: layer {manifest.layer.name} has a pool among its steps, which shrink does not cut")

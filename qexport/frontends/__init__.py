@@ -4,12 +4,13 @@ Imports core alone.
 """
 
 import importlib.util
+from collections.abc import Sequence
 
 from qexport.errors import QexportError
 
 
-def needs_torch() -> None:
-    """Raises QexportError where the packages of the extra `torch` are missing."""
-    for package in ("torch", "torchvision"):
+def needs_torch(packages: Sequence[str] = ("torch", "torchvision")) -> None:
+    """Raises QexportError where packages of the extra `torch` are missing."""
+    for package in packages:
         if importlib.util.find_spec(package) is None:
             raise QexportError(f"{package} is not installed; pip install 'qexport[torch]', or start from --capture")

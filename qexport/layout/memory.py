@@ -48,6 +48,13 @@ class Memory:
     def format(self) -> Format:
         return format_of(self.radix, self.style)
 
+    @property
+    def unusual(self) -> dict[str, object]:
+        """The keys of names, places and style that are not at their defaults."""
+        keys = {"first": self.first, "follows": self.follows, "skew": self.order.skew, "skew_by": self.order.skew_by}
+        plain = {"first": 0, "follows": "", "skew": "", "skew_by": 1, **vars(PLAIN)}
+        return {key: value for key, value in (keys | vars(self.style)).items() if value != plain[key]}
+
     def with_axes(self, axes: tuple[str, ...]) -> "Memory":
         """The memory with these axes of its tensor; raises OrderFault where its order does not have them."""
         order = parse_order(self.order.text, self.tensor, axes)

@@ -36,7 +36,7 @@ class MemoryFiles:
         reach: tuple[int, int] | None,
         fill: int = 0,
     ):
-        """Raises QexportError when order, shape and sizes contradict each other."""
+        """Raises QexportError when order, shape and sizes contradict each other, or ask for more than the budget."""
         self.memory, self.own, self.shape, self._array, self.reach = memory, own, shape, array, reach
         self._fill = fill
         self.element = memory.element_format(own)
@@ -46,6 +46,11 @@ class MemoryFiles:
         self._total = self.tiling.words
         self._shared = False
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
+        if self.held > HELD:
+            raise QexportError(
+                f"memory '{memory.name}': {self.held:,} elements would be made at once, more than {HELD:,}; "
+                f"lower a size in [array]{' or skew_by' if memory.order.skew else ''}"
+            )
 
     @classmethod
     def of(
@@ -174,10 +179,12 @@ def suits(memory: Memory, facts: Convolution) -> bool:
 def link(streams: Sequence[MemoryFiles]) -> None:
     """Tell memories that stand in the same files of each other; raises QexportError where they do not have the same."""
     by_name = {stream.memory.name: stream for stream in streams}
-    for group in sharing([stream.memory for stream in streams]).values():
+    for name, group in sharing([stream.memory for stream in streams]).items():
+        if group[0].name != name or len(group) == 1:
+            continue
         ones = [by_name[memory.name] for memory in group]
         for at, one in enumerate(ones):
-            one._before, one._shared = ones[:at], len(ones) > 1
+            one._before, one._shared = ones[:at], True
             one._total = sum(other.tiling.words for other in ones)
             if list(one.tiling.file_indices()) != list(ones[0].tiling.file_indices()):
                 raise QexportError(
@@ -188,12 +195,6 @@ def link(streams: Sequence[MemoryFiles]) -> None:
 
 def check_budget(facts: Convolution, streams: Sequence[MemoryFiles], images: int) -> None:
     """Raises QexportError where a set of these memories would take more than the budget."""
-    for stream in streams:
-        if stream.held > HELD:
-            raise QexportError(
-                f"memory '{stream.memory.name}': {stream.held:,} elements would be made at once, more than {HELD:,}; "
-                "lower a size in [array]"
-            )
     if (files := sum(stream.tiling.files for stream in streams)) > FILES:
         raise QexportError(f"layout: {files:,} files are more than {FILES:,}; make file axes address axes")
     computed = {stream.memory.tensor: 1 if stream.streamed else images for stream in streams}

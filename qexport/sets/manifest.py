@@ -14,7 +14,7 @@ from qexport.core.codes import CodeFormat, operand_formats
 from qexport.core.geometry import AnyLayer, Layer, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
-from qexport.core.operations.registry import RESULTS
+from qexport.core.operations.registry import RESULTS, operation
 from qexport.core.private import without_private
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
 from qexport.core.steps import Add, AnyStep, Chain, Clamp, Multiply, Relu, ShiftRight, Step, step_names
@@ -383,7 +383,7 @@ def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
 
 def chain_of(folder: Path, manifest: Manifest) -> Chain | None:
     """The steps of a set with the ranges that its capture proves; raises CheckFailed as `capture_of`."""
-    return Convolution(capture_of(folder, manifest), None, manifest.chain).chain
+    return operation(capture_of(folder, manifest), None, manifest.chain).chain
 
 
 def golden_text(manifest: Manifest) -> str:

@@ -147,7 +147,7 @@ def selftest(
     simulator = choose(simulator_name)
     manifest = read_manifest(folder)
     interface(folder, manifest)
-    require(manifest.layer, Need.STRESS, manifest.formats.weight, manifest.formats.input)
+    require(manifest.layer, Need.SELFTEST, *manifest.formats.operands.values())
     needs_yosys()
     design = Design.of(dut, top)
     if design:  # before minutes of other work

@@ -12,10 +12,13 @@ from qexport.core.capture import Capture, LayerCapture, Source
 from qexport.core.geometry import ConvGeometry
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.operations.base import Need
-from qexport.core.operations.conv2d import Convolution, pad, patches
+from qexport.core.operations.base import Need, Operation
+from qexport.core.operations.conv2d import pad, patches
+from qexport.core.operations.matmul import MatrixProduct
 from qexport.core.operations.registry import operation, require
+from qexport.core.operations.sum import WeightedSum
 from qexport.core.strength import Strength
+from qexport.trust.stress_data import stress_product, stress_sum
 
 MAX_IMAGES = 16
 _TRIES = 4  # channels, and places for each, that one accumulator is tried with
@@ -31,7 +34,9 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
     ties, as far as MAX_IMAGES images have room; images are added until every single-bit error of a weight shows behind
     the ReLU. The same seed gives the same codes.
     """
-    require(like.layer, Need.STRESS, like.formats.weight, like.formats.input)
+    if not isinstance(like.layer, ConvGeometry):
+        return _of_data(like, seed)
+    require(like.layer, Need.STRESS, *like.formats.operands.values())
     rng = np.random.default_rng(seed)
     layer, formats, plane = like.layer, like.formats, like.plane
     lifts, weight = _weights(rng, layer, formats.weight.integer)
@@ -72,6 +77,16 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
             sheets.add()
         strength.add(Golden(replace(draft, input=sheets.images[number][np.newaxis])))
     return replace(draft, input=np.stack(sheets.images))
+
+
+def _of_data(like: Capture, seed: int) -> LayerCapture:
+    """The same where all operands are data, whatever their codes stand for."""
+    require(like.layer, Need.STRESS)
+    facts: Operation = operation(like, None)
+    if isinstance(facts, MatrixProduct):
+        return stress_product(facts, like, _targets(facts), MAX_IMAGES, seed)
+    assert isinstance(facts, WeightedSum)
+    return stress_sum(facts, like, _targets(facts), MAX_IMAGES, seed)
 
 
 def _weights(rng: np.random.Generator, layer: ConvGeometry, fmt: IntFormat) -> tuple[Int64, Int64]:
@@ -120,7 +135,7 @@ def _furthest(draft: LayerCapture) -> Iterator[tuple[int, int]]:
         yield oy, ox
 
 
-def _targets(facts: Convolution) -> Iterator[tuple[int | None, int]]:
+def _targets(facts: Operation) -> Iterator[tuple[int | None, int]]:
     """(channel, accumulator) pairs that must not be wrong by one; None: of whatever channel.
 
     Those around 0, ties, both sides of each edge between two codes; then what else a wrong step may show.

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import qexport as qx
 from qexport.core.capture import CaptureFile, LayerCapture
 from qexport.core.codes import AccumulatorScale, CodeFormat, Formats, minifloat_levels
 from qexport.core.geometry import Conv2d, Linear, MatMul, Sum
@@ -382,3 +383,22 @@ def test_a_conv_layer_may_not_have_what_others_have() -> None:
     ):
         replace(capture, addend=np.ones((1, 1, 1), np.int64))
     assert isinstance(capture.layer, Conv2d)
+
+
+# --- the API: arrays of every kind -----------------------------------------------------------------------------------
+
+
+def test_arrays_make_captures_of_every_kind() -> None:
+    rng = np.random.default_rng(2)
+    left, right = rng.integers(0, 16, (2, 3, 5)), rng.integers(0, 16, (2, 5, 4))
+    one = qx.capture(input=left, input2=right, addend=np.ones((2, 3, 4), int), inputs="e2m1", inputs2=range(16))
+    assert (one.layer.kind, one.formats.input.code, one.formats.operands["input2"].bits) == ("matmul", "e2m1", 4)
+    np.testing.assert_array_equal(Golden(one).accumulator, integers(one.formats.input, left) @ right + 1)
+    total = qx.capture(input=left[..., None], input2=left[..., None], mul=(3, -1), sum_scale=0.5, name="t", relu=True)
+    assert (total.layer, total.formats.accumulator_scales) == (Sum(name="t", mul=(3, -1), relu=True), (0.5,))
+    bipolar = qx.capture(weight=rng.integers(0, 2, (4, 6)), input=rng.integers(0, 9, (3, 6)), weights=[-1, 1])
+    assert (bipolar.layer.kind, bipolar.formats.weight.levels, bipolar.formats.weight.bits) == ("linear", (-1, 1), 1)
+    with pytest.raises(QexportError, match="needs input and input2, may have"):
+        qx.capture(input=left[..., None], mul=(1, 2))
+    with pytest.raises(QexportError, match="inputs: 'e5m2' is not a format; give one"):
+        qx.capture(input=left, input2=right, inputs="e5m2")

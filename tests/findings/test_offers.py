@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from qexport.core.operations.conv2d import Convolution
+from qexport.core.operations.registry import OPERATIONS
 from tests.conftest import cli, fails
 
 EXAMPLE = Path(__file__).parents[2] / "vectors" / "features_33"
@@ -25,6 +25,7 @@ def test_each_command_names_the_kind_and_what_it_lacks(tmp_path: Path, monkeypat
         "reference RTL": ("rtl", EXAMPLE, "--out", tmp_path / "rtl"),
     }
     assert [cli(*command).exit_code for command in commands.values()] == [1, 0, 0, 0]
-    monkeypatch.setattr(Convolution, "offers", frozenset())
+    for operation in OPERATIONS.values():
+        monkeypatch.setattr(operation, "offers", frozenset())
     for lacking, command in commands.items():
         fails(cli(*command), f"layer features.33: a conv2d layer has no {lacking}", "kinds that have: none")

@@ -173,6 +173,8 @@ def judged(seed: int, root: Path) -> None:
     steps = some_chain(rng, capture)
     capture = capture.having(steps=steps)
     sums, bounds = accumulated(capture)
+    if not sums.any():
+        return  # a set of zeros is refused
     matrices = capture.layer["kind"] == "matmul"
     own = np.zeros(channels(capture), np.int64) if matrices else bias_of(capture)
     last = ranges(steps, bounds, own, (1, 1) if matrices else sums.shape[2:])[-1] if steps else bounds

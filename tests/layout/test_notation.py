@@ -555,8 +555,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "file that is hidden": ('"input.txt"', '"^.a/b.txt"', "'.a'"),
     "file with other letters": ('"input.txt"', '"^\u00e4.txt"', "in letters, digits, blanks"),
     "file is a folder": ('"input.txt"', '"^a/"', "'a/'"),
-    "bits 0": ("bits   = 8", "bits = ^0", "bits: 0 is outside 1..63"),
-    "bits 64": ("bits   = 8", "bits = ^64", "bits: 64 is outside 1..63"),
+    "bits 0": ("bits   = 8", "bits = ^0", "bits: 0 is outside 1..64"),
+    "bits 65": ("bits   = 8", "bits = ^65", "bits: 65 is outside 1..64"),
     "offset too large": ("bits   = 8", f"offset = ^{2**60}", "offset"),
     "header with a newline": ('header = ["# input"]', 'header = ^["# in\\nput"]', "header: '# in\\nput'"),
     "header where the format has no place for one": (

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import numpy as np
@@ -14,11 +15,12 @@ import pytest
 from qexport.build.dump import dump
 from qexport.build.verify import verify
 from qexport.core.capture import LayerCapture
-from qexport.core.codes import CodeFormat
+from qexport.core.codes import CodeFormat, Formats
+from qexport.core.geometry import MatMul
 from qexport.core.golden import Golden
 from qexport.core.steps import Add, Clamp, Tflite
 from qexport.errors import QexportError
-from qexport.layout.toml import PRESETS, load_layout, preset_names, preset_purpose
+from qexport.layout.toml import PRESETS, load_layout, parse_layout, preset_names, preset_purpose
 from tests.conftest import CONV_PRESETS, checked_dump, cli, fails, make_capture
 from tests.sim.conftest import ragged_capture
 
@@ -217,6 +219,64 @@ def test_c_tflite_writes_what_kernels_of_microcontrollers_take(tmp_path: Path) -
     assert numbers["output"] == output.transpose(0, 2, 3, 1).ravel().tolist()
     assert "static const int8_t weight[24] = {" in (folder / "weight.h").read_text()
     assert "static const int32_t shift[2] = {" in (folder / "shift.h").read_text()
+
+
+def product_capture(zero: int = 0) -> LayerCapture:
+    """A ragged matrix product of signed bytes with an addend."""
+    fmt = CodeFormat(bits=8, signed=True, scale=0.5, zero_point=zero)
+    rng = np.random.default_rng(0)
+    codes = (rng.integers(-128, 128, (2, *sides)) for sides in ((10, 13), (13, 9)))
+    left, right = codes
+    return LayerCapture(
+        layer=MatMul(name="product"), formats=Formats(input=fmt, input2=fmt), input=left, input2=right,
+        addend=rng.integers(-999, 999, (2, 10, 9)),
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("zero", [0, -7])
+def test_gemm8x8_feeds_a_systolic_array_cycle_by_cycle(zero: int, tmp_path: Path) -> None:
+    """The array is written here: each element works on what its left and upper neighbours had a cycle before."""
+    capture = product_capture(zero)
+    folder = dump(capture, load_layout("gemm8x8"), tmp_path).folder
+    assert verify(folder).ok
+
+    def runs(name: str, tiles: int) -> np.ndarray[Any, Any]:
+        words = [int(line, 16) for line in (folder / name).read_text().split()]
+        lanes = [[(word >> 8 * lane & 0xFF ^ 0x80) - 0x80 for lane in range(8)] for word in words]
+        return np.array(lanes).reshape(2, tiles, 13 + 7, 8) - zero
+
+    left, right, product = runs("input.hex", 2), runs("input2.hex", 2), Golden(capture).accumulator
+    assert capture.addend is not None
+    for n, mt, pt in np.ndindex(2, 2, 2):
+        a, b, sums = (np.zeros((8, 8), np.int64) for _ in range(3))
+        for cycle in range(13 + 7 + 7):
+            a[:, 1:], b[1:] = a[:, :-1].copy(), b[:-1].copy()
+            inside = cycle < 13 + 7
+            a[:, 0], b[0] = (left[n, mt, cycle], right[n, pt, cycle]) if inside else (0, 0)
+            sums += a * b
+        want = (product - capture.addend)[n, mt * 8 : mt * 8 + 8, pt * 8 : pt * 8 + 8]
+        np.testing.assert_array_equal(sums[: want.shape[0], : want.shape[1]], want)
+
+
+def test_gemm8x8_says_that_a_convolution_is_no_matrix_product(tmp_path: Path) -> None:
+    with pytest.raises(
+        QexportError, match=r"tensor 'input': layer features\.33 has it with the axes n ic iy ix, not n m k"
+    ):
+        dump(make_capture(), load_layout("gemm8x8"), tmp_path)
+
+
+def test_one_layout_serves_layers_in_which_a_tensor_has_other_axes(tmp_path: Path) -> None:
+    """The input of a convolution and that of a matrix product; what the layer does not have that way is left out."""
+    text = 'name = "both"\n' + "".join(
+        f'[[memory]]\nname = "m{at}"\ntensor = "input"\norder = "{order}"\nfile = "m{at}.hex"\nradix = "hex"\n'
+        "optional = true\n"
+        for at, order in enumerate(("n ic iy ix -> | n iy ix | ic", "n m k -> | n m | k"))
+    )
+    layout = parse_layout(text, "both.toml")
+    for capture, name in ((make_capture(), "m0"), (product_capture(), "m1")):
+        made = dump(capture, layout, tmp_path)
+        assert [entry.name for entry in made.manifest.memories] == [name]
+        assert verify(made.folder).ok
 
 
 def test_int8_writes_bytes_and_32_bit_sums(tmp_path: Path) -> None:

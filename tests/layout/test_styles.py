@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from qexport import api
+from qexport.bench.interface import has_bench
 from qexport.build.dump import dump
 from qexport.build.verify import verify
 from qexport.core import golden
@@ -25,7 +26,7 @@ from qexport.layout.formats.base import FileFault, WordSpec
 from qexport.layout.formats.listings import C_TYPES, c_type_fault
 from qexport.layout.formats.registry import format_of, style_faults, style_of
 from qexport.layout.memory import Layout
-from qexport.layout.toml import LayoutError, parse_layout
+from qexport.layout.toml import LayoutError, layout_text, parse_layout
 from tests.build.test_verify import reseal
 from tests.conftest import cases, cli, fails, make_capture, one_memory_layout
 
@@ -37,7 +38,8 @@ INT4, INT5 = IntFormat(4, True), IntFormat(5, True)
 def styled(draw: st.DrawFn) -> tuple[str, Int64, WordSpec]:
     """A radix, words, and a style of theirs."""
     radix = draw(st.sampled_from(["hex", "bin", "dec"]))
-    fmt = IntFormat(draw(st.sampled_from([1, 3, 4, 8, 13, 63])), draw(st.booleans()))
+    bits = draw(st.sampled_from([1, 3, 4, 8, 13, 63, 64]))
+    fmt = IntFormat(bits, bits == 64 or draw(st.booleans()))
     shape = draw(st.tuples(st.integers(1, 20), st.integers(1, 5)))
     elements = draw(hnp.arrays(np.int64, shape, elements=st.integers(fmt.low, fmt.high)))
     keys: dict[str, Any] = {
@@ -453,6 +455,36 @@ def test_words_too_few_and_too_many_of_a_shared_file_are_found(damage: Any, tmp_
     assert {fault.file for fault in verify(folder).faults} == {"m0.txt"}
 
 
+@pytest.mark.parametrize(
+    ("name", "keys"),
+    [
+        ("weight", 'between = " "'), ("input", "per_line = 2"), ("relu", 'case = "upper"'), ("relu", 'skew = "col"'),
+        ("accumulator", 'word_end = ","'), ("weight", "group = 9"),
+    ],
+)  # fmt: skip
+def test_the_bench_serves_no_memory_that_is_set_in_another_way(name: str, keys: str, tmp_path: Path) -> None:
+    text = layout_text("default").replace(f'file   = "{name}.hex"', f'file   = "{name}.hex"\n{keys}')
+    assert has_bench(parse_layout(layout_text("default"), "default"))
+    assert not has_bench(parse_layout(text, "my.toml"))
+    folder = dump(make_capture(bias=True), parse_layout(text, "my.toml"), tmp_path).folder
+    stub = (folder / "stub_features_33.sv").read_text()
+    assert (f"load_{name}(" in stub) == keys.startswith("skew")
+
+
+def test_the_bench_serves_no_memory_that_others_stand_behind(tmp_path: Path) -> None:
+    more = (
+        '[[memory]]\nname = "more"\ntensor = "weight"\norder = "oc ic kh kw -> | oc ic kh kw |"\nfollows = "weight"\n'
+    )
+    layout = parse_layout(layout_text("default") + more, "my.toml")
+    assert not has_bench(layout)
+    folder = dump(make_capture(), layout, tmp_path).folder
+    assert verify(folder).ok
+    assert not (folder / "tb_features_33.sv").exists()
+    stub = (folder / "stub_features_33.sv").read_text()
+    assert "load_input(" in stub
+    assert "load_weight(" not in stub
+
+
 def test_no_bench_loads_a_file_that_memories_share(tmp_path: Path) -> None:
     folder = dump(make_capture(bias=True), shared_layout("hex", ""), tmp_path).folder
     assert not (folder / "stub_features_33.sv").exists()  # there is nothing that Verilog could load
@@ -583,3 +615,15 @@ def test_a_manifest_with_a_style_that_cannot_be_is_refused(tmp_path: Path) -> No
     (folder / "manifest.json").write_text(json.dumps(document))
     (folder / "SHA256SUMS").unlink()
     fails(cli("show", folder, "m.txt:1"), "memory 'm': per_line: 0 is outside 1..")
+
+
+def test_layout_show_says_how_words_are_set_and_named(tmp_path: Path) -> None:
+    (tmp_path / "x.toml").write_text(
+        'name = "x"\n[[memory]]\nname = "m"\ntensor = "input"\norder = "n ic iy ix -> n | iy ix | ic"\nradix = "hex"\n'
+        'file = "m{n}.txt"\nfirst = 1\nskew = "ic"\nper_line = 4\n'
+    )
+    shown = cli("layout", "show", tmp_path / "x.toml")
+    assert shown.stdout.splitlines()[1:3] == ["m1.txt, hex, words a file: 44", "first = 1, skew = 'ic', per_line = 4"]
+    [drawn] = json.loads(cli("layout", "show", tmp_path / "x.toml", "--json").stdout)["memories"]
+    assert (drawn["first"], drawn["skew"], drawn["per_line"]) == (1, "ic", 4)
+    assert drawn["first_words"][0][1:] == [None] * 7

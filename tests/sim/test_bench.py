@@ -268,7 +268,8 @@ def test_unusable_file_of_checksums_is_named(
 # --- designs --------------------------------------------------------------------------------------------------------
 
 Edits = list[tuple[str, str]]
-RELU, LAST = "RELU_BITS'(relu_of(col))", "m_relu_tlast <= ot == OT - 1 && at == OY * OX - 1;"
+PLACE = "(ot * COL + col, at / OX, at % OX)"
+RELU, LAST = f"RELU_BITS'(at_relu{PLACE})", "m_relu_tlast <= ot == OT - 1 && at == OY * OX - 1;"
 WRONG: Edits = [(RELU, f"~{RELU}")]
 READ_NONCE = 'string said;\n  integer found;\n  initial found = $value$plusargs("nonce=%s", said);\n'
 FORGED = '$display("PASS checks=96 nonce=%0s", said);'
@@ -310,7 +311,7 @@ DUT_FAULTS: dict[str, tuple[Edits, str]] = {
     "hangs": ([("state <= RESULTS;", "state <= DONE;")], "FAIL memory=accumulator 0 of 4 words were delivered"),
     "hangs after some results": ([("if (!waits) begin", "if (!waits && at != 2) begin")], "FAIL timeout after "),
     "X in results": (
-        [("ACCUMULATOR_BITS'(accumulator_of(col))", "'x")],
+        [(f"ACCUMULATOR_BITS'(at_accumulator{PLACE})", "'x")],
         "FAIL memory=accumulator file=accumulator.hex line=1 lane=0 image=0 oc=7 y=0 x=0 got=x want=",
     ),
     "X in one bit of psum": (
@@ -431,7 +432,11 @@ def without_relu(folder: Path, tmp_path: Path) -> Path:
     """A design that forgets the ReLU; in the set the expected results are made to agree with it."""
     (folder / "relu.hex").write_bytes((folder / "accumulator.hex").read_bytes())
     resealed(folder)
-    return edited(folder / "dut.sv", tmp_path / "mine.sv", [("relu_of(col)", "accumulator_of(col)")])
+    return edited(
+        folder / "dut.sv",
+        tmp_path / "mine.sv",
+        [("at_relu(ot * COL + col, at / OX, at % OX)", "at_accumulator(ot * COL + col, at / OX, at % OX)")],
+    )
 
 
 @on_icarus

@@ -163,7 +163,12 @@ def test_faulty_design_fails_with_the_lines_and_words_of_the_verilog_bench(
 
 @on_icarus
 def test_place_in_a_ragged_layer_is_that_of_the_verilog_bench(simulator: str, ragged_set: Path, tmp_path: Path) -> None:
-    wrong = [("RELU_BITS'(relu_of(col))", "RELU_BITS'(relu_of(col)) ^ RELU_BITS'(n == 1 && ot == 1 && col == 2)")]
+    wrong = [
+        (
+            "RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX))",
+            "RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX)) ^ RELU_BITS'(n == 1 && ot == 1 && col == 2)",
+        )
+    ]
     lines = both_say(wrong, ragged_set, tmp_path)
     assert "image=1 oc=10 y=0 x=1 " in lines[1]
     assert "lane=5 " in lines[1]

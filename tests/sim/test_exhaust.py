@@ -1,5 +1,6 @@
 """Every accumulator through right modules and through modules with a planted fault, which is found where it stands."""
 
+import json
 import os
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,16 +12,18 @@ import numpy as np
 import pytest
 
 from qexport import open as open_set
+from qexport.bench.context import render
+from qexport.bench.steps import steps_context
 from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
-from qexport.core.steps import read_steps
+from qexport.core.steps import Chain, Signal, read_steps
 from qexport.errors import QexportError
 from qexport.findings.exhaust.result import Exhaustion
-from qexport.findings.exhaust.run import exhaust
+from qexport.findings.exhaust.run import exhaust, exhaust_chain
 from qexport.layout.toml import load_layout
 from qexport.sim.registry import SIMULATORS
-from tests.conftest import make_capture
+from tests.conftest import cli, fails, make_capture
 
 STEPS: list[dict[str, Any]] = [
     {"op": "bias", "name": "biased", "shift": 2},
@@ -291,3 +294,198 @@ def test_codes_that_are_lost_doubled_or_of_another_channel_are_told(ask: Ask) ->
     assert "and gave 0 codes, then nothing for 100,000 cycles; see its handshake" in str(hung.failure)
     assert hung.first is None
     assert not hung.passed
+
+
+# --- the command -----------------------------------------------------------------------------------------------------
+
+
+def written(to: Path, style: str = "combinational") -> Path:
+    """A right module of the tests' steps."""
+    text = MATH + STYLES[style].replace(SET_FAULT, "wire [7:0] f = 0;")
+    for channel, bias in enumerate(BIASES):
+        text = text.replace(f"BIAS{channel}", str(bias))
+    to.write_text(text)
+    return to
+
+
+def test_the_command_passes_and_fails_with_what_it_compared(vectors: Path, tmp_path: Path) -> None:
+    state = {path: path.read_bytes() for path in vectors.iterdir()}
+    dut = written(tmp_path / "post.sv")
+    passed = cli("exhaust", vectors, "--dut", dut, "--top", "post", "--json")
+    assert passed.exit_code == 0, passed.output
+    said = json.loads(passed.stdout)
+    assert said["result"] == "PASS"
+    assert said["every"]
+    assert said["ports"] == {"value": "acc", "channel": "ch", "code": "code"}
+    assert said["steps"] == ["biased", "scaled", "moved", "shifted", "clipped"]
+    dut.write_text(dut.read_text().replace("40'sd1 <<< (shift - 1);\n  wire tie", "0;\n  wire tie"))
+    failed = cli("exhaust", vectors, "--dut", dut, "--top", "post", "--json")
+    assert failed.exit_code == 1, failed.output
+    said = json.loads(failed.stdout)
+    assert (said["result"], said["first"]["step"]) == ("FAIL", "shifted")
+    assert said["first"]["want"] == said["first"]["trace"]["clipped"] != said["first"]["got"]
+    assert "FAIL channel=0 value=" in failed.stderr
+    assert "shifted rounds floor, not half_up" in failed.stderr
+    assert state == {path: path.read_bytes() for path in vectors.iterdir()}
+
+
+BAD: dict[str, tuple[tuple[str, ...], str, str]] = {  # options, a change of the module, what is said
+    "no such file": (("--dut", "none.sv"), "", "none.sv does not exist"),
+    "no such module": (("--top", "other"), "", "no module 'other'; it has"),
+    "role": (("--port", "sum=acc"), "", "--port sum=acc: role sum is not known"),
+    "port": (("--port", "value=sum"), "", "--port value=sum: the module has no port sum"),
+    "direction": (("--port", "value=code"), "", "--port value=code: the port is output of 8 bits, not input"),
+    "form": (("--port", "value"), "", "--port 'value' is not ROLE=NAME"),
+    "twice": (("--port", "value=acc", "--port", "value=ch"), "", "--port 'value=ch' is given twice"),
+    "step": (("--after", "scale"), "", "the set has no step 'scale'; it has scaled, "),
+    "last step": (("--after", "clipped"), "", "nothing stands behind the step clipped"),
+    "limit": (("--limit", "0"), "", "0 is not in the range x>=1"),
+    "latency": (("--latency", "-1"), "", "-1 is not in the range"),
+    "value": ((), "post (input signed [15:0] acc/post (input signed [15:0] foo", "for value; port foo"),
+    "narrow value": ((), "[15:0] acc, input [1:0] ch, output/[9:0] acc, input [1:0] ch, output", "port acc has 10"),
+    "narrow channel": ((), "[1:0] ch, output/ch, output", "channel port ch has 1 bits, which do not number 4 channels"),
+    "narrow code": ((), "ch, output signed [7:0] code);\n  wire/ch, output signed [6:0] code);\n  wire", "has 7 bits"),
+    "signed code": ((), "ch, output signed [7:0] code);\n  wire/ch, output [63:0] code);\n  wire", "at most 63"),
+    "channel": ((), "[15:0] acc, input [1:0] ch, output/[15:0] acc, output", "no port is found for channel, and the 4"),
+    "more": ((), "ch, output signed [7:0] code);\n  wire/ch, input en, output signed [7:0] code);\n  wire",
+             "port en, input of 1 bit, has no role here; wrap the module"),
+    "two": ((), "ch, output signed [7:0] code);\n  wire/ch, output q, output signed [7:0] code);\n  wire",
+            "ports q and code may all be code"),
+    "reset": ((), "module post (/module post (input rst, ", "no port is found for clock, but for reset"),
+    "clock": ((), "module post (/module post (input clk, ", "state with --latency how many rising edges"),
+    "syntax": ((), "wire [7:0] f = 0;/wire [7:0] f = ;", "verilator does not compile the sources"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", BAD)
+def test_bad_input_ends_in_one_line(bad: str, vectors: Path, tmp_path: Path) -> None:
+    options, edit, said = BAD[bad]
+    dut = written(tmp_path / "post.sv")
+    old, _, new = edit.partition("/")
+    text = dut.read_text()
+    assert text.count(old) == 1 or not old
+    dut.write_text(text.replace(old, new) if old else text)
+    given = ("--dut", dut, "--top", "post") if "--top" not in options else ("--dut", dut)
+    fails(cli("exhaust", vectors, *given, *options), said)
+
+
+def test_what_is_no_set_or_has_no_steps_is_said(vectors: Path, tmp_path: Path) -> None:
+    dut = written(tmp_path / "post.sv")
+    fails(cli("exhaust", tmp_path, "--dut", dut), "has no manifest.json")
+    fails(cli("exhaust", vectors), "--dut is missing")
+    bare = dump(make_capture(name="bare"), load_layout("default"), tmp_path).folder
+    fails(cli("exhaust", bare, "--dut", dut, "--top", "post"), "the set has no steps: its capture has neither")
+
+
+def test_a_run_without_an_end_is_cut_off(vectors: Path, tmp_path: Path) -> None:
+    dut = written(tmp_path / "post.sv")
+    result = cli("exhaust", vectors, "--dut", dut, "--top", "post", "--time-limit", "0.01")
+    fails(result, "exhaust: ", "no end after 0.01 s", "--time-limit", code=1)
+
+
+# --- pools, ranges too large to send, every kind of step -------------------------------------------------------------
+
+
+def made_of(chain: Chain, to: Path, code_bits: int, text: Callable[[str], str] = str) -> Path:
+    """A module of the Verilog that qexport writes for the steps."""
+    steps = render({"steps.svh": "sv/steps.svh.j2"}, steps_context(chain, "start"))["steps.svh"]
+    calls = "value"
+    for name in chain.names:
+        calls = f"step_{name}({calls}, 32'(channel))"
+    to.write_text(
+        f"module post (input signed [63:0] value, input [8:0] channel, output signed [{code_bits - 1}:0] code);\n"
+        "  function automatic signed [63:0] at_start(input integer channel, input integer y, input integer x);\n"
+        f"    at_start = 0;\n  endfunction\n{text(steps)}\n  assign code = {code_bits}'({calls});\nendmodule\n"
+    )
+    return to
+
+
+def chain_of(documents: list[dict[str, Any]], low: int, high: int, channels: int = 3) -> Chain:
+    ends = np.full(channels, low), np.full(channels, high)
+    return Chain(read_steps(documents), Signal(("n", "oc", "oy", "ox"), "oc", (channels, 4, 4), *ends))
+
+
+def sent(chain: Chain, dut: Path, **options: Any) -> Exhaustion:
+    return exhaust_chain(chain, [dut], folder="made", layer="by hand", top="post", **options)
+
+
+LARGE: list[dict[str, Any]] = [
+    {"op": "tflite", "name": "scaled", "multiplier": [1518500250, 2**30, 2**31 - 1], "shift": [-14, -15, -13],
+     "rounding": "double"},
+    {"op": "leaky_relu", "name": "leaky", "shift": 3, "round": "half_away"},
+    {"op": "threshold", "name": "counted", "first": -4, "table": [[-90, 0, 7, 200], [-5, 1, 2, 3], [0, 0, 1, 9]]},
+]  # fmt: skip
+
+
+def test_a_range_too_large_is_walked_at_every_edge_and_at_random(vectors: Path, tmp_path: Path) -> None:
+    chain = chain_of(LARGE, -(2**30), 2**30)
+    result = sent(chain, made_of(chain, tmp_path / "post.sv", 8), limit=100_000, seed=5).check()
+    assert not result.every
+    assert result.every_edge
+    assert result.within == 3 * (2**31 + 1)
+    assert 90_000 < result.compared <= 100_000
+    where = f"{result.edges:,} at every edge of every step, {result.compared - result.edges:,} at random (seed 5)"
+    assert where in str(result)
+
+
+def test_one_wrong_accumulator_of_billions_is_found_at_its_edge(vectors: Path, tmp_path: Path) -> None:
+    steps: list[dict[str, Any]] = [
+        {"op": "multiply", "name": "scaled", "by": 12345},
+        {"op": "shift_right", "name": "shifted", "by": 32, "round": "half_even"},
+        {"op": "clamp", "name": "clipped", "low": -100, "high": 100},
+    ]
+    chain = chain_of(steps, -(2**31), 2**31 - 1)
+    rise = next(v for v in range(6_000_000, 9_000_000) if rounded(v * 12345, 32, "half_even") == 20)
+    calls = "step_clipped(step_shifted(step_scaled(value"
+    dut = made_of(chain, tmp_path / "post.sv", 8)
+    assert calls in dut.read_text()
+    dut.write_text(dut.read_text().replace(calls, f"{calls} == {rise} ? value - 1 : value"))
+    result = sent(chain, dut, limit=20_000)
+    assert dict(result.wrong) == {0: 1, 1: 1, 2: 1}
+    assert result.first is not None
+    assert (result.first.value, result.first.got, result.first.want) == (rise, 19, 20)
+
+
+POOLED: list[dict[str, Any]] = [
+    {"op": "shift_right", "name": "halved", "by": 1, "round": "floor"},
+    {"op": "sum_pool", "name": "pooled", "kernel": [2, 2]},
+    {"op": "shift_right", "name": "mean", "by": 2, "round": "half_up"},
+    {"op": "lookup", "name": "looked", "low": -300, "table": [v * v % 251 for v in range(601)]},
+    {"op": "wrap", "name": "wrapped", "bits": 6, "signed": True},
+]
+
+
+def test_a_chain_is_sent_up_to_its_pool_and_behind_it_by_its_name(vectors: Path, tmp_path: Path) -> None:
+    chain = chain_of(POOLED, -500, 500)
+    first, rest = Chain(chain.steps[:1], chain.start), Chain(chain.steps[2:], chain.signals["pooled"])
+    result = sent(chain, made_of(first, tmp_path / "first.sv", 12)).check()
+    assert (result.steps, result.not_compared) == (("halved",), ("pooled", "mean", "looked", "wrapped"))
+    assert "not compared  pooled, mean, looked, wrapped: from a pool on" in str(result)
+    assert result.within == 3 * 1001
+    behind = sent(chain, made_of(rest, tmp_path / "rest.sv", 6), after="pooled").check()
+    assert (behind.steps, behind.not_compared) == (("mean", "looked", "wrapped"), ())
+    assert "every one of the 6,003 values of pooled within the bounds of 3 channels" in str(behind)
+    with pytest.raises(QexportError, match=r"behind the step halved stands a pool, .* with --after pooled"):
+        sent(chain, tmp_path / "rest.sv", after="halved")
+
+
+def test_where_channels_are_alike_a_module_needs_no_channel_and_each_value_is_sent_once(
+    vectors: Path, tmp_path: Path
+) -> None:
+    steps = [{"op": "relu"}, {"op": "shift_right", "by": 3, "round": "toward_zero"}]
+    ends = np.array([-900, -500, 7000]), np.array([100, 800, 7001])
+    chain = Chain(read_steps(steps), Signal(("n", "oc"), "oc", (3,), *ends))
+    dut = tmp_path / "post.sv"
+    text = """module post (input signed [15:0] sumIn, output [15:0] y, output busy, output [2:0] flags);
+  assign y = sumIn < 0 ? 0 : 16'(sumIn >>> 3), busy = sumIn > 9000;
+endmodule
+"""
+    dut.write_text(text)
+    result = sent(chain, dut).check()
+    assert (result.within, result.compared) == (1701 + 2, 1703)
+    assert result.ports == {"value": "sumIn", "code": "y"}
+    assert "not looked at  busy, flags" in str(result)
+    dut.write_text(text.replace("sumIn < 0 ?", "sumIn == 7001 || sumIn < 0 ?"))
+    result = sent(chain, dut)
+    assert result.first is not None
+    assert (result.first.channel, result.first.value, result.first.got) == (2, 7001, 0)

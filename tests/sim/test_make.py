@@ -51,7 +51,13 @@ def test_stub_loads(make: Make, set_of: Callable[[str], Path]) -> None:
     assert "LOADED words=968 nonce=" in done.stdout
 
 
-@pytest.mark.parametrize("preset", [name for name in CONV_PRESETS if not has_bench(load_layout(name))])
+def has_stub(name: str) -> bool:
+    """Whether a preset gets a stub: no bench serves it, and Verilog can load one of its memories at least."""
+    layout = load_layout(name)
+    return not has_bench(layout) and any(memory.format.text for memory in layout.memories)
+
+
+@pytest.mark.parametrize("preset", [name for name in CONV_PRESETS if has_stub(name)])
 def test_stub_of_every_preset_loads_a_ragged_layer(make: Make, preset: str, tmp_path: Path) -> None:
     folder = checked_dump(ragged_capture(), preset, tmp_path / "sets")
     memories = json.loads((folder / "manifest.json").read_bytes())["memories"]

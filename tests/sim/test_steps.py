@@ -165,7 +165,8 @@ COMPARED = """    $readmemh("{module}_{name}.hex", want_{name});
 
 
 def steps_text(chain: Chain) -> str:
-    return render({"steps.svh": "sv/steps.svh.j2"}, steps_context(chain, "start"))["steps.svh"]
+    context = steps_context(chain.steps, chain.start.sizes, "start", chain.bias)
+    return render({"steps.svh": "sv/steps.svh.j2"}, context)["steps.svh"]
 
 
 def write_bench(name: str, to: Path, text: str | None = None) -> Path:

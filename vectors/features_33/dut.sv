@@ -85,20 +85,59 @@ module dut (
     end
   endfunction
 
-  // In RESULTS: a column's accumulator, and what becomes of it.
-  function automatic signed [63:0] accumulator_of(input integer column);
-    accumulator_of = 64'(acc[column * OY * OX + at]);
+  // In RESULTS: an accumulator of this tile, and what becomes of it.
+  function automatic signed [63:0] at_accumulator(input integer channel, input integer y, input integer x);
+    at_accumulator = 64'(acc[((channel % COL) * OY + y) * OX + x]);
   endfunction
-  function automatic signed [63:0] relu_of(input integer column);
-    relu_of = accumulator_of(column) < 0 ? 0 : accumulator_of(column);
+  function automatic signed [63:0] at_relu(input integer channel, input integer y, input integer x);
+    at_relu = at_accumulator(channel, y, x) < 0 ? 0 : at_accumulator(channel, y, x);
   endfunction
-  function automatic signed [63:0] output_of(input integer column);
+
+  /* verilator lint_off UNUSEDSIGNAL */  // not every step differs from channel to channel
+  // v / 2^by, rounded floor
+  function automatic signed [63:0] round_floor(input signed [63:0] v, input integer by);
+    reg signed [63:0] below, rest, one;
     begin
-      output_of = (accumulator_of(column) * OUTPUT_MUL + OUTPUT_ADD) >>> OUTPUT_SHIFT;
-      if (output_of < OUTPUT_MIN) output_of = OUTPUT_MIN;
-      if (output_of > OUTPUT_MAX) output_of = OUTPUT_MAX;
+      one = 64'sd1 <<< by;
+      below = v >>> by;
+      rest = v - (below <<< by);
+      round_floor = 1'b0 ? below + 64'sd1 : below;
     end
   endfunction
+
+  // step0: multiply by 319
+  function automatic signed [63:0] step_step0(input signed [63:0] v, input integer channel);
+    step_step0 = v * 64'sd319;
+  endfunction
+  function automatic signed [63:0] at_step0(input integer channel, input integer y, input integer x);
+    at_step0 = step_step0(at_accumulator(channel, y, x), channel);
+  endfunction
+
+  // step1: add value 4097
+  function automatic signed [63:0] step_step1(input signed [63:0] v, input integer channel);
+    step_step1 = v + 64'sd4097;
+  endfunction
+  function automatic signed [63:0] at_step1(input integer channel, input integer y, input integer x);
+    at_step1 = step_step1(at_step0(channel, y, x), channel);
+  endfunction
+
+  // step2: shift_right by 13, round floor
+  function automatic signed [63:0] step_step2(input signed [63:0] v, input integer channel);
+    step_step2 = round_floor(v, 32'(64'sd13));
+  endfunction
+  function automatic signed [63:0] at_step2(input integer channel, input integer y, input integer x);
+    at_step2 = step_step2(at_step1(channel, y, x), channel);
+  endfunction
+
+  // step3: clamp low 0, high 15
+  function automatic signed [63:0] step_step3(input signed [63:0] v, input integer channel);
+    step_step3 = v < 64'sd0 ? 64'sd0 : v > 64'sd15 ? 64'sd15 : v;
+  endfunction
+  function automatic signed [63:0] at_step3(input integer channel, input integer y, input integer x);
+    at_step3 = step_step3(at_step2(channel, y, x), channel);
+  endfunction
+
+  /* verilator lint_on UNUSEDSIGNAL */
 
   assign s_weight_tready = state == WEIGHTS;
   assign s_input_tready = state == INPUTS;
@@ -144,17 +183,24 @@ module dut (
           m_psum_tlast <= ot == OT - 1 && at == IT * KH * KW * PADDED_Y * PADDED_X - 1;
         end
         RESULTS: if (!waits) begin
-          for (col = 0; col < COL; col = col + 1) begin
-            m_accumulator_tdata[col * ACCUMULATOR_BITS +: ACCUMULATOR_BITS] <= ACCUMULATOR_BITS'(accumulator_of(col));
-            m_relu_tdata[col * RELU_BITS +: RELU_BITS] <= RELU_BITS'(relu_of(col));
-            m_output_tdata[col * OUTPUT_BITS +: OUTPUT_BITS] <= OUTPUT_BITS'(output_of(col));
+          if (at < OY * OX) begin
+            for (col = 0; col < COL; col = col + 1)
+              m_accumulator_tdata[col * ACCUMULATOR_BITS +: ACCUMULATOR_BITS] <= ACCUMULATOR_BITS'(at_accumulator(ot * COL + col, at / OX, at % OX));
+            m_accumulator_tvalid <= 1;
+            m_accumulator_tlast <= ot == OT - 1 && at == OY * OX - 1;
           end
-          m_accumulator_tvalid <= 1;
-          m_accumulator_tlast <= ot == OT - 1 && at == OY * OX - 1;
-          m_relu_tvalid <= 1;
-          m_relu_tlast <= ot == OT - 1 && at == OY * OX - 1;
-          m_output_tvalid <= 1;
-          m_output_tlast <= ot == OT - 1 && at == OY * OX - 1;
+          if (at < OY * OX) begin
+            for (col = 0; col < COL; col = col + 1)
+              m_relu_tdata[col * RELU_BITS +: RELU_BITS] <= RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX));
+            m_relu_tvalid <= 1;
+            m_relu_tlast <= ot == OT - 1 && at == OY * OX - 1;
+          end
+          if (at < OY * OX) begin
+            for (col = 0; col < COL; col = col + 1)
+              m_output_tdata[col * OUTPUT_BITS +: OUTPUT_BITS] <= ot * COL + col < OC ? OUTPUT_BITS'(at_step3(ot * COL + col, at / OX, at % OX)) : 0;
+            m_output_tvalid <= 1;
+            m_output_tlast <= ot == OT - 1 && at == OY * OX - 1;
+          end
           at <= at + 1;
           if (at == OY * OX - 1) begin
             at <= 0;

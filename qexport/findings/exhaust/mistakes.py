@@ -1,6 +1,7 @@
 """The mistakes that a module may make at a step, and which of them explains the codes that came back."""
 
 import itertools
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ from qexport.findings.exhaust.walk import Lane
 
 ROUNDINGS: tuple[Round, ...] = get_args(Round)
 FEW = 512  # codes that every mistake is tried on, before all
+_SOLVED = {Add: "value", Multiply: "by", Tflite: "multiplier"}  # numbers behind which codes only rise or only fall
 MULTIPLIER_BITS = 32  # a multiplier may be read as if it had fewer
 Function = Callable[[Int64], Int64]
 
@@ -73,7 +75,8 @@ def explanations(lane: Lane, accumulators: Int64, got: Int64, port: int, code: I
             codes = (code.wrap(mistake.codes(lane, accumulators[some])) == got[some] for some in (few, slice(None)))
             return all(bool(same.all()) for same in codes)
 
-    return [mistake for mistake in _mistakes(lane, port) if explains(mistake)]
+    tried = itertools.chain(_mistakes(lane, port), _solved(lane, accumulators, got), _all_bits(lane))
+    return [mistake for mistake in tried if explains(mistake)]
 
 
 def _spread(places: Int64) -> Int64:
@@ -83,7 +86,7 @@ def _spread(places: Int64) -> Int64:
 
 
 def _mistakes(lane: Lane, port: int) -> Iterator[Mistake]:
-    """What is tried: how a step works and where it stands, then its numbers, then single bits."""
+    """What is tried first: how a step works and where it stands, then numbers that are near."""
     steps, bias = lane.chain.steps, lane.chain.bias
     others = _other_lanes(lane)
     yield Mistake(-1, "is taken as unsigned", IntFormat(min(port, MAX_BITS - 1), False).wrap, 0)
@@ -106,7 +109,35 @@ def _mistakes(lane: Lane, port: int) -> Iterator[Mistake]:
             for field in step.arrays:
                 text = f"has {field} of channel {other.channel}"
                 yield from _replaced(at, step, text, {field: getattr(other.chain.steps[at], field)}, bias)
-    for at in range(-1, len(steps)):
+
+
+def _solved(lane: Lane, accumulators: Int64, got: Int64) -> Iterator[Mistake]:
+    """Steps with the numbers that these codes would come from: between both ends all give the same."""
+    for at, step in enumerate(lane.chain.steps):
+        field = _SOLVED.get(type(step))
+        if field is None:
+            continue
+        v, value = lane.values(accumulators, slice(at)), int(step.arrays[field].ravel()[0])
+        signs = np.ones_like(v) if isinstance(step, Add) else np.sign(v)
+        reach = 4 * (abs(value) + 1) + (int(np.ptp(v)) if isinstance(step, Add) else 0)
+        numbers = max(value - reach, step.limits(field)[0]), min(value + reach, step.limits(field)[1])
+
+        def total(number: int, at: int = at, step: Step = step, field: str = field, signs: Int64 = signs) -> int:
+            changed = msgspec.structs.replace(step, **{field: number})
+            mistake = Mistake(at, "", partial(_apply, changed, lane.chain.bias), at + 1)
+            return int((signs * mistake.codes(lane, accumulators)).sum())
+
+        with np.errstate(all="ignore"):
+            turn = 1 if total(numbers[0]) <= total(numbers[1]) else -1
+            wanted = turn * int((signs * got).sum())
+            low = bisect_left(range(*numbers), wanted, key=lambda number: turn * total(number)) + numbers[0]
+            high = bisect_right(range(*numbers), wanted, key=lambda number: turn * total(number)) + numbers[0] - 1
+        said = str(low) if low == high else f"from {low} to {high}"
+        yield from _replaced(at, step, f"has {field} {said}, not {value}", {field: low}, lane.chain.bias)
+
+
+def _all_bits(lane: Lane) -> Iterator[Mistake]:
+    for at in range(-1, len(lane.chain.steps)):
         yield from _bits(lane, at)
 
 

@@ -40,7 +40,8 @@ class Exhaustion(Printed):
     are. `failure`: why it is no PASS.
     """
 
-    what: str
+    set: str
+    layer: str
     dut: tuple[Path, ...]
     top: str
     ports: Mapping[str, str]
@@ -78,11 +79,12 @@ class Exhaustion(Printed):
     @property
     def rows(self) -> list[tuple[str, str]]:
         """What it says, as pairs of key and text."""
+        of = ("set", f"{self.set}, layer {self.layer}")
         if self.failure is not None:
             said = [("" if at else "failure", line) for at, line in enumerate(str(self.failure).splitlines())]
-            return [("set", self.what), ("exhaust", f"FAIL, by verilator {self.version}"), *said]
+            return [of, ("exhaust", f"FAIL, by verilator {self.version}"), *said]
         rows = [
-            ("set", self.what),
+            of,
             ("module", f"{self.top}: {', '.join(f'{role} {port}' for role, port in self.ports.items())}"),
             ("steps", ", ".join(self.steps)),
         ]
@@ -114,7 +116,7 @@ class Exhaustion(Printed):
         """For machines: what the command prints with --json."""
         names = ("top", "ports", "unread", "version", "after", "channels", "steps", "not_compared", "within",
                  "compared", "every", "edges", "every_edge", "seed", "latency", "seconds", "wrong")  # fmt: skip
-        found: dict[str, Any] = {"set": self.what, "result": "PASS" if self.passed else "FAIL"}
+        found: dict[str, Any] = {"set": self.set, "layer": self.layer, "result": "PASS" if self.passed else "FAIL"}
         found |= {name: getattr(self, name) for name in names}
         if self.first is not None:
             found["first"] = {name: getattr(self.first, name) for name in self.first.__dataclass_fields__}

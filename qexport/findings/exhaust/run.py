@@ -109,7 +109,7 @@ def exhaust(
         raise QexportError(f"exhaust: {folder}: the set has no steps: {facts.no_output}; dump a capture that has")
     package, parameters = folder / f"{manifest.layer.slug}_pkg.sv", folder / "params.vh"
     return exhaust_chain(
-        facts.chain, dut, what=f"{folder}, layer {layer_text(manifest.layer)}", top=top, ports=ports, latency=latency,
+        facts.chain, dut, folder=str(folder), layer=layer_text(manifest.layer), top=top, ports=ports, latency=latency,
         after=after, limit=limit, seed=seed, package=package, parameters=parameters, builds=builds,
         time_limit=time_limit, progress=progress,
     )  # fmt: skip
@@ -119,7 +119,8 @@ def exhaust_chain(
     chain: Chain,
     dut: Dut,
     *,
-    what: str,
+    folder: str,
+    layer: str,
     top: str = "dut",
     ports: Mapping[str, str] | None = None,
     latency: int | None = None,
@@ -132,7 +133,7 @@ def exhaust_chain(
     time_limit: float = TIME_LIMIT,
     progress: Told = lambda step, done, total: None,
 ) -> Exhaustion:
-    """The same for steps without a set; `what`: the set in words; `package`, `parameters`: of a set, for the module."""
+    """The same for the steps of a `layer` in words; `package`, `parameters`: of the set, which the module may use."""
     begin = time.monotonic()
     covered, behind = _part(chain, after)
     design = Design.of(dut, top)
@@ -164,9 +165,9 @@ def exhaust_chain(
         except CheckFailed as error:
             failure = error
     return Exhaustion(
-        what=what, dut=design.files, top=design.top, ports=found.of, unread=found.unread, version=verilator.version(),
-        after=after, channels=start.channels, steps=covered.names, not_compared=behind, within=within,
-        compared=tally.sent, every=within <= limit, edges=edges, every_edge=every_edge, seed=seed,
+        set=folder, layer=layer, dut=design.files, top=design.top, ports=found.of, unread=found.unread,
+        version=verilator.version(), after=after, channels=start.channels, steps=covered.names, not_compared=behind,
+        within=within, compared=tally.sent, every=within <= limit, edges=edges, every_edge=every_edge, seed=seed,
         latency=tally.latency if "clock" in found.of else None, seconds=round(time.monotonic() - begin, 1),
         wrong=dict(sorted(tally.wrong.items())), first=first, failure=failure,
     )  # fmt: skip

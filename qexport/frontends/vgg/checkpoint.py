@@ -8,7 +8,6 @@ import hashlib
 import io
 import json
 import re
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 from qexport.core.atomic import write_atomically
 from qexport.core.budget import CHECKPOINT_BYTES, check_header
 from qexport.errors import QexportError
+from qexport.frontends.pickles import unpickle
 from qexport.frontends.vgg.data import SIDE
 from qexport.frontends.vgg.model import ConvSpec, QuantVGG
 from qexport.frontends.vgg.quant import check_bits, weight_qmax
@@ -197,30 +197,9 @@ def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> Q
     return model.eval()
 
 
-def _refuse_packed(path: Path) -> None:
-    """Raises QexportError where an archive would unpack to more than it is: torch.save packs nothing."""
-    if zipfile.is_zipfile(path):
-        with zipfile.ZipFile(path) as archive:
-            unpacked = sum(entry.file_size for entry in archive.infolist())
-        if unpacked > path.stat().st_size:
-            raise QexportError(
-                f"checkpoint: {path} unpacks to {unpacked:,} bytes, more than it has; save it again with torch.save"
-            )
-
-
 def _unpickle(path: Path) -> Any:
-    """torch.load that runs no code of the file; raises QexportError."""
-    try:
-        _refuse_packed(path)
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except QexportError:
-        raise
-    except Exception as error:  # torch raises whatever its zip, tar and pickle readers meet
-        # the first line, less PyTorch's advice to load without weights_only
-        reason = re.split(r"\. |\n", str(error).strip())[0] or type(error).__name__
-        raise QexportError(
-            f"checkpoint: {path} cannot be loaded as weights: {reason}; give what `qexport train` wrote, or 'builtin'"
-        ) from None
+    remedy = "give what `qexport train` wrote, or 'builtin', or write a capture of the layer for `dump --capture`"
+    return unpickle(path, "checkpoint", remedy)
 
 
 def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> QuantVGG:

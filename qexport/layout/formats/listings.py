@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from qexport.core.intformat import MAX_BITS, Int64, IntFormat
+from qexport.core.intformat import Int64, IntFormat
 from qexport.layout.formats.base import (
     FAR,
     PLAIN,
@@ -133,7 +133,7 @@ MIF = _Listing(
 
 C_BITS = (8, 16, 32, 64)
 C_TYPES = {
-    f"{'' if signed else 'u'}int{bits}_t": IntFormat(min(bits, MAX_BITS), signed)
+    f"{'' if signed else 'u'}int{bits}_t": IntFormat(bits, signed)
     for bits in C_BITS for signed in (True, False)
 }  # fmt: skip
 
@@ -152,7 +152,7 @@ def c_type_fault(spec: WordSpec) -> str | None:
     kind = spec.style.type
     if not kind:
         return None
-    if C_TYPES[kind].bits < min(spec.word_bits, MAX_BITS):
+    if C_TYPES[kind].bits < spec.word_bits:
         return f"{kind} does not hold the {spec.word_bits} bits of a word"
     if _signed_number(spec) and not C_TYPES[kind].holds(spec.element.low, spec.element.high):
         return f"{kind} does not hold {spec.element}"

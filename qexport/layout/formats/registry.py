@@ -67,7 +67,7 @@ _STYLED = {
 }  # fmt: skip
 STYLE_KEYS = tuple(field.name for field in fields(Style))
 _CHOICES = {"case": ("lower", "upper"), "newline": ("lf", "crlf"), "style": ("hex", "dec"), "type": tuple(C_TYPES)}
-_LEAST = {"per_line": 1, "pad": 0, "group": 0}
+_RANGES = {"per_line": (1, SIZE), "pad": (0, 64), "group": (0, SIZE)}
 _APART = re.compile(r"[ \t!-,./:-@\[-`{-~]{0,16}")  # no letter, digit or minus
 _C_WORDS = (
     " auto break case char const continue default do double else enum extern float for goto if inline int long "
@@ -95,10 +95,10 @@ def style_faults(radix: str, given: Mapping[str, Any]) -> Iterator[tuple[str, st
             yield key, f"{key}: a file of radix '{radix}' has none; take it out, or choose {takers}"
         elif key in _CHOICES and value not in _CHOICES[key]:
             yield key, f"unknown {key} '{value}'; choose one of {', '.join(_CHOICES[key])}"
-        elif key in _LEAST and not _LEAST[key] <= value <= SIZE:
-            yield key, f"{key}: {value} is outside {_LEAST[key]}..{SIZE}"
+        elif key in _RANGES and not _RANGES[key][0] <= value <= _RANGES[key][1]:
+            yield key, f"{key}: {value} is outside {_RANGES[key][0]}..{_RANGES[key][1]}"
         elif key in ("between", "word_between", "word_end") and not _APART.fullmatch(value):
-            yield key, f"{key}: {value!r} must be up to 16 blanks and signs, but no letter, digit or minus|"
+            yield key, f"{key}: {value!r} must be up to 16 blanks and signs, but no letter, digit or minus"
         elif value == "" and (
             (key == "word_between" and not given.get("word_end")) or (key, radix) == ("between", "dec")
         ):

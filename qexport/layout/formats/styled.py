@@ -1,6 +1,7 @@
 """hex, bin and dec in another style than one plain word a line; exactly what is written is read again."""
 
 import re
+from dataclasses import replace
 from itertools import chain, count, islice
 from typing import BinaryIO, NoReturn
 
@@ -68,8 +69,7 @@ class Styled:
         if self._digits is None:
             return [between.join([b"%*d" % (spec.style.pad, code) for code in word]) for word in elements.tolist()]
         if between:
-            each = WordSpec(1, spec.element, (), "")
-            rows = self._digits.digits(elements.reshape(-1, 1), each)
+            rows = self._digits.digits(elements.reshape(-1, 1), replace(spec, lanes=1))
         else:
             rows = self._digits.digits(elements, spec)
         width = rows.shape[1]
@@ -82,12 +82,10 @@ class Styled:
         """Raises ValueError or OverflowError for what are no such words."""
         if self._digits is None:
             return np.array([int(token) for token in tokens], np.int64).reshape(-1, spec.lanes)
-        base = 1 << self._digits.bits
-        if self._between(spec):
-            patterns = np.array([int(token, base) for token in tokens], np.int64).reshape(-1, spec.lanes)
-            return spec.element.decode(patterns)
-        octets = b"".join(int(token, base).to_bytes(spec.word_bytes, "big") for token in tokens)
-        return unpack(np.frombuffer(octets, np.uint8).reshape(-1, spec.word_bytes), spec.lanes, spec.element)
+        one = replace(spec, lanes=spec.lanes // self._tokens(spec))  # what a number holds
+        octets = b"".join(int(token, 1 << self._digits.bits).to_bytes(one.word_bytes, "big") for token in tokens)
+        words = np.frombuffer(octets, np.uint8).reshape(-1, one.word_bytes)
+        return unpack(words, one.lanes, spec.element).reshape(-1, spec.lanes)
 
     def _complain(self, data: bytes, spec: WordSpec) -> NoReturn:
         """Raises the fault of the first place that is not as written."""

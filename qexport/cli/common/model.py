@@ -1,0 +1,151 @@
+"""Options of the commands that take a PyTorch module, and what they ask for."""
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import click
+
+from qexport.cli.common.options import path_type, together
+from qexport.core.capture import LayerCapture
+from qexport.core.codes import CodeFormat
+from qexport.core.rescale import Hardware
+from qexport.errors import QexportError
+
+INPUTS = 4  # that are taken by default
+
+
+def _read_scales(ctx: click.Context, param: click.Parameter, value: str | None) -> list[float] | None:
+    if value is None:
+        return None
+    try:
+        scales = [float(part) for part in value.split(",")]
+    except ValueError:
+        raise click.BadParameter(f"'{value}' is not a number, or several with commas", ctx, param) from None
+    if not all(0 < scale < float("inf") for scale in scales):
+        raise click.BadParameter(f"'{value}' has a scale that is not above 0", ctx, param)
+    return scales
+
+
+def _read_format(ctx: click.Context, param: click.Parameter, value: str | None) -> tuple[int, bool] | None:
+    if value is None:
+        return None
+    found = re.fullmatch(r"(u?)int([1-9]|1[0-6])", value)
+    if not found:
+        raise click.BadParameter(f"'{value}' is not a format such as uint8, of up to 16 bits", ctx, param)
+    return int(found[2]), not found[1]
+
+
+model_options = together(
+    click.option(
+        "--model", metavar="MODULE:FUNCTION",
+        help="A PyTorch module: what this function of yours returns; it is run. It may return inputs, too.",
+    ),
+    click.option("--weights", type=path_type(), help="A state_dict for --model."),
+    click.option(
+        "--inputs", type=path_type(),
+        help="What --model takes: .npy, .pt or .safetensors; a picture, or a folder of them, as RGB of 0..1.",
+    ),
+)  # fmt: skip
+scale_options = together(
+    click.option(
+        "--weight-scale", metavar="S[,S...]", callback=_read_scales,
+        help="Of --model: the real value of weight code 1, or one for each output channel.",
+    ),
+    click.option(
+        "--input-scale", metavar="S", callback=_read_scales, help="Of --model: the real value of input code 1."
+    ),
+    click.option(
+        "--output-scale", metavar="S", callback=_read_scales,
+        help="Of --model: the real value of output code 1, where no quantizer follows the layer.",
+    ),
+    click.option(
+        "--output-format", metavar="uint8|int8|...", callback=_read_format, help="Of --output-scale.  [default: int8]"
+    ),
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class OfModel:
+    """What the options ask of a PyTorch module."""
+
+    model: str | None
+    weights: Path | None
+    inputs: Path | None
+    weight_scale: list[float] | None = None
+    input_scale: list[float] | None = None
+    output_scale: list[float] | None = None
+    output_format: tuple[int, bool] | None = None
+
+    @classmethod
+    def taken_from(cls, options: dict[str, Any]) -> "OfModel":
+        """Takes the options that are of a module out of all that a command got."""
+        return cls(**{name: options.pop(name) for name in [*cls.__annotations__] if name in options})
+
+    def given(self) -> list[str]:
+        """The options that were given."""
+        return [f"--{name}".replace("_", "-") for name, value in vars(self).items() if value is not None]
+
+
+def module_captures(
+    asked: OfModel, layer: str | None, images: int | list[int] | None, hardware: Hardware | None = None
+) -> tuple[list[LayerCapture], list[Any]]:
+    """The captures of a module's layer, or of all; and those that were refused. Says on stderr what is not certain."""
+    from qexport.frontends import needs_torch
+
+    needs_torch(("torch",))
+    from qexport.core.capture import Source
+    from qexport.frontends.torch_module import capture as capturing
+    from qexport.frontends.torch_module.loading import load_inputs, load_model
+    from qexport.sets.folder import file_sha256
+
+    assert asked.model is not None
+    loaded = load_model(asked.model, asked.weights)
+    inputs, indices = loaded.inputs, None
+    if asked.inputs is not None:
+        inputs, indices = load_inputs(asked.inputs, INPUTS if images is None else images)
+    elif images is not None:
+        raise click.UsageError("--images and --indices belong to --inputs")
+    if inputs is None:
+        raise click.UsageError(f"--model {asked.model} returned no inputs; give --inputs")
+    source = Source(
+        checkpoint_sha256=None if asked.weights is None else file_sha256(asked.weights),
+        data_sha256=capturing.digest(inputs),
+        images=indices,
+        stimulus="images",
+    )
+    if layer is None:
+        if asked.weight_scale or asked.input_scale or asked.output_scale:
+            raise click.UsageError("--weight-scale, --input-scale and --output-scale belong to one --layer")
+        found: list[Any] = list(capturing.capture_all(loaded.model, inputs, source, hardware))
+    else:
+        found = [capturing.capture_module(loaded.model, layer, inputs, _wishes(asked, hardware), source)]
+    captured = [one for one in found if isinstance(one, capturing.Captured)]
+    refused = [one for one in found if isinstance(one, capturing.Refused)]
+    lines = [remark for one in captured for remark in one.remarks]
+    for line in [*lines, *(f"left out: {one.why}" for one in refused)]:
+        click.echo(f"qexport: {line}", err=True)
+    if not captured:
+        raise QexportError(f"model: none of its {len(refused)} layers can be captured; see the lines above")
+    return [one.capture for one in captured], refused
+
+
+def _wishes(asked: OfModel, hardware: Hardware | None) -> Any:
+    from qexport.frontends.torch_module.capture import Wishes, stated
+
+    output = None
+    if asked.output_scale is not None:
+        bits, signed = asked.output_format or (8, True)
+        output = CodeFormat(bits=bits, signed=signed, scale=_one("--output-scale", asked.output_scale))
+    elif asked.output_format is not None:
+        raise click.UsageError("--output-format belongs to --output-scale")
+    if asked.input_scale is not None:
+        _one("--input-scale", asked.input_scale)
+    return Wishes(stated(scale=asked.weight_scale), stated(scale=asked.input_scale), output, hardware)
+
+
+def _one(name: str, scales: list[float]) -> float:
+    if len(scales) > 1:
+        raise click.UsageError(f"{name} takes one number; only weights have one for each channel")
+    return scales[0]

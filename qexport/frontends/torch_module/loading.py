@@ -1,0 +1,148 @@
+"""What the command line names: a function that makes a module, its weights, and inputs."""
+
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from qexport.core.budget import CHECKPOINT_BYTES, check_header
+from qexport.errors import QexportError, few
+from qexport.frontends.pickles import unpickle
+from qexport.frontends.torch_module.capture import line_of
+
+PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
+ARRAYS = (".npy", ".pt", ".pth", ".safetensors")
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A module, and the arguments that its function gave beside it, if any."""
+
+    model: nn.Module
+    inputs: Any = None
+
+
+def load_model(named: str, weights: Path | None) -> Loaded:
+    """What `package.module:function` returns: a module, or a module and inputs. This runs the user's own code.
+
+    The working folder is searched first, as `python -m` does. `weights`: a state_dict to fill it with. Raises
+    QexportError in one line.
+    """
+    package, _, function = named.partition(":")
+    if not package or not function:
+        raise QexportError(f"model: '{named}' does not name a function; write package.module:function")
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    try:
+        made = importlib.import_module(package)
+        for name in function.split("."):
+            made = getattr(made, name)
+        result: Any = made() if callable(made) and not isinstance(made, nn.Module) else made
+    except Exception as error:  # whatever the user's code raises
+        raise QexportError(f"model: '{named}' fails: {line_of(error)}") from None
+    model, inputs = (result[0], result[1:]) if isinstance(result, tuple) and result else (result, None)
+    if not isinstance(model, nn.Module):
+        raise QexportError(f"model: '{named}' gives a {type(model).__name__}; needs a torch.nn.Module")
+    if weights is not None:
+        _fill(model, weights)
+    return Loaded(model, inputs or None)
+
+
+def _fill(model: nn.Module, path: Path) -> None:
+    state = _read_tensors(path, "weights", "save model.state_dict()")
+    if isinstance(state, dict):
+        state = next((state[key] for key in ("state_dict", "model") if isinstance(state.get(key), dict)), state)
+    if not isinstance(state, dict) or not state:
+        raise QexportError(f"weights: {path} holds no state_dict; save model.state_dict()")
+    try:
+        model.load_state_dict(state)
+    except (RuntimeError, KeyError, TypeError, AttributeError) as error:
+        lines = [line.strip() for line in str(error).splitlines()]
+        raise QexportError(f"weights: {path} does not fit the model: {few(lines[1:] or lines, most=2)}") from None
+
+
+def _read_tensors(path: Path, what: str, remedy: str) -> Any:
+    if not path.is_file():
+        raise QexportError(f"{what}: {path} does not exist or is no file; give one")
+    if path.stat().st_size > CHECKPOINT_BYTES:
+        raise QexportError(f"{what}: {path} has more than {CHECKPOINT_BYTES:,} bytes; save less in it")
+    if path.suffix == ".safetensors":
+        check_header(path, what)
+        try:
+            return load_file(path)
+        except (SafetensorError, ValueError, OSError) as error:
+            raise QexportError(f"{what}: {path} is not a readable safetensors file: {error}") from None
+    return unpickle(path, what, remedy)
+
+
+def load_inputs(path: Path, wanted: int | Sequence[int]) -> tuple[Tensor, tuple[int, ...]]:
+    """The first so many inputs, or those of the indices, as one tensor, and their indices.
+
+    A file with an array (.npy, .pt, .safetensors with one tensor) is taken as it is, its first axis counts inputs. A
+    picture, or each of a folder by name, is RGB of 0..1, (3, y, x).
+    """
+    if path.is_dir():
+        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
+        if not files:
+            raise QexportError(f"inputs: {path} holds no picture ({', '.join(PICTURES)}); give one array in a file")
+        chosen = _chosen(wanted, len(files), path)
+        pictures = [_picture(files[index]) for index in chosen]
+        sizes = {tuple(picture.shape) for picture in pictures}
+        if len(sizes) > 1:
+            raise QexportError(f"inputs: pictures of {path} have sizes {few(sorted(sizes))}; give them one size")
+        return torch.stack(pictures), chosen
+    if path.suffix.lower() in PICTURES:
+        return _picture(path)[None], _chosen(wanted, 1, path)
+    whole = _array(path)
+    if whole.ndim < 1 or not len(whole):
+        raise QexportError(f"inputs: {path} holds no inputs; its first axis counts them")
+    chosen = _chosen(wanted, len(whole), path)
+    return whole[list(chosen)], chosen
+
+
+def _chosen(wanted: int | Sequence[int], there: int, path: Path) -> tuple[int, ...]:
+    indices = range(min(wanted, there)) if isinstance(wanted, int) else wanted
+    for index in indices:
+        if index >= there:
+            raise QexportError(f"indices: {index} is outside 0..{there - 1}, the inputs of {path}")
+    if not indices:
+        raise QexportError(f"images: {wanted} is outside 1..{there}, the inputs of {path}")
+    return tuple(indices)
+
+
+def _picture(path: Path) -> Tensor:
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with Image.open(path) as image:
+            pixels = np.asarray(image.convert("RGB"))
+    except (UnidentifiedImageError, OSError) as error:
+        raise QexportError(f"inputs: {path} is not a readable picture: {line_of(error)}") from None
+    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 255)
+
+
+def _array(path: Path) -> Tensor:
+    if path.suffix not in ARRAYS:
+        raise QexportError(f"inputs: {path} is none of {', '.join((*ARRAYS, *PICTURES))}; give one, or a folder")
+    if path.suffix == ".npy":
+        if not path.is_file():
+            raise QexportError(f"inputs: {path} does not exist or is no file; give one")
+        try:
+            return torch.from_numpy(np.load(path))
+        except (ValueError, OSError, TypeError, EOFError) as error:
+            raise QexportError(f"inputs: {path} is not a readable array: {line_of(error)}") from None
+    found = _read_tensors(path, "inputs", "save one tensor")
+    if isinstance(found, dict) and len(found) == 1:
+        (found,) = found.values()
+    if not isinstance(found, Tensor):
+        raise QexportError(f"inputs: {path} holds more than one tensor; save one")
+    return found
