@@ -50,8 +50,8 @@ def connected(module: Module, streams: Sequence[Stream], design: Design) -> tupl
             faults.append((name, str(port), str(own or NOTHING), place))
     faults += [(name, NOTHING, str(port), place) for name, (place, port) in module.ports.items() if name not in needed]
     if all(stream.driven for stream in found):
-        results = ", ".join(f"m_{stream.memory}_t*" for stream in streams if not stream.driven)
-        faults.append((f"one of {results}", "a result", NOTHING, module.place))
+        results = ", ".join(stream.memory for stream in streams if not stream.driven)
+        faults.append(("m_<result>_t*", f"{results}: one at least", NOTHING, module.place))
     if faults:
         more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
         table = columns_text([("port", "the set has", "the module has", "place"), *faults[:MOST_FAULTS]])

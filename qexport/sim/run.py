@@ -21,7 +21,7 @@ from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
 from qexport.sim.cache import NotCompiled, build_bench, cache_folder
 from qexport.sim.ghdl import as_verilog
-from qexport.sim.keep import clear, kept
+from qexport.sim.keep import RUN, clear, kept
 from qexport.sim.registry import choose
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, supervise
 from qexport.sim.tools import Job, Simulator
@@ -40,6 +40,7 @@ def simulate(
     seed: int = 0,
     keep: Path | None = None,
     waves: str | None = None,
+    around: int | None = None,
     builds: Path | None = None,
     limit: float = TIME_LIMIT,
     progress: Told = lambda line: None,
@@ -52,7 +53,8 @@ def simulate(
     the words of the set; else its `failure` says why.
 
     With a `seed` other than 0 all streams stall at random. `keep` gets run.log, build.log, the words that came back
-    (<memory>.hex) and waves.vcd or waves.fst; `progress` is given lines of a long run. `builds` keeps the builds of
+    (<memory>.hex) and waves.vcd or waves.fst; with `around` the waves are of so many cycles before and behind the first
+    error, for which a failed run is done again; `progress` is given lines of a long run. `builds` keeps the builds of
     `dut` for further calls, for a caller in whose time the files that these may include do not change. `limit`: seconds
     for the build, and again for the run.
 
@@ -83,8 +85,8 @@ def simulate(
             raise
         clear(work.out, [stream.memory for stream in offered])
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
-        arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         command = [*simulator.command(executable, waves), *arguments]
+        recording = [] if waves is None else [f"+waves=out/waves.{waves}"]
         edited = f" (not as dumped: {few(sorted(changed))})" if changed else ""
         verdict = Verdict(
             set=folder,
@@ -98,7 +100,8 @@ def simulate(
             kept=keep,
         )
         try:
-            output = judged(command, work, sum(compared.values()), nonce, f"{what}{edited}", limit, progress)
+            recorded = [*command, *recording] if around is None else command
+            output = judged(recorded, work, sum(compared.values()), nonce, f"{what}{edited}", limit, progress)
             if changed:  # a bench may agree with files that were changed together
                 raise CheckFailed(
                     f"simulate: {folder}: the bench passes on files that are not the dumped ones: {_named(changed)}; "
@@ -107,6 +110,12 @@ def simulate(
             check_all_words(work, folder, manifest, compared, what)
             cycles, macs = _measured(output, what)
         except CheckFailed as failure:
+            log = work.out / RUN
+            first = re.search(r"^FIRST cycle=(\d+)$", log.read_text(errors="replace"), re.MULTILINE)
+            if recording and around is not None and first is not None:
+                begin, end = max(int(first[1]) - around, 0), int(first[1]) + around + 1
+                again = [*command, *recording, f"+waves_from={begin}", f"+waves_to={end}"]
+                run_bench(again, work.root, log, limit, progress)
             return replace(verdict, failure=failure)
     return replace(verdict, cycles=cycles, macs=macs)
 

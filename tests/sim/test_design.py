@@ -1,7 +1,6 @@
 """A user's design as projects have it: file lists, folders, macros, parameters, other ports, clocks and resets."""
 
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -169,8 +168,8 @@ def test_builds_are_told_apart_by_all_that_a_design_says(simulator: str, tiny_se
 
 
 @ICARUS
-def test_selftest_and_shrink_take_the_same_design(
-    simulator: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tool: Callable[[str, str], str]
+def test_shrink_takes_the_same_design(
+    simulator: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PARTS", "../rtl/parts")
     listed = project(tiny_set, tmp_path)

@@ -134,7 +134,7 @@ def test_all_faults_are_named_at_once(simulator: str, tiny_set: Path, tmp_path: 
             )
         ),
         f"leds  -  output of 1 bit{at}",
-        f"one of m_psum_t*, m_accumulator_t*, m_relu_t*  a result  -{at}",
+        f"m_<result>_t*  psum, accumulator, relu: one at least  -{at}",
     ]  # fmt: skip
 
 
