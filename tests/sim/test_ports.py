@@ -18,7 +18,7 @@ def without(text: str, memory: str) -> str:
     """The module without a group of result ports."""
     text = re.sub(rf"  (input|output)[^\n]* m_{memory}_t\w+,?\n", "", text)
     text = re.sub(rf"\(m_{memory}_tvalid && !m_{memory}_tready\) \|\| | \|\| \(m_{memory}_tvalid && [^)]*\)", "", text)
-    text = re.sub(rf"[^\n]*m_{memory}_t\w+[^\n]*<=[^\n]*\n", "", text)
+    text = re.sub(rf"( *for [^\n;]*;[^\n;]*;[^\n;]*\)\n)?[^\n]*m_{memory}_t\w+[^\n]*<=[^\n]*\n", "", text)
     return re.sub(r",\n\);", "\n);", text)
 
 
