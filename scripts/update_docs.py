@@ -366,8 +366,7 @@ def exhausted(fails: bool) -> str:
         done = subprocess.run([*program, *arguments], cwd=scratch, capture_output=True, text=True, check=False)
     assert done.returncode == fails, done.stdout + done.stderr
     lines = [line.rstrip() for line in (done.stderr if fails else done.stdout).splitlines()]
-    said = "\n".join(line for line in lines if not line.startswith("qexport: build"))
-    said = re.sub(r"verilator [0-9.]+", "verilator", said)
+    said = re.sub(r"verilator [0-9.]+", "verilator", "\n".join(lines))
     shown = f"```systemverilog\n  {half}\n```\n\n" if fails else ""
     return f"{shown}```\n$ qexport {' '.join(arguments)}\n{said}\n```"
 

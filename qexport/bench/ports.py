@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -31,7 +31,7 @@ class Module:
     name: str
     place: str
     ports: dict[str, tuple[str, Port]]
-    params: dict[str, str]
+    params: dict[str, str] = field(default_factory=dict)
 
 
 def connected(module: Module, streams: Sequence[Stream], design: Design) -> tuple[Stream, ...]:

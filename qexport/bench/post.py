@@ -100,11 +100,8 @@ def match_ports(
     unread = tuple(name for name, port in ports.items() if port.direction == "output" and name not in found.values())
     if not faults:
         faults += [f"no port is found for {role}" for role in ("value", "code") if role not in found]
-        faults += [
-            f"port {name}, {port}, has no role here; wrap the module in one that connects it"
-            for name, port in ports.items()
-            if name not in found.values() and name not in unread
-        ]
+        if strays := [name for name in ports if name not in found.values() and name not in unread]:
+            faults.append(f"no role for {few(strays)}: wrap the module in one that connects what else it has")
         if "channel" not in found and not alike:
             faults.append(f"no port is found for channel, and the {channels} channels have different parameters")
         if "clock" not in found and (timed := [role for role in found if role not in ("value", "channel", "code")]):

@@ -12,8 +12,7 @@ from qexport.cli.common.network import load_network
 from qexport.cli.common.options import json_option, network_options, path_type
 from qexport.cli.common.output import emit
 from qexport.cli.common.tables import make_table, print_table
-from qexport.core.capture import CaptureFile
-from qexport.core.codes import Formats
+from qexport.core.capture import Capture, CaptureFile
 from qexport.core.geometry import ConvGeometry
 from qexport.core.intformat import IntFormat
 from qexport.core.operations.registry import operation
@@ -51,41 +50,33 @@ def command(
         if (checkpoint, weight_bits, act_bits, capture) != (None, None, None, None):
             raise click.UsageError("--model stands alone; leave out --checkpoint, bits and --capture")
         captures, refused = module_captures(of_model, None, None)
-        rows = [_layer_row(one.layer, one.formats, one.plane, operation(one, None).bounds) for one in captures]
+        rows = [_layer_row(one) for one in captures]
         result["refused"] = [{"name": one.name, "index": one.index, "why": one.why} for one in refused]
     elif capture is not None:
         if (checkpoint, weight_bits, act_bits) != (None, None, None):
             raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
-        read = CaptureFile(capture)
-        rows = [_layer_row(read.layer, read.formats, read.plane, operation(read, None).bounds)]
+        rows = [_layer_row(CaptureFile(capture))]
     else:
         network = load_network(checkpoint, weight_bits, act_bits)
         from qexport.frontends.vgg.capture import layer_facts
 
-        rows = [
-            _layer_row(
-                facts.geometry,
-                facts.formats,
-                facts.plane,
-                operation(facts.blank_capture(), None).bounds,
-            )
-            for facts in layer_facts(network.model)
-        ]
+        rows = [_layer_row(facts.blank_capture()) for facts in layer_facts(network.model)]
 
     def show() -> None:
         table = make_table(
             "index", "name", "in x out", "kernel", "weight bits", "input bits", "positions", "8x8 tiles", "accumulator"
         )
         for row in rows:
+            convolves = "kernel" in row
             table.add_row(
                 "-" if row["index"] is None else str(row["index"]),
                 escape(row["name"]),
-                f"{row['in_channels']}x{row['out_channels']}",
-                f"{row['kernel'][0]}x{row['kernel'][1]}",
-                f"{row['weight_bits']} {'signed' if row['weight_signed'] else 'unsigned'}",
-                f"{row['input_bits']} {'signed' if row['input_signed'] else 'unsigned'}",
-                f"{row['output_plane'][0]}x{row['output_plane'][1]}",
-                f"{row['tiles'][0]}x{row['tiles'][1]}",
+                f"{row['in_channels']}x{row['out_channels']}" if convolves else row["kind"],
+                f"{row['kernel'][0]}x{row['kernel'][1]}" if convolves else "-",
+                _bits(row, "weight"),
+                _bits(row, "input"),
+                f"{row['output_plane'][0]}x{row['output_plane'][1]}" if convolves else "-",
+                f"{row['tiles'][0]}x{row['tiles'][1]}" if convolves else "-",
                 f"{row['bounds'][0]}..{row['bounds'][1]}, {row['accumulator_bits']} bits",
             )
         print_table(table)
@@ -96,22 +87,25 @@ def command(
 _ARRAY_SIDE = 8  # the array for which `layers` counts tiles
 
 
-def _layer_row(
-    layer: ConvGeometry, formats: Formats, plane: tuple[int, int], bounds: tuple[int, int]
-) -> dict[str, Any]:
-    return {
-        "index": layer.index,
-        "name": layer.name,
-        "in_channels": layer.in_channels,
-        "out_channels": layer.out_channels,
-        "kernel": list(layer.kernel),
-        "weight_bits": formats.weight.bits,
-        "weight_signed": formats.weight.signed,
-        "input_bits": formats.input.bits,
-        "input_signed": formats.input.signed,
-        "input_plane": list(plane),
-        "output_plane": list(layer.output_plane(plane)),
-        "tiles": [math.ceil(layer.group_inputs / _ARRAY_SIDE), math.ceil(layer.out_channels / _ARRAY_SIDE)],
-        "bounds": list(bounds),
-        "accumulator_bits": IntFormat.holding(*bounds, True).bits,
-    }
+def _bits(row: dict[str, Any], operand: str) -> str:
+    if f"{operand}_bits" not in row:
+        return "-"
+    return f"{row[f'{operand}_bits']} {'signed' if row[f'{operand}_signed'] else 'unsigned'}"
+
+
+def _layer_row(of: Capture) -> dict[str, Any]:
+    """What a layer is; kernel, planes and tiles of those that convolve only."""
+    layer, bounds = of.layer, operation(of, None).bounds
+    row: dict[str, Any] = {"index": layer.index, "name": layer.name, "kind": layer.kind}
+    if isinstance(layer, ConvGeometry):
+        row |= {
+            "in_channels": layer.in_channels,
+            "out_channels": layer.out_channels,
+            "kernel": list(layer.kernel),
+            "input_plane": list(of.plane),
+            "output_plane": list(layer.output_plane(of.plane)),
+            "tiles": [math.ceil(layer.group_inputs / _ARRAY_SIDE), math.ceil(layer.out_channels / _ARRAY_SIDE)],
+        }
+    for name, fmt in of.formats.operands.items():
+        row |= {f"{name}_bits": fmt.bits, f"{name}_signed": fmt.signed}
+    return row | {"bounds": list(bounds), "accumulator_bits": IntFormat.holding(*bounds, True).bits}

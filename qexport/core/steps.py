@@ -160,11 +160,11 @@ class Step(
     def of_channels(self, channels: Sequence[int]) -> "Step":
         """The step of these channels alone."""
         own = {
-            field: self.arrays[field][channels].tolist()
+            field: tuple(tuple(row) if isinstance(row, list) else row for row in self.arrays[field][channels].tolist())
             for field, axes in self.numbers.items()
             if axes[0] == CHANNEL and self.arrays[field].ndim
         }
-        return msgspec.convert(msgspec.to_builtins(self) | own, type(self)) if own else self
+        return msgspec.structs.replace(self, **own) if own else self
 
     def parameters(self, channel: str, channels: int) -> dict[str, Parameter]:
         """The numbers by field; a single one counts as equal ones of all channels."""

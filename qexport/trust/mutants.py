@@ -13,12 +13,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
-from qexport.bench.design import WRAPPER, Design
+from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import Port, Stream, interface
 from qexport.bench.ports import connected, read_module
-from qexport.bench.rtl import PARTS, render_rtl, result_streams, rtl_numbers, rtl_stages
+from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers, rtl_stages
 from qexport.errors import CheckFailed, QexportError
-from qexport.sets.manifest import chain_of, read_manifest
+from qexport.sets.manifest import read_manifest
 from qexport.sim.cache import build_bench, cache_folder
 from qexport.sim.ghdl import as_verilog
 from qexport.sim.registry import SIMULATORS, choose
@@ -173,7 +173,7 @@ class _Bench:
 def reference_files(style: str, folder: Path) -> dict[str, str]:
     """The sources of the reference RTL of a set by name, the top `dut` last."""
     manifest = read_manifest(folder)
-    files = render_rtl(style, manifest, chain_of(folder, manifest))
+    files = render_rtl(style, manifest, *behind_array(folder, manifest))
     del files["dut_mm.sv"]
     return files
 
@@ -182,7 +182,7 @@ def chosen_edits(style: str, folder: Path) -> list[Edit]:
     """The edits that change anything for the layer of a set."""
     manifest = read_manifest(folder)
     memories = {memory.name: memory for memory in manifest.memories}
-    stages = rtl_stages(manifest, chain_of(folder, manifest))
+    stages = rtl_stages(manifest, *behind_array(folder, manifest))
     output = memories["accumulator"].shape
     facts = SimpleNamespace(
         **rtl_numbers(style, manifest), IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3],
@@ -465,7 +465,8 @@ def _no_netlist(style: str) -> MutantResult:
 
 def user_mutants(
     folder: Path,
-    design: Design,
+    dut: Dut,
+    top: str = "dut",
     *,
     sample: int | None = None,
     seed: int = 0,
@@ -473,11 +474,11 @@ def user_mutants(
     progress: Progress = quiet,
     clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
-    """Run general mutants of a user's design in the bench of a set: which mistakes does this set see?
+    """Run general mutants of a design, or of the module `top` of files, in the bench of a set: which mistakes does this set see?
 
     Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
     """
-    with _user_module(folder, design) as (place, found, top, read):
+    with _user_module(folder, Design.of(dut, top)) as (place, found, top, read):
         count = GENERAL if sample is None else min(sample, GENERAL)
         progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
         try:

@@ -123,7 +123,7 @@ def test_many_files_are_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("kernel", [(1, 1), (3, 3)])
 def test_a_small_capture_with_a_huge_padding_is_refused(kernel: tuple[int, int], tmp_path: Path) -> None:
     huge = make_capture(
-        plane=(1, 1), images=1, in_channels=1, out_channels=1, kernel=kernel, padding=(3000, 3000, 3000, 3000)
+        plane=(1, 1), images=1, in_channels=1, out_channels=1, kernel=kernel, padding=(6000, 6000, 6000, 6000)
     )
     (tmp_path / "c.safetensors").write_bytes(huge.to_bytes())
     refused("dump", "--capture", tmp_path / "c.safetensors", "--out", tmp_path / "out",

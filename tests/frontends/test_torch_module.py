@@ -380,6 +380,9 @@ def test_a_stated_output_scale_gives_codes_where_no_quantizer_follows() -> None:
     codes = Golden(found).values("output")
     assert codes.min() == -5
     assert np.abs(codes - np.clip(np.rint(real) - 5, -128, 127)).max() == 0
+    other = layer_of(Grid(lambda y: quantized(y, 0.7)), NOISE, "model", output=output)
+    assert other.capture.formats.output != output
+    assert any("the format that is stated is not used" in remark for remark in other.remarks)
 
 
 def test_hardware_that_is_stated_rounds_in_place_of_the_network() -> None:
@@ -409,6 +412,14 @@ def with_inputs():
 
 def nothing():
     return 3
+
+class Product(torch.nn.Module):
+    def forward(self, x):
+        x = quantized(x, 0.25)
+        return x @ x.transpose(2, 3)
+
+def product():
+    return Product(), torch.ones(1, 3, 5, 6)
 
 def breaks():
     raise RuntimeError("no data")
@@ -441,6 +452,11 @@ def test_dump_takes_a_module_by_name(net: Path) -> None:
     listed = cli("layers", *named, "--json")
     assert listed.exit_code == 0
     assert '"accumulator_bits"' in listed.stdout
+    listed = cli("layers", "--model", "users_net:product")
+    assert listed.exit_code == 0, listed.output
+    assert [line.split()[:4] for line in listed.stdout.splitlines()[1:]] == [["0", "model", "matmul", "-"]]
+    assert cli("dump", "--model", "users_net:product", "--layer", "0", "--out", "p").exit_code == 0
+    assert cli("verify", "p").exit_code == 0
     other = cli("dump", *named, "--layer", "0", "--weight-scale", "0.125", "--force", "--out", "v")
     assert other.exit_code == 0, other.output
     assert LayerCapture.load(net / "v" / "layer_0" / "capture.safetensors").formats.weight.scale == 0.125

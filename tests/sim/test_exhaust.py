@@ -18,7 +18,7 @@ from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.core.steps import Chain, Signal, read_steps
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.findings.exhaust.result import Exhaustion
 from qexport.findings.exhaust.run import exhaust, exhaust_chain
 from qexport.layout.toml import load_layout
@@ -341,14 +341,14 @@ BAD: dict[str, tuple[tuple[str, ...], str, str]] = {  # options, a change of the
     "last step": (("--after", "clipped"), "", "nothing stands behind the step clipped"),
     "limit": (("--limit", "0"), "", "0 is not in the range x>=1"),
     "latency": (("--latency", "-1"), "", "-1 is not in the range"),
-    "value": ((), "post (input signed [15:0] acc/post (input signed [15:0] foo", "for value; port foo"),
+    "value": ((), "post (input signed [15:0] acc/post (input signed [15:0] foo", "for value; no role for foo"),
     "narrow value": ((), "[15:0] acc, input [1:0] ch, output/[9:0] acc, input [1:0] ch, output", "port acc has 10"),
     "narrow channel": ((), "[1:0] ch, output/ch, output", "channel port ch has 1 bits, which do not number 4 channels"),
     "narrow code": ((), "ch, output signed [7:0] code);\n  wire/ch, output signed [6:0] code);\n  wire", "has 7 bits"),
     "signed code": ((), "ch, output signed [7:0] code);\n  wire/ch, output [63:0] code);\n  wire", "at most 63"),
     "channel": ((), "[15:0] acc, input [1:0] ch, output/[15:0] acc, output", "no port is found for channel, and the 4"),
     "more": ((), "ch, output signed [7:0] code);\n  wire/ch, input en, output signed [7:0] code);\n  wire",
-             "port en, input of 1 bit, has no role here; wrap the module"),
+             "no role for en: wrap the module in one"),
     "two": ((), "ch, output signed [7:0] code);\n  wire/ch, output q, output signed [7:0] code);\n  wire",
             "ports q and code may all be code"),
     "reset": ((), "module post (/module post (input rst, ", "no port is found for clock, but for reset"),
@@ -381,6 +381,8 @@ def test_a_run_without_an_end_is_cut_off(vectors: Path, tmp_path: Path) -> None:
     dut = written(tmp_path / "post.sv")
     result = cli("exhaust", vectors, "--dut", dut, "--top", "post", "--time-limit", "0.01")
     fails(result, "exhaust: ", "no end after 0.01 s", "--time-limit", code=1)
+    with pytest.raises(CheckFailed, match=r"no end after 0\.01 s"):
+        open_set(vectors).exhaust(str(dut), top="post", ports={"value": "acc"}, time_limit=0.01)
 
 
 # --- pools, ranges too large to send, every kind of step -------------------------------------------------------------

@@ -34,6 +34,7 @@ LIMIT = 100_000_000  # accumulators
 BLOCK = 1 << 20  # of one run of the module
 PIECE = 1 << 16  # of one channel in it, at most: channels take turns
 MOST_EDGES = 1 << 17  # of one step of a channel that are looked for
+AT_ONCE = 8  # runs, so that memory does not grow with the processors
 EVIDENCE = 1 << 15  # accumulators that tell where a wrong channel parts
 SHIFTS = 32  # cycles by which codes may come early or late and are still recognized
 
@@ -148,12 +149,10 @@ def exhaust_chain(
         stated = _latency(found, latency)
         tracks = lanes(covered, "channel" in found.of)
         within = sum(track.count for track in tracks)
-        progress("build", 0, 1)
         driven = Driven.build(
             verilator, found, design, root, latency=stated, package=package, parameters=parameters, builds=builds,
             limit=time_limit,
         )  # fmt: skip
-        progress("build", 1, 1)
         try:
             if within <= limit:
                 _send(driven, _everything(tracks), tally, seed, lambda done: progress("accumulators", done, within))
@@ -179,7 +178,7 @@ def _part(chain: Chain, after: str | None) -> tuple[Chain, tuple[str, ...]]:
         raise QexportError(f"after: the set has no step {after!r}; it has {few(near(after, chain.names))}")
     first = 0 if after is None else chain.names.index(after) + 1
     start = chain.start if after is None else chain.signals[after]
-    steps = list(itertools.takewhile(lambda step: not isinstance(step, Pool), named(chain)[first:]))
+    steps = list(itertools.takewhile(lambda step: not isinstance(step, Pool), named(chain.names, chain.steps)[first:]))
     if not steps:
         place = "accumulator" if after is None else f"step {after}"
         if first == len(chain.steps):
@@ -255,14 +254,14 @@ def _walk(
 
 
 def _send(driven: Driven, pieces: Iterable[Piece], tally: Tally, seed: int, told: Callable[[int], None]) -> None:
-    """Run blocks of pieces, one a processor at a time, and add what they tell."""
+    """Run blocks of pieces, some at a time, and add what they tell."""
     size = BLOCK // PIECE
     left = iter(pieces)
     blocks = enumerate(iter(lambda: list(itertools.islice(left, size)), []))
     with workers() as pool:
         running: set[Future[Tally]] = set()
         while True:
-            wanted = 1 + (os.cpu_count() or 1) - len(running)
+            wanted = 1 + min(os.cpu_count() or 1, AT_ONCE) - len(running)
             started = [(block, (seed, number)) for number, block in itertools.islice(blocks, wanted)]
             running |= {pool.submit(_run, driven, block, key) for block, key in started}
             if not running:

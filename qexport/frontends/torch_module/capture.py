@@ -181,6 +181,8 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
         lacks = ", without the bias, which is no multiple of their unit" if real is not None else ""
         remarks.append(f"{name}: accumulators only{lacks}: {error}")
         return Captured(captured, tuple(remarks))
+    if wishes.output is not None and call.found:
+        remarks.append(f"{name}: the quantizer behind it gives the output; the format that is stated is not used")
     with_output = replace(
         captured,
         formats=replace_struct(captured.formats, output=output.format),
