@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qexport.bench.context import render
+from qexport.bench.design import Design
 from qexport.bench.interface import Port
 from qexport.bench.ports import Module
 from qexport.core.intformat import IntFormat
@@ -59,7 +60,7 @@ class PostPorts:
     def bits(self, role: str) -> int:
         return self.module.ports[self.of[role]][1].bits
 
-    def sources(self) -> dict[str, str]:
+    def sources(self, design: Design) -> dict[str, str]:
         """The wrapper and the program around it, by file name."""
         signals = {"clock": "clk", "reset_n": "!reset", "code": "code_of_module"}
         signals |= {
@@ -71,7 +72,8 @@ class PostPorts:
         context = {
             "name": WRAPPER,
             "top": self.module.name,
-            "connections": [*connections, *((port, "") for port in self.unread)],
+            "connections": [*connections, *((port, "") for port in self.unread), *design.tied],
+            "params": list(design.params.items()),
             "code_bits": self.code.bits,
             "constant": [signal for role, signal in ALWAYS.items() if role not in self.of],
             "stalls": "ready_out" in self.of,

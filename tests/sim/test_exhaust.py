@@ -490,3 +490,26 @@ endmodule
     result = sent(chain, dut)
     assert result.first is not None
     assert (result.first.channel, result.first.value, result.first.got) == (2, 7001, 0)
+
+
+def test_a_module_of_a_project_has_parameters_ties_and_other_names(vectors: Path, tmp_path: Path) -> None:
+    text = MATH
+    for channel, bias in enumerate(BIASES):
+        text = text.replace(f"BIAS{channel}", str(bias))
+    (tmp_path / "math.sv").write_text(text)
+    (tmp_path / "post.sv").write_text(
+        "module post #(parameter int FAULT = 3) (input ticks, clear_b, test_mode, output idle,\n"
+        "  input signed [15:0] value_i, input [1:0] channel_i, output reg signed [`WIDTH-1:0] code_o);\n"
+        "  wire signed [7:0] code;\n"
+        "  math math (.acc(value_i), .ch(channel_i), .f(8'(test_mode ? 2 : FAULT)), .code(code));\n"
+        "  always @(posedge ticks) code_o <= clear_b ? code : 0;\nendmodule\n"
+    )
+    (tmp_path / "post.f").write_text("+define+WIDTH=8\nmath.sv post.sv\n")
+    given = ("--dut", tmp_path / "post.f", "--top", "post", "--latency", "1", "--clock", "ticks",
+             "--reset", "clear_b:low", "--tie", "idle=open")  # fmt: skip
+    result = cli("exhaust", vectors, *given, "--tie", "test_mode=1'b0", "--param", "FAULT=0")
+    assert result.exit_code == 0, result.output
+    fails(cli("exhaust", vectors, *given, "--param", "FAULT=0"), "port test_mode, input of 1 bit, has no role here")
+    wrong = cli("exhaust", vectors, *given, "--tie", "test_mode=0")
+    assert wrong.exit_code == 1, wrong.output
+    assert "step=biased" in wrong.stderr

@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qexport.bench.ports import check_files, read_module
+from qexport.bench.design import Design, Dut
+from qexport.bench.ports import read_module
 from qexport.bench.post import PostPorts, match_ports
 from qexport.core.intformat import Int64
 from qexport.core.operations.registry import operation
@@ -24,6 +25,7 @@ from qexport.findings.exhaust.result import Difference, Exhaustion
 from qexport.findings.exhaust.walk import Lane, alike, edge_accumulators, lanes, named, random_accumulators
 from qexport.layout.order import TILE_AXIS
 from qexport.sets.manifest import capture_of, layer_text, read_manifest
+from qexport.sim.ghdl import as_verilog
 from qexport.sim.registry import choose
 from qexport.sim.supervisor import TIME_LIMIT, workers
 from qexport.sim.work import scratch_folder
@@ -79,7 +81,7 @@ class Tally:
 
 def exhaust(
     folder: Path,
-    dut: Sequence[Path],
+    dut: Dut,
     *,
     top: str = "dut",
     ports: Mapping[str, str] | None = None,
@@ -116,7 +118,7 @@ def exhaust(
 
 def exhaust_chain(
     chain: Chain,
-    dut: Sequence[Path],
+    dut: Dut,
     *,
     folder: str,
     layer: str,
@@ -135,20 +137,20 @@ def exhaust_chain(
     """The same for the steps of a `layer` in words; `package`, `parameters`: of the set, which the module may use."""
     begin = time.monotonic()
     covered, behind = _part(chain, after)
-    check_files(dut, top)
+    design = Design.of(dut, top)
     verilator = choose("verilator")
-    folders = [dut[-1].parent, *([] if parameters is None else [parameters.parent])]
-    module = read_module(dut, package, folders, top)
-    start = covered.start
-    found = match_ports(module, ports or {}, start.range, start.channels, alike(covered), covered.end.range)
-    stated = _latency(found, latency)
-    tracks = lanes(covered, "channel" in found.of)
-    within = sum(track.count for track in tracks)
     tally, edges, every_edge = Tally(), 0, True
     first, failure = None, None
     with scratch_folder() as root:
+        design = as_verilog(design, root, time_limit)
+        module = read_module(design, package, [] if parameters is None else [parameters.parent])
+        start, roles = covered.start, _roles(design) | dict(ports or {})
+        found = match_ports(module, roles, start.range, start.channels, alike(covered), covered.end.range)
+        stated = _latency(found, latency)
+        tracks = lanes(covered, "channel" in found.of)
+        within = sum(track.count for track in tracks)
         driven = Driven.build(
-            verilator, found, dut, root, latency=stated, package=package, parameters=parameters, builds=builds,
+            verilator, found, design, root, latency=stated, package=package, parameters=parameters, builds=builds,
             limit=time_limit,
         )  # fmt: skip
         try:
@@ -162,7 +164,7 @@ def exhaust_chain(
         except CheckFailed as error:
             failure = error
     return Exhaustion(
-        set=folder, layer=layer, dut=tuple(dut), top=top, ports=found.of, unread=found.unread,
+        set=folder, layer=layer, dut=design.files, top=design.top, ports=found.of, unread=found.unread,
         version=verilator.version(), after=after, channels=start.channels, steps=covered.names, not_compared=behind,
         within=within, compared=tally.sent, every=within <= limit, edges=edges, every_edge=every_edge, seed=seed,
         latency=tally.latency if "clock" in found.of else None, seconds=round(time.monotonic() - begin, 1),
@@ -186,6 +188,15 @@ def _part(chain: Chain, after: str | None) -> tuple[Chain, tuple[str, ...]]:
             f"exhaust: behind the {place} stands a pool, which takes many values; send its own with --after {pool}"
         )
     return Chain(steps, start, chain.bias), chain.names[first + len(steps) :]
+
+
+def _roles(design: Design) -> dict[str, str]:
+    """The roles of ports that a design names."""
+    own = Design()
+    roles = {"clock": design.clock} if design.clock != own.clock else {}
+    if (design.reset, design.reset_low) != (own.reset, own.reset_low):
+        roles["reset_n" if design.reset_low else "reset"] = design.reset
+    return roles
 
 
 def _latency(found: PostPorts, latency: int | None) -> int:
