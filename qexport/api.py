@@ -14,6 +14,7 @@ import msgspec
 import numpy as np
 from numpy.typing import ArrayLike
 
+from qexport.bench.design import Design, Dut
 from qexport.build import dump as dumping
 from qexport.build.verify import Report
 from qexport.build.verify import verify as verify_set
@@ -356,7 +357,7 @@ class VectorSet:
 
     def simulate(
         self,
-        dut: PathLike | Sequence[PathLike] = (),
+        dut: Design | PathLike | Sequence[PathLike] = (),
         *,
         top: str = "dut",
         simulator: str = "auto",
@@ -365,7 +366,7 @@ class VectorSet:
         waves: str | None = None,
         limit: float = TIME_LIMIT,
     ) -> Verdict:
-        """Run the self-checking bench, around the module `top` of `dut` or the set's own design.
+        """Run the self-checking bench, around the module `top` of `dut`, a Design, or the set's own design.
 
         `keep`: a folder for logs, the words that came back, and waves; without it they go with this object. The rest
         is as in `qexport simulate`. Raises QexportError when it cannot be run, CheckFailed when the set was changed.
@@ -374,12 +375,12 @@ class VectorSet:
             keep = tempfile.mkdtemp(prefix="qexport-kept-")
             weakref.finalize(self, shutil.rmtree, keep, ignore_errors=True)
         return simulate_set(
-            self.folder, simulator, _paths(dut), top=top, seed=seed, keep=Path(keep), waves=waves, limit=limit
+            self.folder, simulator, _design(dut), top=top, seed=seed, keep=Path(keep), waves=waves, limit=limit
         )
 
     def exhaust(
         self,
-        dut: PathLike | Sequence[PathLike],
+        dut: Design | PathLike | Sequence[PathLike],
         *,
         top: str = "dut",
         ports: Mapping[str, str] | None = None,
@@ -395,7 +396,7 @@ class VectorSet:
         raised. Raises QexportError when it cannot be run, CheckFailed when the set was changed.
         """
         return exhaust_set(
-            self.folder, _paths(dut), top=top, ports=ports, latency=latency, after=after, limit=limit, seed=seed,
+            self.folder, _design(dut), top=top, ports=ports, latency=latency, after=after, limit=limit, seed=seed,
             time_limit=time_limit,
         )  # fmt: skip
 
@@ -436,11 +437,15 @@ class VectorSet:
         Of a run with a design of the user's each step is simulated, for up to `budget` seconds; of files one differing
         value is kept.
         """
-        if isinstance(actual, Verdict) and actual.dut:
-            return shrink_dut(self.folder, Path(out), actual.dut, top=actual.top, seed=actual.seed, budget=budget)
+        if isinstance(actual, Verdict) and actual.design:
+            return shrink_dut(self.folder, Path(out), actual.design, seed=actual.seed, budget=budget)
         if isinstance(actual, Verdict):
             raise QexportError("shrink: the run is of the set's own design; give a run of yours, or files")
         return shrink_actual(self.folder, Path(out), read_actual(self.folder, _paths(actual)))
+
+
+def _design(dut: Design | PathLike | Sequence[PathLike]) -> Dut:
+    return dut if isinstance(dut, Design) else _paths(dut)
 
 
 def _paths(given: PathLike | Sequence[PathLike]) -> list[Path]:

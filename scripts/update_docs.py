@@ -225,11 +225,54 @@ def run_core(*options: str, fails: bool, edits: tuple[Edit, ...] = (), top: str 
     values = [number for number, line in enumerate(lines) if line.startswith("FAIL memory=") and " got=" in line]
     if len(values) > SHOWN_FAILS:
         lines[values[SHOWN_FAILS] : values[-1] + 1] = ["..."]
-    faults = lines[0].split("; ")
-    if len(faults) > 2 * SHOWN_FAILS:
-        lines[0] = "; ".join([*faults[:2], "...", *faults[-SHOWN_FAILS:]])
+    if "not those of dut.sv" in lines[0] and len(lines) > 3 * SHOWN_FAILS:  # a table of ports
+        lines[2 + SHOWN_FAILS : -SHOWN_FAILS] = ["..."]
     said = re.sub(r"(icarus) [0-9.]+", r"\1", "\n".join(lines))
     return "\n".join([*shown, f"```\n$ qexport {' '.join(arguments)}\n{said}\n```"])
+
+
+def wrapped_core(fill: tuple[str, str] | None) -> tuple[str, str, str]:
+    """What `wrap` prints of the example, the adapter, and what the bench says of it with a line filled in."""
+    with tempfile.TemporaryDirectory() as scratch:
+        (Path(scratch) / "vectors").symlink_to(ROOT / "vectors")
+        (Path(scratch) / CORE).write_text((EXAMPLES / CORE).read_text())
+
+        def run(*arguments: str) -> str:
+            program = [sys.executable, "-c", "from qexport.cli import main; main()"]
+            done = subprocess.run([*program, *arguments], cwd=scratch, capture_output=True, text=True, check=False)
+            lines = [line.rstrip() for line in (done.stdout or done.stderr).rstrip().splitlines()]
+            if done.returncode:
+                lines[SHOWN_FAILS + 1 : -2] = ["..."]
+            text = re.sub(r"(icarus) [0-9.]+", r"\1", "\n".join(lines))
+            return f"```\n$ qexport {' '.join(arguments)}\n{text}\n```"
+
+        said = run("wrap", CORE, "--set", str(SET), "--out", "adapter")
+        path = Path(scratch) / "adapter" / "mac_loop_adapter.sv"
+        adapter = path.read_text()
+        if fill is not None:
+            assert adapter.count(fill[0]) == 1
+            path.write_text(adapter.replace(*fill))
+        files = str(Path("adapter") / "files.f")
+        verdict = run("simulate", str(SET), "--dut", files, "--top", "mac_loop_adapter", "--simulator", "icarus")
+    return said, adapter, verdict
+
+
+ADDRESS = (
+    "    .addr('0),  // FILL IN: address of weight, input, 16 bits",
+    """    .addr(16'(input_valid ? (input_iy * IX + input_ix) * IC + input_ic
+                          : ((weight_kh * KW + weight_kw) * IC + weight_ic) * OC + weight_oc)),""",
+)
+
+
+def core_wrap() -> str:
+    said, adapter, verdict = wrapped_core(None)
+    start = adapter.index("  mac_loop #(")
+    instance = adapter[start : adapter.index("  );\n", start) + 4]
+    return f"{said}\n\n```systemverilog\n// adapter/mac_loop_adapter.sv\n{instance}\n```\n\n{verdict}"
+
+
+def core_filled() -> str:
+    return f"```systemverilog\n{ADDRESS[1]}\n```\n\n{wrapped_core(ADDRESS)[2]}"
 
 
 def core() -> str:
@@ -323,8 +366,7 @@ def exhausted(fails: bool) -> str:
         done = subprocess.run([*program, *arguments], cwd=scratch, capture_output=True, text=True, check=False)
     assert done.returncode == fails, done.stdout + done.stderr
     lines = [line.rstrip() for line in (done.stderr if fails else done.stdout).splitlines()]
-    said = "\n".join(line for line in lines if not line.startswith("qexport: build"))
-    said = re.sub(r"verilator [0-9.]+", "verilator", said)
+    said = re.sub(r"verilator [0-9.]+", "verilator", "\n".join(lines))
     shown = f"```systemverilog\n  {half}\n```\n\n" if fails else ""
     return f"{shown}```\n$ qexport {' '.join(arguments)}\n{said}\n```"
 
@@ -345,7 +387,8 @@ PAGES = {
     "README.md": (verdict, files, show, failure, diagnosis, commands),
     "docs/bench.md": (failure,),
     "docs/your-core.md": (
-        core, core_ports, core_word, core_order, core_first, core_lanes, core_edge, core_stall, core_pass,
+        core, core_ports, core_wrap, core_filled, core_word, core_order, core_first, core_lanes, core_edge, core_stall,
+        core_pass,
     ),
     "docs/explain.md": (explanation, shrunk),
     "docs/exhaust.md": (post_module, post_pass, post_fail),

@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from qexport.bench.context import CYCLES_SPARE, BenchMemory, bench_memories, render, work
+from qexport.bench.design import Design
 from qexport.bench.interface import DRIVEN, interface, results_of
-from qexport.bench.ports import check_files, connected, read_module
+from qexport.bench.ports import connected, read_module
 from qexport.sets.manifest import read_manifest
 
 
@@ -20,9 +21,9 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
     manifest = read_manifest(folder)
     offered = interface(folder, manifest)
     slug = manifest.layer.slug
-    if dut:
-        check_files(dut, top)
-        connected(read_module(dut, folder / f"{slug}_pkg.sv", (folder, dut[-1].parent), top), offered)
+    design = Design.of(dut, top)
+    if design:
+        connected(read_module(design, folder / f"{slug}_pkg.sv", (folder,)), offered, design)
     array = dict(manifest.array)
     memories = {memory.name: memory for memory in bench_memories(manifest.memories, array)}
     driven = [memories[name] for name in DRIVEN if name in memories]
@@ -35,7 +36,7 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
     context: dict[str, Any] = {
         "slug": slug,
         "set": from_target(folder),
-        "sources": [f"(HERE / {from_target(file)}).resolve()" for file in dut] or ['SET / "dut.sv"'],
+        "sources": [f"(HERE / {from_target(file)}).resolve()" for file in design.files] or ['SET / "dut.sv"'],
         "top": top,
         "col": array["col"],
         "multipliers": array["row"] * array["col"],

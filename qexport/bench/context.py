@@ -117,6 +117,12 @@ class BenchMemory:
             sums_at=sums_at,
         )
 
+    @property
+    def index(self) -> list[tuple[str, str]]:
+        """The index of a value as pairs of axis and expression, for signals."""
+        labels = self.index_format.replace("image=", "n=").replace("=%0d", "").split()
+        return list(zip(labels, self.index_values.split(", "), strict=True))
+
 
 @dataclass(frozen=True)
 class Constants:

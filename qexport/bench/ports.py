@@ -1,101 +1,93 @@
 """The ports of a user's module, read with pyslang before anything is built, against the interface of the bench."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from qexport.bench.design import OPEN, Design
 from qexport.bench.interface import Port, Stream
+from qexport.core.printed import columns_text
 from qexport.core.signals import undisturbed
 from qexport.errors import QexportError, few, near
 
+if TYPE_CHECKING:
+    import pyslang
+
 MOST_FAULTS = 40  # of one module; fewer than that, all are named at once
+NOTHING = "-"  # in place of a port
 _DIRECTIONS = {"In": "input", "Out": "output"}
 
 
 @dataclass(frozen=True)
 class Module:
-    """A module of the user: where it is declared, and its ports with the place of each, both as file:line."""
+    """A module of the user: where it is declared, and its ports with the place of each, both as file:line.
+
+    `params`: its parameters with their values.
+    """
 
     name: str
     place: str
     ports: dict[str, tuple[str, Port]]
+    params: dict[str, str] = field(default_factory=dict)
 
 
-def connected(module: Module, streams: Sequence[Stream]) -> tuple[Stream, ...]:
-    """The streams that a module has; raises QexportError naming every port that is missing, extra or of another size.
+def connected(module: Module, streams: Sequence[Stream], design: Design) -> tuple[Stream, ...]:
+    """The streams that a module has; raises QexportError with a table of those ports that differ.
 
     All streams that go into the design must be there, and at least one that comes out of it.
     """
     found = tuple(s for s in streams if s.driven or module.ports.keys() & s.ports.keys())
-    needed = {"clk": Port("input", 1), "rst": Port("input", 1)}
+    needed = {design.clock: Port("input", 1), design.reset: Port("input", 1)}
     for stream in found:
         needed |= stream.ports
     faults = []
     for name, port in needed.items():
         place, own = module.ports.get(name, (module.place, None))
-        if own is None:
-            faults.append(f"{place}: module {module.name} has no port {name}, {port}")
-        elif own != port:
-            faults.append(f"{place}: port {name} is {own}, not {port}")
-    faults += [
-        f"{place}: port {name} is not one of the set's"
-        for name, (place, _) in module.ports.items()
-        if name not in needed
-    ]
+        if own != port:
+            faults.append((name, str(port), str(own or NOTHING), place))
+    faults += [(name, NOTHING, str(port), place) for name, (place, port) in module.ports.items() if name not in needed]
     if all(stream.driven for stream in found):
-        results = ", ".join(f"m_{stream.memory}_t*" for stream in streams if not stream.driven)
-        faults.append(f"{module.place}: module {module.name} has no results; it needs at least one of {results}")
+        results = ", ".join(stream.memory for stream in streams if not stream.driven)
+        faults.append(("m_<result>_t*", f"{results}: one at least", NOTHING, module.place))
     if faults:
-        raise QexportError(f"dut: {few(faults, between='; ', most=MOST_FAULTS)}; dut.sv of the set shows the ports")
+        more = [f"and {len(faults) - MOST_FAULTS} more"] if len(faults) > MOST_FAULTS else []
+        table = columns_text([("port", "the set has", "the module has", "place"), *faults[:MOST_FAULTS]])
+        raise QexportError(
+            "\n".join([
+                f"dut: {module.place}: module {module.name}: {len(faults)} port{'s' * (len(faults) > 1)} not those of "
+                "dut.sv of the set; rename, --tie, or let `qexport wrap` write an adapter",
+                table,
+                *more,
+            ])
+        )  # fmt: skip
     return found
 
 
-def check_files(sources: Sequence[Path], name: str) -> None:
-    """Raises QexportError when a file of the user's module `name` is not there."""
-    for file in sources:
-        if not file.is_file():
-            raise QexportError(f"dut: {file} does not exist or is no file; give the file of your module '{name}'")
+def read_module(design: Design, package: Path | None, folders: Sequence[Path]) -> Module:
+    """The module of a design, which may import the set's package, if any, and include files of the folders.
 
-
-def read_module(sources: Sequence[Path], package: Path | None, folders: Sequence[Path], name: str) -> Module:
-    """The module `name` of the sources, which may import the set's package, if any, and include files of the folders.
-
-    Raises QexportError when there is no such module. Other mistakes are the simulator's to name.
+    Its ports are those that the design does not tie. Raises QexportError when there is no such module, or when it lacks
+    what the design names. Other mistakes are the simulator's to name.
     """
-    try:
-        with undisturbed():
-            import pyslang  # here, because no other command needs it
-            from pyslang import ast, syntax
-    except ImportError:
-        raise QexportError(
-            "dut: pyslang, which reads the ports of your module, is not installed; pip install 'qexport[sim]'"
-        ) from None
+    manager, compilation = _compiled(design, [] if package is None else [package], folders)
+    from pyslang import ast
 
-    files = [*([] if package is None else [package]), *sources]
-    for path in (*files, *folders):
-        try:
-            str(path).encode()
-        except UnicodeEncodeError:
-            raise QexportError(f"dut: {path} has a name that is not UTF-8; rename it") from None
-    manager = pyslang.SourceManager()
-    manager.setDisableProximatePaths(True)  # name files as they were given
-    for folder in folders:
-        manager.addUserDirectories(str(folder))
-    options = ast.CompilationOptions()
-    options.topModules = {name}
-    compilation = ast.Compilation(pyslang.Bag([options]))
-    # one unit: macros of one file hold in the next, as in the simulators
-    compilation.addSyntaxTree(syntax.SyntaxTree.fromFiles([str(file) for file in files], manager))
+    name = design.top
     tops = [top for top in compilation.getRoot().topInstances if top.name == name]
     if not tops:
         definitions = [d for d in compilation.getDefinitions() if isinstance(d, ast.DefinitionSymbol)]
         modules = [d.name for d in definitions if d.definitionKind == ast.DefinitionKind.Module]
         there = f"it has {few(near(name, sorted(modules)))}: name yours with --top" if modules else "it has none"
-        raise QexportError(f"dut: {few(sources)}: no module '{name}'; {there}")
+        raise QexportError(f"dut: {few(design.files)}: no module '{name}'; {there}")
 
     def place(symbol: ast.Symbol) -> str:
         at = manager.getFullyExpandedLoc(symbol.location)
-        return f"{manager.getRawFileName(at.buffer)}:{manager.getLineNumber(at)}"
+        file = manager.getRawFileName(at.buffer)
+        origin = design.origins.get(Path(file))
+        return f"{file}:{manager.getLineNumber(at)}" if origin is None else str(origin)
 
     ports = {}
     for port in tops[0].body.portList:
@@ -103,4 +95,71 @@ def read_module(sources: Sequence[Path], package: Path | None, folders: Sequence
         direction = _DIRECTIONS.get(port.direction.name, port.direction.name.lower()) if plain else "no vector"
         bits, signed = (port.type.bitWidth, port.type.isSigned) if plain else (0, False)
         ports[port.name] = place(port), Port(direction, bits, signed)
-    return Module(name, place(tops[0].definition), ports)
+    params = {p.name: str(getattr(p, "value", "a type")) for p in tops[0].body.parameters if not p.isLocalParam}
+    for parameter in design.params:
+        if parameter not in params:
+            raise QexportError(
+                f"param: module {name} has no parameter {parameter}; it has {few(near(parameter, list(params)))}"
+            )
+    names = list(ports)
+    for tied, value in design.ties.items():
+        direction = ports[tied][1].direction if tied in ports else None
+        if direction is None:
+            raise QexportError(f"tie: module {name} has no port {tied}; it has {few(near(tied, names))}")
+        if (direction == "input") == (value == OPEN):
+            remedy = "give it a value" if value == OPEN else f"an output can be {OPEN} only"
+            raise QexportError(f"tie: port {tied} of module {name} is {direction}, not one for '{value}'; {remedy}")
+        del ports[tied]
+    return Module(name, place(tops[0].definition), ports, params)
+
+
+def top_of(design: Design) -> str:
+    """The one module that no other one of a design uses; raises QexportError where there are none or several."""
+    _, compilation = _compiled(replace(design, top=""), [], [])
+    tops = [str(top.name) for top in compilation.getRoot().topInstances]
+    if len(tops) != 1:
+        raise QexportError(
+            f"wrap: {few(design.files)}: modules that no other one uses: {few(tops)}; name one with --top"
+        )
+    return tops[0]
+
+
+def is_legal(design: Design, others: Sequence[Path], folders: Sequence[Path]) -> bool:
+    """Whether a design and other sources are SystemVerilog without an error; what slang finds, not a simulator."""
+    _, compilation = _compiled(design, others, folders)
+    return not any(found.isError() for found in compilation.getAllDiagnostics())
+
+
+def _compiled(
+    design: Design, others: Sequence[Path], folders: Sequence[Path]
+) -> tuple[pyslang.SourceManager, pyslang.ast.Compilation]:
+    """The other sources and then those of the design, read as one unit, with the design's module as the top."""
+    try:
+        with undisturbed():
+            import pyslang  # here, because no other command needs it
+            from pyslang import ast, parsing, syntax
+    except ImportError:
+        raise QexportError(
+            "dut: pyslang, which reads the ports of your module, is not installed; pip install 'qexport[sim]'"
+        ) from None
+    files, within = [*others, *design.files], [*folders, *design.folders]
+    for path in (*files, *within):
+        try:
+            str(path).encode()
+        except UnicodeEncodeError:
+            raise QexportError(f"dut: {path} has a name that is not UTF-8; rename it") from None
+    manager = pyslang.SourceManager()
+    manager.setDisableProximatePaths(True)  # name files as they were given
+    for folder in within:
+        manager.addUserDirectories(str(folder))
+    macros = parsing.PreprocessorOptions()
+    macros.predefines = list(design.defines)
+    options = ast.CompilationOptions()
+    if design.top:
+        options.topModules = {design.top}
+    options.paramOverrides = [f"{name}={value}" for name, value in design.params.items()]
+    given = pyslang.Bag([options, macros])
+    compilation = ast.Compilation(given)
+    # one unit: macros of one file hold in the next, as in the simulators
+    compilation.addSyntaxTree(syntax.SyntaxTree.fromFiles([str(file) for file in files], manager, given))
+    return manager, compilation

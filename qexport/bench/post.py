@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from qexport.bench.context import render
+from qexport.bench.design import Design
 from qexport.bench.interface import Port
 from qexport.bench.ports import Module
-from qexport.core.intformat import MAX_BITS, IntFormat
+from qexport.core.intformat import IntFormat
+from qexport.core.steps import VALUE
 from qexport.core.tensors import Range
 from qexport.errors import QexportError, few
 
@@ -58,7 +60,7 @@ class PostPorts:
     def bits(self, role: str) -> int:
         return self.module.ports[self.of[role]][1].bits
 
-    def sources(self) -> dict[str, str]:
+    def sources(self, design: Design) -> dict[str, str]:
         """The wrapper and the program around it, by file name."""
         signals = {"clock": "clk", "reset_n": "!reset", "code": "code_of_module"}
         signals |= {
@@ -70,7 +72,8 @@ class PostPorts:
         context = {
             "name": WRAPPER,
             "top": self.module.name,
-            "connections": [*connections, *((port, "") for port in self.unread)],
+            "connections": [*connections, *((port, "") for port in self.unread), *design.tied],
+            "params": list(design.params.items()),
             "code_bits": self.code.bits,
             "constant": [signal for role, signal in ALWAYS.items() if role not in self.of],
             "stalls": "ready_out" in self.of,
@@ -98,11 +101,8 @@ def match_ports(
     unread = tuple(name for name, port in ports.items() if port.direction == "output" and name not in found.values())
     if not faults:
         faults += [f"no port is found for {role}" for role in ("value", "code") if role not in found]
-        faults += [
-            f"port {name}, {port}, has no role here; wrap the module in one that connects it"
-            for name, port in ports.items()
-            if name not in found.values() and name not in unread
-        ]
+        if strays := [name for name in ports if name not in found.values() and name not in unread]:
+            faults.append(f"no role for {few(strays)}: wrap the module in one that connects what else it has")
         if "channel" not in found and not alike:
             faults.append(f"no port is found for channel, and the {channels} channels have different parameters")
         if "clock" not in found and (timed := [role for role in found if role not in ("value", "channel", "code")]):
@@ -180,8 +180,8 @@ def _narrow(found: Mapping[str, tuple[str, Port]], values: Range, channels: int,
                 f"{role} port {name} has {port.bits} bits{' and is signed' * port.signed}, {what} reach {low}..{high}, "
                 f"which take {need} {'signed ' * signed}bits; widen it"
             )
-        if role == "code" and port.bits > MAX_BITS:
-            faults.append(f"code port {name} has {port.bits} bits; at most {MAX_BITS} are read, narrow it")
+        if role == "code" and port.bits > VALUE.bits:
+            faults.append(f"code port {name} has {port.bits} bits; at most {VALUE.bits} are read, narrow it")
     name, port = found.get("channel", ("", Port("input", 32)))
     if channels > 1 << port.bits:
         faults.append(f"channel port {name} has {port.bits} bits, which do not number {channels} channels; widen it")

@@ -14,8 +14,9 @@ from qexport.bench.context import TEMPLATES, for_comment, licensed, render
 from qexport.bench.interface import COMPARED, DRIVEN
 from qexport.bench.steps import literal, needed
 from qexport.core.geometry import ConvGeometry
-from qexport.core.intformat import IntFormat
+from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.base import Need
+from qexport.core.operations.conv2d import Convolution
 from qexport.core.operations.registry import RESULTS, require
 from qexport.core.steps import (
     Add,
@@ -34,7 +35,7 @@ from qexport.core.steps import (
 from qexport.core.tensors import Range
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout
-from qexport.sets.manifest import Manifest, MemoryEntry
+from qexport.sets.manifest import Manifest, MemoryEntry, capture_of
 
 SHARED = ("axis", "memory", "stream_in", "stream_out", "group_scan", "input_buffer", "stage")
 POOLS = ("pool_scan", "max_pool")  # where there is one
@@ -47,10 +48,11 @@ KEPT = RESULTS[RESULTS.index("accumulator") :]  # the results that dut_mm keeps:
 FOLDER = TEMPLATES / "rtl"
 
 
-def render_rtl(style: str, manifest: Manifest, chain: Chain | None) -> dict[str, str]:
+def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int64 | None = None) -> dict[str, str]:
     """The Verilog files of a layer, by name: the modules of the array `style` ('ws' or 'os') and around it `dut` with
     AXI4-Streams and `dut_mm` with memories. The defaults of their parameters are those of the layer. `chain`: the steps
-    behind its accumulators. Names of modules but the two begin with that of the layer.
+    behind its accumulators. `folded`: what is added to each channel's sum of raw products, where inputs have a zero
+    point. Names of modules but the two begin with that of the layer.
 
     Raises QexportError when the style is not known, the memories do not stand as in the layout 'default', or the array
     has not what a step takes.
@@ -58,11 +60,11 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None) -> dict[str,
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
     layer = manifest.layer
-    require(layer, Need.RTL, *manifest.formats.operands.values())
+    _require(manifest)
     by_name = {memory.name: memory for memory in manifest.memories}
     _check_memories(by_name)
     numbers = rtl_numbers(style, manifest)
-    stages = rtl_stages(manifest, chain)
+    stages = rtl_stages(manifest, chain, folded)
     streams = result_streams(by_name, stages)
     widths = {"weight": "ROW*WEIGHT_BITS", "bias": "COL*BIAS_BITS", "input": "ROW*INPUT_BITS", "psum": "COL*PSUM_BITS"}
     widths |= {stream.name: f"COL*{stream.const}_BITS" for stream in streams}
@@ -107,6 +109,20 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None) -> dict[str,
     files = {f"{part}.sv": licensed(f"{part}.sv", (FOLDER / f"{part}.sv").read_text()) for part in names}
     files |= render({f"{name}.sv": f"rtl/{name}.sv.j2" for name in ("results", "dut", "dut_mm")}, context)
     return _prefixed(files, layer.slug)
+
+
+def behind_array(folder: Path, manifest: Manifest) -> tuple[Chain | None, Int64 | None]:
+    """What `render_rtl` needs of a set beside its manifest, from its capture: the steps, and what is added to sums."""
+    _require(manifest)
+    facts = Convolution(capture_of(folder, manifest), None, manifest.chain)
+    return facts.chain, facts.folded
+
+
+def _require(manifest: Manifest) -> None:
+    """Raises QexportError where an array has not what the operation takes."""
+    require(manifest.layer, Need.RTL)
+    inputs = manifest.formats.input
+    require(manifest.layer, Need.RTL, manifest.formats.weight, *([] if inputs.table is None else [inputs]))
 
 
 def _passed(names: Iterable[str]) -> list[str]:
@@ -176,16 +192,22 @@ class ResultStream:
         return self.name.upper()
 
 
-def rtl_stages(manifest: Manifest, chain: Chain | None) -> list[Stage]:
+def rtl_stages(manifest: Manifest, chain: Chain | None, folded: Int64 | None = None) -> list[Stage]:
     """The registers behind the sums: the accumulator and each step up to the last that a memory holds.
 
     Raises QexportError where the array has not what a step takes.
     """
     memories = {memory.name: memory for memory in manifest.memories}
     early = "bias" in memories and not takes_bias(manifest.chain or ())
-    total = "v + ACC_WIDTH'(bias)" if early else "v"
-    lines = (f"wire signed [ACC_WIDTH-1:0] sum = {total};",)
-    stages = [Stage("accumulator", "accumulator", "ACC_WIDTH", "ACC_WIDTH", value="sum", lines=lines, bias=early)]
+    total = ["v", *(["ACC_WIDTH'(bias)"] if early else []), *(["ACC_WIDTH'(folded)"] if folded is not None else [])]
+    lines = (f"wire signed [ACC_WIDTH-1:0] sum = {' + '.join(total)};",)
+    numbers = () if folded is None else (_numbers("folded", folded, manifest.array["col"]),)
+    stages = [
+        Stage(
+            "accumulator", "accumulator", "ACC_WIDTH", "ACC_WIDTH", value="sum", lines=lines, numbers=numbers,
+            bias=early,
+        )
+    ]  # fmt: skip
     if chain is None:
         return stages
     signals = (chain.start, *chain.signals.values())
@@ -201,6 +223,14 @@ def _served(manifest: Manifest) -> Sequence[Step]:
     """The steps up to the last whose value a memory holds."""
     memories = {memory.name: memory for memory in manifest.memories}
     return needed(manifest.chain or (), [memories[name].tensor for name in _results(memories)])
+
+
+def _numbers(field: str, array: Int64, col: int, signed: bool = True) -> Numbers:
+    """Numbers of the channels, those of columns past the last channel 0."""
+    bits = max(IntFormat.holding(int(array.min()), int(array.max()), True).bits - (not signed), 1)
+    padded = np.pad(array, (0, -array.size % col)).tolist()
+    content = (literal(value, bits) if signed else f"{bits}'d{value}" for value in padded)
+    return Numbers(field, bits, signed, tuple(content))
 
 
 @dataclass(frozen=True)
@@ -275,6 +305,7 @@ class _Lane:
         table = np.clip(step.arrays["table"], low, high + 1)
         wide = max(bits, IntFormat.holding(low, high + 1, True).bits)
         channels, levels = table.shape
+        first = int(IntFormat(out, True).wrap(np.array(step.first)))  # which every value may be beyond
         padded = np.pad(table, ((0, -channels % self.col), (0, 0)))
         content = tuple(literal(int(level), wide) for level in padded.ravel())
         numbers = Numbers("levels", wide * levels, False, content)
@@ -283,7 +314,7 @@ class _Lane:
             f"reg [{out}-1:0] reached;",
             "integer level;",
             "always @* begin",
-            f"  reached = {literal(step.first, out)};",
+            f"  reached = {literal(first, out)};",
             f"  for (level = 0; level < {levels}; level = level + 1)",
             f"    if ($signed(levels[level*{wide} +: {wide}]) <= wide) reached = reached + 1'b1;",
             "end",
@@ -299,13 +330,11 @@ class _Lane:
 
     def _number(self, field: str, signed: bool = True) -> tuple[str, list[str], list[Numbers]]:
         """How a lane calls a number, and the memory that it comes from."""
-        array, bits = self.step.arrays[field], self._bits(field) - (not signed)
-        bits = max(bits, 1)
-        if not array.ndim:
-            return (literal(int(array), bits) if signed else f"{bits}'d{int(array)}"), [], []
-        padded = np.pad(array, (0, -array.size % self.col))
-        content = (literal(int(v), bits) if signed else f"{bits}'d{int(v)}" for v in padded)
-        return field, [], [Numbers(field, bits, signed, tuple(content))]
+        array = self.step.arrays[field]
+        if array.ndim:
+            return field, [], [_numbers(field, array, self.col, signed)]
+        bits = max(self._bits(field) - (not signed), 1)
+        return (literal(int(array), bits) if signed else f"{bits}'d{int(array)}"), [], []
 
     def _pool(self, step: MaxPool) -> dict[str, Any]:
         assert self.before.plane is not None
@@ -388,6 +417,7 @@ def rtl_numbers(style: str, manifest: Manifest) -> dict[str, int]:
         "PAD_LEFT": left, "PAD_RIGHT": right, "DILATION_Y": layer.dilation[0], "DILATION_X": layer.dilation[1],
         "WEIGHT_BITS": memories["weight"].bits, "WEIGHT_SIGNED": int(memories["weight"].signed),
         "INPUT_BITS": memories["input"].bits, "INPUT_SIGNED": int(memories["input"].signed),
+        "INPUT_ZERO": formats.input.zero_points[0],
         "ACC_WIDTH": formats.accumulator.bits,
     }  # fmt: skip
     streamed = [*(["bias"] if "bias" in memories else []), *(["psum"] if style == "ws" else []), *_results(memories)]

@@ -7,6 +7,8 @@ from typing import Any
 from qexport.bench.context import BenchMemory, base_context, render, work
 from qexport.bench.interface import DRIVEN, layout_called, results_of, streams
 from qexport.bench.rtl import KEPT, SELECTS, mm_widths
+from qexport.core.operations.base import Need
+from qexport.core.operations.registry import require
 from qexport.errors import QexportError
 from qexport.sets.manifest import Manifest
 
@@ -25,12 +27,16 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     layout = layout_called(manifest.layout)
     if style not in STYLES:
         raise QexportError(f"stub: style '{style}' is not known; choose {', '.join(STYLES)}")
+    if style == "memory":  # around a module of the reference RTL
+        require(manifest.layer, Need.RTL)
     interface = streams(manifest)
     if style != "blank" and interface is None:
         raise QexportError(
             f"stub: style '{style}' needs memories that stand as in the preset default, {folder} has {layout}; "
             "take --style blank, or dump the set with the preset: --layout default"
         )
+    if style == "memory":  # around the ports of the reference RTL
+        require(manifest.layer, Need.RTL)
     layer, array = manifest.layer, manifest.array
     context = base_context(layer, manifest.memories, manifest.layout.name, array, manifest.formats, manifest.chain)
     by_name = {m.name: m for m in context["entries"]}

@@ -4,10 +4,10 @@ from pathlib import Path
 
 import click
 
+from qexport.bench.design import Design
 from qexport.bench.post import ROLES
 from qexport.cli.common.options import (
-    check_top,
-    dut_options,
+    design_options,
     folder_argument,
     json_option,
     seed_option,
@@ -22,7 +22,7 @@ from qexport.findings.exhaust.run import LIMIT, exhaust
 
 @click.command(name="exhaust")
 @folder_argument
-@dut_options("File of your post-processing module; give it again for further files.")
+@design_options("Your post-processing module")
 @click.option(
     "--port", "ports", multiple=True, metavar="ROLE=NAME",
     help=f"A port whose name does not tell what it is for. Roles: {', '.join(ROLES)}.",
@@ -41,8 +41,7 @@ from qexport.findings.exhaust.run import LIMIT, exhaust
 @json_option
 def command(
     folder: Path,
-    dut: tuple[Path, ...],
-    top: str | None,
+    design: Design,
     ports: tuple[str, ...],
     latency: int | None,
     after: str | None,
@@ -62,12 +61,11 @@ def command(
     qexport exhaust vectors/conv1 --dut post.sv --top post --latency 3
     qexport exhaust vectors/conv1 --dut post.sv --top post --port value=sum_i --port code=y_o
     """
-    if not dut:
+    if not design:
         raise click.UsageError("--dut is missing; name the file of your post-processing module")
-    check_top(top, dut)
     with show_progress(lines=True) as tell:
         result = exhaust(
-            folder, dut, top=top or "dut", ports=_by_role(ports), latency=latency, after=after, limit=limit, seed=seed,
+            folder, design, ports=_by_role(ports), latency=latency, after=after, limit=limit, seed=seed,
             time_limit=time_limit, progress=tell,
         )  # fmt: skip
     emit(as_json, result.as_json(), lambda: print_pairs(result.rows) if result.passed else None)

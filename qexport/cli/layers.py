@@ -67,17 +67,18 @@ def command(
             "index", "name", "in x out", "kernel", "weight bits", "input bits", "positions", "8x8 tiles", "accumulator"
         )
         for row in rows:
-            cells = ["-" if row["index"] is None else str(row["index"]), escape(row["name"])]
-            if "kernel" in row:
-                cells += [f"{row['in_channels']}x{row['out_channels']}", f"{row['kernel'][0]}x{row['kernel'][1]}"]
-            else:
-                cells += [row["kind"], "-"]
-            for operand in ("weight" if "kernel" in row else "input2", "input"):
-                bits, signed = row.get(f"{operand}_bits", "-"), row.get(f"{operand}_signed")
-                cells.append(f"{bits} {'signed' if signed else 'unsigned'}" if signed is not None else "-")
-            cells.append("x".join(map(str, row["output_plane"])))
-            cells.append("x".join(map(str, row["tiles"])) if "tiles" in row else "-")
-            table.add_row(*cells, f"{row['bounds'][0]}..{row['bounds'][1]}, {row['accumulator_bits']} bits")
+            convolves = "kernel" in row
+            table.add_row(
+                "-" if row["index"] is None else str(row["index"]),
+                escape(row["name"]),
+                f"{row['in_channels']}x{row['out_channels']}" if convolves else row["kind"],
+                f"{row['kernel'][0]}x{row['kernel'][1]}" if convolves else "-",
+                _bits(row, "weight"),
+                _bits(row, "input"),
+                f"{row['output_plane'][0]}x{row['output_plane'][1]}" if convolves else "-",
+                f"{row['tiles'][0]}x{row['tiles'][1]}" if convolves else "-",
+                f"{row['bounds'][0]}..{row['bounds'][1]}, {row['accumulator_bits']} bits",
+            )
         print_table(table)
 
     emit(as_json, {"layers": rows} | result, show)
@@ -86,22 +87,25 @@ def command(
 _ARRAY_SIDE = 8  # the array for which `layers` counts tiles
 
 
-def _layer_row(capture: Capture) -> dict[str, Any]:
-    layer, facts = capture.layer, operation(capture, None)
+def _bits(row: dict[str, Any], operand: str) -> str:
+    if f"{operand}_bits" not in row:
+        return "-"
+    return f"{row[f'{operand}_bits']} {'signed' if row[f'{operand}_signed'] else 'unsigned'}"
+
+
+def _layer_row(of: Capture) -> dict[str, Any]:
+    """What a layer is; kernel, planes and tiles of those that convolve only."""
+    layer, bounds = of.layer, operation(of, None).bounds
     row: dict[str, Any] = {"index": layer.index, "name": layer.name, "kind": layer.kind}
-    for name, fmt in capture.formats.operands.items():
-        row |= {f"{name}_bits": fmt.bits, f"{name}_signed": fmt.signed}
-    row |= {
-        "output_plane": list(facts.start.sizes[-2:]),
-        "bounds": list(facts.bounds),
-        "accumulator_bits": IntFormat.holding(*facts.bounds, True).bits,
-    }
     if isinstance(layer, ConvGeometry):
         row |= {
             "in_channels": layer.in_channels,
             "out_channels": layer.out_channels,
             "kernel": list(layer.kernel),
-            "input_plane": list(capture.plane),
+            "input_plane": list(of.plane),
+            "output_plane": list(layer.output_plane(of.plane)),
             "tiles": [math.ceil(layer.group_inputs / _ARRAY_SIDE), math.ceil(layer.out_channels / _ARRAY_SIDE)],
         }
-    return row
+    for name, fmt in of.formats.operands.items():
+        row |= {f"{name}_bits": fmt.bits, f"{name}_signed": fmt.signed}
+    return row | {"bounds": list(bounds), "accumulator_bits": IntFormat.holding(*bounds, True).bits}

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import click
 
-from qexport.bench.rtl import PARTS, render_rtl
+from qexport.bench.rtl import PARTS, behind_array, render_rtl
 from qexport.cli.common.options import folder_argument, json_option, out_option
 from qexport.cli.common.output import emit, say
 from qexport.sets.folder import find_sets
-from qexport.sets.manifest import chain_of, read_manifest
+from qexport.sets.manifest import read_manifest
 from qexport.sets.staging import write_new_folders
 
 
@@ -33,7 +33,7 @@ def command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     designs: dict[Path, dict[str, str]] = {}
     for path in find_sets(folder):
         manifest = read_manifest(path)
-        files = render_rtl(style, manifest, chain_of(path, manifest))
+        files = render_rtl(style, manifest, *behind_array(path, manifest))
         files["files.f"] = "".join(f"{name}\n" for name in files if name != "dut_mm.sv")
         designs[target if path == folder else target / path.name] = files
     write_new_folders(designs)

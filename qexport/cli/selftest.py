@@ -8,10 +8,10 @@ import click
 import msgspec
 from rich.markup import escape
 
+from qexport.bench.design import Design
 from qexport.bench.rtl import PARTS
 from qexport.cli.common.options import (
-    check_top,
-    dut_options,
+    design_options,
     folder_argument,
     json_option,
     seconds_type,
@@ -33,7 +33,7 @@ OPEN = "open"
 
 @click.command(name="selftest")
 @folder_argument
-@dut_options("Change your module instead of the reference arrays; give it again for further files.")
+@design_options("Change your module instead of the reference arrays")
 @click.option(
     "--style", type=click.Choice(tuple(PARTS)), help="Change this reference array.  [default: ws; with --all both]"
 )
@@ -50,8 +50,7 @@ OPEN = "open"
 @json_option
 def command(
     folder: Path,
-    dut: tuple[Path, ...],
-    top: str | None,
+    design: Design,
     style: str | None,
     simulator: str,
     seed: int,
@@ -73,8 +72,7 @@ def command(
     qexport selftest vectors/features_33 --all
     qexport selftest vectors/features_33 --dut my_core.sv --top my_core
     """
-    check_top(top, dut)
-    if style is not None and dut:
+    if style is not None and design:
         raise click.UsageError("--style names a reference array, --dut your own module; give one of them")
     styles = (style,) if style is not None else tuple(PARTS) if every else tuple(PARTS)[:1]
     if time_limit is None and not every:
@@ -84,7 +82,7 @@ def command(
         with show_progress(lines=True) as progress:
             results.append(
                 selftest(
-                    path, simulator, dut, top=top or "dut", styles=styles, seed=seed,
+                    path, simulator, design, styles=styles, seed=seed,
                     sample=None if every else sample, progress=progress, limit=time_limit,
                 )
             )  # fmt: skip

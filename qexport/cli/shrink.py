@@ -5,8 +5,9 @@ from pathlib import Path
 
 import click
 
+from qexport.bench.design import Design
 from qexport.cli.common.options import (
-    dut_options,
+    design_options,
     folder_argument,
     json_option,
     out_option,
@@ -25,7 +26,7 @@ from qexport.findings.words import read_actual
 @click.command(name="shrink")
 @folder_argument
 @out_option("New folder, which becomes the small set.")
-@dut_options("The failing module; give it again for further files. Each step is simulated.")
+@design_options("The failing module, which each step simulates")
 @simulator_option("With --dut: auto takes Icarus, which builds fastest, else Verilator.")
 @seed_option("With --dut: that of the failing run.  [default: 0]", default=None)
 @click.option(
@@ -42,8 +43,7 @@ from qexport.findings.words import read_actual
 def command(
     folder: Path,
     target: Path,
-    dut: tuple[Path, ...],
-    top: str | None,
+    design: Design,
     simulator: str,
     seed: int | None,
     budget: float | None,
@@ -63,20 +63,19 @@ def command(
     qexport shrink vectors/features_33 --out small --dut my_core.sv --top my_core
     qexport shrink vectors/features_33 --out small --actual run/relu.hex
     """
-    if bool(dut) == bool(actual):
+    if bool(design) == bool(actual):
         raise click.UsageError("give either --dut or --actual")
     of_dut = {
-        "--top": top,
         "--seed": seed,
         "--budget": budget,
         "--simulator": None if simulator == "auto" else simulator,
     }
-    foreign = {"--memory": memory} if dut else of_dut
+    foreign = {"--memory": memory} if design else of_dut
     if given := [name for name, value in foreign.items() if value is not None]:
-        raise click.UsageError(f"{', '.join(given)} belongs to {'--actual' if dut else '--dut'}")
-    if dut:
+        raise click.UsageError(f"{', '.join(given)} belongs to {'--actual' if design else '--dut'}")
+    if design:
         done = shrink_dut(
-            folder, target, dut, top=top or "dut", simulator=simulator, seed=seed or 0, budget=budget or BUDGET,
+            folder, target, design, simulator=simulator, seed=seed or 0, budget=budget or BUDGET,
             limit=time_limit, progress=lambda line: click.echo(line, err=True),
         )  # fmt: skip
     else:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import click
 
+from qexport.bench.design import Design
 from qexport.cli.common.options import (
-    check_top,
-    dut_options,
+    design_options,
     folder_argument,
     json_option,
     path_type,
@@ -26,20 +26,24 @@ from qexport.sim.verdict import Verdict
 @click.command(name="simulate")
 @folder_argument
 @simulator_option()
-@dut_options()
+@design_options()
 @seed_option("Other than 0: all streams stall at random, the same way for the same seed.")
 @click.option("--keep", type=path_type(), help="Folder for logs, the words that came back, and waves.")
 @click.option("--waves", type=click.Choice(WAVES), help="Record all signals in --keep.")
+@click.option(
+    "--around", type=click.IntRange(0), metavar="CYCLES",
+    help="With --waves: only so many cycles before and behind the first error; a failed run is done again for them.",
+)  # fmt: skip
 @time_limit_option("Seconds for the build, and again for the run.")
 @json_option
 def command(
     folder: Path,
     simulator: str,
-    dut: tuple[Path, ...],
-    top: str | None,
+    design: Design,
     seed: int,
     keep: Path | None,
     waves: str | None,
+    around: int | None,
     time_limit: float,
     as_json: bool,
 ) -> None:
@@ -51,18 +55,19 @@ def command(
     \b
     qexport simulate vectors/features_33
     qexport simulate vectors/features_33 --dut my_core.sv --top my_core --seed 1
-    qexport simulate vectors/features_33 --dut my_core.sv --keep run/ --waves vcd
+    qexport simulate vectors/features_33 --dut my_core.sv --keep run/ --waves vcd --around 20
     """
     if waves is not None and keep is None:
         raise click.UsageError("--waves needs --keep, the folder for them")
-    check_top(top, dut)
+    if around is not None and waves is None:
+        raise click.UsageError("--around belongs to --waves")
     verdicts: list[Verdict] = []
     not_run: dict[Path, QexportError] = {}
     for path in find_sets(folder):
         try:
             verdicts.append(
                 simulate(
-                    path, simulator, dut, top=top or "dut", seed=seed, waves=waves, limit=time_limit,
+                    path, simulator, design, seed=seed, waves=waves, around=around, limit=time_limit,
                     keep=keep if keep is None or path == folder else keep / path.name,
                     progress=lambda line, path=path: click.echo(f"{path}: {line}", err=True),  # type: ignore[misc]
                 )

@@ -173,6 +173,14 @@ def _read_metadata(document: Any) -> _Metadata:
     if isinstance(document, dict) and isinstance(layer := document.get("layer"), dict):
         layer.setdefault("kind", "conv2d")
         check_kind(layer)
+    formats = document.get("formats") if isinstance(document, dict) else None
+    for name, fmt in formats.items() if isinstance(formats, dict) else ():
+        for what, value in fmt.items() if isinstance(fmt, dict) else ():
+            if isinstance(value, dict):
+                raise QexportError(
+                    f"formats.{name}.{what} with axes is reserved; give a number, of weights also one for each output "
+                    "channel"
+                )
     return msgspec.convert(document, _Metadata)
 
 
@@ -201,6 +209,11 @@ class CaptureFile:
             )
         of_steps = sorted(name for name in names if name.startswith(STEP_TENSOR))
         names -= set(of_steps)
+        if names - set(TENSORS):
+            raise QexportError(
+                f"capture: {path} holds tensors {few(sorted(names))}; may have {', '.join(TENSORS)}, "
+                f"{STEP_TENSOR}INDEX.FIELD"
+            )
         try:
             metadata = _read_metadata(without_private(json.loads(entries[METADATA_KEY])))
         except (ValueError, RecursionError) as error:

@@ -16,3 +16,11 @@ def pairs_text(rows: Sequence[tuple[str, str]]) -> str:
     """One line for each pair, the texts below each other."""
     width = max((len(key) for key, _ in rows), default=0)
     return "\n".join(f"{key.ljust(width)}  {text}".rstrip() for key, text in rows)
+
+
+def columns_text(rows: Sequence[Sequence[str]]) -> str:
+    """Rows of equal length, their columns below each other."""
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )

@@ -17,6 +17,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from qexport.bench.design import Design, Dut
 from qexport.bench.interface import DRIVEN, streams
 from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
@@ -84,7 +85,7 @@ class Shrunk(Printed):
 def shrink_dut(
     folder: Path,
     out: Path,
-    dut: Sequence[Path],
+    dut: Dut,
     *,
     top: str = "dut",
     simulator: str = "auto",
@@ -107,6 +108,7 @@ def shrink_dut(
     _refuse_existing(folder, out)
     if simulator == "auto" and SIMULATORS["icarus"].missing() is None:
         simulator = "icarus"  # images and weights change the package: many builds of short runs
+    design = Design.of(dut, top)
     manifest, capture = _read(folder)
     _refuse_changed(folder, manifest)
     with scratch_folder() as scratch:
@@ -114,7 +116,7 @@ def shrink_dut(
         builds.mkdir()
 
         def run(of: Path, keep: Path) -> CheckFailed | None:
-            return simulate(of, simulator, dut, top=top, seed=seed, keep=keep, builds=builds, limit=limit).failure
+            return simulate(of, simulator, design, seed=seed, keep=keep, builds=builds, limit=limit).failure
 
         search = _Search(manifest, capture, scratch, run, budget, progress)
         search.start(folder)

@@ -6,7 +6,7 @@ from functools import cached_property
 
 import numpy as np
 
-from qexport.core.budget import FILES, HELD
+from qexport.core.budget import ELEMENTS, FILES
 from qexport.core.capture import TENSORS as CAPTURED
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
@@ -46,10 +46,11 @@ class MemoryFiles:
         self._total = self.tiling.words
         self._shared = False
         self._by_files = any(item.name == IMAGE_AXIS for item in memory.order.files)
-        if self.held > HELD:
+        grown = memory.order.has_copies or memory.order.skew
+        if grown and self.held > ELEMENTS:
             raise QexportError(
-                f"memory '{memory.name}': {self.held:,} elements would be made at once, more than {HELD:,}; "
-                f"lower a size in [array]{' or skew_by' if memory.order.skew else ''}"
+                f"memory '{memory.name}': overlap, repetition and skew would make {self.held:,} elements at once, more "
+                f"than {ELEMENTS:,}; lower a size in [array] or skew_by"
             )
 
     @classmethod

@@ -14,10 +14,10 @@ from qexport.core.codes import CodeFormat, operand_formats
 from qexport.core.geometry import AnyLayer, Layer, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import Convolution
-from qexport.core.operations.registry import RESULTS, operation
+from qexport.core.operations.registry import RESULTS
 from qexport.core.private import without_private
 from qexport.core.reference import MEAN_BAR, ReferenceCheck
-from qexport.core.steps import Add, AnyStep, Chain, Clamp, Multiply, Relu, ShiftRight, Step, step_names
+from qexport.core.steps import Add, AnyStep, Clamp, Multiply, Relu, ShiftRight, Step, step_names
 from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.formats.base import FileFault, Format, Style, WordSpec
@@ -379,11 +379,6 @@ def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
     if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
         raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
     return CaptureFile(file)
-
-
-def chain_of(folder: Path, manifest: Manifest) -> Chain | None:
-    """The steps of a set with the ranges that its capture proves; raises CheckFailed as `capture_of`."""
-    return operation(capture_of(folder, manifest), None, manifest.chain).chain
 
 
 def golden_text(manifest: Manifest) -> str:

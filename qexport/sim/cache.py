@@ -21,6 +21,10 @@ from qexport.sim.tools import SHOWN_ERRORS, Job, Simulator
 from qexport.sim.work import refuse_full, scratch_folder
 
 
+class NotCompiled(QexportError):
+    """A simulator does not take the sources."""
+
+
 def cache_folder() -> Path:
     """Where builds are kept: QEXPORT_CACHE, else the user's cache folder, else a temporary one."""
     named = os.environ.get("QEXPORT_CACHE")
@@ -66,8 +70,9 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds
     A user's own module is else built anew each time: it may draw in other files, which may have changed.
     """
     log.unlink(missing_ok=True)  # of an earlier build
-    job = replace(job, sources=tuple(source.resolve() for source in job.sources))
-    key = [simulator.name, simulator.version(), job.top, str(job.waves), *job.macros]
+    sources, folders = (tuple(path.resolve() for path in paths) for paths in (job.sources, job.folders))
+    job = replace(job, sources=sources, folders=folders)
+    key = [simulator.name, simulator.version(), job.top, str(job.waves), *job.macros, *map(str, job.folders)]
     read = [*job.sources, job.include / "params.vh", *([] if job.program is None else [job.program])]
     key += [sha256(source.read_bytes()) for source in read]
     place = None if builds is None else builds / sha256("\n".join(key).encode())
@@ -84,7 +89,7 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds
     if done.returncode != 0:
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)
         shown = "; ".join(errors[:SHOWN_ERRORS]) or " ".join((done.stderr or done.stdout).split())
-        raise QexportError(f"{job.command}: {simulator.name} does not compile the sources; correct them: {shown}")
+        raise NotCompiled(f"{job.command}: {simulator.name} does not compile the sources; correct them: {shown}")
     refuse_full(scratch)  # Icarus cuts off what it writes then, and ends with 0
     if place is None:
         return build / "sim"

@@ -37,7 +37,7 @@ class Icarus:
         return _icarus_version(self._iverilog)
 
     def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
-        options = [f"-I{folder}" for folder in (job.include, job.sources[-1].parent)]
+        options = [f"-I{folder}" for folder in (job.include, *job.folders, job.sources[-1].parent)]
         options += [f"-D{macro}" for macro in job.macros]
         options += ["-s", job.top, "-o", str(build / "sim"), *map(str, job.sources)]
         env = {**os.environ, "TMPDIR": str(build)}  # for what it leaves when it is cut off

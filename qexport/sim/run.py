@@ -12,14 +12,16 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import CHECKS, Stream, interface, streams
-from qexport.bench.ports import check_files, connected, read_module
+from qexport.bench.ports import connected, is_legal, read_module
 from qexport.bench.sv import compare_bench
 from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
-from qexport.sim.cache import build_bench, cache_folder
-from qexport.sim.keep import clear, kept
+from qexport.sim.cache import NotCompiled, build_bench, cache_folder
+from qexport.sim.ghdl import as_verilog
+from qexport.sim.keep import RUN, clear, kept
 from qexport.sim.registry import choose
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, supervise
 from qexport.sim.tools import Job, Simulator
@@ -32,23 +34,27 @@ Told = Callable[[str], None]
 def simulate(
     folder: Path,
     simulator_name: str = "auto",
-    dut: Sequence[Path] = (),
+    dut: Dut = (),
     *,
     top: str = "dut",
     seed: int = 0,
     keep: Path | None = None,
     waves: str | None = None,
+    around: int | None = None,
     builds: Path | None = None,
     limit: float = TIME_LIMIT,
     progress: Told = lambda line: None,
 ) -> Verdict:
-    """Build the bench of a set outside it, run it and judge; the module `top` of `dut` replaces the set's own.
+    """Build the bench of a set outside it, run it and judge.
+
+    The design `dut`, or the module `top` of these files, replaces the set's own.
 
     The verdict is a PASS only when the run prints one PASS with its nonce and the expected count, exits 0, and gives
     the words of the set; else its `failure` says why.
 
     With a `seed` other than 0 all streams stall at random. `keep` gets run.log, build.log, the words that came back
-    (<memory>.hex) and waves.vcd or waves.fst; `progress` is given lines of a long run. `builds` keeps the builds of
+    (<memory>.hex) and waves.vcd or waves.fst; with `around` the waves are of so many cycles before and behind the first
+    error, for which a failed run is done again; `progress` is given lines of a long run. `builds` keeps the builds of
     `dut` for further calls, for a caller in whose time the files that these may include do not change. `limit`: seconds
     for the build, and again for the run.
 
@@ -58,22 +64,29 @@ def simulate(
     manifest = read_manifest(folder)
     offered = interface(folder, manifest)
     simulator = choose(simulator_name)
-    check_files(dut, top)
+    design = Design.of(dut, top)
     if keep is not None and keep.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
-    changed = _changed(folder, manifest, own_design=not dut)
+    changed = _changed(folder, manifest, own_design=not design)
     what, nonce = f"{folder} on {simulator.name}", secrets.token_hex(8)
     with kept(keep, [stream.memory for stream in offered], progress), work_folder(folder, keep) as work:
-        job = replace(work.job(folder, manifest, dut or [folder / "dut.sv"]), waves=waves, limit=limit)
+        translated = as_verilog(design, work.root, limit)
+        job = replace(work.job(folder, manifest, translated.files or [folder / "dut.sv"]), waves=waves, limit=limit)
         found = offered
-        if dut:
-            job, found = _around(job, dut, top, offered)
+        if design:
+            job, found = _around(job, translated, offered, work.root)
         compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
-        executable = build_bench(simulator, job, work.root, work.out / "build.log", builds if dut else cache_folder())
+        kept_builds = builds if design else cache_folder()
+        try:
+            executable = build_bench(simulator, job, work.root, work.out / "build.log", kept_builds)
+        except NotCompiled as error:
+            if simulator.name == "icarus" and design and is_legal(translated, job.sources[:1], (job.include,)):
+                raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
+            raise
         clear(work.out, [stream.memory for stream in offered])
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
-        arguments += [] if waves is None else [f"+waves=out/waves.{waves}"]
         command = [*simulator.command(executable, waves), *arguments]
+        recording = [] if waves is None else [f"+waves=out/waves.{waves}"]
         edited = f" (not as dumped: {few(sorted(changed))})" if changed else ""
         verdict = Verdict(
             set=folder,
@@ -83,12 +96,12 @@ def simulate(
             compared=compared,
             not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in found},
             manifest=manifest,
-            dut=tuple(dut),
-            top=top,
+            design=design,
             kept=keep,
         )
         try:
-            output = judged(command, work, sum(compared.values()), nonce, f"{what}{edited}", limit, progress)
+            recorded = [*command, *recording] if around is None else command
+            output = judged(recorded, work, sum(compared.values()), nonce, f"{what}{edited}", limit, progress)
             if changed:  # a bench may agree with files that were changed together
                 raise CheckFailed(
                     f"simulate: {folder}: the bench passes on files that are not the dumped ones: {_named(changed)}; "
@@ -97,6 +110,12 @@ def simulate(
             check_all_words(work, folder, manifest, compared, what)
             cycles, macs = _measured(output, what)
         except CheckFailed as failure:
+            log = work.out / RUN
+            first = re.search(r"^FIRST cycle=(\d+)$", log.read_text(errors="replace"), re.MULTILINE)
+            if recording and around is not None and first is not None:
+                begin, end = max(int(first[1]) - around, 0), int(first[1]) + around + 1
+                again = [*command, *recording, f"+waves_from={begin}", f"+waves_to={end}"]
+                run_bench(again, work.root, log, limit, progress)
             return replace(verdict, failure=failure)
     return replace(verdict, cycles=cycles, macs=macs)
 
@@ -126,11 +145,24 @@ def _named(changed: dict[str, str]) -> str:
     return few([f"{path} {why}" for path, why in sorted(changed.items())])
 
 
-def _around(job: Job, dut: Sequence[Path], top: str, offered: Sequence[Stream]) -> tuple[Job, tuple[Stream, ...]]:
-    """The job with the module `top` in place of the set's own, and the streams that the module has ports for."""
-    module = read_module(dut, job.sources[0], (job.include, dut[-1].parent), top)
-    found = connected(module, offered)
-    return replace(job, macros=(f"QEXPORT_DUT={top}", *lacking(offered, found))), found
+def _around(job: Job, design: Design, offered: Sequence[Stream], scratch: Path) -> tuple[Job, tuple[Stream, ...]]:
+    """The job with a design in place of the set's own, and the streams that it has ports for."""
+    found = connected(read_module(design, job.sources[0], (job.include,)), offered, design)
+    job = replace(job, folders=design.includes)
+    macros = (*design.defines, *lacking(offered, found))
+    if design.fits_by_itself:
+        return replace(job, macros=(f"QEXPORT_DUT={design.top}", *macros)), found
+    wrapper = write_wrapper(design, found, scratch)
+    package, *others = job.sources  # the design's own last, because Icarus includes from its folder
+    return replace(job, sources=(package, wrapper, *others), macros=(f"QEXPORT_DUT={WRAPPER}", *macros)), found
+
+
+def write_wrapper(design: Design, found: Sequence[Stream], folder: Path) -> Path:
+    """The file of the module WRAPPER, in which a design has the ports of these streams."""
+    ports = {name: (port.direction, port.bits) for stream in found for name, port in stream.ports.items()}
+    path = folder / f"{WRAPPER}.sv"
+    path.write_text(design.wrapper(ports))
+    return path
 
 
 def lacking(offered: Sequence[Stream], found: Sequence[Stream]) -> tuple[str, ...]:

@@ -14,7 +14,8 @@ WAVES = ("vcd", "fst")
 
 @dataclass(frozen=True)
 class Job:
-    """What a simulator compiles: the last source is the design's; `macros` as NAME or NAME=VALUE.
+    """What a simulator compiles: the last source is the design's; `macros` as NAME or NAME=VALUE; `folders`: where it
+    may include from, beside `include`.
 
     limit: seconds that compiling may take. `program`: C++ that drives the module `top` in place of a bench, which only
     Verilator takes. `command`: who asks, for messages.
@@ -24,6 +25,7 @@ class Job:
     include: Path
     top: str
     macros: tuple[str, ...] = ()
+    folders: tuple[Path, ...] = ()
     waves: str | None = None
     limit: float = TIME_LIMIT
     program: Path | None = None

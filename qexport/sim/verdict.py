@@ -2,10 +2,11 @@
 
 import filecmp
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qexport.bench.design import Design
 from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed
 from qexport.layout.paths import MANIFEST, SUMS
@@ -20,8 +21,8 @@ class Verdict(Printed):
     """What a simulation said. `compared` and `not_compared`: memory -> number of its values.
 
     `failure`: why it is no PASS. `cycles` run from the end of the reset until the last word was taken; `macs` are the
-    layer's multiplications (those with padding among them), both 0 where the run failed. `dut` and `top`: the design
-    that stood in place of the set's own. `kept`: the folder with logs and the words that came back.
+    layer's multiplications (those with padding among them), both 0 where the run failed. `design`: what
+    stood in place of the set's own. `kept`: the folder with logs and the words that came back.
     """
 
     set: Path
@@ -31,8 +32,7 @@ class Verdict(Printed):
     compared: dict[str, int]
     not_compared: dict[str, int]
     manifest: Manifest
-    dut: tuple[Path, ...] = ()
-    top: str = "dut"
+    design: Design = field(default_factory=Design)
     kept: Path | None = None
     failure: CheckFailed | None = None
     cycles: int = 0

@@ -65,6 +65,7 @@ class Verilator:
         # Verilator looks for modules, too, in the working directory and in -I folders: a set's dut.sv must not stand in
         # for a user's file that lacks the module
         options += ["-MAKEFLAGS", make, "--relative-includes", f"-I{job.include}"]
+        options += [f"-I{folder}" for folder in job.folders]
         # unrolled, a behavioural design grows to megabytes of C++
         options += ["--unroll-count", "4", *(f"-D{macro}" for macro in job.macros)]
         if job.waves is not None:

@@ -13,14 +13,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
+from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import Port, Stream, interface
 from qexport.bench.ports import connected, read_module
-from qexport.bench.rtl import PARTS, render_rtl, result_streams, rtl_numbers, rtl_stages
+from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers, rtl_stages
 from qexport.errors import CheckFailed, QexportError
-from qexport.sets.manifest import chain_of, read_manifest
+from qexport.sets.manifest import read_manifest
 from qexport.sim.cache import build_bench, cache_folder
+from qexport.sim.ghdl import as_verilog
 from qexport.sim.registry import SIMULATORS, choose
-from qexport.sim.run import check_all_words, judged, lacking
+from qexport.sim.run import check_all_words, judged, lacking, write_wrapper
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, workers
 from qexport.sim.tools import Simulator
 from qexport.sim.work import Work, scratch_folder, work_folder
@@ -171,7 +173,7 @@ class _Bench:
 def reference_files(style: str, folder: Path) -> dict[str, str]:
     """The sources of the reference RTL of a set by name, the top `dut` last."""
     manifest = read_manifest(folder)
-    files = render_rtl(style, manifest, chain_of(folder, manifest))
+    files = render_rtl(style, manifest, *behind_array(folder, manifest))
     del files["dut_mm.sv"]
     return files
 
@@ -180,7 +182,7 @@ def chosen_edits(style: str, folder: Path) -> list[Edit]:
     """The edits that change anything for the layer of a set."""
     manifest = read_manifest(folder)
     memories = {memory.name: memory for memory in manifest.memories}
-    stages = rtl_stages(manifest, chain_of(folder, manifest))
+    stages = rtl_stages(manifest, *behind_array(folder, manifest))
     output = memories["accumulator"].shape
     facts = SimpleNamespace(
         **rtl_numbers(style, manifest), IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3],
@@ -463,7 +465,7 @@ def _no_netlist(style: str) -> MutantResult:
 
 def user_mutants(
     folder: Path,
-    dut: Sequence[Path],
+    dut: Dut,
     top: str = "dut",
     *,
     sample: int | None = None,
@@ -472,11 +474,11 @@ def user_mutants(
     progress: Progress = quiet,
     clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
-    """Run general mutants of a user's module `top` in the bench of a set: which mistakes does this set see?
+    """Run general mutants of a design, or of the module `top` of files, in the bench of a set: which mistakes does this set see?
 
     Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
     """
-    with _user_module(folder, dut, top) as (place, found, read):
+    with _user_module(folder, Design.of(dut, top)) as (place, found, top, read):
         count = GENERAL if sample is None else min(sample, GENERAL)
         progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
         try:
@@ -489,26 +491,28 @@ def user_mutants(
         return general_mutants(folder, made, found, "user", simulator, True, progress, clock)
 
 
-def check_readable(folder: Path, dut: Sequence[Path], top: str, clock: Clock = ENDLESS) -> None:
-    """Raises QexportError when the ports of a user's module do not fit or Yosys cannot read it."""
-    with _user_module(folder, dut, top) as (place, _, read):
+def check_readable(folder: Path, design: Design, clock: Clock = ENDLESS) -> None:
+    """Raises QexportError when the ports of a user's design do not fit or Yosys cannot read it."""
+    with _user_module(folder, design) as (place, _, _, read):
         (place / "include").symlink_to(folder.resolve())
         yosys(place, read, clock=clock)
 
 
 @contextmanager
-def _user_module(folder: Path, dut: Sequence[Path], top: str) -> Iterator[tuple[Path, tuple[Stream, ...], str]]:
-    """A folder in which Yosys can work, the streams that the module has, and the command that reads it."""
-    for path in dut:
-        if re.search(r'[\s;"]', str(path.resolve())):
-            raise QexportError(
-                f"dut: '{path.resolve()}': Yosys cannot name places in it; use a path without blanks, ; and quotes"
-            )
+def _user_module(folder: Path, design: Design) -> Iterator[tuple[Path, tuple[Stream, ...], str, str]]:
+    """A folder in which Yosys can work, the streams that the design has, its top, and the command that reads it."""
+    for text in (*(str(path.resolve()) for path in (*design.files, *design.includes)), *design.defines):
+        if re.search(r'[\s;"]', text):
+            raise QexportError(f"dut: '{text}': Yosys cannot name places in it; use one without blanks, ; and quotes")
     package = folder / f"{read_manifest(folder).layer.slug}_pkg.sv"
-    module = read_module(dut, package, (folder, dut[-1].parent), top)
-    found = connected(module, interface(folder, read_manifest(folder)))
     with scratch_folder() as place:
+        design = as_verilog(design, place)
+        found = connected(read_module(design, package, (folder,)), interface(folder, read_manifest(folder)), design)
         (place / package.name).symlink_to(package.resolve())  # the set's path may have spaces
+        sources, top = [package.name, *(str(path.resolve()) for path in design.files)], design.top
+        if not design.fits_by_itself:
+            sources, top = [*sources, write_wrapper(design, found, place).name], WRAPPER
+        options = [f"-I{path.resolve()}" for path in design.includes] + [f"-D{macro}" for macro in design.defines]
         # unlike read_verilog, slang knows packages; a single unit shares macros between files, as simulators do
-        sources = " ".join([package.name, *(str(path.resolve()) for path in dut)])
-        yield place, found, f"read_slang --single-unit --top {top} -Iinclude {sources}"
+        read = ["read_slang --single-unit --top", top, "-Iinclude", *options, *sources]
+        yield place, found, top, " ".join(read)

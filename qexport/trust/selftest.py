@@ -15,6 +15,7 @@ import msgspec
 import numpy as np
 
 from qexport.bench.context import TEMPLATES
+from qexport.bench.design import Design, Dut
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, interface
 from qexport.bench.rtl import PARTS
 from qexport.build.dump import dump
@@ -122,7 +123,7 @@ class Selftest:
 def selftest(
     folder: Path,
     simulator_name: str = "auto",
-    dut: Sequence[Path] = (),
+    dut: Dut = (),
     *,
     top: str = "dut",
     styles: Sequence[str] = tuple(PARTS),
@@ -148,20 +149,21 @@ def selftest(
     interface(folder, manifest)
     require(manifest.layer, Need.SELFTEST, *manifest.formats.operands.values())
     needs_yosys()
-    if dut:  # before minutes of other work
-        check_readable(folder, dut, top, clock)
+    design = Design.of(dut, top)
+    if design:  # before minutes of other work
+        check_readable(folder, design, clock)
     progress("the set as it is", 0, 1)
     simulate(folder, simulator.name).check()
     if faults := verify(folder).faults:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
     progress("the set as it is", 1, 1)
-    parts = 2 + (1 if dut else 2 * len(styles))  # of the work, each of which may take its share of the time
+    parts = 2 + (1 if design else 2 * len(styles))  # of the work, each of which may take its share of the time
     mutants = _Mutants(simulator, seed, sample, styles, progress, clock, parts)
     own_files = mutants.files(folder, "files of the set", sealed_only=False)
-    if dut:
+    if design:
         tell = mutants.told("your RTL")
         own_rtl = user_mutants(
-            folder, dut, top, sample=sample, seed=seed, simulator=simulator.name, progress=tell, clock=mutants.part()
+            folder, design, sample=sample, seed=seed, simulator=simulator.name, progress=tell, clock=mutants.part()
         )
     else:
         own_rtl = mutants.rtl(folder, "RTL, the set", prove=False)
@@ -172,7 +174,7 @@ def selftest(
         stress = dump(capture, layout, scratch).folder
         progress("the stress capture", 1, 1)
         stress_files = mutants.files(stress, "stress", sealed_only=True)
-        stress_rtl = [] if dut else mutants.rtl(stress, "RTL, stress", prove=True)
+        stress_rtl = [] if design else mutants.rtl(stress, "RTL, stress", prove=True)
         stress_table = _table(stress, stress_files, stress_rtl)
     return Selftest(
         set=folder,

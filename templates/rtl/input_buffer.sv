@@ -1,5 +1,5 @@
 // Holds the input of one image and answers with the ROW channels that stand in front of the array: channels
-// it*ROW .. it*ROW + ROW-1 of group g at padded position (py, px); 0 in the padding and past the group's channels.
+// it*ROW .. it*ROW + ROW-1 of group g at padded position (py, px); ZERO in the padding and past the group's channels.
 // One bank for each lane, because a group may begin in the middle of a word: then the lanes in front of its first
 // channel come from the word behind, and the lanes are turned.
 `timescale 1ns / 1ps
@@ -13,7 +13,8 @@ module input_buffer #(
   parameter int IY       = 4,
   parameter int IX       = 4,
   parameter int PAD_TOP  = 1,
-  parameter int PAD_LEFT = 1
+  parameter int PAD_LEFT = 1,
+  parameter int ZERO     = 0   // what stands in the padding
 ) (
   input  wire                clk,
   input  wire                write,
@@ -55,7 +56,7 @@ module input_buffer #(
       );
       always @(posedge clk)
         if (read) used[r] <= it * ROW + r < ICG;
-      assign read_data[r*BITS +: BITS] = in_plane && used[r] ? aligned[r*BITS +: BITS] : {BITS{1'b0}};
+      assign read_data[r*BITS +: BITS] = in_plane && used[r] ? aligned[r*BITS +: BITS] : BITS'(ZERO);
     end
   endgenerate
 

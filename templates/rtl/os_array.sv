@@ -32,6 +32,7 @@ module os_array #(
   parameter int WEIGHT_SIGNED    = 1,
   parameter int INPUT_BITS       = 4,
   parameter int INPUT_SIGNED     = 0,
+  parameter int INPUT_ZERO       = 0,    // the code of real zero, which stands in the padding
   parameter int ACC_WIDTH        = 16    // bits that hold every accumulator; sums wrap to them
 ) (
   input  wire                            clk,
@@ -162,7 +163,8 @@ module os_array #(
     .read(advance), .read_addr(tap * COL + slot), .read_data(weights)
   );
   input_buffer #(
-    .ROW(ROW), .BITS(INPUT_BITS), .IC(IC), .GROUPS(GROUPS), .IY(IY), .IX(IX), .PAD_TOP(PAD_TOP), .PAD_LEFT(PAD_LEFT)
+    .ROW(ROW), .BITS(INPUT_BITS), .IC(IC), .GROUPS(GROUPS), .IY(IY), .IX(IX), .PAD_TOP(PAD_TOP), .PAD_LEFT(PAD_LEFT),
+    .ZERO(INPUT_ZERO)
   ) inputs (
     .clk(clk), .write(input_write), .write_addr(input_addr), .write_data(input_data),
     .read(advance), .g(g), .it(it), .py(32'(oy) * STRIDE_Y + kh * DILATION_Y), .px(32'(ox) * STRIDE_X + kw * DILATION_X), .read_data(activations)

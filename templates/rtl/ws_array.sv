@@ -30,6 +30,7 @@ module ws_array #(
   parameter int WEIGHT_SIGNED    = 1,
   parameter int INPUT_BITS       = 4,
   parameter int INPUT_SIGNED     = 0,
+  parameter int INPUT_ZERO       = 0,    // the code of real zero, which stands in the padding
   parameter int ACC_WIDTH        = 16,   // bits that hold every accumulator; sums wrap to them
   parameter int PSUM_BITS        = 16
 ) (
@@ -143,7 +144,8 @@ module ws_array #(
     .read(advance), .read_addr(tap * COL + COL - 1 - col), .read_data(weights)
   );
   input_buffer #(
-    .ROW(ROW), .BITS(INPUT_BITS), .IC(IC), .GROUPS(GROUPS), .IY(IY), .IX(IX), .PAD_TOP(PAD_TOP), .PAD_LEFT(PAD_LEFT)
+    .ROW(ROW), .BITS(INPUT_BITS), .IC(IC), .GROUPS(GROUPS), .IY(IY), .IX(IX), .PAD_TOP(PAD_TOP), .PAD_LEFT(PAD_LEFT),
+    .ZERO(INPUT_ZERO)
   ) inputs (
     .clk(clk), .write(input_write), .write_addr(input_addr), .write_data(input_data),
     .read(advance), .g(g), .it(it), .py(py), .px(px), .read_data(activations)

@@ -12,6 +12,7 @@ import click
 import pytest
 
 from qexport.cli.common.program import main, summaries
+from qexport.cli.common.progress import show_progress
 from qexport.cli.layout import _EXAMPLE_SIZES
 from qexport.core.operations.registry import AXES
 from qexport.layout.order import BIT_AXIS
@@ -225,3 +226,13 @@ def test_ctrl_c_while_python_cleans_up_says_nothing() -> None:
 def test_layout_show_knows_a_size_for_every_axis() -> None:
     axes = {axis for axes in AXES.values() for axis in axes}
     assert set(_EXAMPLE_SIZES) >= axes | {BIT_AXIS, "level"}
+
+
+def test_progress_is_told_on_a_machine_that_just_started(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("time.monotonic", lambda: 5.0)
+    with show_progress(lines=True) as tell:
+        tell("work", 0, 2)
+        tell("work", 1, 2)
+    assert capsys.readouterr().err == "qexport: work: 0 of 2\n"

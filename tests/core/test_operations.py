@@ -305,6 +305,7 @@ def stored(folder: Any, layer: dict[str, Any], formats: dict[str, Any], **tensor
     return CaptureFile(path)
 
 
+AXES = {"axes": ["k"], "values": [1.0, 2.0]}
 FOUR, BOTH = np.ones((1, 2, 2), np.int32), {"input": CODE, "input2": CODE}
 
 
@@ -314,6 +315,7 @@ FOUR, BOTH = np.ones((1, 2, 2), np.int32), {"input": CODE, "input2": CODE}
         ({"kind": "conv_transpose2d"}, {}, {}, "layer kind: conv_transpose2d is reserved"),
         ({"kind": "matmul", "blocks": {"axis": "k", "size": 32}}, {}, {}, "layer: blocks is reserved"),
         ({"kind": "matmul", "groups": 2}, BOTH, {}, "unknown field `groups`"),
+        ({"kind": "matmul"}, BOTH | {"input": CODE | {"scale": AXES}}, {}, "scale with axes is reserved"),
         ({"kind": "matmul"}, {"input": CODE}, {}, "formats has input; layer x .matmul. needs input and input2"),
         ({"kind": "matmul"}, {"weight": CODE} | BOTH, {}, "formats has weight, input, input2"),
         ({"kind": "matmul"}, BOTH, {"weight": FOUR}, "needs input and input2, may have addend"),

@@ -30,7 +30,7 @@ from tests.fuzz.targets import KINDS, Target
 
 MEMORY = 2 << 30  # bytes of address space beyond what the idle program has
 CPU = 30  # seconds of the processor, so that other programs do not matter
-HANGING = 120  # seconds of the clock
+HANGING = 600  # seconds of the clock, which only what waits for ever takes
 OUTPUT = 4 << 20  # bytes
 LONGEST_LINE = 4000  # characters on stderr
 FRESH = 25  # one of so many runs in a program of its own

@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from PIL import Image
 
 from qexport.build.dump import dump
+from qexport.core.capture import CaptureFile
 from qexport.frontends.vgg.data import CLASS_NAMES
 from qexport.layout.toml import layout_text, load_layout, preset_names
 from qexport.sets.folder import file_sha256, sha256, sums_text
@@ -21,6 +23,7 @@ from qexport.sets.manifest import read_manifest
 from tests.conftest import make_capture
 from tests.frontends.networks import small_network
 from tests.fuzz import mutate
+from tests.judges.layers import codes, conv, matmul, total
 
 Arguments = list[str]
 VCD = """$timescale 1ns $end
@@ -45,19 +48,20 @@ class Target:
         self.capture = base / "capture.safetensors"
         self.capture.write_bytes(capture.to_bytes())
         self.set = dump(capture, load_layout("default"), base).folder
+        others = {path: dump(CaptureFile(path), load_layout(layout), base).folder for path, layout in _others(base)}
+        self.all_captures, self.all_sets = [self.capture, *others], [self.set, *others.values()]
         self.network = base / "network.pth"
         torch.save(small_network().state_dict(), self.network)
         self.vcd = _waves(self.set)
 
     def captures(self, rng: random.Random, case: Path) -> Arguments:
         file = case / "capture.safetensors"
-        whole = self.capture.read_bytes()
+        whole = rng.choice(self.all_captures).read_bytes()
         file.write_bytes(_safetensors(rng, whole) if rng.random() < 0.7 else mutate.data(rng, whole))
-        layout = rng.choice(preset_names())
-        return rng.choice([
-            ["dump", "--capture", str(file), "--layout", layout, "--out", str(case / "out")],
-            ["dump", "--capture", str(file), "--layout", layout, "--out", str(case / "out"), "--dry-run"],
-        ])  # fmt: skip
+        layout = rng.choice([[], [], ["--layout", rng.choice(preset_names())]])
+        dumped = ["dump", "--capture", str(file), *layout, "--out", str(case / "out")]
+        hardware = ["--round", "half_even", "--mul-bits", "4", "--shift-max", "9", "--per-tensor", "--power-of-two"]
+        return rng.choice([dumped, dumped, [*dumped, "--dry-run"], [*dumped, *hardware[: rng.choice((2, 6, 7, 8))]]])
 
     def layouts(self, rng: random.Random, case: Path) -> Arguments:
         file = case / "layout.toml"
@@ -66,11 +70,13 @@ class Target:
             file.write_text(mutate.text(rng, whole), errors="surrogatepass")
         else:
             file.write_bytes(mutate.data(rng, whole.encode()))
-        dumped = ["dump", "--capture", str(self.capture), "--layout", str(file), "--out", str(case / "out")]
+        capture = str(rng.choice(self.all_captures))
+        dumped = ["dump", "--capture", capture, "--layout", str(file), "--out", str(case / "out")]
         return rng.choice([["layout", "check", str(file)], ["layout", "show", str(file)], dumped, dumped])
 
     def manifests(self, rng: random.Random, case: Path) -> Arguments:
-        folder = Path(shutil.copytree(self.set, case / self.set.name))
+        whole = rng.choice(self.all_sets)
+        folder = Path(shutil.copytree(whole, case / whole.name))
         path, sums = folder / "manifest.json", folder / "SHA256SUMS"
         if rng.random() < 0.8:
             change = rng.choice([mutate.plausible, mutate.document])
@@ -78,27 +84,28 @@ class Target:
         else:
             path.write_bytes(mutate.data(rng, path.read_bytes()))
         _reseal(rng, folder, sums)
-        return self._reading(rng, folder, case)
+        return self._reading(rng, whole, folder, case)
 
     def memories(self, rng: random.Random, case: Path) -> Arguments:
         """A file of the set itself, or what a design gave."""
-        manifest = read_manifest(self.set)
+        of = rng.choice(self.all_sets)
+        manifest = read_manifest(of)
         entry = rng.choice(manifest.memories)
-        whole = (self.set / entry.files[0].path).read_bytes()
+        whole = (of / entry.files[0].path).read_bytes()
         changed = mutate.data(rng, whole)
         if rng.random() < 0.5:
             changed = mutate.text(rng, whole.decode()).encode(errors="surrogatepass")
         if rng.random() < 0.5:
-            folder = Path(shutil.copytree(self.set, case / self.set.name))
+            folder = Path(shutil.copytree(of, case / of.name))
             (folder / entry.files[0].path).write_bytes(changed)
             _reseal(rng, folder, folder / "SHA256SUMS")
-            return self._reading(rng, folder, case)
+            return self._reading(rng, of, folder, case)
         actual = case / rng.choice([f"{entry.name}.hex", "run.txt", "x.vcd"])
         actual.write_bytes(changed)
         named = ["--memory", entry.name] if rng.random() < 0.5 else []
         return rng.choice([
-            ["diagnose", str(self.set), "--actual", str(actual), *named],
-            ["shrink", str(self.set), "--actual", str(actual), *named, "--out", str(case / "out")],
+            ["diagnose", str(of), "--actual", str(actual), *named],
+            ["shrink", str(of), "--actual", str(actual), *named, "--out", str(case / "out")],
         ])  # fmt: skip
 
     def waves(self, rng: random.Random, case: Path) -> Arguments:
@@ -137,16 +144,18 @@ class Target:
             ["eval", *network, *data],
         ])  # fmt: skip
 
-    def _reading(self, rng: random.Random, folder: Path, case: Path) -> Arguments:
-        """A command that reads a set."""
+    def _reading(self, rng: random.Random, whole: Path, folder: Path, case: Path) -> Arguments:
+        """A command that reads a set, which was `whole`."""
+        memory = rng.choice(read_manifest(whole).memories)
+        file, number = memory.files[0].path, rng.choice((1, 2, 99))
         return rng.choice([
             ["verify", str(folder)],
             ["verify", str(folder)],
-            ["show", str(folder), f"{rng.choice(['weight', 'input', 'psum', 'relu'])}.hex:{rng.choice((1, 2, 99))}"],
+            ["show", str(folder), f"{file}:{number}"],
             ["strength", str(folder)],
-            ["explain", str(folder), "--at", rng.choice(["0,0,0,0", "0,2,1,1", "9,9,9,9"])],
-            ["diagnose", str(folder), "--actual", str(self.set / "relu.hex")],
-            ["shrink", str(folder), "--actual", str(folder / "relu.hex"), "--out", str(case / "out")],
+            ["explain", str(folder), "--at", rng.choice(["0,0,0,0", "0,2,1,1", "0,1,1", "9,9,9,9"])],
+            ["diagnose", str(folder), "--actual", str(whole / file)],
+            ["shrink", str(folder), "--actual", str(folder / file), "--out", str(case / "out")],
             ["rtl", str(folder), "--style", rng.choice(["ws", "os"]), "--out", str(case / "out")],
             ["stub", str(folder), "--out", str(case / "out")],
             ["cocotb", str(folder), "--out", str(case / "out")],
@@ -157,6 +166,30 @@ KINDS: dict[str, Callable[[Target, random.Random, Path], Arguments]] = {
     "captures": Target.captures, "layouts": Target.layouts, "manifests": Target.manifests,
     "memories": Target.memories, "waves": Target.waves, "checkpoints": Target.checkpoints, "pictures": Target.pictures,
 }  # fmt: skip
+
+
+def _others(base: Path) -> list[tuple[Path, str]]:
+    """Captures of other kinds, with steps and levels, and the layouts that serve them."""
+    rng = np.random.default_rng(0)
+    formats = {"weight": codes(2, False) | {"levels": [-3, -1, 1, 3]}, "input": codes(4, False, 0.5, 3)}
+    steps = [
+        {"op": "bias", "shift": 1}, {"op": "multiply", "by": [3, -5], "name": "scaled"},
+        {"op": "shift_right", "by": 2, "round": "half_up"}, {"op": "leaky_relu", "shift": 3, "round": "floor"},
+        {"op": "max_pool", "kernel": [2, 2]}, {"op": "clamp", "low": -8, "high": 7},
+    ]  # fmt: skip
+    layer = {"padding": [1, 1, 0, 0], "relu": False, "stride": [1, 1], "dilation": [1, 1], "groups": 1}
+    weight, plane = rng.integers(0, 4, (2, 2, 3, 3)), rng.integers(0, 16, (1, 2, 4, 4))
+    one = conv(weight, plane, formats, steps, [5, -7], "steps", **layer)
+    both = {"input": codes(4, True), "input2": codes(4, False, 0.25, 1)}
+    tflite = {"op": "tflite", "multiplier": 1 << 30, "shift": -2, "rounding": "double"}
+    table = {"op": "threshold", "table": [[-4, 0, 4], [-2, 0, 2]], "first": 0}
+    two = matmul(rng.integers(-8, 8, (1, 2, 3)), rng.integers(0, 16, (1, 3, 2)), both, [tflite, table], name="product")
+    pool = {"op": "sum_pool", "kernel": [2, 2], "padding": [0, 0, 0, 0]}
+    added = {"accumulator": {"scale": 0.25}, "input": codes(4, False), "input2": codes(4, False)}
+    operands = [rng.integers(0, 16, (1, 2, 4, 4)) for _ in range(2)]
+    three = total(operands, [3, -2], added, [pool, {"op": "wrap", "bits": 6, "signed": True}])
+    named = ((one, "default"), (two, "matmul"), (three, "sum"))
+    return [(capture.write(base / f"{layout}.safetensors"), layout) for capture, layout in named]
 
 
 def _safetensors(rng: random.Random, whole: bytes) -> bytes:

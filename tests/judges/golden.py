@@ -105,6 +105,16 @@ def stands_for(form: Json, array: ArrayLike, axes: int = 0) -> Ints:
     return array - (zero.reshape(-1, *[1] * axes) if zero.ndim else zero)
 
 
+def raw_of(form: Json, array: Ints) -> Ints:
+    """What stands in raw products: codes, or the levels that they stand for."""
+    table = levels(form)
+    return array if table is None else np.asarray(table, np.int64)[array]
+
+
+def raw_reach(form: Json) -> tuple[int, int]:
+    return code_range(form) if levels(form) is None else reach(form)
+
+
 def reach(form: Json) -> tuple[int, int]:
     """The least and greatest integer that a code stands for (a single zero point)."""
     if "code" in form:

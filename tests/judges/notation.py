@@ -135,7 +135,7 @@ def read_order(mem: Json, array: dict[str, int]) -> tuple[Ints, dict[str, int]]:
         late = (size[mem["skew"]] - 1) * mem.get("skew_by", 1)
         if mem["skew"] not in [part.name for term in groups[2] for part in term.parts]:
             raise ValueError(f"skew: {mem['skew']} is not an axis of the lanes")
-    last_address = len(groups[0]) + len(groups[1]) - 1
+    last_address = len(groups[0]) + len(groups[1]) - 1 if groups[1] else -1  # -1: each file is one word
     shape = [run + late * (number == last_address) for number, run in enumerate(runs)]
     at = dict(enumerate(np.indices(shape).reshape(len(shape), -1)))
     index: dict[str, Ints] = {}
@@ -149,7 +149,7 @@ def read_order(mem: Json, array: dict[str, int]) -> tuple[Ints, dict[str, int]]:
         if number != last_address:
             open_term(number, at[number])
     there: Any = np.ones(math.prod(shape), bool)
-    if last_address >= len(groups[0]):
+    if last_address >= 0:
         time = at[last_address] - (index[mem["skew"]] * mem.get("skew_by", 1) if late else 0)
         there &= (time >= 0) & (time < runs[last_address])
         open_term(last_address, time)

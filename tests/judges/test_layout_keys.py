@@ -1,7 +1,6 @@
 """The keys of layouts: literal files where the contract fixes each byte, and everything else by the own reader."""
 
 import json
-import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -373,12 +372,12 @@ def test_skewed_results_in_tiles(tmp_path: Path) -> None:
 @pytest.mark.parametrize("style", ["dec", None])
 def test_typed_headers(kind: str, style: str | None, tmp_path: Path) -> None:
     """One code an entry, in the type's own numbers."""
-    bits, signed = int(re.sub(r"\D", "", kind)), kind.startswith("int")
+    signed = kind.startswith("int")
     capture = layer()
     tensor, order = (
         ("weight", "oc ic kh kw -> | oc ic kh kw |") if signed else ("input", "n ic iy ix -> | n iy ix ic |")
     )
-    keys = {"type": kind, "array": "my_codes", "bits": bits} | ({"style": style} if style else {})
+    keys = {"type": kind, "array": "my_codes"} | ({"style": style} if style else {})
     found = kept_c(capture, tmp_path, memory(tensor, order, file="codes.h", radix="c", **keys))
     text = found.text("codes.h")
     axes = capture.tensors[tensor] if signed else capture.tensors[tensor].transpose(0, 2, 3, 1)

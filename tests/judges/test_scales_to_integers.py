@@ -11,7 +11,7 @@ import pytest
 from tests.conftest import cli, fails
 from tests.judges.arithmetic import ROUNDINGS
 from tests.judges.golden import Capture, accumulated, rounded_codes, through
-from tests.judges.layers import Judged, codes, conv, dumped, judge, matmul, refused, total
+from tests.judges.layers import Judged, codes, conv, dumped, judge, matmul, opened, plain_layout, refused, total
 
 TENSORS = ["input", "weight", "accumulator", "output"]
 NEAR = Fraction(1, 2**20)  # of a float's error, in codes and relative to the real value
@@ -105,6 +105,43 @@ def test_codes_of_random_scales(seed: int, tmp_path: Path) -> None:
     capture = layer(seed, out, weight, input_zero, relu=relu, input_scale=0.25 if powers else 0.31)
     found = judge(dumped(capture, tmp_path, TENSORS), capture)
     every_accumulator(found, capture)
+
+
+@pytest.mark.whole
+@pytest.mark.parametrize("part", range(10))
+def test_scales_of_any_size(part: int, tmp_path: Path) -> None:
+    """Gains from 2^-40 to 2^20, outputs of up to 16 bits; refused only where a table of over 8 bits would be needed."""
+    refusals = 0
+    for seed in range(20 * part, 20 * part + 20):
+        rng, root = np.random.default_rng([7, seed]), tmp_path / str(seed)
+        bits, signed = int(rng.integers(2, 17)), bool(rng.integers(2))
+        low = -(1 << bits - 1) if signed else 0
+        zero = int(rng.integers(low, low + (1 << bits))) if rng.integers(2) else 0
+        weight = (2.0 ** rng.uniform(-40, 20, 5)).tolist() if rng.integers(2) else float(2 ** rng.uniform(-6, 2))
+        if rng.integers(3) == 0:
+            weight = (2.0 ** rng.integers(-6, 3, 5)).tolist()
+        if rng.integers(3) == 0:  # thirds and fifths, whose edges accumulators meet up to a float's error
+            weight = (rng.integers(1, 9, 5) / rng.choice([3.0, 5.0, 7.0])).tolist()
+        out = codes(bits, signed, float(pick(rng)), zero)
+        relu, input_zero = bool(rng.integers(2)), int(rng.integers(0, 16))
+        capture = layer(seed, out, weight, input_zero, relu=relu, input_scale=float(pick(rng)))
+        if rng.integers(2):
+            capture.tensors["weight"][int(rng.integers(5))] = 0  # a channel of one accumulator
+        root.mkdir()
+        (root / "plain.toml").write_text(plain_layout(capture, TENSORS))
+        path = capture.write(root / "made.safetensors")
+        done = cli("dump", "--capture", path, "--layout", root / "plain.toml", "--out", root / "out")
+        if done.exit_code == 2 and bits > 8:
+            fails(done, "--round")
+            refusals += 1
+            continue
+        assert done.exit_code == 0, done.output
+        every_accumulator(judge(opened(root / "out" / "conv"), capture), capture)
+    assert refusals < 10
+
+
+def pick(rng: np.random.Generator) -> float:
+    return float(rng.choice([1.0, 0.5, 0.1, 1 / 3, 0.75, 2 ** rng.uniform(-4, 4)]))
 
 
 def test_the_set_says_what_it_found(tmp_path: Path) -> None:

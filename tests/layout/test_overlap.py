@@ -254,5 +254,5 @@ def test_what_would_fill_memory_is_refused_before_the_work(
 ) -> None:
     layout = one_memory_layout(order, "input", array=array, **keys)
     facts = operation(make_capture(plane=(20, 40)), None)
-    with pytest.raises(QexportError, match=f"more than ({budget.HELD:,}|{budget.STORED:,}); lower"):
+    with pytest.raises(QexportError, match=f"more than ({budget.ELEMENTS:,}|{budget.STORED:,}); lower"):
         plan(facts, layout, 2)

@@ -425,6 +425,31 @@ def test_memories_that_share_files_stand_behind_each_other(
         assert (folder / "m0.txt").read_text().count("# all") == 1
 
 
+@pytest.mark.parametrize("bias", [True, False])
+def test_the_next_memory_begins_the_file_of_one_that_the_layer_lacks(bias: bool, tmp_path: Path) -> None:
+    """Two memories follow the first one; they stand in their order."""
+    order = {
+        "bias": "oc -> | oc |",
+        "weight": "oc ic kh kw -> | oc ic kh kw |",
+        "input": "n ic iy ix -> | n ic iy ix |",
+    }
+    keys = {name: f'name = "{name}"\ntensor = "{name}"\norder = "{text}"\n' for name, text in order.items()}
+    text = (
+        f'name = "x"\n[[memory]]\n{keys["bias"]}file = "all.txt"\nradix = "dec"\nheader = ["# all"]\noptional = true\n'
+        f'[[memory]]\n{keys["weight"]}follows = "bias"\n[[memory]]\n{keys["input"]}follows = "bias"\n'
+    )
+    capture = make_capture(bias=bias)
+    folder = dump(capture, parse_layout(text, "x.toml"), tmp_path).folder
+    assert verify(folder).ok
+    tensors = [capture.bias, capture.weight, capture.input]
+    codes = [code for tensor in tensors if tensor is not None for code in tensor.ravel().tolist()]
+    assert (folder / "all.txt").read_text() == "# all\n" + "".join(f"{code}\n" for code in codes)
+    entries = json.loads((folder / "manifest.json").read_text())["memories"]
+    given = [("bias", None), ("weight", "bias"), ("input", "bias")] if bias else [("weight", None), ("input", "weight")]
+    assert [(entry["name"], entry.get("follows")) for entry in entries] == given
+    assert [bool(entry["header"]) for entry in entries] == [True, *[False] * (len(entries) - 1)]
+
+
 @pytest.mark.parametrize("sealed", [False, True])
 @pytest.mark.parametrize(("radix", "style"), [("hex", ""), ("dec", "per_line = 5"), ("raw_be", "")])
 def test_a_changed_word_of_a_memory_that_follows_is_found(radix: str, style: str, sealed: bool, tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ OLD = "accumulators[c*ACC_WIDTH +: ACC_WIDTH]"
 ZEROS = ("  always @(posedge clk) begin\n", "  initial for (int i = 0; i < WORDS; i++) words[i] = 0;\n"
          "  always @(posedge clk) begin\n")  # fmt: skip
 SUM = "psum[c*SUM_BITS +: ACC_WIDTH] +"
-BIASED = "sums[c*ACC_WIDTH +: ACC_WIDTH] + ACC_WIDTH'(bias_code);"
-RECTIFIED = "accumulator[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : accumulator"
+WHOLE = "wire signed [ACC_WIDTH-1:0] sum = v;"
+RECTIFIED = "value[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : value"
 ADD = "wire add = advance && psum_valid && meets;"
 READ = "tap * COL + COL - 1 - col"
 ONE = "features_33"
@@ -62,21 +62,20 @@ MUTANTS: Mapping[str, Mutant] = {
     "padding not masked": mutant("padding_missing", ONE, "accumulator", "input_buffer", (
         "in_plane && used[r]", "used[r]")),
     "padding of 8": mutant("padding_value", ONE, "relu", "input_buffer", (
-        "in_plane && used[r] ? aligned[r*BITS +: BITS] : {BITS{1'b0}}",
+        "in_plane && used[r] ? aligned[r*BITS +: BITS] : BITS'(ZERO)",
         "in_plane ? aligned[r*BITS +: BITS] : (BITS)'(8)")),
     "image a row too low": mutant("padding_shifted", ONE, "relu", "input_buffer", (
         "py - PAD_TOP;", "py - PAD_TOP - 1;")),
-    "no ReLU": mutant("relu_missing", ONE, "relu", "results", (RECTIFIED, "accumulator")),
+    "no ReLU": mutant("relu_missing", ONE, "relu", "results", (RECTIFIED, "value")),
     "ReLU before the last pass": mutant("relu_early", ONE, "relu", "ws_array", (
         FIRST, FIRST.replace(": acc", f": last_pass && {OLD.replace(' +: ACC_WIDTH', '+ACC_WIDTH-1')} ? 0 : acc"))),
-    "no rounding": mutant("requant_floor", ONE, "output", "results", ("+ (64'd1 << (SHIFT - 1))", "+ 64'd0")),
+    "no rounding": mutant("requant_floor", ONE, "output", "results", ("14'sd4097", "14'sd0")),
     "one shift too few": mutant("scale_power_of_two", ONE, "output", "results", (
-        "(64'd1 << (SHIFT - 1))) >> SHIFT", "(64'd1 << (SHIFT - 2))) >> (SHIFT - 1)")),
+        "14'sd4097", "14'sd2048"), ("v >>> 4'd13", "v >>> 4'd12")),
     "sums of 9 bits": mutant("accumulator_wraps", ONE, "accumulator", "results", (
-        f"= {BIASED}", f"= ACC_WIDTH'($signed(9'({BIASED[:-1]})));")),
+        WHOLE, WHOLE.replace("= v;", "= ACC_WIDTH'($signed(9'(v)));"))),
     "sums saturate at 9 bits": mutant("accumulator_saturates", ONE, "relu", "results", (
-        f"= {BIASED}",
-        f"= $signed({BIASED[:-1]}) > 255 ? 255 : $signed({BIASED[:-1]}) < -256 ? -256 : {BIASED}")),
+        WHOLE, WHOLE.replace("= v;", "= v > 255 ? 255 : v < -256 ? -256 : v;"))),
     "psums of 4 bits": mutant("psum_cut", ONE, "accumulator", "ws_array", (
         SUM, "ACC_WIDTH'($signed(psum[c*SUM_BITS +: 4])) +")),
     "sums not cleared": Mutant("stale_accumulator", ONE, "accumulator", {
@@ -93,9 +92,9 @@ MUTANTS: Mapping[str, Mutant] = {
     "activation nibbles swapped": mutant("input_nibbles", ONE, "accumulator", "input_buffer", (
         "write_data[r*BITS +: BITS]", "write_data[(r ^ 1)*BITS +: BITS]")),
     "a result lane at 0": mutant("lane_stuck", ONE, "accumulator", "results", (
-        "ACCUMULATOR_BITS'(accumulator);", "c == 3 ? {ACCUMULATOR_BITS{1'b0}} : ACCUMULATOR_BITS'(accumulator);")),
+        "ACCUMULATOR_BITS'(code);", "c == 3 ? {ACCUMULATOR_BITS{1'b0}} : ACCUMULATOR_BITS'(code);")),
     "sums of nothing": mutant("x_values", ONE, "accumulator", "ws_array", (FIRST, OLD)),
-    "no bias": mutant("bias_missing", "ragged", "relu", "results", ("HAS_BIAS != 0 ?", "HAS_BIAS < 0 ?")),
+    "no bias": mutant("bias_missing", "ragged", "relu", "results", ("sum = v + ACC_WIDTH'(bias);", "sum = v;")),
     "stride of 1": mutant("stride_ignored", "ragged", "accumulator", "ws_array", (
         ".STRIDE(STRIDE_X)", ".STRIDE(1)"), (".STRIDE(STRIDE_Y)", ".STRIDE(1)")),
     "sums start anew in each tile": mutant("tile_overwritten", "multi", "accumulator", "ws_array", (
@@ -119,7 +118,8 @@ def simulated(one: Mutant, folder: Path, rtl: Path, out: Path) -> Path:
     """The words that a mutant gives for its memory, by Icarus; `out` is a new folder."""
     shutil.copytree(rtl, out)
     for file, edits in one.edits.items():
-        edited(rtl / file, out / file, edits)
+        (part,) = rtl.glob(f"*_{file}")  # behind the name of the layer
+        edited(part, out / part.name, edits)
     try:
         simulate(
             folder, "icarus", [out / name for name in (out / "files.f").read_text().split()], keep=out / "keep"

@@ -12,18 +12,17 @@ import numpy as np
 import pytest
 
 from qexport import open as open_set
-from qexport.bench.context import render
-from qexport.bench.steps import steps_context
 from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.core.steps import Chain, Signal, read_steps
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.findings.exhaust.result import Exhaustion
 from qexport.findings.exhaust.run import exhaust, exhaust_chain
 from qexport.layout.toml import load_layout
 from qexport.sim.registry import SIMULATORS
 from tests.conftest import cli, fails, make_capture
+from tests.sim.test_steps import steps_text
 
 STEPS: list[dict[str, Any]] = [
     {"op": "bias", "name": "biased", "shift": 2},
@@ -341,14 +340,14 @@ BAD: dict[str, tuple[tuple[str, ...], str, str]] = {  # options, a change of the
     "last step": (("--after", "clipped"), "", "nothing stands behind the step clipped"),
     "limit": (("--limit", "0"), "", "0 is not in the range x>=1"),
     "latency": (("--latency", "-1"), "", "-1 is not in the range"),
-    "value": ((), "post (input signed [15:0] acc/post (input signed [15:0] foo", "for value; port foo"),
+    "value": ((), "post (input signed [15:0] acc/post (input signed [15:0] foo", "for value; no role for foo"),
     "narrow value": ((), "[15:0] acc, input [1:0] ch, output/[9:0] acc, input [1:0] ch, output", "port acc has 10"),
     "narrow channel": ((), "[1:0] ch, output/ch, output", "channel port ch has 1 bits, which do not number 4 channels"),
     "narrow code": ((), "ch, output signed [7:0] code);\n  wire/ch, output signed [6:0] code);\n  wire", "has 7 bits"),
     "signed code": ((), "ch, output signed [7:0] code);\n  wire/ch, output [63:0] code);\n  wire", "at most 63"),
     "channel": ((), "[15:0] acc, input [1:0] ch, output/[15:0] acc, output", "no port is found for channel, and the 4"),
     "more": ((), "ch, output signed [7:0] code);\n  wire/ch, input en, output signed [7:0] code);\n  wire",
-             "port en, input of 1 bit, has no role here; wrap the module"),
+             "no role for en: wrap the module in one"),
     "two": ((), "ch, output signed [7:0] code);\n  wire/ch, output q, output signed [7:0] code);\n  wire",
             "ports q and code may all be code"),
     "reset": ((), "module post (/module post (input rst, ", "no port is found for clock, but for reset"),
@@ -381,6 +380,8 @@ def test_a_run_without_an_end_is_cut_off(vectors: Path, tmp_path: Path) -> None:
     dut = written(tmp_path / "post.sv")
     result = cli("exhaust", vectors, "--dut", dut, "--top", "post", "--time-limit", "0.01")
     fails(result, "exhaust: ", "no end after 0.01 s", "--time-limit", code=1)
+    with pytest.raises(CheckFailed, match=r"no end after 0\.01 s"):
+        open_set(vectors).exhaust(str(dut), top="post", ports={"value": "acc"}, time_limit=0.01)
 
 
 # --- pools, ranges too large to send, every kind of step -------------------------------------------------------------
@@ -388,14 +389,14 @@ def test_a_run_without_an_end_is_cut_off(vectors: Path, tmp_path: Path) -> None:
 
 def made_of(chain: Chain, to: Path, code_bits: int, text: Callable[[str], str] = str) -> Path:
     """A module of the Verilog that qexport writes for the steps."""
-    steps = render({"steps.svh": "sv/steps.svh.j2"}, steps_context(chain, "start"))["steps.svh"]
     calls = "value"
     for name in chain.names:
         calls = f"step_{name}({calls}, 32'(channel))"
     to.write_text(
         f"module post (input signed [63:0] value, input [8:0] channel, output signed [{code_bits - 1}:0] code);\n"
         "  function automatic signed [63:0] at_start(input integer channel, input integer y, input integer x);\n"
-        f"    at_start = 0;\n  endfunction\n{text(steps)}\n  assign code = {code_bits}'({calls});\nendmodule\n"
+        f"    at_start = 0;\n  endfunction\n{text(steps_text(chain))}\n"
+        f"  assign code = {code_bits}'({calls});\nendmodule\n"
     )
     return to
 
@@ -489,3 +490,26 @@ endmodule
     result = sent(chain, dut)
     assert result.first is not None
     assert (result.first.channel, result.first.value, result.first.got) == (2, 7001, 0)
+
+
+def test_a_module_of_a_project_has_parameters_ties_and_other_names(vectors: Path, tmp_path: Path) -> None:
+    text = MATH
+    for channel, bias in enumerate(BIASES):
+        text = text.replace(f"BIAS{channel}", str(bias))
+    (tmp_path / "math.sv").write_text(text)
+    (tmp_path / "post.sv").write_text(
+        "module post #(parameter int FAULT = 3) (input ticks, clear_b, test_mode, output idle,\n"
+        "  input signed [15:0] value_i, input [1:0] channel_i, output reg signed [`WIDTH-1:0] code_o);\n"
+        "  wire signed [7:0] code;\n"
+        "  math math (.acc(value_i), .ch(channel_i), .f(8'(test_mode ? 2 : FAULT)), .code(code));\n"
+        "  always @(posedge ticks) code_o <= clear_b ? code : 0;\nendmodule\n"
+    )
+    (tmp_path / "post.f").write_text("+define+WIDTH=8\nmath.sv post.sv\n")
+    given = ("--dut", tmp_path / "post.f", "--top", "post", "--latency", "1", "--clock", "ticks",
+             "--reset", "clear_b:low", "--tie", "idle=open")  # fmt: skip
+    result = cli("exhaust", vectors, *given, "--tie", "test_mode=1'b0", "--param", "FAULT=0")
+    assert result.exit_code == 0, result.output
+    fails(cli("exhaust", vectors, *given, "--param", "FAULT=0"), "port test_mode, input of 1 bit, has no role here")
+    wrong = cli("exhaust", vectors, *given, "--tie", "test_mode=0")
+    assert wrong.exit_code == 1, wrong.output
+    assert "step=biased" in wrong.stderr

@@ -189,3 +189,14 @@ def test_rtl(killed: Killed, tmp_path: Path, tiny_set: Path, monkeypatch: pytest
         assert {path.name for path in out.iterdir()} <= {"array", "next"}
         shutil.rmtree(out)
     no_scratch(killed, monkeypatch)
+
+
+def test_exhaust(killed: Killed, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(__file__).parent.parent.parent
+    line = ("exhaust", root / "vectors/features_33", "--dut", root / "docs/examples/post.sv", "--top", "post")
+    before = contents(root / "vectors/features_33")
+    seconds = killed.run(*line)
+    for _ in range(KILLS):
+        seconds = killed.kill(seconds, *line)
+        assert contents(root / "vectors/features_33") == before
+    no_scratch(killed, monkeypatch)

@@ -119,6 +119,22 @@ def test_own_design_is_taken_from_dut(make: Make, tiny_set: Path, tmp_path: Path
     assert "mine" in done.stdout.splitlines()
 
 
+def test_own_design_may_be_several_files_and_options_of_icarus(make: Make, tiny_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "include").mkdir()
+    (tmp_path / "include/own.vh").write_text("localparam OWN = `OWN;\n")
+    top = edited(
+        tiny_set / "dut.sv", tmp_path / "top.sv", [("endmodule", '`include "own.vh"\n  part part ();\nendmodule')]
+    )
+    (tmp_path / "part.sv").write_text('module part; initial $display("part"); endmodule\n')
+    options = f"-I{tmp_path / 'include'} -DOWN=3"
+    done = make(tiny_set, f"DUT={top} {tmp_path / 'part.sv'} {options}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "part" in done.stdout.splitlines()
+    done = make(tiny_set, f"DUT={top} {tmp_path / 'party.sv'} {options}")
+    assert done.returncode != 0
+    assert f"DUT={tmp_path / 'party.sv'} is no file; a relative path starts at" in done.stdout
+
+
 @pytest.mark.parametrize("fault", DUT_FAULTS)
 def test_faulty_design_never_passes(make: Make, fault: str, tiny_set: Path, tmp_path: Path) -> None:
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", DUT_FAULTS[fault][0])

@@ -9,13 +9,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from qexport.bench.rtl import compute_cycles, latency, load_cycles, mm_cycles, render_rtl, stream_cycles
+from qexport.bench.rtl import behind_array, compute_cycles, latency, load_cycles, mm_cycles, render_rtl, stream_cycles
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
-from qexport.sets.manifest import Manifest, chain_of, read_manifest
+from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sim.run import simulate
 from qexport.sim.verilator import Verilator
 from qexport.trust.equivalence import yosys
@@ -41,6 +41,12 @@ def with_output(capture: LayerCapture, bits: int = 4) -> LayerCapture:
     return replace(capture, formats=msgspec.structs.replace(capture.formats, output=output))
 
 
+def with_zero_point(capture: LayerCapture, zero_point: int) -> LayerCapture:
+    """The capture with inputs whose real zero is another code, which stands in the padding."""
+    inputs = msgspec.structs.replace(capture.formats.input, zero_point=zero_point)
+    return replace(capture, formats=msgspec.structs.replace(capture.formats, input=inputs))
+
+
 def sized(row: int, col: int, psum: str = "") -> Layout:
     """The layout 'default' for an array of another size; `psum`: further keys of that memory."""
     text = layout_text("default").replace("row = 8", f"row = {row}").replace("col = 8", f"col = {col}")
@@ -51,6 +57,8 @@ CASES: Mapping[str, Callable[[], tuple[LayerCapture, Layout]]] = {
     "features.33": lambda: (layer_33(), sized(8, 8)),
     "ragged": lambda: (ragged_capture(), sized(8, 8)),
     "multi-tile": lambda: (with_output(make_capture(in_channels=24, out_channels=20)), sized(8, 8)),
+    "zero point": lambda: (with_zero_point(ragged_capture(), -5), sized(8, 8)),
+    "zero point without bias": lambda: (with_zero_point(make_capture(out_channels=9), 11), sized(4, 4)),
     "linear": lambda: (
         make_capture(
             kind="linear", plane=(1, 1), images=3, kernel=(1, 1), padding=(0, 0, 0, 0), in_channels=19,
@@ -100,7 +108,7 @@ def set_of_case(tmp_path_factory: pytest.TempPathFactory) -> SetOf:
 def rendered(folder: Path, style: str, to: Path) -> list[Path]:
     """The RTL of a set, written to `to`."""
     manifest = read_manifest(folder)
-    files = render_rtl(style, manifest, chain_of(folder, manifest))
+    files = render_rtl(style, manifest, *behind_array(folder, manifest))
     to.mkdir(exist_ok=True)
     for name, text in files.items():
         (to / name).write_text(text)

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from qexport.bench.rtl import render_rtl
+from qexport.bench.rtl import behind_array, render_rtl
 from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import AccumulatorScale, CodeFormat, Formats
@@ -18,7 +18,7 @@ from qexport.core.geometry import MatMul, Sum
 from qexport.core.steps import STEPS, read_steps
 from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
-from qexport.sets.manifest import chain_of, read_manifest
+from qexport.sets.manifest import read_manifest
 from qexport.sim.run import simulate
 from tests.conftest import make_capture
 
@@ -161,7 +161,7 @@ def test_the_bench_compares_every_value_of_the_steps(simulator: str, name: str, 
 def test_the_reference_rtl_passes(simulator: str, style: str, name: str, set_with: SetOf, tmp_path: Path) -> None:
     folder = set_with(name)
     manifest = read_manifest(folder)
-    files = render_rtl(style, manifest, chain_of(folder, manifest))
+    files = render_rtl(style, manifest, *behind_array(folder, manifest))
     for file, text in files.items():
         (tmp_path / file).write_text(text)
     verdict = simulate(folder, simulator, [tmp_path / file for file in files if file != "dut_mm.sv"], seed=3).check()

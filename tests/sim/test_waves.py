@@ -7,12 +7,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import pywellen
 
 from qexport.errors import QexportError
 from qexport.findings.waves import read_wave
 from qexport.findings.words import read_actual
 from qexport.sim.run import simulate
-from tests.conftest import cli
+from tests.conftest import cli, fails
+from tests.sim.conftest import edited
 from tests.sim.test_bench import on_icarus
 
 
@@ -127,3 +129,74 @@ def test_what_the_reader_of_waves_prints_is_not_shown(change: tuple[str, str], t
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert len(done.stderr.splitlines()) == 1, done.stderr
     assert done.stdout == "" or json.loads(done.stdout)
+
+
+@pytest.fixture(scope="module")
+def odd(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A design whose accumulator of channel 2 at (1, 0) is 1 too large."""
+    return edited(tiny_set / "dut.sv", tmp_path_factory.mktemp("odd") / "dut.sv", [
+        ("ACC_WIDTH'(before_of(col)", "ACC_WIDTH'((oy == 1 && ox == 0 && col == 2) + before_of(col)"),
+    ])  # fmt: skip
+
+
+def at_words(tiny_set: Path, waves: Path, signal: str, valid: str) -> list[list[int]]:
+    """What a signal of the accumulators' scope holds at the words at which another one is 1."""
+    names = [f"accumulator_check.{name}" for name in (signal, valid)]
+    found = read_wave(tiny_set, waves, names[0], "tb_tiny.clk", "accumulator", valid=names[1])
+    rows: list[list[int]] = found.values.reshape(-1, 8).tolist()
+    return [row for row, known in zip(rows, found.known.reshape(-1, 8), strict=True) if known.all()]
+
+
+BOTH = pytest.mark.parametrize("simulator", ["icarus", "verilator"], indirect=True)
+
+
+@BOTH
+def test_waves_show_what_was_wanted_at_each_word_and_where_it_differs(
+    simulator: str, tiny_set: Path, odd: Path, tmp_path: Path
+) -> None:
+    assert not simulate(tiny_set, simulator, [odd], keep=tmp_path, waves="vcd", seed=1).passed
+    waves = tmp_path / "waves.vcd"
+    want, got = (at_words(tiny_set, waves, signal, "compared") for signal in ("want", "got"))
+    assert want == read_actual(tiny_set, tiny_set / "accumulator.hex").values.reshape(-1, 8).tolist()
+    assert got == read_actual(tiny_set, tmp_path / "accumulator.hex").values.reshape(-1, 8).tolist()
+    assert [a != b for a, b in zip(want, got, strict=True)] == [False, False, True, False]
+    assert at_words(tiny_set, waves, "want", "mismatch") == want[2:3]
+    signals = {variable.full_name: variable for variable in pywellen.Waveform(str(waves)).all_vars()}
+
+    def at_mismatch(name: str) -> int:
+        scope = "tb_tiny.accumulator_check."
+        begin = next(time for time, value in signals[f"{scope}mismatch"].tv if value in (1, "1"))
+        value = [value for time, value in signals[f"{scope}{name}"].tv if time <= begin][-1]
+        return value if isinstance(value, int) else int(value, 2)
+
+    index = {name: at_mismatch(name) for name in ("n", "oc", "y", "x", "line", "wrong")}
+    assert index == {"n": 0, "oc": 2, "y": 1, "x": 0, "line": 3, "wrong": 1 << 2}
+
+
+@BOTH
+def test_waves_of_some_cycles_hold_the_first_error(simulator: str, tiny_set: Path, odd: Path, tmp_path: Path) -> None:
+    run = ("simulate", tiny_set, "--simulator", simulator, "--dut", odd, "--waves", "vcd")
+    result = cli(*run, "--keep", tmp_path / "some", "--around", "2")
+    assert result.exit_code == 1, result.output
+    waves = tmp_path / "some" / "waves.vcd"
+    assert len(at_words(tiny_set, waves, "want", "mismatch")) == 1
+    assert len(at_words(tiny_set, waves, "want", "compared")) <= 4
+    assert "FAIL memory=accumulator" in (tmp_path / "some" / "run.log").read_text()
+
+
+@on_icarus
+def test_a_run_for_waves_of_some_cycles_says_what_the_first_one_says(
+    simulator: str, tiny_set: Path, odd: Path, tmp_path: Path
+) -> None:
+    run = ("simulate", tiny_set, "--simulator", simulator, "--dut", odd, "--waves", "vcd")
+    some = cli(*run, "--keep", tmp_path / "some", "--around", "2")
+    whole = cli(*run, "--keep", tmp_path / "all")
+    assert whole.stderr == some.stderr
+    sizes = [(tmp_path / kind / "waves.vcd").stat().st_size for kind in ("all", "some")]
+    assert sizes[0] > sizes[1]
+    assert (tmp_path / "all" / "accumulator.hex").read_bytes() == (tmp_path / "some" / "accumulator.hex").read_bytes()
+    passed = cli("simulate", tiny_set, "--simulator", simulator, "--waves", "vcd", "--around", "2", "--keep",
+                 tmp_path / "none")  # fmt: skip
+    assert passed.exit_code == 0, passed.output
+    assert not (tmp_path / "none" / "waves.vcd").exists()
+    fails(cli("simulate", tiny_set, "--around", "2"), "--around belongs to --waves")

@@ -8,6 +8,7 @@
 //   +seed=<number>            other than 0: every stream stalls in about a third of the cycles, at random
 //   +out=<folder>             every word that came back goes to <memory>.hex there, X and Z as such
 //   +waves=<file>             all signals, VCD (with `vvp ... -fst`, or where Verilator built it so, FST)
+//   +waves_from=<cycle>  +waves_to=<cycle>  of these cycles only
 //   macro QEXPORT_DUT         the name of the design's module, `dut` without it
 //   macros QEXPORT_WITHOUT_PSUM, QEXPORT_WITHOUT_ACCUMULATOR, QEXPORT_WITHOUT_RELU, QEXPORT_WITHOUT_OUTPUT: the design lacks those ports
 `timescale 1ns / 1ps
@@ -209,9 +210,49 @@ module tb_features_33;
 `endif
   );
 
+  // For waves: what was wanted and what came at each word, which of its lanes differ, and its index; of several lanes
+  // the index of the first that differs.
+  reg waving = 0;
+  /* verilator lint_off UNUSEDSIGNAL */
+`ifndef QEXPORT_WITHOUT_PSUM
+  if (1) begin : psum_check
+    reg compared = 0, mismatch = 0;  // at this rising edge of clk
+    reg [PSUM_WORD_BITS-1:0] want, got;
+    reg [PSUM_LANES-1:0] wrong;
+    integer line, n, oc, it, kh, kw, y, x;
+  end
+`endif
+`ifndef QEXPORT_WITHOUT_ACCUMULATOR
+  if (1) begin : accumulator_check
+    reg compared = 0, mismatch = 0;  // at this rising edge of clk
+    reg [ACCUMULATOR_WORD_BITS-1:0] want, got;
+    reg [ACCUMULATOR_LANES-1:0] wrong;
+    integer line, n, oc, y, x;
+  end
+`endif
+`ifndef QEXPORT_WITHOUT_RELU
+  if (1) begin : relu_check
+    reg compared = 0, mismatch = 0;  // at this rising edge of clk
+    reg [RELU_WORD_BITS-1:0] want, got;
+    reg [RELU_LANES-1:0] wrong;
+    integer line, n, oc, y, x;
+  end
+`endif
+`ifndef QEXPORT_WITHOUT_OUTPUT
+  if (1) begin : output_check
+    reg compared = 0, mismatch = 0;  // at this rising edge of clk
+    reg [OUTPUT_WORD_BITS-1:0] want, got;
+    reg [OUTPUT_LANES-1:0] wrong;
+    integer line, n, oc, y, x;
+  end
+`endif
+  /* verilator lint_on UNUSEDSIGNAL */
+
   longint checks = 0, expected = 0;  // values compared, and to be compared
   longint errors = 0;                // of the whole run
   longint cycles = 0, done_at = 0;   // since the reset; when the last word was taken
+  longint first_at = -1;             // cycle of the first error
+  longint waves_from, waves_to;
   integer shown = 0;
   reg stop = 0;                      // nothing sensible can follow
 
@@ -260,6 +301,53 @@ module tb_features_33;
   endtask
 
 `ifndef QEXPORT_WITHOUT_PSUM
+  task automatic show_psum;
+    integer lane, rest;
+    integer n;
+    integer ot;
+    integer it;
+    integer kh;
+    integer kw;
+    integer py;
+    integer px;
+    begin
+      rest = psum_got;
+      px = rest % 6;
+      rest = rest / 6;
+      py = rest % 6;
+      rest = rest / 6;
+      kw = rest % 3;
+      rest = rest / 3;
+      kh = rest % 3;
+      rest = rest / 3;
+      it = rest % 1;
+      rest = rest / 1;
+      ot = rest % 1;
+      rest = rest / 1;
+      n = rest % 4;
+      rest = rest / 4;
+      psum_check.compared = 1;
+      psum_check.line = psum_got + 1;
+      psum_check.want = psum_mem[psum_got];
+      psum_check.got = m_psum_tdata;
+      for (lane = PSUM_LANES - 1; lane >= 0; lane = lane - 1) begin
+        psum_check.wrong[PSUM_LANES - 1 - lane] =
+          psum_check.want[(PSUM_LANES - 1 - lane) * PSUM_BITS +: PSUM_BITS] !==
+          psum_check.got[(PSUM_LANES - 1 - lane) * PSUM_BITS +: PSUM_BITS];
+        if (lane == PSUM_LANES - 1 || psum_check.wrong[PSUM_LANES - 1 - lane]) begin
+          psum_check.n = n;
+          psum_check.oc = ot * COL + 7 - lane;
+          psum_check.it = it;
+          psum_check.kh = kh;
+          psum_check.kw = kw;
+          psum_check.y = py;
+          psum_check.x = px;
+        end
+      end
+      psum_check.mismatch = psum_check.wrong != 0;
+    end
+  endtask
+
   task automatic take_psum;
     integer lane, rest;
     integer n;
@@ -277,6 +365,7 @@ module tb_features_33;
         if (psum_got == PSUM_WORDS)
           wrong($sformatf("memory=psum more than %0d words were delivered", PSUM_WORDS));
       end else begin
+        if (waving) show_psum;
         last = (psum_got + 1) % (PSUM_WORDS / N) == 0;  // of an image
         if (m_psum_tlast !== last) begin
           errors = errors + 1;
@@ -339,6 +428,41 @@ module tb_features_33;
 `endif
 
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
+  task automatic show_accumulator;
+    integer lane, rest;
+    integer n;
+    integer ot;
+    integer oy;
+    integer ox;
+    begin
+      rest = accumulator_got;
+      ox = rest % 4;
+      rest = rest / 4;
+      oy = rest % 4;
+      rest = rest / 4;
+      ot = rest % 1;
+      rest = rest / 1;
+      n = rest % 4;
+      rest = rest / 4;
+      accumulator_check.compared = 1;
+      accumulator_check.line = accumulator_got + 1;
+      accumulator_check.want = accumulator_mem[accumulator_got];
+      accumulator_check.got = m_accumulator_tdata;
+      for (lane = ACCUMULATOR_LANES - 1; lane >= 0; lane = lane - 1) begin
+        accumulator_check.wrong[ACCUMULATOR_LANES - 1 - lane] =
+          accumulator_check.want[(ACCUMULATOR_LANES - 1 - lane) * ACCUMULATOR_BITS +: ACCUMULATOR_BITS] !==
+          accumulator_check.got[(ACCUMULATOR_LANES - 1 - lane) * ACCUMULATOR_BITS +: ACCUMULATOR_BITS];
+        if (lane == ACCUMULATOR_LANES - 1 || accumulator_check.wrong[ACCUMULATOR_LANES - 1 - lane]) begin
+          accumulator_check.n = n;
+          accumulator_check.oc = ot * COL + 7 - lane;
+          accumulator_check.y = oy;
+          accumulator_check.x = ox;
+        end
+      end
+      accumulator_check.mismatch = accumulator_check.wrong != 0;
+    end
+  endtask
+
   task automatic take_accumulator;
     integer lane, rest;
     integer n;
@@ -353,6 +477,7 @@ module tb_features_33;
         if (accumulator_got == ACCUMULATOR_WORDS)
           wrong($sformatf("memory=accumulator more than %0d words were delivered", ACCUMULATOR_WORDS));
       end else begin
+        if (waving) show_accumulator;
         last = (accumulator_got + 1) % (ACCUMULATOR_WORDS / N) == 0;  // of an image
         if (m_accumulator_tlast !== last) begin
           errors = errors + 1;
@@ -409,6 +534,41 @@ module tb_features_33;
 `endif
 
 `ifndef QEXPORT_WITHOUT_RELU
+  task automatic show_relu;
+    integer lane, rest;
+    integer n;
+    integer ot;
+    integer oy;
+    integer ox;
+    begin
+      rest = relu_got;
+      ox = rest % 4;
+      rest = rest / 4;
+      oy = rest % 4;
+      rest = rest / 4;
+      ot = rest % 1;
+      rest = rest / 1;
+      n = rest % 4;
+      rest = rest / 4;
+      relu_check.compared = 1;
+      relu_check.line = relu_got + 1;
+      relu_check.want = relu_mem[relu_got];
+      relu_check.got = m_relu_tdata;
+      for (lane = RELU_LANES - 1; lane >= 0; lane = lane - 1) begin
+        relu_check.wrong[RELU_LANES - 1 - lane] =
+          relu_check.want[(RELU_LANES - 1 - lane) * RELU_BITS +: RELU_BITS] !==
+          relu_check.got[(RELU_LANES - 1 - lane) * RELU_BITS +: RELU_BITS];
+        if (lane == RELU_LANES - 1 || relu_check.wrong[RELU_LANES - 1 - lane]) begin
+          relu_check.n = n;
+          relu_check.oc = ot * COL + 7 - lane;
+          relu_check.y = oy;
+          relu_check.x = ox;
+        end
+      end
+      relu_check.mismatch = relu_check.wrong != 0;
+    end
+  endtask
+
   task automatic take_relu;
     integer lane, rest;
     integer n;
@@ -423,6 +583,7 @@ module tb_features_33;
         if (relu_got == RELU_WORDS)
           wrong($sformatf("memory=relu more than %0d words were delivered", RELU_WORDS));
       end else begin
+        if (waving) show_relu;
         last = (relu_got + 1) % (RELU_WORDS / N) == 0;  // of an image
         if (m_relu_tlast !== last) begin
           errors = errors + 1;
@@ -479,6 +640,41 @@ module tb_features_33;
 `endif
 
 `ifndef QEXPORT_WITHOUT_OUTPUT
+  task automatic show_output;
+    integer lane, rest;
+    integer n;
+    integer ot;
+    integer oy;
+    integer ox;
+    begin
+      rest = output_got;
+      ox = rest % 4;
+      rest = rest / 4;
+      oy = rest % 4;
+      rest = rest / 4;
+      ot = rest % 1;
+      rest = rest / 1;
+      n = rest % 4;
+      rest = rest / 4;
+      output_check.compared = 1;
+      output_check.line = output_got + 1;
+      output_check.want = output_mem[output_got];
+      output_check.got = m_output_tdata;
+      for (lane = OUTPUT_LANES - 1; lane >= 0; lane = lane - 1) begin
+        output_check.wrong[OUTPUT_LANES - 1 - lane] =
+          output_check.want[(OUTPUT_LANES - 1 - lane) * OUTPUT_BITS +: OUTPUT_BITS] !==
+          output_check.got[(OUTPUT_LANES - 1 - lane) * OUTPUT_BITS +: OUTPUT_BITS];
+        if (lane == OUTPUT_LANES - 1 || output_check.wrong[OUTPUT_LANES - 1 - lane]) begin
+          output_check.n = n;
+          output_check.oc = ot * COL + 7 - lane;
+          output_check.y = oy;
+          output_check.x = ox;
+        end
+      end
+      output_check.mismatch = output_check.wrong != 0;
+    end
+  endtask
+
   task automatic take_output;
     integer lane, rest;
     integer n;
@@ -493,6 +689,7 @@ module tb_features_33;
         if (output_got == OUTPUT_WORDS)
           wrong($sformatf("memory=output more than %0d words were delivered", OUTPUT_WORDS));
       end else begin
+        if (waving) show_output;
         last = (output_got + 1) % (OUTPUT_WORDS / N) == 0;  // of an image
         if (m_output_tlast !== last) begin
           errors = errors + 1;
@@ -611,6 +808,7 @@ module tb_features_33;
         $display("PASS checks=%0d nonce=%0s", checks, nonce);
         $finish;
       end else begin
+        $display("FIRST cycle=%0d", first_at < 0 ? cycles : first_at);
         $display("FAIL errors=%0d checks=%0d of %0d seed=%0d", errors, checks, expected, seed);
         $fatal(1, "the design under test differs from the golden");
       end
@@ -685,10 +883,11 @@ module tb_features_33;
       if (output_out == 0) wrong({folder, "/output.hex cannot be written"});
 `endif
     end
-    if ($value$plusargs("waves=%s", folder) != 0) begin
-      $dumpfile(folder);
-      $dumpvars(0, tb_features_33);
-    end
+    waving = $value$plusargs("waves=%s", folder) != 0;
+    if ($value$plusargs("waves_from=%d", waves_from) == 0) waves_from = -1;
+    if ($value$plusargs("waves_to=%d", waves_to) == 0) waves_to = -1;
+    if (waving) $dumpfile(folder);
+    if (waving && waves_from < 0) $dumpvars(0, tb_features_33);
     for (i = 0; i < 4; i = i + 1) begin
       #5;
       clk = 1;
@@ -699,6 +898,26 @@ module tb_features_33;
     // The bench's signals change while clk is low, and all are looked at just before it rises.
     while (!stop && drained < DRAIN_CYCLES && (complete() || cycles < TIMEOUT_CYCLES)) begin
       clk = 0;
+      if (waving) begin
+        if (cycles == waves_from) $dumpvars(0, tb_features_33);
+        if (cycles == waves_to) $dumpoff;
+`ifndef QEXPORT_WITHOUT_PSUM
+        psum_check.compared = 0;
+        psum_check.mismatch = 0;
+`endif
+`ifndef QEXPORT_WITHOUT_ACCUMULATOR
+        accumulator_check.compared = 0;
+        accumulator_check.mismatch = 0;
+`endif
+`ifndef QEXPORT_WITHOUT_RELU
+        relu_check.compared = 0;
+        relu_check.mismatch = 0;
+`endif
+`ifndef QEXPORT_WITHOUT_OUTPUT
+        output_check.compared = 0;
+        output_check.mismatch = 0;
+`endif
+      end
       drive_weight;
       drive_input;
 `ifndef QEXPORT_WITHOUT_PSUM
@@ -738,6 +957,7 @@ module tb_features_33;
 `ifndef QEXPORT_WITHOUT_OUTPUT
       watch_output;
 `endif
+      if (errors != 0 && first_at < 0) first_at = cycles;
       cycles = cycles + 1;
       #1;
       clk = 1;

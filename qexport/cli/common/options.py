@@ -49,6 +49,74 @@ def dut_options(what: str = "Your module instead of the set's dut.sv; give it ag
     )
 
 
+def design_options(what: str = "Your module instead of the set's dut.sv") -> Decorator:
+    """What a user's design is, given to the command as `design`; empty without --dut."""
+
+    def gather(command: Callable[..., Any]) -> Callable[..., Any]:
+        from qexport.bench.design import Design
+
+        @functools.wraps(command)
+        def gathered(
+            *arguments: Any,
+            dut: tuple[Path, ...],
+            top: str | None,
+            includes: tuple[Path, ...],
+            defines: tuple[str, ...],
+            params: tuple[str, ...],
+            ties: tuple[str, ...],
+            clock: str | None,
+            reset: str | None,
+            **options: Any,
+        ) -> Any:
+            check_top(top, dut)
+            about = {
+                "include": includes,
+                "define": defines,
+                "param": params,
+                "tie": ties,
+                "clock": clock,
+                "reset": reset,
+            }
+            if not dut and (lost := [f"--{name}" for name, value in about.items() if value]):
+                raise click.UsageError(f"{', '.join(lost)} belongs to --dut")
+            design = Design.read(
+                dut, top=top or "dut", includes=includes, defines=defines, params=_pairs("--param", params),
+                ties=_pairs("--tie", ties), clock=clock or "clk", reset=reset or "rst",
+            )  # fmt: skip
+            return command(*arguments, design=design, **options)
+
+        return gathered
+
+    options = together(
+        dut_options(f"{what}: Verilog, VHDL, or file lists (*.f); give it again for further files."),
+        click.option("--include", "includes", type=path_type(), multiple=True, help="Folder of your included files."),
+        click.option("--define", "defines", multiple=True, metavar="NAME[=VALUE]", help="Macro of your files."),
+        click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of your module."),
+        click.option(
+            "--tie", "ties", multiple=True, metavar="PORT=VALUE",
+            help="Extra port of your module: an input's value, or 'open' for an output.",
+        ),
+        click.option("--clock", metavar="PORT", help="Your clock.  [default: clk]"),
+        click.option(
+            "--reset", metavar="PORT",
+            help="Your reset: active low where its name says so (rst_n), else high; PORT:low, PORT:high say it.  "
+            "[default: rst]",
+        ),
+    )  # fmt: skip
+    return lambda command: options(gather(command))
+
+
+def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+    """NAME=VALUE by name."""
+    found: dict[str, str] = {}
+    for text in given:
+        name, sign, value = text.partition("=")
+        if not sign or name in found:
+            raise click.UsageError(f"{option} {text!r} is {'given twice' if sign else 'not NAME=VALUE'}")
+        found[name] = value
+    return found
+
+
 def simulator_option(what: str = "auto takes Verilator, else Icarus.") -> Decorator:
     from qexport.sim.registry import SIMULATORS
 

@@ -25,7 +25,7 @@ def show_progress(lines: bool = False) -> Iterator[Tell]:
         said: dict[str, float] = {}
 
         def say(step: str, done: int, total: int, note: str = "") -> None:
-            if lines and time.monotonic() >= said.get(step, 0) + LINES and done < total:
+            if lines and done < total and (step not in said or time.monotonic() >= said[step] + LINES):
                 said[step] = time.monotonic()
                 print(f"qexport: {step}: {done} of {total}", file=sys.stderr, flush=True)
 

@@ -156,6 +156,13 @@ class Convolution(Operation):
         folded: Int64 = bias - self.zero * self.taps.sum(axis=(1, 2, 3))
         return folded
 
+    @property
+    def folded(self) -> Int64 | None:
+        """What of `bias_folded` is not the bias; None where inputs have no zero point."""
+        if self.zero == 0:
+            return None
+        return self.bias_folded if self.bias is None else self.bias_folded - self.bias
+
 
 def _code_range(op: Convolution) -> Range:
     return op.formats.input.codes

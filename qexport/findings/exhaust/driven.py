@@ -3,12 +3,12 @@
 import re
 import subprocess
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
+from qexport.bench.design import Design
 from qexport.bench.post import IDLE_CYCLES, WRAPPER, PostPorts
 from qexport.core.intformat import Int64
 from qexport.errors import CheckFailed, few
@@ -47,7 +47,7 @@ class Driven:
         cls,
         verilator: Simulator,
         ports: PostPorts,
-        dut: Sequence[Path],
+        design: Design,
         root: Path,
         *,
         latency: int,
@@ -61,12 +61,17 @@ class Driven:
         include.mkdir()
         made.mkdir()
         (include / "params.vh").write_bytes(b"" if parameters is None else parameters.read_bytes())
-        for name, text in ports.sources().items():
+        for name, text in ports.sources(design).items():
             (made / name).write_text(text)
-        sources = (*([] if package is None else [package]), *dut, made / f"{WRAPPER}.sv")
-        job = Job(sources, include, WRAPPER, limit=limit, program=made / "driver.cpp", command="exhaust")
+        sources = (*([] if package is None else [package]), *design.files, made / f"{WRAPPER}.sv")
+        job = Job(
+            sources, include, WRAPPER, design.defines, design.includes, limit=limit, program=made / "driver.cpp",
+            command="exhaust",
+        )  # fmt: skip
         program = build_bench(verilator, job, root, root / "build.log", builds)
-        return cls(program, root, ports, latency, limit, time.monotonic() + limit, f"{few(dut)} on {verilator.name}")
+        return cls(
+            program, root, ports, latency, limit, time.monotonic() + limit, f"{few(design.files)} on {verilator.name}"
+        )
 
     def send(self, values: Int64, channels: Int64, seed: int) -> Came:
         """Run the module; raises CheckFailed where it ends by itself, CutOff at the limit of time."""

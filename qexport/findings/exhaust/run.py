@@ -12,7 +12,8 @@ from pathlib import Path
 
 import numpy as np
 
-from qexport.bench.ports import check_files, read_module
+from qexport.bench.design import Design, Dut
+from qexport.bench.ports import read_module
 from qexport.bench.post import PostPorts, match_ports
 from qexport.core.intformat import Int64
 from qexport.core.operations.registry import operation
@@ -24,6 +25,7 @@ from qexport.findings.exhaust.result import Difference, Exhaustion
 from qexport.findings.exhaust.walk import Lane, alike, edge_accumulators, lanes, named, random_accumulators
 from qexport.layout.order import TILE_AXIS
 from qexport.sets.manifest import capture_of, layer_text, read_manifest
+from qexport.sim.ghdl import as_verilog
 from qexport.sim.registry import choose
 from qexport.sim.supervisor import TIME_LIMIT, workers
 from qexport.sim.work import scratch_folder
@@ -32,6 +34,7 @@ LIMIT = 100_000_000  # accumulators
 BLOCK = 1 << 20  # of one run of the module
 PIECE = 1 << 16  # of one channel in it, at most: channels take turns
 MOST_EDGES = 1 << 17  # of one step of a channel that are looked for
+AT_ONCE = 8  # runs, so that memory does not grow with the processors
 EVIDENCE = 1 << 15  # accumulators that tell where a wrong channel parts
 SHIFTS = 32  # cycles by which codes may come early or late and are still recognized
 
@@ -78,7 +81,7 @@ class Tally:
 
 def exhaust(
     folder: Path,
-    dut: Sequence[Path],
+    dut: Dut,
     *,
     top: str = "dut",
     ports: Mapping[str, str] | None = None,
@@ -115,7 +118,7 @@ def exhaust(
 
 def exhaust_chain(
     chain: Chain,
-    dut: Sequence[Path],
+    dut: Dut,
     *,
     folder: str,
     layer: str,
@@ -134,24 +137,22 @@ def exhaust_chain(
     """The same for the steps of a `layer` in words; `package`, `parameters`: of the set, which the module may use."""
     begin = time.monotonic()
     covered, behind = _part(chain, after)
-    check_files(dut, top)
+    design = Design.of(dut, top)
     verilator = choose("verilator")
-    folders = [dut[-1].parent, *([] if parameters is None else [parameters.parent])]
-    module = read_module(dut, package, folders, top)
-    start = covered.start
-    found = match_ports(module, ports or {}, start.range, start.channels, alike(covered), covered.end.range)
-    stated = _latency(found, latency)
-    tracks = lanes(covered, "channel" in found.of)
-    within = sum(track.count for track in tracks)
     tally, edges, every_edge = Tally(), 0, True
     first, failure = None, None
     with scratch_folder() as root:
-        progress("build", 0, 1)
+        design = as_verilog(design, root, time_limit)
+        module = read_module(design, package, [] if parameters is None else [parameters.parent])
+        start, roles = covered.start, _roles(design) | dict(ports or {})
+        found = match_ports(module, roles, start.range, start.channels, alike(covered), covered.end.range)
+        stated = _latency(found, latency)
+        tracks = lanes(covered, "channel" in found.of)
+        within = sum(track.count for track in tracks)
         driven = Driven.build(
-            verilator, found, dut, root, latency=stated, package=package, parameters=parameters, builds=builds,
+            verilator, found, design, root, latency=stated, package=package, parameters=parameters, builds=builds,
             limit=time_limit,
         )  # fmt: skip
-        progress("build", 1, 1)
         try:
             if within <= limit:
                 _send(driven, _everything(tracks), tally, seed, lambda done: progress("accumulators", done, within))
@@ -163,7 +164,7 @@ def exhaust_chain(
         except CheckFailed as error:
             failure = error
     return Exhaustion(
-        set=folder, layer=layer, dut=tuple(dut), top=top, ports=found.of, unread=found.unread,
+        set=folder, layer=layer, dut=design.files, top=design.top, ports=found.of, unread=found.unread,
         version=verilator.version(), after=after, channels=start.channels, steps=covered.names, not_compared=behind,
         within=within, compared=tally.sent, every=within <= limit, edges=edges, every_edge=every_edge, seed=seed,
         latency=tally.latency if "clock" in found.of else None, seconds=round(time.monotonic() - begin, 1),
@@ -177,7 +178,7 @@ def _part(chain: Chain, after: str | None) -> tuple[Chain, tuple[str, ...]]:
         raise QexportError(f"after: the set has no step {after!r}; it has {few(near(after, chain.names))}")
     first = 0 if after is None else chain.names.index(after) + 1
     start = chain.start if after is None else chain.signals[after]
-    steps = list(itertools.takewhile(lambda step: not isinstance(step, Pool), named(chain)[first:]))
+    steps = list(itertools.takewhile(lambda step: not isinstance(step, Pool), named(chain.names, chain.steps)[first:]))
     if not steps:
         place = "accumulator" if after is None else f"step {after}"
         if first == len(chain.steps):
@@ -187,6 +188,15 @@ def _part(chain: Chain, after: str | None) -> tuple[Chain, tuple[str, ...]]:
             f"exhaust: behind the {place} stands a pool, which takes many values; send its own with --after {pool}"
         )
     return Chain(steps, start, chain.bias), chain.names[first + len(steps) :]
+
+
+def _roles(design: Design) -> dict[str, str]:
+    """The roles of ports that a design names."""
+    own = Design()
+    roles = {"clock": design.clock} if design.clock != own.clock else {}
+    if (design.reset, design.reset_low) != (own.reset, own.reset_low):
+        roles["reset_n" if design.reset_low else "reset"] = design.reset
+    return roles
 
 
 def _latency(found: PostPorts, latency: int | None) -> int:
@@ -244,14 +254,14 @@ def _walk(
 
 
 def _send(driven: Driven, pieces: Iterable[Piece], tally: Tally, seed: int, told: Callable[[int], None]) -> None:
-    """Run blocks of pieces, one a processor at a time, and add what they tell."""
+    """Run blocks of pieces, some at a time, and add what they tell."""
     size = BLOCK // PIECE
     left = iter(pieces)
     blocks = enumerate(iter(lambda: list(itertools.islice(left, size)), []))
     with workers() as pool:
         running: set[Future[Tally]] = set()
         while True:
-            wanted = 1 + (os.cpu_count() or 1) - len(running)
+            wanted = 1 + min(os.cpu_count() or 1, AT_ONCE) - len(running)
             started = [(block, (seed, number)) for number, block in itertools.islice(blocks, wanted)]
             running |= {pool.submit(_run, driven, block, key) for block, key in started}
             if not running:

@@ -1,6 +1,6 @@
 """The accumulators that are sent: every one within a channel's bounds, or those at the edges of the steps."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -30,7 +30,7 @@ class Lane:
     @cached_property
     def chain(self) -> Chain:
         """The chain with the numbers of this channel alone."""
-        steps = [step.of_channels([self.channel]) for step in named(self.whole)]
+        steps = named(self.whole.names, [step.of_channels([self.channel]) for step in self.whole.steps])
         start = self.whole.start
         alone = Signal(("n", start.channel), start.channel, (1,), np.array([self.low]), np.array([self.high]))
         bias = self.whole.bias
@@ -53,9 +53,9 @@ class Lane:
         return {name: int(value[0, 0]) for name, value in values.items()}
 
 
-def named(chain: Chain) -> list[Step]:
-    """The steps of a chain, which keep their names in another one."""
-    return [msgspec.structs.replace(step, name=name) for step, name in zip(chain.steps, chain.names, strict=True)]
+def named(names: Sequence[str], steps: Sequence[Step]) -> list[Step]:
+    """Steps that keep the names that they have in one chain in another one."""
+    return [msgspec.structs.replace(step, name=name) for step, name in zip(steps, names, strict=True)]
 
 
 def alike(chain: Chain) -> bool:

@@ -1,0 +1,75 @@
+"""Cores in VHDL, which GHDL makes Verilog of."""
+
+import re
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.sim.conftest import edited
+
+CORE = Path(__file__).parent / "vhdl" / "conv.vhd"
+Tool = Callable[[str, str], str]
+GIVEN = ("--top", "conv", "--reset", "rst_n", "--param", "PLANE_Y=3", "--param", "PLANE_X=4")
+BOTH = pytest.mark.parametrize("simulator", ["icarus", "verilator"], indirect=True)
+ICARUS = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+
+
+@pytest.fixture(scope="module")
+def conv_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    capture = make_capture(plane=(3, 4), images=2, kernel=(3, 3), padding=(1, 1, 1, 1))
+    return checked_dump(capture, "default", tmp_path_factory.mktemp("vhdl"))
+
+
+@BOTH
+def test_a_vhdl_core_passes_and_its_fault_fails_at_its_place(
+    simulator: str, tool: Tool, conv_set: Path, tmp_path: Path
+) -> None:
+    tool("ghdl", "ghdl")
+    run = ("simulate", conv_set, *GIVEN, "--simulator", simulator)
+    result = cli(*run, "--dut", CORE, "--seed", "2")
+    assert result.exit_code == 0, result.output
+    assert "PASS, 192 values" in result.stdout
+    core = edited(CORE, tmp_path / "conv.vhd", [(" and px < PLANE_X then", " then")])  # pads on three sides
+    result = cli(*run, "--dut", core)
+    assert result.exit_code == 1, result.output
+    wrong = re.findall(
+        r"FAIL memory=accumulator file=\S+ line=\d+ lane=\d+ image=\d+ oc=\d+ y=\d+ x=(\d+)", result.stderr
+    )
+    assert set(wrong) == {"3"}
+
+
+@ICARUS
+def test_a_vhdl_entity_inside_verilog(simulator: str, tool: Tool, conv_set: Path, tmp_path: Path) -> None:
+    tool("ghdl", "ghdl")
+    core = edited(CORE, tmp_path / "conv.vhd", [("PLANE_Y  : positive := 4", "PLANE_Y  : positive := 3")])
+    around = CORE.with_name("around.sv")
+    given = ("--dut", core, "--dut", around, "--top", "around", "--simulator", simulator)
+    result = cli("simulate", conv_set, *given)
+    assert result.exit_code == 0, result.output
+
+
+@ICARUS
+def test_what_is_wrong_with_vhdl_is_named(
+    simulator: str, tool: Tool, conv_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tool("ghdl", "ghdl")
+
+    def run(core: Path, *given: str) -> object:
+        return cli("simulate", conv_set, "--dut", core, "--simulator", simulator, *(given or GIVEN))
+
+    core = edited(CORE, tmp_path / "conv.vhd", [("at <= at + 1;", "at <= at + one;")])
+    line = core.read_text().split("+ one")[0].count("\n") + 1
+    fails(run(core), "GHDL does not take", f"{core}:{line}:", '"one"')
+    fails(run(CORE, "--top", "core"), "GHDL does not take", "core")
+    result = run(CORE, "--top", "conv")
+    assert result.exit_code == 2
+    assert re.search(rf"^rst +input of 1 bit +- +{re.escape(str(CORE))}$", result.stderr, re.MULTILINE)
+    empty = tmp_path / "tools"
+    empty.mkdir()
+    for name in ("iverilog", "vvp", "sh"):
+        (empty / name).symlink_to(shutil.which(name) or "")
+    monkeypatch.setenv("PATH", str(empty))
+    fails(run(CORE), "ghdl is not on the PATH; it makes Verilog of VHDL", "apt-get install ghdl")
