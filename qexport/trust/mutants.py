@@ -474,7 +474,7 @@ def user_mutants(
     progress: Progress = quiet,
     clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
-    """Run general mutants of a design, or of the module `top` of files, in the bench of a set: which mistakes does this set see?
+    """Run general mutants of a design, or of the module `top` of files, in the bench of a set: which does it see?
 
     Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
     """
