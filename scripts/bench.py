@@ -240,7 +240,8 @@ def exhaustion() -> None:
         calls = "64'(v)"
         for name in chain.names:
             calls = f"step_{name}({calls}, 32'(c))"
-        steps = render({"steps.svh": "sv/steps.svh.j2"}, steps_context(chain, "start"))["steps.svh"]
+        context = steps_context(chain.steps, chain.start.sizes, "start", chain.bias)
+        steps = render({"steps.svh": "sv/steps.svh.j2"}, context)["steps.svh"]
         dut = Path(out) / "post.sv"
         dut.write_text(POST.format(steps=steps, calls=calls))
         found = exhaust(dump(capture, load_layout("default"), Path(out)).folder, [dut], top="post", latency=2).check()

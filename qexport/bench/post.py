@@ -8,7 +8,8 @@ from qexport.bench.context import render
 from qexport.bench.design import Design
 from qexport.bench.interface import Port
 from qexport.bench.ports import Module
-from qexport.core.intformat import MAX_BITS, IntFormat
+from qexport.core.intformat import IntFormat
+from qexport.core.steps import VALUE
 from qexport.core.tensors import Range
 from qexport.errors import QexportError, few
 
@@ -179,8 +180,8 @@ def _narrow(found: Mapping[str, tuple[str, Port]], values: Range, channels: int,
                 f"{role} port {name} has {port.bits} bits{' and is signed' * port.signed}, {what} reach {low}..{high}, "
                 f"which take {need} {'signed ' * signed}bits; widen it"
             )
-        if role == "code" and port.bits > MAX_BITS:
-            faults.append(f"code port {name} has {port.bits} bits; at most {MAX_BITS} are read, narrow it")
+        if role == "code" and port.bits > VALUE.bits:
+            faults.append(f"code port {name} has {port.bits} bits; at most {VALUE.bits} are read, narrow it")
     name, port = found.get("channel", ("", Port("input", 32)))
     if channels > 1 << port.bits:
         faults.append(f"channel port {name} has {port.bits} bits, which do not number {channels} channels; widen it")

@@ -305,6 +305,7 @@ class _Lane:
         table = np.clip(step.arrays["table"], low, high + 1)
         wide = max(bits, IntFormat.holding(low, high + 1, True).bits)
         channels, levels = table.shape
+        first = int(IntFormat(out, True).wrap(np.array(step.first)))  # which every value may be beyond
         padded = np.pad(table, ((0, -channels % self.col), (0, 0)))
         content = tuple(literal(int(level), wide) for level in padded.ravel())
         numbers = Numbers("levels", wide * levels, False, content)
@@ -313,7 +314,7 @@ class _Lane:
             f"reg [{out}-1:0] reached;",
             "integer level;",
             "always @* begin",
-            f"  reached = {literal(step.first, out)};",
+            f"  reached = {literal(first, out)};",
             f"  for (level = 0; level < {levels}; level = level + 1)",
             f"    if ($signed(levels[level*{wide} +: {wide}]) <= wide) reached = reached + 1'b1;",
             "end",

@@ -8,6 +8,7 @@ SIZE = 1 << 20  # of a channel count, a plane, a tile: far beyond any layer, far
 WORD_BITS = 1 << 16  # beyond every memory; keeps a mistyped size from filling the disk
 ELEMENTS = 3 << 26  # of all tensors that one image of a layer needs, 8 bytes each and some copies: psums of 224x224
 CAPTURE_ELEMENTS = 1 << 28  # of a capture's weights, and of one image of its input
+CHAIN = 200  # steps behind one operation
 STEP_ELEMENTS = 1 << 24  # of one table of a capture's steps
 STORED = 1 << 36  # elements of one memory over all images
 FILES = 1 << 16  # of a set's memories

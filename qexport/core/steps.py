@@ -15,6 +15,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
+from qexport.core.budget import CHAIN
 from qexport.core.geometry import NotNegative, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.tensors import Range
@@ -609,6 +610,8 @@ class Chain:
         output: IntFormat | None = None,
         taken: Collection[str] = (),
     ):
+        if len(steps) > CHAIN:
+            raise QexportError(f"steps: {len(steps):,} are more than {CHAIN}; merge some of them")
         self.steps, self.start, self.bias = tuple(steps), start, bias
         self.names = step_names(steps)
         self.signals: dict[str, Signal] = {}
@@ -714,7 +717,7 @@ def _read_step(index: int, document: Any) -> Step:
     op = document.get("op") if isinstance(document, dict) else None
     if not isinstance(op, str) or op not in STEPS:
         raise QexportError(
-            f"step {index}: {document if op is None else op!r:.40} is no known op; choose one of {', '.join(STEPS)}"
+            f"step {index}: op {document if op is None else op!r:.40} is not known; choose one of {', '.join(STEPS)}"
         )
     for field, value in document.items():
         if field in ("from", "with"):

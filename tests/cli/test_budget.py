@@ -7,10 +7,12 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from qexport.core import budget
 from tests.conftest import cli, fails, make_capture
+from tests.judges.layers import codes, conv
 
 EXAMPLE = Path(__file__).parents[2] / "vectors" / "features_33"
 MIB = 300  # that a refusal may take, the interpreter and numpy among them
@@ -157,6 +159,20 @@ def test_a_capture_with_huge_tensors_is_refused(tmp_path: Path) -> None:
         file.truncate(8 + len(text) + sum(bytes_))
     refused("dump", "--capture", tmp_path / "c.safetensors", "--out", tmp_path / "out",
             needles=("weight has 1,073,741,824 codes",))  # fmt: skip
+
+
+@pytest.mark.parametrize(("steps", "served"), [(budget.CHAIN, True), (budget.CHAIN + 1, False), (20_000, False)])
+def test_a_long_chain_of_steps_is_refused(steps: int, served: bool, tmp_path: Path) -> None:
+    formats = {"weight": codes(4, True), "input": codes(4, False)}
+    layer = {"padding": [0, 0, 0, 0], "relu": False, "stride": [1, 1], "dilation": [1, 1], "groups": 1}
+    one = np.ones((1, 1, 1, 1), np.int32)
+    capture = conv(one, one, formats, [{"op": "add", "value": 1}] * steps, **layer)
+    arguments = ("dump", "--capture", capture.write(tmp_path / "c.safetensors"), "--out", tmp_path / "out")
+    if served:
+        assert cli(*arguments).exit_code == 0
+        assert cli("verify", tmp_path / "out").exit_code == 0
+    else:
+        fails(cli(*arguments), f"steps: {steps:,} are more than 200")
 
 
 def test_many_names_are_not_listed(tmp_path: Path) -> None:

@@ -12,8 +12,6 @@ import numpy as np
 import pytest
 
 from qexport import open as open_set
-from qexport.bench.context import render
-from qexport.bench.steps import steps_context
 from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
@@ -24,6 +22,7 @@ from qexport.findings.exhaust.run import exhaust, exhaust_chain
 from qexport.layout.toml import load_layout
 from qexport.sim.registry import SIMULATORS
 from tests.conftest import cli, fails, make_capture
+from tests.sim.test_steps import steps_text
 
 STEPS: list[dict[str, Any]] = [
     {"op": "bias", "name": "biased", "shift": 2},
@@ -390,14 +389,14 @@ def test_a_run_without_an_end_is_cut_off(vectors: Path, tmp_path: Path) -> None:
 
 def made_of(chain: Chain, to: Path, code_bits: int, text: Callable[[str], str] = str) -> Path:
     """A module of the Verilog that qexport writes for the steps."""
-    steps = render({"steps.svh": "sv/steps.svh.j2"}, steps_context(chain, "start"))["steps.svh"]
     calls = "value"
     for name in chain.names:
         calls = f"step_{name}({calls}, 32'(channel))"
     to.write_text(
         f"module post (input signed [63:0] value, input [8:0] channel, output signed [{code_bits - 1}:0] code);\n"
         "  function automatic signed [63:0] at_start(input integer channel, input integer y, input integer x);\n"
-        f"    at_start = 0;\n  endfunction\n{text(steps)}\n  assign code = {code_bits}'({calls});\nendmodule\n"
+        f"    at_start = 0;\n  endfunction\n{text(steps_text(chain))}\n"
+        f"  assign code = {code_bits}'({calls});\nendmodule\n"
     )
     return to
 

@@ -66,6 +66,9 @@ CHAINS: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
             {"op": "relu"},
         ],
     ),
+    "levels that every value reaches": (
+        (2, 2), [{"op": "threshold", "first": -100, "table": [[-9000] * 99 + [-9, 9]] * OC}]
+    ),
     "pooled": (
         (5, 4),
         [

@@ -11,8 +11,9 @@ from typing import Any, get_args
 import msgspec
 import numpy as np
 
-from qexport.core.intformat import MAX_BITS, Int64, IntFormat
+from qexport.core.intformat import Int64, IntFormat
 from qexport.core.steps import (
+    VALUE,
     Add,
     Bias,
     Clamp,
@@ -89,7 +90,7 @@ def _mistakes(lane: Lane, port: int) -> Iterator[Mistake]:
     """What is tried first: how a step works and where it stands, then numbers that are near."""
     steps, bias = lane.chain.steps, lane.chain.bias
     others = _other_lanes(lane)
-    yield Mistake(-1, "is taken as unsigned", IntFormat(min(port, MAX_BITS - 1), False).wrap, 0)
+    yield Mistake(-1, "is taken as unsigned", IntFormat(min(port, VALUE.bits - 1), False).wrap, 0)
     for at, step in enumerate(steps):
         for text, fields in _other_ways(step):
             yield from _replaced(at, step, text, fields, bias)
@@ -225,7 +226,7 @@ def _misread(step: Step, bias: Int64 | None) -> Iterator[tuple[str, Function]]:
             yield "shifts to the right", lambda v: v >> number("by")
         case ShiftRight():
             yield "shifts to the left", lambda v: v << number("by")
-            for bits in (16, 24, 32, 40, 48, MAX_BITS):
+            for bits in (16, 24, 32, 40, 48, VALUE.bits):
                 if bits > number("by"):
                     rest = IntFormat(bits - number("by"), False)
                     yield f"shifts zeros into {bits} bits, not the sign", partial(_logical, rest, step)
