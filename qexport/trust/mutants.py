@@ -503,7 +503,9 @@ def _user_module(folder: Path, design: Design) -> Iterator[tuple[Path, tuple[Str
     """A folder in which Yosys can work, the streams that the design has, its top, and the command that reads it."""
     for text in (*(str(path.resolve()) for path in (*design.files, *design.includes)), *design.defines):
         if re.search(r'[\s;"]', text):
-            raise QexportError(f"dut: '{text}': Yosys cannot name places in it; use one without blanks, ; and quotes")
+            raise QexportError(
+                f"dut: '{text}': Yosys cannot name places in it; use a path without blanks, ; and quotes"
+            )
     package = folder / f"{read_manifest(folder).layer.slug}_pkg.sv"
     with scratch_folder() as place:
         design = as_verilog(design, place)
