@@ -128,7 +128,7 @@ def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: P
     (tmp_path / "other.sv").write_text("module dut(input wire clk); endmodule\n")
     result = cli("shrink", whole, "--out", tmp_path / "small", "--dut", tmp_path / "other.sv")
     assert result.exit_code == 2
-    assert "module dut has no port" in result.stderr
+    assert "module dut: 10 ports not those of dut.sv of the set" in result.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["other.sv"]
 
 
