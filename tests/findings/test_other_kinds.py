@@ -22,6 +22,7 @@ COMMANDS: dict[str, tuple[str, ...]] = {
 }  # fmt: skip
 
 
+@pytest.mark.whole
 @pytest.mark.parametrize("command", COMMANDS)
 def test_each_command_serves_every_kind_or_says_what_it_lacks(command: str, sets: list[Path], tmp_path: Path) -> None:
     served = []

@@ -328,6 +328,28 @@ def test_steps_hold_pools_and_limits_between_layer_and_quantizer() -> None:
     assert np.array_equal(Golden(found).values("output"), found.reference_codes)
 
 
+def test_a_quantizer_keeps_its_own_range_behind_an_activation_function() -> None:
+    found = layer_of(Grid(lambda y: torch.clamp(torch.round(F.relu(y) * 3), -128, 127) / 3), NOISE, "model").capture
+    assert found.formats.output is not None
+    assert (found.formats.output.bits, found.formats.output.signed) == (8, True)
+    assert Golden(found).values("output").min() == 0
+
+
+def test_equal_scales_are_one_and_rounded_decimals_are_a_grid_of_values() -> None:
+    class Decimals(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            scales, zeros = torch.tensor([0.1, 0.1]), torch.zeros(2, dtype=torch.int32)
+            weight = torch.fake_quantize_per_channel_affine(NOISE[:, :, :3, :3], scales, zeros, 0, -16, 15)
+            first = F.conv2d(torch.round(x, decimals=1), weight * torch.ones(1, 3, 1, 1))
+            return F.conv2d(first.round() * torch.full((2, 1, 1), 0.25), torch.ones(1, 2, 1, 1))
+
+    first, second = captures_of(Decimals(), NOISE)
+    assert second.capture.formats.input.scale == 0.25
+    formats = first.capture.formats
+    assert (formats.weight.scale, formats.weight.zero_point) == (pytest.approx(0.1), 0)
+    assert formats.input.scale == pytest.approx(0.1)
+
+
 def test_power_of_two_scales_have_ties_that_a_table_gives() -> None:
     found = layer_of(Grid(lambda y: quantized(F.relu(y), 0.5)), NOISE, "model").capture
     assert isinstance((found.steps or ())[-1], Threshold)
@@ -358,6 +380,7 @@ def test_codes_that_float_error_moves_over_an_edge_are_listed_as_ties() -> None:
         (lambda y: quantized(y + y.mean()), "its sum goes through mean"),
         (lambda y: quantized(F.relu(y) * torch.tensor([1.0, 2, -1, 1])[:, None, None]), "differs by channel"),
         (lambda y: (y[:, 0].add_(3.0), quantized(F.relu(y)))[1], "are not those of the steps"),
+        (lambda y: (y[:, 0].sub_(3.0), quantized(F.relu(y)))[1], "are not those of the steps"),
     ],
 )  # fmt: skip
 def test_layers_without_output_codes_say_why_in_one_line(behind: Callable[[Tensor], Any], why: str) -> None:

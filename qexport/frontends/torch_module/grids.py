@@ -56,11 +56,9 @@ def operand_of(what: str, tensor: Tensor, line: Line | None, stated: Stated, cha
         zeros = np.zeros(1) if stated.zero_point is None else stated.zero_point.astype(np.float64)
         return _proven(what, values, stated.scale, zeros, stated.integer, channels, None)
     if line is not None and isinstance(line.source, Codes) and (line.slope > 0).all():
+        line = line.compact()
         scale, zeros = line.slope, line.zero_point
-        if line.axis is not None and len(scale) > 1 and (len(set(scale)) == 1):
-            scale = scale[:1]
-        if line.axis is not None and len(zeros) > 1 and len(set(zeros)) == 1:
-            zeros = zeros[:1]
+        zeros = zeros[:1] if len(set(zeros)) == 1 else zeros
         per_channel = max(len(scale), len(zeros)) > 1
         if per_channel and not (channels and line.axis == 0):
             raise QexportError(f"{what}: its scale differs along axis {line.axis}; only output channels may differ")
