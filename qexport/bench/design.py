@@ -82,9 +82,7 @@ class Design:
             top=top, includes=tuple(includes), defines=tuple(defines), params=dict(params or {}),
             ties=dict(ties or {}), clock=clock, reset=reset, reset_low=low,
         )  # fmt: skip
-        for file in files:
-            if not file.is_file():
-                raise QexportError(f"dut: {file} does not exist or is no file; give the file of your module '{top}'")
+        for file in files:  # of which lists must be there; the others are looked for when they are used
             found = found._with_list(file, ()) if file.suffix in LISTS else replace(found, files=(*found.files, file))
         for define in found.defines:
             if not _NAME.fullmatch(define.partition("=")[0]):
@@ -95,6 +93,14 @@ class Design:
 
     def __bool__(self) -> bool:
         return bool(self.files)
+
+    def check_files(self) -> None:
+        """Raises QexportError when a file is not there."""
+        for file in self.files:
+            if not file.is_file():
+                raise QexportError(
+                    f"dut: {file} does not exist or is no file; give the file of your module '{self.top}'"
+                )
 
     @property
     def folders(self) -> tuple[Path, ...]:
@@ -180,6 +186,8 @@ def _words(path: Path) -> Iterator[tuple[str, str]]:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         raise QexportError(f"dut: {path} is not a text; give a list of files") from None
+    except OSError as error:
+        raise QexportError(f"dut: {path} cannot be read ({error.strerror}); give a list of files") from None
     text = re.sub(r"/\*.*?\*/", lambda found: "\n" * found[0].count("\n"), text, flags=re.DOTALL)
     for number, line in enumerate(text.splitlines(), start=1):
         line = re.sub(r"(^|\s)(//|#).*", "", line)

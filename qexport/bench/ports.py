@@ -142,6 +142,7 @@ def _compiled(
         raise QexportError(
             "dut: pyslang, which reads the ports of your module, is not installed; pip install 'qexport[sim]'"
         ) from None
+    design.check_files()
     files, within = [*others, *design.files], [*folders, *design.folders]
     for path in (*files, *within):
         try:

@@ -19,6 +19,7 @@ def as_verilog(design: Design, folder: Path, limit: float = TIME_LIMIT) -> Desig
     Without Verilog beside it `top` is the entity, and its generics are the parameters; else GHDL finds the entity that
     no other one uses. Raises QexportError where GHDL is missing or does not take the files.
     """
+    design.check_files()
     sources = [file for file in design.files if file.suffix.lower() in VHDL]
     if not sources:
         return design
