@@ -411,4 +411,4 @@ def steps_text(manifest: Manifest) -> str:
 
 def layer_text(layer: AnyLayer) -> str:
     """The layer in a few words."""
-    return f"{layer.name} ({layer.kind} {layer.text})"
+    return f"{layer.name} ({f'{layer.kind} {layer.text}'.rstrip()})"
