@@ -294,6 +294,8 @@ class _Places:
                 number, word, lane = self._tilings[entry.name].place(*at.values())
                 place = self._text(entry, number, word, lane)
                 words = read_words(self._folder, self._manifest, entry, self._tilings[entry.name], number)
+                if word >= len(words):  # the hashes may have been made to agree
+                    raise CheckFailed(f"{place} is not there: the file has {len(words)} words; dump the set again")
                 yield Stored(entry.name, entry.tensor, place, int(words[word, lane]))
 
     def _spec(self, entry: MemoryEntry, number: int) -> WordSpec:

@@ -157,3 +157,7 @@ def test_words_that_are_none_are_a_failed_check_even_with_all_sums_made_to_fit(
         explain(folder, 0, 0, 0, 0)
     with pytest.raises(CheckFailed, match=r"accumulator\.hex:1: '/' is no hexadecimal digit"):
         qx.open(folder)["accumulator"]
+    (folder / "accumulator.hex").write_text("")
+    reseal(folder)
+    with pytest.raises(CheckFailed, match=r"accumulator\.hex:\S+ is not there: the file has 0 words"):
+        explain(folder, 0, 0, 0, 0)
