@@ -7,7 +7,7 @@ from typing import Any
 
 from qexport.bench.context import CYCLES_SPARE, BenchMemory, bench_memories, render, work
 from qexport.bench.design import Design
-from qexport.bench.interface import DRIVEN, interface, results_of
+from qexport.bench.interface import DRIVEN, interface, results_of_set
 from qexport.bench.ports import connected, read_module
 from qexport.sets.manifest import read_manifest
 
@@ -27,7 +27,7 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
     array = dict(manifest.array)
     memories = {memory.name: memory for memory in bench_memories(manifest.memories, array)}
     driven = [memories[name] for name in DRIVEN if name in memories]
-    results = [memories[entry.name] for entry in results_of(manifest.memories, manifest.chain, manifest.layer.kind)]
+    results = [memories[entry.name] for entry in results_of_set(manifest)]
     sizes = {m.name: {axis.name: axis.size for axis in m.axes} for m in (*driven, *results)}
 
     def from_target(path: Path) -> str:

@@ -9,7 +9,7 @@ from qexport.core.steps import Step, step_names
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout, Memory, Sharing, sharing
 from qexport.layout.toml import default_layout, load_layout, preset_names
-from qexport.sets.manifest import LayoutInfo, Manifest, MemoryEntry
+from qexport.sets.manifest import READ_SCHEMAS, LayoutInfo, Manifest, MemoryEntry
 
 DRIVEN = tuple(dict.fromkeys(OPERANDS.values()))  # memories of the layout default whose words go into the design
 COMPARED = RESULTS  # and those whose words come out of it, named like their tensors; a layout may lack some
@@ -86,7 +86,7 @@ def serves(manifest: Manifest) -> bool:
         set(preset.array) <= set(manifest.array)
         and _needed(manifest) <= ours.keys()
         and all(ours[name] == theirs.get(name) for name in (*DRIVEN, *COMPARED) if name in ours)
-        and any(name in ours for name in COMPARED)
+        and bool(results_of_set(manifest))
         and not _shared(manifest.memories)
     )
 
@@ -101,9 +101,11 @@ def _shape(memory: Memory) -> Memory:
     return replace(memory, bits=None, file="", optional=False)
 
 
-def results_of(entries: Iterable[MemoryEntry], steps: Sequence[Step] | None, kind: str) -> list[MemoryEntry]:
+def results_of(
+    entries: Iterable[MemoryEntry], steps: Sequence[Step] | None, kind: str, relu: bool
+) -> list[MemoryEntry]:
     """The memories whose words come out of the design: those of COMPARED, and of the steps' values those that stand as
-    `output` does in the preset for the kind of layer."""
+    `output` does in the preset for the kind of layer. `relu`: whether the layer has a ReLU; else none is compared."""
     names = step_names(steps or ())
     preset = load_layout(default_layout(kind))
     output = next(_shape(memory) for memory in preset.memories if memory.name == "output")
@@ -112,7 +114,14 @@ def results_of(entries: Iterable[MemoryEntry], steps: Sequence[Step] | None, kin
         same = replace(output, name=entry.name, tensor=entry.tensor)
         return entry.tensor in names and replace(_shape(entry.memory()), signed=None) == same
 
-    return [entry for entry in entries if entry.name in COMPARED or stands(entry)]
+    out = [name for name in COMPARED if relu or name != "relu"]
+    return [entry for entry in entries if entry.name in out or stands(entry)]
+
+
+def results_of_set(manifest: Manifest) -> list[MemoryEntry]:
+    """Those of a set; the benches of schema 1 compared `relu` whether the layer had one or not."""
+    relu = manifest.layer.relu or manifest.schema == READ_SCHEMAS[0]
+    return results_of(manifest.memories, manifest.chain, manifest.layer.kind, relu)
 
 
 def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
@@ -122,7 +131,7 @@ def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     if not benched or not _needed(manifest) <= entries.keys():
         return None
     found = [entries[name] for name in DRIVEN if name in entries]
-    return tuple(map(Stream.of, [*found, *results_of(manifest.memories, manifest.chain, manifest.layer.kind)]))
+    return tuple(map(Stream.of, [*found, *results_of_set(manifest)]))
 
 
 def layout_called(layout: LayoutInfo) -> str:

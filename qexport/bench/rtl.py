@@ -65,7 +65,7 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int6
     _check_memories(by_name)
     numbers = rtl_numbers(style, manifest)
     stages = rtl_stages(manifest, chain, folded)
-    streams = result_streams(by_name, stages)
+    streams = result_streams(manifest, stages)
     widths = {"weight": "ROW*WEIGHT_BITS", "bias": "COL*BIAS_BITS", "input": "ROW*INPUT_BITS", "psum": "COL*PSUM_BITS"}
     widths |= {stream.name: f"COL*{stream.const}_BITS" for stream in streams}
     driven = [(name, widths[name]) for name in DRIVEN if name in by_name]
@@ -221,8 +221,7 @@ def rtl_stages(manifest: Manifest, chain: Chain | None, folded: Int64 | None = N
 
 def _served(manifest: Manifest) -> Sequence[Step]:
     """The steps up to the last whose value a memory holds."""
-    memories = {memory.name: memory for memory in manifest.memories}
-    return needed(manifest.chain or (), [memories[name].tensor for name in _results(memories)])
+    return needed(manifest.chain or (), [memory.tensor for memory in _results(manifest)])
 
 
 def _numbers(field: str, array: Int64, col: int, signed: bool = True) -> Numbers:
@@ -360,12 +359,12 @@ _UP = {"half_up": "half", "half_even": "half && (more || below[0])", "half_away"
 _SERVED = ("bias", "multiply", "add", "shift_right", "relu", "clamp", "threshold", "max_pool")
 
 
-def result_streams(memories: Mapping[str, MemoryEntry], stages: Sequence[Stage]) -> list[ResultStream]:
+def result_streams(manifest: Manifest, stages: Sequence[Stage]) -> list[ResultStream]:
     """The streams behind the stages, in their order."""
     at = {stage.name: index for index, stage in enumerate(stages, 1)}
     at |= {"relu": at["accumulator"], "output": len(stages)}
     found = []
-    for entry in (memories[name] for name in _results(memories)):
+    for entry in _results(manifest):
         if entry.tensor in at:
             stage = stages[at[entry.tensor] - 1]
             places = math.prod(entry.shape[2:])
@@ -420,13 +419,15 @@ def rtl_numbers(style: str, manifest: Manifest) -> dict[str, int]:
         "INPUT_ZERO": formats.input.zero_points[0],
         "ACC_WIDTH": formats.accumulator.bits,
     }  # fmt: skip
-    streamed = [*(["bias"] if "bias" in memories else []), *(["psum"] if style == "ws" else []), *_results(memories)]
-    return numbers | {f"{name.upper()}_BITS": memories[name].bits for name in streamed}
+    inside = [memories[name] for name in ("bias", *(["psum"] if style == "ws" else [])) if name in memories]
+    return numbers | {f"{memory.name.upper()}_BITS": memory.bits for memory in (*inside, *_results(manifest))}
 
 
-def _results(memories: Mapping[str, MemoryEntry]) -> list[str]:
-    """The memories of results that stand as the accumulators do."""
-    return [name for name, entry in memories.items() if entry.order == memories["accumulator"].order]
+def _results(manifest: Manifest) -> list[MemoryEntry]:
+    """The memories of results that stand as the accumulators do; the ReLU's where the layer has one."""
+    order = next(memory.order for memory in manifest.memories if memory.name == "accumulator")
+    relu = manifest.layer.relu
+    return [memory for memory in manifest.memories if memory.order == order and (relu or memory.name != "relu")]
 
 
 def load_cycles(layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int]) -> tuple[int, int]:

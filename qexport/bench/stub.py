@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from qexport.bench.context import BenchMemory, base_context, render, work
-from qexport.bench.interface import DRIVEN, layout_called, results_of, streams
+from qexport.bench.interface import DRIVEN, layout_called, results_of_set, streams
 from qexport.bench.rtl import KEPT, SELECTS, mm_widths
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import require
@@ -53,7 +53,7 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     }
     if interface is not None and style != "blank":
         driven = [by_name[name] for name in DRIVEN if name in by_name]
-        results = [by_name[entry.name] for entry in results_of(manifest.memories, manifest.chain, manifest.layer.kind)]
+        results = [by_name[entry.name] for entry in results_of_set(manifest)]
         if style == "memory":
             results = [memory for memory in results if memory.name in KEPT]
         if not results:

@@ -8,7 +8,7 @@ from typing import Any
 
 from qexport.bench.context import BenchMemory, base_context, render, work
 from qexport.bench.data import Operand, data_context
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, has_bench, results_of, serves
+from qexport.bench.interface import CHECKS, DRIVEN, has_bench, results_of, serves
 from qexport.bench.steps import needed, steps_context, value_of
 from qexport.core.geometry import AnyLayer, ConvGeometry
 from qexport.core.steps import Step, takes_bias
@@ -28,7 +28,7 @@ def render_bench(
 
     Raises QexportError when axes and memories give one constant twice, or when there is nothing to compare with.
     """
-    benched = has_bench(layout, layer.kind) and any(entry.name in COMPARED for entry in memories)
+    benched = has_bench(layout, layer.kind) and bool(results_of(memories, steps, layer.kind, layer.relu))
     return _render(layer, memories, layout.name, dict(layout.array), formats, steps, checksums, benched)
 
 
@@ -69,7 +69,8 @@ def _render(
     by_name = {m.name: m for m in context["entries"]}
     top = f"{'tb' if benched else 'stub'}_{layer.slug}"
     driven = [by_name[name] for name in DRIVEN if name in by_name] if benched else []
-    compared = [by_name[entry.name] for entry in results_of(memories, steps, layer.kind)] if benched else []
+    results = results_of(memories, steps, layer.kind, layer.relu) if benched else []
+    compared = [by_name[entry.name] for entry in results]
     signed = {entry.name: entry.signed for entry in memories}
     package, source = f"{layer.slug}_pkg.sv", f"{top}.sv"
     passed = f"PASS checks={sum(m.words * m.lanes for m in compared)}"

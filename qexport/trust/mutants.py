@@ -188,7 +188,7 @@ def chosen_edits(style: str, folder: Path) -> list[Edit]:
         **rtl_numbers(style, manifest), IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3],
         HAS_BIAS=stages[0].bias, POOLS=any(stage.pool for stage in stages),
     )  # fmt: skip
-    streams = [stream.name for stream in result_streams(memories, stages)]
+    streams = [stream.name for stream in result_streams(manifest, stages)]
     return [edit for edit in (*behind(stages, streams), *EDITS[style]) if edit.when(facts)]
 
 

@@ -16,7 +16,7 @@ import numpy as np
 
 from qexport.bench.context import TEMPLATES
 from qexport.bench.design import Design, Dut
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, interface
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, interface, results_of_set
 from qexport.bench.rtl import PARTS
 from qexport.build.dump import dump
 from qexport.build.verify import verify
@@ -398,7 +398,8 @@ def _sealed_changes(folder: Path, manifest: Manifest, rng: np.random.Generator, 
     Those of driven words only on `strong` vectors: others may not show them. Of lanes that are fill nothing must show.
     """
     entries = {entry.name: entry for entry in manifest.memories}
-    for name in (*DRIVEN, *COMPARED):
+    results = [entry.name for entry in results_of_set(manifest)]
+    for name in (*DRIVEN, *results):
         if (entry := entries.get(name)) is None:
             continue
         tiling, bits = entry.tiling(manifest.array), entry.bits
@@ -417,7 +418,7 @@ def _sealed_changes(folder: Path, manifest: Manifest, rng: np.random.Generator, 
                 f"line {word + 1} lane {lane} bit {bit} flipped, its checksum too",
                 partial(_word_flipped, word=word, bit=(tiling.lanes - 1 - lane) * entry.bits + bit),
                 sealed=True,
-                demanded=strong or name in COMPARED,
+                demanded=strong or name in results,
             )
 
 

@@ -17,7 +17,7 @@ from qexport.core.codes import AccumulatorScale, CodeFormat, Formats
 from qexport.core.geometry import MatMul, Sum
 from qexport.core.steps import STEPS, read_steps
 from qexport.layout.memory import Layout
-from qexport.layout.toml import layout_text, parse_layout
+from qexport.layout.toml import layout_text, load_layout, parse_layout
 from qexport.sets.manifest import read_manifest
 from qexport.sim.run import simulate
 from tests.conftest import make_capture
@@ -171,3 +171,14 @@ def test_the_reference_rtl_passes(simulator: str, style: str, name: str, set_wit
 
 def test_every_step_is_among_the_cases() -> None:
     assert {step["op"] for steps in CASES.values() for step in steps} == set(STEPS)
+
+
+def test_the_relu_of_a_layer_without_one_is_stored_and_not_compared(simulator: str, tmp_path: Path) -> None:
+    folder = dump(make_capture(relu=False), load_layout("default"), tmp_path).folder
+    assert "relu" in [memory.name for memory in read_manifest(folder).memories]
+    verdict = simulate(folder, simulator)
+    assert verdict.passed, verdict.failure
+    assert list(verdict.compared) == ["psum", "accumulator"]
+    assert "m_relu" not in (folder / "dut.sv").read_text()
+    manifest = read_manifest(folder)
+    assert "m_relu" not in render_rtl("ws", manifest, *behind_array(folder, manifest))["dut.sv"]
