@@ -109,11 +109,9 @@ def test_stub_of_many_files_gives_little_code(simulator: str, tmp_path: Path) ->
 
 
 @on_icarus
-@pytest.mark.parametrize("top", ["mac_loop_axis", "post"])
-def test_icarus_has_nothing_to_say_of_the_designs_of_the_docs(simulator: str, top: str, tmp_path: Path) -> None:
-    designs = sorted((ROOT / "docs/examples").glob(f"{top.removesuffix('_axis')}*"))
-    sources = [ROOT / "vectors/features_33/features_33_pkg.sv", *designs]
-    command = ["iverilog", "-g2012", "-Wall", "-s", top, "-o", tmp_path / "sim", *sources]
+def test_icarus_has_nothing_to_say_of_the_core_of_the_docs(simulator: str, tmp_path: Path) -> None:
+    sources = [ROOT / "vectors/features_33/features_33_pkg.sv", *sorted((ROOT / "docs/examples").glob("mac_loop*"))]
+    command = ["iverilog", "-g2012", "-Wall", "-s", "mac_loop_axis", "-o", tmp_path / "sim", *sources]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
