@@ -110,7 +110,7 @@ def test_stub_of_many_files_gives_little_code(simulator: str, tmp_path: Path) ->
 
 @on_icarus
 def test_icarus_has_nothing_to_say_of_the_core_of_the_docs(simulator: str, tmp_path: Path) -> None:
-    sources = [ROOT / "vectors/features_33/features_33_pkg.sv", *sorted((ROOT / "docs/examples").iterdir())]
+    sources = [ROOT / "vectors/features_33/features_33_pkg.sv", *sorted((ROOT / "docs/examples").glob("mac_loop*"))]
     command = ["iverilog", "-g2012", "-Wall", "-s", "mac_loop_axis", "-o", tmp_path / "sim", *sources]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
