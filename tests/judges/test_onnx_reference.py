@@ -13,7 +13,6 @@ from tests.judges.golden import Capture, accumulated, scale_of
 from tests.judges.layers import Judged, codes, conv, dumped, judge, matmul, total
 from tests.judges.notation import code_range
 
-onnx = pytest.importorskip("onnx")
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
     from onnx import helper
