@@ -1,6 +1,7 @@
 """The registers behind the reference arrays give the values of their steps, in any rhythm; others are refused."""
 
 import itertools
+import math
 import re
 import subprocess
 from functools import cache
@@ -104,6 +105,8 @@ CHAINS: dict[str, tuple[tuple[int, int], list[dict[str, Any]]]] = {
     "pool of a column": ((6, 1), [{"op": "max_pool", "kernel": [3, 1], "stride": [2, 1], "padding": [1, 0, 0, 0]}]),
 }  # fmt: skip
 
+CHAINS |= {f"{name}, written": CHAINS[name] for name in ("requantized", "single numbers", "thresholds")}  # numbers
+
 
 @cache
 def chain_of(name: str) -> tuple[Chain, Int64]:
@@ -139,6 +142,15 @@ def manifest_of(name: str, place: Path) -> Manifest:
 
     kept = [memory for memory in manifest.memories if memory.name not in ("accumulator", "output")]
     entries = {tensor: stored(tensor, signal) for tensor, signal in chain.signals.items()}
+    if name.endswith("written"):
+        (bias,) = (memory for memory in manifest.memories if memory.name == "bias")
+        for tensor, parameter in chain.parameters.items():
+            levels = parameter.values.shape[1:]
+            entries[tensor] = msgspec.structs.replace(
+                bias, name=tensor, tensor=tensor, shape=parameter.values.shape, bits=40,
+                word_bits=40 * COL * math.prod(levels), signed=True,
+                order="(ot col) level -> | ot | ~col level" if levels else bias.order,
+            )  # fmt: skip
     formats = msgspec.structs.replace(
         manifest.formats,
         accumulator=msgspec.structs.replace(manifest.formats.accumulator, bits=13, bounds=chain.start.range),
@@ -185,7 +197,7 @@ module tb;
   wire valid = at < {words} && offered;
 {wires}
   {module} behind (
-    .clk(clk), .rst(rst), .bias_write(bias_write), .bias_addr(bias_addr), .bias_data(biases[bias_addr]),
+    .clk(clk), .rst(rst), .bias_write(bias_write), .bias_addr(bias_addr), .bias_data(biases[bias_addr]), {written}
     .advance(advance), .valid(valid && advance), .last(at % {image} == {image} - 1),
     .ot(at % {image} / {places}), .sums(sums[at < {words} ? at : 0]), .free(free){ports}
   );
@@ -204,6 +216,7 @@ module tb;
     if ($value$plusargs("pause=%d", pause) == 0) pause = 0;
     $readmemh("biases.hex", biases);
     $readmemh("sums.hex", sums);
+{loads}
     repeat (3) @(negedge clk);
     for (k = 0; k < {tiles}; k = k + 1) begin
       bias_addr = k;
@@ -259,6 +272,19 @@ def run(name: str, to: Path, pause: int, edit: tuple[str, str] = ("", "")) -> tu
             f'.FILE("{tensor}.hex")) {tensor}_sink (.clk(clk), .rst(rst), .tvalid({tensor}_tvalid), '
             f".tready({tensor}_tready), .tdata({tensor}_tdata), .tlast({tensor}_tlast), .done({tensor}_done));"
         ]
+    written, loads = [], []
+    for tensor in chain.parameters if name.endswith("written") else ():
+        table = chain.parameters[tensor].values.reshape(OC, -1)
+        width, levels = 40 * COL * table.shape[1], range(table.shape[1])
+        mask = (1 << 40) - 1
+        rows = [sum((row[at] & mask) << 40 * (levels[-1] - at) for at in levels) for row in table.tolist()]
+        words = (rows[first : first + COL] for first in range(0, OC, COL))
+        files[f"{tensor}.hex"] = [sum(v << width // COL * lane for lane, v in enumerate(word)) for word in words]
+        wires.append(f"  reg [{width}-1:0] {tensor}_words [0:{-(-OC // COL)}-1];")
+        loads.append(f'    $readmemh("{tensor}.hex", {tensor}_words);')
+        written.append(
+            f".{tensor}_write(bias_write), .{tensor}_addr(bias_addr), .{tensor}_data({tensor}_words[bias_addr]),"
+        )
     for file, words in files.items():
         (to / file).write_text("".join(f"{word:x}\n" for word in words))
     places = start.shape[2] * start.shape[3]
@@ -267,7 +293,8 @@ def run(name: str, to: Path, pause: int, edit: tuple[str, str] = ("", "")) -> tu
         BENCH.format(
             module=source.stem, bias_bits=bias_bits * COL, sum_bits=sum_bits * COL, tiles=tiles, places=places,
             image=places * tiles, words=2 * places * tiles, wires="\n".join(wires), ports="".join(ports),
-            sinks="\n".join(sinks), all_done=" && ".join(f"{tensor}_done" for tensor in tensors),
+            sinks="\n".join(sinks), written=" ".join(written), loads="\n".join(loads),
+            all_done=" && ".join(f"{tensor}_done" for tensor in tensors),
             any_taken=" || ".join(f"({tensor}_tvalid && {tensor}_tready)" for tensor in tensors),
             errors=" + ".join(f"{tensor}_sink.errors" for tensor in tensors),
             got=" + ".join(f"{tensor}_sink.at" for tensor in tensors),
@@ -287,6 +314,8 @@ def run(name: str, to: Path, pause: int, edit: tuple[str, str] = ("", "")) -> tu
     assert said is not None, done.stdout + done.stderr
     errors, got, late = map(int, said.groups())
     assert errors or got == sum(len(words) for file, words in files.items() if file[:-4] in tensors), done.stdout
+    has_rom = any(path.name.endswith("_rom.sv") for path in sources)
+    assert not (name.endswith("written") and has_rom)
     if errors:
         print(done.stdout)
     return errors, got, late
