@@ -89,7 +89,7 @@ class Trial:
         agree = values == got
         every, wanted, fixed = int(wrong.sum()), int((wrong & said).sum()), int((wrong & agree).sum())
         spoilt = known & ~wrong & said & ~agree
-        broken, unsaid = int(spoilt.sum()), int((~said).sum())
+        broken, unsaid = int(spoilt.sum()), int((known & ~said).sum())
         if not wanted or (sample is None and 4 * fixed < every):  # it says too little
             return Scored(changes, min((fixed - broken) / max(every, 1), 0.5), False, unsaid)
         if fixed == every and broken:

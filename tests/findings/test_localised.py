@@ -10,6 +10,7 @@ from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.findings.diagnose import diagnose
 from qexport.findings.model import Model
+from qexport.findings.words import Actual
 from tests.conftest import checked_dump, make_capture
 from tests.findings.test_diagnose import came_back, model_of
 
@@ -121,3 +122,28 @@ def test_other_weights_are_solved_for(folder: Path, model: Model) -> None:
     other = type(capture)(capture.layer, capture.formats, weight, capture.input, capture.bias)
     found = diagnose(folder, came_back(model, Golden(other).accumulator))
     assert "tap kh=0 kw=1 has the weights of tap kh=2 kw=1" in found.causes[0].detail, str(found)
+
+
+STREAMS: dict[str, tuple[Callable[[Int64], Int64], str]] = {
+    "lost": (lambda w: np.delete(w, 9, axis=0), "words_lost (word 9)"),
+    "lost twice": (lambda w: np.delete(w, [9, 40], axis=0), "words_lost (words 9, 40)"),
+    "doubled": (lambda w: np.concatenate([w[:20], w[19:-1]]), "words_doubled (word 20)"),
+    "held": (lambda w: np.concatenate([w[:20], w[19:20], w[21:]]), "words_held (word 20)"),
+    "every fourth held": (lambda w: np.where((np.arange(len(w)) % 4 == 3)[:, None], np.roll(w, 1, 0), w),
+                          "words_held (word 3 and every 4 behind it)"),
+    "pairs": (lambda w: w[np.arange(len(w)) ^ 1], "words_swapped (pairs from word 0 and every 2 behind it)"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", STREAMS)
+def test_words_of_a_stream_are_found_where_they_went(name: str, folder: Path, model: Model) -> None:
+    change, said = STREAMS[name]
+    words = came_back(model, model.golden).values
+    assert len(words) == 150
+    given = change(words)
+    there = np.arange(150) < len(given)
+    given = np.pad(given, ((0, 150 - len(given)), (0, 0)))
+    known = np.broadcast_to(there[:, np.newaxis], given.shape)
+    found = diagnose(folder, Actual(model.entry, given, known, int((~there).sum()), 0, (), ~there, True))
+    assert found.explained, str(found)
+    assert str(found.causes[0]).startswith(said), str(found)

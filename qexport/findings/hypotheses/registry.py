@@ -17,6 +17,7 @@ from qexport.findings.hypotheses.results import result_mistakes
 from qexport.findings.hypotheses.solved import solved_kernel, solved_requantization
 from qexport.findings.hypotheses.steps import step_mistakes
 from qexport.findings.hypotheses.stored import stored_word_mistakes
+from qexport.findings.hypotheses.streams import stream_mistakes
 from qexport.findings.hypotheses.taps import solved_tap_order
 from qexport.findings.hypotheses.weights import weight_mistakes
 from qexport.findings.hypotheses.words import word_mistakes
@@ -44,6 +45,7 @@ def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     yield from post_mistakes(m)
     yield from step_mistakes(m)
     yield from result_mistakes(m, actual, known)
+    yield from stream_mistakes(m, blocks, sure)
     yield from word_mistakes(m, blocks, sure)
 
 
@@ -65,7 +67,10 @@ def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
             solved_kernel(m, actual, known),
             solved_requantization(m, actual, known),
         ]
-    groups += [result_mistakes(m, actual, known), word_mistakes(m, blocks, sure), stored_word_mistakes(m)]
+    groups += [
+        result_mistakes(m, actual, known), stream_mistakes(m, blocks, sure), word_mistakes(m, blocks, sure),
+        stored_word_mistakes(m),
+    ]  # fmt: skip
     for group in groups:
         for change in group:
             if m.tensor != "psum" or change.stage not in _BEHIND_PSUMS:
