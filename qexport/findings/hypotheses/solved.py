@@ -58,6 +58,8 @@ def _of_channel(m: Model, channel: int, actual: Int64, told: Bools, wrong: Bools
     inputs, taps = m.layer.group_inputs, math.prod(m.layer.kernel)
     places = np.argwhere(told)
     places = places[np.argsort(~wrong[tuple(places.T)], kind="stable")[:_PLACES]]
+    if not len(places):
+        return None
     n, y, x = places.T
     first = channel // (m.layer.out_channels // m.layer.groups) * inputs
     images = np.unique(n)

@@ -9,7 +9,7 @@ from qexport.core.intformat import Int64
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
 from qexport.findings.model import AnyModel
 
-_HANDSHAKE = "hold data and valid until ready, and count a word once; it may pass with --stall none."
+_HANDSHAKE = "hold data and valid until ready, and count a word once; it may pass with --seed 0."
 WORDS_LOST = Mistake("words_lost", f"Words are lost in the stream: {_HANDSHAKE}")
 WORDS_DOUBLED = Mistake("words_doubled", f"Words go over twice: {_HANDSHAKE}")
 WORDS_HELD = Mistake(
