@@ -15,7 +15,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from qexport.core.budget import CHAIN
+from qexport.core.budget import CHAIN, LEVELS, STEP_ELEMENTS
 from qexport.core.geometry import NotNegative, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.tensors import Range
@@ -439,6 +439,8 @@ class Threshold(Step, frozen=True, tag="threshold"):
     numbers: ClassVar = {"table": (CHANNEL, "level")}
 
     def __post_init__(self) -> None:
+        if (levels := max(map(len, self.table), default=0)) > LEVELS:  # before arrays and ranges are made of them
+            raise self._error("table", f"has {levels:,} levels for a channel, more than {LEVELS:,}; use fewer levels")
         super().__post_init__()
         table = self.arrays["table"]
         falls = (table[:, 1:] < table[:, :-1]).any(axis=1)
@@ -612,6 +614,8 @@ class Chain:
     ):
         if len(steps) > CHAIN:
             raise QexportError(f"steps: {len(steps):,} are more than {CHAIN}; merge some of them")
+        if (size := sum(array.size for step in steps for array in step.arrays.values())) > STEP_ELEMENTS:
+            raise QexportError(f"steps: {size:,} numbers are more than {STEP_ELEMENTS:,}; use shorter tables")
         self.steps, self.start, self.bias = tuple(steps), start, bias
         self.names = step_names(steps)
         self.signals: dict[str, Signal] = {}
