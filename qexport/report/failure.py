@@ -8,7 +8,8 @@ from numpy.typing import NDArray
 
 from qexport.core.geometry import ConvGeometry
 from qexport.errors import QexportError
-from qexport.findings.diagnose import Diagnosis, First, diagnose
+from qexport.findings.diagnose import diagnose
+from qexport.findings.diagnosis import Diagnosis, First
 from qexport.findings.explain import Explanation, Step, explain
 from qexport.findings.words import read_actual
 from qexport.layout.tiling import describe_index
