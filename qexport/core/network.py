@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from qexport.core.budget import LAYERS, NETWORK_CHANNELS, NETWORK_CODES, NETWORK_ELEMENTS, SIZE, VIEWS
 from qexport.core.capture import LayerCapture, Source, tensor_shapes
 from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import ConvGeometry, Layer, Positive, Shape, shape_text
+from qexport.core.geometry import AnyLayer, ConvGeometry, Positive, Shape, shape_text
 from qexport.core.intformat import Int64
 from qexport.core.operations.base import Operation
 from qexport.core.operations.registry import operation
@@ -124,7 +124,7 @@ class NetworkLayer:
     """A layer: its operation, the steps behind it, and for each operand of codes the layers (or inputs) whose output
     it takes, joined along axis 1, then seen through `view`. Arrays are integers of any type."""
 
-    layer: Layer
+    layer: AnyLayer
     formats: Formats
     steps: tuple[Step, ...]
     operands: Mapping[str, tuple[str, ...]]
@@ -138,8 +138,8 @@ class NetworkLayer:
 
     def capture(self, operands: Mapping[str, Codes], source: Source | None = None) -> LayerCapture:
         """The layer with the codes of its operands."""
-        arrays: dict[str, Any] = {"weight": self.weight, "bias": self.bias, **operands}
-        return LayerCapture(self.layer, self.formats, **arrays, steps=self.steps, source=source or Source())
+        held: dict[str, Any] = {"layer": self.layer, "weight": self.weight, "bias": self.bias, **operands}
+        return LayerCapture(formats=self.formats, **held, steps=self.steps, source=source or Source())
 
 
 @dataclass(frozen=True, eq=False)
@@ -287,7 +287,7 @@ class _Placing:
             raise QexportError(f"view has {stray[0]}, which is not an operand; take it out")
         joined = {name: self._joined(node, name) for name in wanted}
         operands = {name: _seen(node.view.get(name, ()), shape) for name, shape in joined.items()}
-        shapes = tensor_shapes(node.layer, operands, node.steps)
+        shapes = tensor_shapes(node.layer, operands, node.steps)  # type: ignore[arg-type]  # of every kind
         self._count(node, shapes)
         return joined, operands, shapes
 
