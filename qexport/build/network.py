@@ -42,9 +42,11 @@ class Logit:
 
 @dataclass(frozen=True)
 class Ran(Printed):
-    """What a run of a network gave. `decisions`: the class of each picture, where the layer gives a vector;
-    of a replay: how many codes there are (`values`), how many differ (`changed`), which of a vector (`logits`), and which
-    decisions (`changes`)."""
+    """What a run of a network gave. `decisions`: the class of each picture, where the layer gives a vector.
+
+    Of a replay: `values`, how many codes there are; `changed`, how many differ; `logits`, which, of a vector;
+    `changes`, which decisions.
+    """
 
     layer: str
     pictures: int
@@ -67,9 +69,7 @@ class Ran(Printed):
                 + (f", {len(self.changes)} of {self.pictures} decisions" if self.decisions is not None else "")
             )
             lines += [f"  picture {c.picture}: class {c.before} becomes {c.after}" for c in self.changes[:SHOWN]]
-            lines += [
-                f"  picture {c.picture}: logit {c.logit} {c.before} becomes {c.after}" for c in self.logits[:SHOWN]
-            ]
+            lines += [f"  picture {c.picture}: logit {c.logit}, {c.before} -> {c.after}" for c in self.logits[:SHOWN]]
             if len(self.logits) > SHOWN:
                 lines.append(f"  ... and {len(self.logits) - SHOWN:,} more logits; --json lists all")
         return "\n".join(lines)

@@ -20,9 +20,10 @@ BITS = (1, 2, 4, 4, 8, 8, 13, 24, 28)
 
 
 class Graph:
-    """Layers drawn one after the other, each of any of the outputs before."""
+    """Layers drawn one after the other, each of any of the outputs before. `most`: bits of a code."""
 
-    def __init__(self, seed: int):
+    def __init__(self, seed: int, most: int = 28):
+        self.most = most
         self.rng = rng = np.random.default_rng(seed)
         self.pictures = int(rng.integers(1, 4))
         fmt = self.format()
@@ -37,7 +38,9 @@ class Graph:
         return of[int(self.rng.integers(len(of)))]
 
     def format(self, most: int = 28) -> CodeFormat:
-        code = CodeFormat(bits=self.pick(*(b for b in BITS if b <= most)), signed=bool(self.pick(0, 1)), scale=0.5)
+        code = CodeFormat(
+            bits=self.pick(*(b for b in BITS if b <= min(most, self.most))), signed=bool(self.pick(0, 1)), scale=0.5
+        )
         zero = int(self.rng.integers(code.integer.low, code.integer.high + 1)) if self.pick(0, 1) else 0
         return CodeFormat(bits=code.bits, signed=code.signed, scale=self.pick(0.5, 0.25), zero_point=zero)
 
