@@ -25,8 +25,8 @@ from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.registry import operation
 from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed, QexportError
-from qexport.findings.diagnose import Diagnosis
 from qexport.findings.diagnose import diagnose as diagnose_words
+from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.exhaust.result import Exhaustion
 from qexport.findings.exhaust.run import LIMIT
 from qexport.findings.exhaust.run import exhaust as exhaust_set

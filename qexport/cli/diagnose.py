@@ -9,7 +9,8 @@ from qexport.cli.common.options import folder_argument, json_option, path_type
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.tables import print_pairs
 from qexport.errors import CheckFailed, few
-from qexport.findings.diagnose import Diagnosis, diagnose
+from qexport.findings.diagnose import diagnose
+from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import read_wave
 from qexport.findings.words import Actual, read_actual
 
@@ -19,6 +20,10 @@ from qexport.findings.words import Actual, read_actual
 @click.option(
     "--actual", "files", type=path_type(), multiple=True, required=True,
     help="What your design gave: text, its files or the folder of simulate --keep; or VCD or FST.",
+)  # fmt: skip
+@click.option(
+    "--from", "first", type=click.IntRange(min=0), metavar="WORD",
+    help="The word of the memory with which the file begins; only its words are compared.  [default: found]",
 )  # fmt: skip
 @click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
 @click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
@@ -31,6 +36,7 @@ from qexport.findings.words import Actual, read_actual
 def command(
     folder: Path,
     files: tuple[Path, ...],
+    first: int | None,
     memory: str | None,
     signal: str | None,
     clock: str | None,
@@ -47,10 +53,12 @@ def command(
     """
     if (signal is None) != (clock is None):
         raise click.UsageError("--signal and --clock belong together; a text file needs neither")
+    if first is not None and signal is not None:
+        raise click.UsageError("--from belongs to a file of words, not to --signal")
     if valid is not None and signal is None:
         raise click.UsageError("--valid belongs to --signal and --clock")
     if signal is None or clock is None:
-        actual = read_actual(folder, files, memory)
+        actual = read_actual(folder, files, memory, first)
     elif len(files) > 1:
         raise click.UsageError("--signal is of one file; give --actual once")
     else:
@@ -72,6 +80,6 @@ def _show_diagnosis(folder: Path, file: str, actual: Actual, found: Diagnosis) -
     if found.shares:
         say()
         say("\n".join(found.map))
-    if found.causes:
+    if found.reasons:
         say()
         print_pairs(found.reasons)

@@ -4,6 +4,7 @@ import hashlib
 import json
 import math
 import re
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -155,13 +156,16 @@ def _split(name: str) -> tuple[str, str]:
 def _check_tensors(path: Path, document: _Document, shapes: dict[str, tuple[int, ...]]) -> None:
     """Raises QexportError where a tensor belongs to no layer, or has more numbers than the budget."""
     layers = {one.layer.name for one in document.layers}
+    sizes: Counter[tuple[str, bool]] = Counter()
     for name, shape in shapes.items():
         layer, what = _split(name)
         if layer not in layers:
             raise QexportError(f"network: {path} holds {name}, which belongs to none of its layers; take it out")
-        limit = CAPTURE_ELEMENTS if what in ("weight", "bias") else STEP_ELEMENTS
-        if math.prod(shape) > limit:
-            raise QexportError(f"network: {path}: {name} has more than {limit:,} numbers; cut the layer")
+        kind = layer, what in ("weight", "bias")
+        sizes[kind] += math.prod(shape)
+        limit = CAPTURE_ELEMENTS if kind[1] else STEP_ELEMENTS
+        if sizes[kind] > limit:
+            raise QexportError(f"network: {path}: with {name} layer {layer} has more than {limit:,} numbers; cut it")
 
 
 def _read_layer(one: _Layer, tensors: dict[str, NDArray[Any]]) -> NetworkLayer:

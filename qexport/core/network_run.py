@@ -29,8 +29,8 @@ def narrow_type(fmt: CodeFormat | None) -> type[np.generic]:
     if fmt is None:
         return np.int64
     code = fmt.integer
-    types = (np.int8, np.uint8, np.int16, np.uint16, np.int32)
-    return next(t for t in types if np.iinfo(t).min <= code.low and code.high <= np.iinfo(t).max)
+    types = (np.int8, np.int16, np.int32) if code.signed else (np.uint8, np.uint16, np.int32)
+    return next(dtype for dtype in types if code.high <= np.iinfo(dtype).max)
 
 
 class Engine:

@@ -6,7 +6,7 @@ What other rooms know of a step (its Verilog, its hypotheses) they register by i
 import functools
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -16,7 +16,7 @@ import numpy as np
 from msgspec import Meta
 from numpy.typing import NDArray
 
-from qexport.core.budget import CHAIN
+from qexport.core.budget import CHAIN, LEVELS, STEP_ELEMENTS
 from qexport.core.geometry import NotNegative, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.tensors import Range
@@ -440,6 +440,8 @@ class Threshold(Step, frozen=True, tag="threshold"):
     numbers: ClassVar = {"table": (CHANNEL, "level")}
 
     def __post_init__(self) -> None:
+        if (levels := max(map(len, self.table), default=0)) > LEVELS:  # before arrays and ranges are made of them
+            raise self._error("table", f"has {levels:,} levels for a channel, more than {LEVELS:,}; use fewer levels")
         super().__post_init__()
         table = self.arrays["table"]
         falls = (table[:, 1:] < table[:, :-1]).any(axis=1)
@@ -526,8 +528,8 @@ class Pool(Step, frozen=True):
             )
         return *before.sizes[:-2], *sizes
 
-    def windows(self, v: Ints, reduce: np.ufunc, fill: int) -> Ints:
-        """Each window of the last two axes, reduced to one element; `fill` stands in the padding."""
+    def windows(self, v: Ints, reduce: Callable[[Ints, Ints], Ints], fill: int) -> Ints:
+        """Each window of the last two axes, its elements reduced two by two; `fill` stands in the padding."""
         top, bottom, left, right = self.padding
         if any(self.padding):
             v = np.pad(v, [(0, 0)] * (v.ndim - 2) + [(top, bottom), (left, right)], constant_values=fill)
@@ -615,6 +617,8 @@ class Chain:
     ):
         if len(steps) > CHAIN:
             raise QexportError(f"steps: {len(steps):,} are more than {CHAIN}; merge some of them")
+        if (size := sum(array.size for step in steps for array in step.arrays.values())) > STEP_ELEMENTS:
+            raise QexportError(f"steps: {size:,} numbers are more than {STEP_ELEMENTS:,}; use shorter tables")
         self.steps, self.start, self.bias = tuple(steps), start, bias
         self.names = step_names(steps)
         self.signals: dict[str, Signal] = {}

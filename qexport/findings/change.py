@@ -20,6 +20,7 @@ class Stage(IntEnum):
     The order counts: what stands before `ACCUMULATOR` is computed anew, what comes later needs the golden's only.
     """
 
+    OPERANDS = auto()  # of an operation whose operands are all data: its golden to accumulators
     WEIGHT_WORDS = auto()  # weights (oc, ic, kh, kw), as all stages of weights
     WEIGHT_CODES = auto()
     WEIGHT_TILES = auto()

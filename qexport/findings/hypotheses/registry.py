@@ -8,6 +8,7 @@ from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Stage
 from qexport.findings.hypotheses.accumulation import sum_mistakes
 from qexport.findings.hypotheses.inputs import input_mistakes
+from qexport.findings.hypotheses.operands import operand_mistakes
 from qexport.findings.hypotheses.planes import plane_mistakes
 from qexport.findings.hypotheses.post import post_mistakes
 from qexport.findings.hypotheses.psums import psum_mistakes
@@ -17,7 +18,8 @@ from qexport.findings.hypotheses.stored import stored_word_mistakes
 from qexport.findings.hypotheses.taps import solved_tap_order
 from qexport.findings.hypotheses.weights import weight_mistakes
 from qexport.findings.hypotheses.words import word_mistakes
-from qexport.findings.model import Model
+from qexport.findings.hypotheses.zeros import zero_mistakes
+from qexport.findings.model import AnyModel, Model
 
 # A psum is made of weights and of the plane alone.
 _BEHIND_PSUMS = (
@@ -25,10 +27,30 @@ _BEHIND_PSUMS = (
 )  # fmt: skip
 
 
-def hypotheses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
+def hypotheses(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     """All changes for the memory of a model; `actual`, `known`: what came back, in the tensor's axes."""
+    if isinstance(m, Model):
+        yield from _of_arrays(m, actual, known)
+    else:
+        yield from _of_data(m, actual, known)
+
+
+def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Of an operation whose operands are all data."""
     blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
-    groups: list[Iterable[Change]] = [weight_mistakes(m), input_mistakes(m), plane_mistakes(m)]
+    yield from operand_mistakes(m, actual, known)
+    yield from post_mistakes(m)
+    yield from step_mistakes(m)
+    yield from result_mistakes(m, actual, known)
+    yield from word_mistakes(m, blocks, sure)
+
+
+def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Of a convolution or a linear layer."""
+    blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
+    groups: list[Iterable[Change]] = [
+        weight_mistakes(m), input_mistakes(m), plane_mistakes(m), zero_mistakes(m)
+    ]  # fmt: skip
     if m.tensor == "psum":
         groups += [psum_mistakes(m)]
     else:

@@ -59,7 +59,7 @@ def integer_network(network: Network) -> Imported:
         code = following.formats.input if following else _classifier_codes(model.features, layer)
         node, tied = _convolution(layer, code, affine, before)
         layers.append(node)
-        ties += tied
+        ties += tied if following else 0  # the classifier's codes are not PyTorch's
         before = node.name
         if pool := _pool(model.features, layer, code, before):
             layers.append(pool)
