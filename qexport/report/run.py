@@ -12,7 +12,8 @@ import numpy as np
 from qexport.bench.interface import Stream, streams
 from qexport.core.budget import LOG_BYTES, read_bytes
 from qexport.errors import QexportError
-from qexport.findings.diagnose import Comparison, Diagnosis
+from qexport.findings.compared import Comparison
+from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import Handshakes, handshakes
 from qexport.findings.words import read_actual
 from qexport.report.blocks import Block, Details, Facts, Note, Section, Tile, marked
