@@ -53,15 +53,14 @@ def diagnose(
     than the memory, they are looked for at the places where they may belong. Raises as Comparison does.
     """
     require(read_manifest(folder).layer, Need.DIAGNOSIS)
-    found: Diagnosis | None = None
-    for compared in Comparison(folder, actual).placements():
-        one = _of(compared, progress, behind)
-        better = found is None or (one.explained, -one.differing) > (found.explained, -found.differing)
-        found = one if better else found
-        if one.explained and not (actual.missing and one.differing):
-            break
-    assert found is not None
-    return found
+    places = list(Comparison(folder, actual).placements())
+    right = [compared for compared in places if not compared.wrong.any()]
+    found = [_of(places[0], progress, behind)] if not right else [_of(right[0], progress, behind)]
+    for compared in places[1:]:
+        if found[-1].explained:
+            return found[-1]
+        found.append(_of(compared, progress, behind))
+    return found[-1] if found[-1].explained else found[0]
 
 
 def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:

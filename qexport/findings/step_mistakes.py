@@ -165,7 +165,8 @@ def _left_out(step: Step, v: Int64) -> Int64:
 
 
 def _first(seen: Int64, axis: int) -> Int64:
-    return np.take(seen, 0, axis)
+    first: Int64 = np.take(seen, 0, axis)
+    return first
 
 
 def _exchanged(chain: Chain, step: Step, following: Step, v: Int64) -> Int64:
