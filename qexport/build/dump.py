@@ -102,13 +102,14 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
 
 def dump_all(
     captures: Iterable[Capture],
-    layout: Layout,
+    layout: Layout | Mapping[str, Layout],
     out: Path,
     force: bool = False,
     advance: Callable[[int], None] = lambda done: None,
 ) -> tuple[list[Dump], Path]:
     """Write the sets of all layers and `out`/index.json, which lists them; all of them or nothing.
 
+    `layout`: one, or one for each kind of layer; the index names the first layer's.
     Everything is made before anything is put in place. Whoever is killed while that happens leaves whole sets, old or
     new, and no index; `out` is refused by all that read it until the next command that writes into it has finished it.
     Raises what `dump` raises.
@@ -117,7 +118,8 @@ def dump_all(
         dumps = []
         for capture in captures:
             try:
-                dumps.append(_stage_set(stage, capture, layout, force))
+                own = layout if isinstance(layout, Layout) else layout[capture.layer.kind]
+                dumps.append(_stage_set(stage, capture, own, force))
             except QexportError as error:
                 raise type(error)(f"{capture.layer.name}: {error}; nothing was written") from None
             advance(len(dumps))

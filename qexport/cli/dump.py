@@ -1,7 +1,7 @@
 """Write a layer's vector set: memory files, bench and manifest."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -210,6 +210,7 @@ def command(
     qexport dump --layer 33 --data cifar10/ --images auto --strength 99.5 --out vectors/
     qexport dump --all --images 16 --layout stream_nhwc64 --out vectors/ --dry-run
     qexport dump --model my_net:build --weights net.pth --layer conv1 --inputs pictures/ --out vectors/
+    qexport dump --model net.onnx --layer conv1 --inputs pictures.npy --out vectors/
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
@@ -231,14 +232,15 @@ def command(
             captures = _file_capture(capture, asked)
         elif of_model.model is not None:
             captures, hardware = _model_captures(asked, of_model, hardware), None
-        chosen = load_layout(layout or default_layout(captures[0][0].layer.kind if captures else "conv2d"))
+        kinds = [one.layer.kind for one, _ in captures] or ["conv2d"]
+        layouts = {kind: load_layout(layout or default_layout(kind)) for kind in dict.fromkeys(kinds)}
         if not captures:
-            captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
+            captures = stack.enter_context(_network_captures(asked, layouts["conv2d"], dry_run, as_json))
         if hardware is not None:
             captures = stack.enter_context(_on_hardware(captures, hardware, asked.every))
         if dry_run:
-            _emit_plan(captures, chosen, as_json)
-            _warn(chosen)
+            _emit_plan(captures, layouts, as_json)
+            _warn(layouts)
             return
         index = None
         if asked.every:
@@ -247,13 +249,13 @@ def command(
                 def advance(done: int) -> None:
                     tell("layers", done, len(captures))
 
-                dumps, index = dump_all((one for one, _ in captures), chosen, folder, force, advance)
+                dumps, index = dump_all((one for one, _ in captures), layouts, folder, force, advance)
         else:
-            dumps = [dump(captures[0][0], chosen, folder, force)]
+            dumps = [dump(captures[0][0], layouts[kinds[0]], folder, force)]
     results = [_dump_result(done) for done in dumps]
     result = results[0] if index is None else {"index": str(index), "sets": results}
     emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
-    _warn(chosen)
+    _warn(layouts)
     for done in dumps:
         for line in done.kept:
             click.echo(f"qexport: {line}", err=True)
@@ -262,8 +264,8 @@ def command(
             click.echo(f"qexport: warning: {where}{warning}", err=True)
 
 
-def _warn(layout: Layout) -> None:
-    for warning in layout.warnings:
+def _warn(layouts: Mapping[str, Layout]) -> None:
+    for warning in dict.fromkeys(warning for layout in layouts.values() for warning in layout.warnings):
         click.echo(f"qexport: warning: {warning}", err=True)
 
 
@@ -311,12 +313,13 @@ def _wanted_pictures(asked: _Asked, layout: Layout) -> Sequence[int] | int | _Au
     return asked.images if isinstance(asked.images, int) else 4
 
 
-def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: Layout, as_json: bool) -> None:
-    """What a dump would write."""
+def _emit_plan(captures: Sequence[tuple[Capture, int]], layouts: Mapping[str, Layout], as_json: bool) -> None:
+    """What a dump would write; `layouts`: by the kind of layer."""
     rows = [
         (capture.layer.name, stream.memory.name, stream.tiling.files, stream.tiling.files * stream.tiling.words,
          stream.size)
         for capture, images in captures
+        for layout in (layouts[capture.layer.kind],)
         for stream in plan(operation(capture, layout.array.get(TILE_AXIS)), layout, images)
     ]  # fmt: skip
     totals = [sum(row[at] for row in rows) for at in (2, 3, 4)]  # type: ignore[misc]
