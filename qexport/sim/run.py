@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
+from qexport.bench.beside import LATE, Around, Beside, beside, refuse, tables
 from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import CHECKS, Stream, interface, streams
 from qexport.bench.ports import connected, is_legal, read_module
@@ -73,8 +74,11 @@ def simulate(
         translated = as_verilog(design, work.root, limit)
         job = replace(work.job(folder, manifest, translated.files or [folder / "dut.sv"]), waves=waves, limit=limit)
         found = offered
+        others: tuple[Beside, ...] = ()
         if design:
             job, found = _around(job, translated, offered, work.root)
+            others = _beside(job, translated, folder, simulator)
+            refuse([one for one in others if one.kind not in LATE], design.allow)
         compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
         kept_builds = builds if design else cache_folder()
         try:
@@ -83,6 +87,8 @@ def simulate(
             if simulator.name == "icarus" and design and is_legal(translated, job.sources[:1], (job.include,)):
                 raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
             raise
+        refuse(others, design.allow)
+        _lay_tables(others, work.root)
         clear(work.out, [stream.memory for stream in offered])
         arguments = ["+dir=set", "+out=out", f"+nonce={nonce}", f"+seed={seed}"]
         command = [*simulator.command(executable, waves), *arguments]
@@ -97,6 +103,7 @@ def simulate(
             not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in found},
             manifest=manifest,
             design=design,
+            beside=others,
             kept=keep,
         )
         try:
@@ -155,6 +162,21 @@ def _around(job: Job, design: Design, offered: Sequence[Stream], scratch: Path) 
     wrapper = write_wrapper(design, found, scratch)
     package, *others = job.sources  # the design's own last, because Icarus includes from its folder
     return replace(job, sources=(package, wrapper, *others), macros=(f"QEXPORT_DUT={WRAPPER}", *macros)), found
+
+
+def _beside(job: Job, design: Design, folder: Path, simulator: Simulator) -> tuple[Beside, ...]:
+    """What a design does beside computing, as this simulator will read it."""
+    around = Around(folder, {job.top, WRAPPER}, (*simulator.macros, *job.macros))
+    return beside(design, job.sources[0], (job.include,), around)
+
+
+def _lay_tables(found: Sequence[Beside], root: Path) -> None:
+    """Give a run the files that the design loads by names relative to the working directory."""
+    for name, path in tables(found).items():
+        place = root / name
+        if place.resolve().is_relative_to(root.resolve()) and not place.exists():
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.symlink_to(path.resolve())
 
 
 def write_wrapper(design: Design, found: Sequence[Stream], folder: Path) -> Path:

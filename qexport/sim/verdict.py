@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from qexport.bench.beside import Beside, beside_rows
 from qexport.bench.design import Design
 from qexport.core.printed import Printed, pairs_text
 from qexport.errors import CheckFailed
@@ -22,7 +23,8 @@ class Verdict(Printed):
 
     `failure`: why it is no PASS. `cycles` run from the end of the reset until the last word was taken; `macs` are the
     layer's multiplications (those with padding among them), both 0 where the run failed. `design`: what
-    stood in place of the set's own. `kept`: the folder with logs and the words that came back.
+    stood in place of the set's own, `beside` what it does beside computing. `kept`: the folder with logs and the words
+    that came back.
     """
 
     set: Path
@@ -33,6 +35,7 @@ class Verdict(Printed):
     not_compared: dict[str, int]
     manifest: Manifest
     design: Design = field(default_factory=Design)
+    beside: tuple[Beside, ...] = ()
     kept: Path | None = None
     failure: CheckFailed | None = None
     cycles: int = 0
@@ -87,6 +90,7 @@ class Verdict(Printed):
         ]
         if self.not_compared:
             rows.append(("not compared", f"{_counts_text(self.not_compared)}: the module has no such ports"))
+        rows += beside_rows(self.beside, self.design.allow)
         share = f"{self.utilisation:.1%} of" if self.utilisation <= 1 else "more than the layout's array of"
         rows.append((
             "speed",
