@@ -1,7 +1,7 @@
 """What a simulation said, and whether it counts."""
 
 import filecmp
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +24,7 @@ class Verdict(Printed):
     `failure`: why it is no PASS. `cycles` run from the end of the reset until the last word was taken; `macs` are the
     layer's multiplications (those with padding among them), both 0 where the run failed. `design`: what
     stood in place of the set's own, `beside` what it does beside computing. `kept`: the folder with logs and the words
-    that came back.
+    that came back; `words`: the SHA-256 of those of each memory, as the bench records them.
     """
 
     set: Path
@@ -37,6 +37,7 @@ class Verdict(Printed):
     design: Design = field(default_factory=Design)
     beside: tuple[Beside, ...] = ()
     kept: Path | None = None
+    words: dict[str, str] = field(default_factory=dict)
     failure: CheckFailed | None = None
     cycles: int = 0
     macs: int = 0
@@ -147,16 +148,24 @@ def judge(output: str, status: int, checks: int, nonce: str, what: str) -> None:
     if status == 0 and not fails and passes == [f"PASS checks={checks} nonce={nonce}"]:
         return
     if fails:
-        more = [f"... and {len(fails) - SHOWN_LINES} more FAIL lines"] if len(fails) > SHOWN_LINES else []
-        raise CheckFailed(
-            "\n".join([f"simulate: {what}: FAIL", *fails[:SHOWN_LINES], *more, *fails[SHOWN_LINES:][-1:]])
-        )
+        raise CheckFailed(failed(fails, what))
     if passes:
         raise CheckFailed(
             f"simulate: {what}: '{passes[0]}' with exit status {status}; needs one PASS of {checks} checks"
         )
-    last = next((line for line in reversed(lines) if line.strip()), "nothing")
-    raise CheckFailed(
+    raise CheckFailed(no_verdict(output, status, what))
+
+
+def failed(fails: Sequence[str], what: str) -> str:
+    """The first FAIL lines of a run, and its last one."""
+    more = [f"... and {len(fails) - SHOWN_LINES} more FAIL lines"] if len(fails) > SHOWN_LINES else []
+    return "\n".join([f"simulate: {what}: FAIL", *fails[:SHOWN_LINES], *more, *fails[SHOWN_LINES:][-1:]])
+
+
+def no_verdict(output: str, status: int, what: str) -> str:
+    """Of a run in which the bench did not come to its end."""
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "nothing")
+    return (
         f"simulate: {what}: ended without a verdict (exit status {status}, last line: {last}); "
-        "only the bench's PASS with this run's nonce counts"
+        "only the bench's own end with this run's nonce counts"
     )
