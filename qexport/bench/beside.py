@@ -174,8 +174,11 @@ class Around:
     predefined: Sequence[str] = ()
 
 
-def beside(design: Design, package: Path | None, folders: Sequence[Path], around: Around) -> tuple[Beside, ...]:
-    """What a design does beside computing, by file and line."""
+def beside(
+    design: Design, package: Path | None, folders: Sequence[Path], around: Around
+) -> tuple[tuple[Beside, ...], dict[str, str]]:
+    """What a design does beside computing, by file and line; and the SHA-256 of the files that were read for it, by
+    their paths: its own, then those that they include."""
     from pyslang import ast
 
     manager, compilation = compiled(design, [] if package is None else [package], folders, around.predefined)
@@ -194,7 +197,22 @@ def beside(design: Design, package: Path | None, folders: Sequence[Path], around
     found = [*errors, *scan.of_included()]
     for tree in compilation.getSyntaxTrees():
         found += scan.of_tokens(tree.root, calls)
-    return tuple(sorted(set(found)))
+    return tuple(sorted(set(found))), _sources(design, manager, [] if package is None else [package], folders)
+
+
+def _sources(
+    design: Design, manager: pyslang.SourceManager, others: Sequence[Path], folders: Sequence[Path]
+) -> dict[str, str]:
+    own = [design.origins.get(file, file) for file in design.files]
+    known = {path.resolve() for path in (*others, *own, *design.origins)}
+    read = [Path(str(manager.getRawFileName(buffer))) for buffer in manager.getAllBuffers()]
+    beside_package = [folder.resolve() for folder in folders]
+    included = [
+        path
+        for path in sorted(set(read))
+        if path.is_file() and path.resolve() not in known and path.absolute().parent not in beside_package
+    ]
+    return {str(path): file_sha256(path) for path in (*own, *included)}
 
 
 def refuse(found: Sequence[Beside], allowed: Collection[str]) -> None:

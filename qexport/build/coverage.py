@@ -7,7 +7,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from qexport.build.blind_spots import Stored
+from qexport.build.blind_spots import Stored, stored_in
 from qexport.core.capture import Capture
 from qexport.core.codes import CodeFormat
 from qexport.core.coverage import MOST_PRODUCTS, Accumulators, Bools, Coverage, EdgesSeen, Products
@@ -26,8 +26,7 @@ def coverage_of_set(folder: Path, manifest: Manifest) -> Coverage:
     """Of a set; raises CheckFailed when its capture was changed."""
     capture = capture_of(folder, manifest)
     facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
-    stored = [Stored(m.name, m.tensor, m.tiling(manifest.array)) for m in manifest.memories]
-    return coverage(capture, facts, stored, manifest.array)
+    return coverage(capture, facts, stored_in(manifest), manifest.array)
 
 
 def coverage(capture: Capture, facts: Operation, memories: Sequence[Stored], array: Mapping[str, int]) -> Coverage:

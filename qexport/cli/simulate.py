@@ -16,8 +16,12 @@ from qexport.cli.common.options import (
 )
 from qexport.cli.common.output import emit
 from qexport.cli.common.tables import print_pairs
+from qexport.core.atomic import write_atomically
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.folder import find_sets
+from qexport.sets.staging import naming
+from qexport.sim.keep import VERDICT
+from qexport.sim.record import check_target, record_of
 from qexport.sim.run import simulate
 from qexport.sim.tools import WAVES
 from qexport.sim.verdict import Verdict
@@ -34,7 +38,9 @@ from qexport.sim.verdict import Verdict
     "--around", type=click.IntRange(0), metavar="CYCLES",
     help="With --waves: only so many cycles before and behind the first error; a failed run is done again for them.",
 )  # fmt: skip
-@time_limit_option("Seconds for the build, and again for the run.")
+@time_limit_option("Seconds for the build, and again for each run.")
+@click.option("--verdict", "record", type=path_type(), help="File for the record of the verdict, for qexport audit.")
+@click.option("--requirement", "requirements", multiple=True, metavar="ID", help="Id of what it shows, in the record.")
 @json_option
 def command(
     folder: Path,
@@ -45,6 +51,8 @@ def command(
     waves: str | None,
     around: int | None,
     time_limit: float,
+    record: Path | None,
+    requirements: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Run the self-checking bench of a set, and judge.
@@ -56,14 +64,22 @@ def command(
     qexport simulate vectors/features_33
     qexport simulate vectors/features_33 --dut my_core.sv --top my_core --seed 1
     qexport simulate vectors/features_33 --dut my_core.sv --keep run/ --waves vcd --around 20
+    qexport simulate vectors/features_33 --dut my_core.sv --verdict verdict.json --requirement REQ-17
     """
     if waves is not None and keep is None:
         raise click.UsageError("--waves needs --keep, the folder for them")
     if around is not None and waves is None:
         raise click.UsageError("--around belongs to --waves")
+    sets = find_sets(folder)
+    if record is not None and len(sets) > 1:
+        raise click.UsageError(f"--verdict is for one set, {folder} has {len(sets)}; --keep holds a record of each")
+    if record is not None:
+        check_target(record, sets[0])
+    if requirements and record is None and keep is None:
+        raise click.UsageError("--requirement belongs to --verdict or --keep")
     verdicts: list[Verdict] = []
     not_run: dict[Path, QexportError] = {}
-    for path in find_sets(folder):
+    for path in sets:
         try:
             verdicts.append(
                 simulate(
@@ -74,6 +90,11 @@ def command(
             )  # fmt: skip
         except QexportError as error:
             not_run[path] = error
+    for verdict in verdicts:
+        places = [record, None if verdict.kept is None else verdict.kept / VERDICT]
+        for place in filter(None, places):
+            with naming(place):
+                write_atomically(place, record_of(verdict, requirements).to_bytes())
 
     def show() -> None:
         for verdict in verdicts:

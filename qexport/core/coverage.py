@@ -56,12 +56,19 @@ class Products(_Entry, frozen=True, kw_only=True):
         """(elements, weights, inputs); raises ValueError where the bits are not so many."""
         if not 0 < self.total <= MOST_PRODUCTS:
             raise ValueError(f"{self.total} products")
-        size = -(-self.total // 8)
-        packed = zlib.decompressobj().decompress(base64.b64decode(self.bits, validate=True), size + 1)
+        size, packed = -(-self.total // 8), self.unpacked(self.bits)
         if len(packed) != size:
             raise ValueError(f"{len(packed)} bytes of bits for {self.total} products")
         seen = np.unpackbits(np.frombuffer(packed, np.uint8), count=self.total).astype(np.bool_)
         return seen.reshape(self.elements, self.weights, self.inputs)
+
+    @staticmethod
+    def unpacked(bits: str) -> bytes:
+        """The packed bits of a text; raises ValueError where it is none."""
+        try:
+            return zlib.decompressobj().decompress(base64.b64decode(bits, validate=True), MOST_PRODUCTS // 8 + 1)
+        except zlib.error as error:
+            raise ValueError(str(error)) from None
 
     def merged(self, other: "Products") -> "Products":
         return Products.of(self.array() | other.array())

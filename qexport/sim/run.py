@@ -18,6 +18,7 @@ from qexport.bench.interface import CHECKS, Stream, interface, streams
 from qexport.bench.ports import connected, is_legal, read_module
 from qexport.bench.sv import compare_bench
 from qexport.errors import CheckFailed, QexportError, few
+from qexport.sets.folder import file_sha256
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
 from qexport.sim.cache import NotCompiled, build_bench, cache_folder
@@ -72,24 +73,19 @@ def simulate(
         raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
     changed = _changed(folder, manifest, own_design=not design)
     with kept(keep, [stream.memory for stream in offered], progress), work_folder(folder, keep, linked=False) as work:
-        translated = as_verilog(design, work.root, limit)
-        job = replace(work.job(folder, manifest, translated.files or [folder / "dut.sv"]), waves=waves, limit=limit)
-        found = offered
-        others: tuple[Beside, ...] = ()
-        if design:
-            job, found = _around(job, translated, offered, work.root)
-            others = _beside(job, translated, folder, simulator)
-            refuse([one for one in others if one.kind not in LATE], design.allow)
+        reading = read_design(work, folder, manifest, design, simulator.macros, limit)
+        job, found = replace(reading.job, waves=waves), reading.streams
+        refuse([one for one in reading.beside if one.kind not in LATE], design.allow)
         compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
         kept_builds = builds if design else cache_folder()
         try:
             executable = build_bench(simulator, job, work.root, work.out / "build.log", kept_builds)
         except NotCompiled as error:
-            if simulator.name == "icarus" and design and is_legal(translated, job.sources[:1], (job.include,)):
+            if simulator.name == "icarus" and design and is_legal(reading.design, job.sources[:1], (job.include,)):
                 raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
             raise
-        refuse(others, design.allow)
-        _lay_tables(others, work.root)
+        refuse(reading.beside, design.allow)
+        _lay_tables(reading.beside, work.root)
         clear(work.out, [stream.memory for stream in offered])
         verdict = Verdict(
             set=folder,
@@ -100,7 +96,8 @@ def simulate(
             not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in found},
             manifest=manifest,
             design=design,
-            beside=others,
+            beside=reading.beside,
+            sources=reading.sources,
             kept=keep,
         )
         command = [*simulator.command(executable, waves), f"+seed={seed}"]
@@ -239,22 +236,42 @@ def _named(changed: dict[str, str]) -> str:
     return few([f"{path} {why}" for path, why in sorted(changed.items())])
 
 
-def _around(job: Job, design: Design, offered: Sequence[Stream], scratch: Path) -> tuple[Job, tuple[Stream, ...]]:
-    """The job with a design in place of the set's own, and the streams that it has ports for."""
-    found = connected(read_module(design, job.sources[0], (job.include,)), offered, design)
-    job = replace(job, folders=design.includes)
-    macros = (*design.defines, *lacking(offered, found))
-    if design.fits_by_itself:
-        return replace(job, macros=(f"QEXPORT_DUT={design.top}", *macros)), found
-    wrapper = write_wrapper(design, found, scratch)
+@dataclass(frozen=True)
+class Reading:
+    """What is known of a design before it runs: the job to build it with the bench, as Verilog, the streams that it has
+    ports for, what it does beside computing, and the SHA-256 of its sources by path."""
+
+    job: Job
+    design: Design
+    streams: tuple[Stream, ...]
+    beside: tuple[Beside, ...]
+    sources: dict[str, str]
+
+
+def read_design(
+    work: Work, folder: Path, manifest: Manifest, design: Design, macros: Sequence[str], limit: float = TIME_LIMIT
+) -> Reading:
+    """What a design is, to a set; without files it is the set's own. `macros`: those of the simulator itself.
+
+    Raises QexportError where the ports do not fit or files are missing.
+    """
+    offered, own = interface(folder, manifest), folder / "dut.sv"
+    translated = as_verilog(design, work.root, limit)
+    job = replace(work.job(folder, manifest, translated.files or [own]), limit=limit)
+    if not design:
+        return Reading(job, translated, offered, (), {own.name: file_sha256(own)} if own.is_file() else {})
+    found = connected(read_module(translated, job.sources[0], (job.include,)), offered, translated)
+    job = replace(job, folders=translated.includes, macros=(*translated.defines, *lacking(offered, found)))
+    names = {job.top, WRAPPER}
     package, *others = job.sources  # the design's own last, because Icarus includes from its folder
-    return replace(job, sources=(package, wrapper, *others), macros=(f"QEXPORT_DUT={WRAPPER}", *macros)), found
-
-
-def _beside(job: Job, design: Design, folder: Path, simulator: Simulator) -> tuple[Beside, ...]:
-    """What a design does beside computing, as this simulator will read it."""
-    around = Around(folder, {job.top, WRAPPER}, (*simulator.macros, *job.macros))
-    return beside(design, job.sources[0], (job.include,), around)
+    if translated.fits_by_itself:
+        job = replace(job, macros=(f"QEXPORT_DUT={translated.top}", *job.macros))
+    else:
+        wrapper = write_wrapper(translated, found, work.root)
+        job = replace(job, sources=(package, wrapper, *others), macros=(f"QEXPORT_DUT={WRAPPER}", *job.macros))
+    around = Around(folder, names, (*macros, *job.macros))
+    did, sources = beside(translated, package, (job.include,), around)
+    return Reading(job, translated, found, did, sources)
 
 
 def _lay_tables(found: Sequence[Beside], root: Path) -> None:

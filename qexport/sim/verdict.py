@@ -3,12 +3,19 @@
 import filecmp
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from qexport.bench.beside import Beside, beside_rows
 from qexport.bench.design import Design
+from qexport.build.blind_spots import spots_of
+from qexport.build.coverage import coverage_of_set
+from qexport.core.coverage import Coverage
 from qexport.core.printed import Printed, pairs_text
+from qexport.core.strength import compared as stages_compared
 from qexport.errors import CheckFailed
 from qexport.layout.paths import MANIFEST, SUMS
 from qexport.sets.folder import sha256, sums_text
@@ -24,7 +31,8 @@ class Verdict(Printed):
     `failure`: why it is no PASS. `cycles` run from the end of the reset until the last word was taken; `macs` are the
     layer's multiplications (those with padding among them), both 0 where the run failed. `design`: what
     stood in place of the set's own, `beside` what it does beside computing. `kept`: the folder with logs and the words
-    that came back; `words`: the SHA-256 of those of each memory, as the bench records them.
+    that came back; `words`: the SHA-256 of those of each memory, as the bench records them;
+    `sources`: that of the design's files by their paths.
     """
 
     set: Path
@@ -38,6 +46,7 @@ class Verdict(Printed):
     beside: tuple[Beside, ...] = ()
     kept: Path | None = None
     words: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     failure: CheckFailed | None = None
     cycles: int = 0
     macs: int = 0
@@ -50,6 +59,23 @@ class Verdict(Printed):
     def checks(self) -> int:
         """How many values were compared, as many as the manifest demands."""
         return sum(self.compared.values())
+
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What the set's vectors exercise."""
+        return coverage_of_set(self.set, self.manifest)
+
+    @property
+    def unseen(self) -> str:
+        """What no run of this set can see, in a line."""
+        stages, (operand, flips) = stages_compared(self.manifest.memories), self.manifest.strength.first
+        lacks = []
+        if stages and (hidden := flips.flips - getattr(flips, next(iter(stages)))):
+            lacks.append(f"{hidden} of {flips.flips} single-bit {operand} errors")
+        lacks += self.coverage.lacks
+        if spots := spots_of(self.set, self.manifest):
+            lacks.append(f"{len(spots)} permutations that all memories share (qexport strength names them)")
+        return "; ".join(lacks) or "nothing that is counted"
 
     @property
     def multipliers(self) -> int:
@@ -98,6 +124,7 @@ class Verdict(Printed):
             f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle, {share} {self.multipliers} "
             f"multiplier{'s' * (self.multipliers > 1)}",
         ))  # fmt: skip
+        rows += [("coverage", str(self.coverage)), ("cannot see", self.unseen)]
         return rows
 
     def as_json(self) -> dict[str, Any]:
@@ -107,7 +134,12 @@ class Verdict(Printed):
         names = ("checks", "compared", "not_compared", "seed", "cycles", "macs", "macs_per_cycle", "multipliers",
                  "utilisation", "simulator", "version")  # fmt: skip
         found = {"set": str(self.set), "result": "PASS", "bench": self.manifest.bench_note}
-        return found | {name: getattr(self, name) for name in names}
+        found |= {name: getattr(self, name) for name in names}
+        return found | {
+            "beside": msgspec.to_builtins(self.beside),
+            "coverage": msgspec.to_builtins(self.coverage),
+            "cannot_see": self.unseen,
+        }
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:

@@ -17,7 +17,8 @@ def scan(tmp_path: Path, body: str, head: str = "", **given: object) -> tuple[Be
     (tmp_path / "set/psum.hex").write_text("01\n02\n")
     core = tmp_path / "core.sv"
     core.write_text(f"{head}\nmodule dut (input clk);\n  reg [7:0] mem [0:1];\n  integer fd;\n{body}\nendmodule\n")
-    return beside(Design.read([core], **given), None, [], Around(tmp_path / "set", {"tb_tiny"}, ICARUS))  # type: ignore[arg-type]
+    around = Around(tmp_path / "set", {"tb_tiny"}, ICARUS)
+    return beside(Design.read([core], **given), None, [], around)[0]  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
