@@ -31,7 +31,7 @@ def coverage_of_set(folder: Path, manifest: Manifest) -> Coverage:
 
 def coverage(capture: Capture, facts: Operation, memories: Sequence[Stored], array: Mapping[str, int]) -> Coverage:
     """Of a capture's images on an array, worked out part by part."""
-    elements = _Elements(facts, memories, array)
+    elements = Elements(facts, memories, array)
     pairs = _pairs_of(facts, memories, elements)
     edges = EdgesSeen(facts.chain)
     of_any: Any = facts  # which Golden takes of whatever kind
@@ -47,7 +47,7 @@ def coverage(capture: Capture, facts: Operation, memories: Sequence[Stored], arr
     if pairs is not None:
         products = Products.of(pairs.seen)
     return Coverage(
-        key=_key(facts, elements),
+        key=_key(capture, facts, elements),
         products=products,
         accumulator=Accumulators(
             least=min(least), greatest=max(greatest), low=low, high=high,
@@ -57,19 +57,22 @@ def coverage(capture: Capture, facts: Operation, memories: Sequence[Stored], arr
     )  # fmt: skip
 
 
-def _key(facts: Operation, elements: "_Elements") -> str:
-    """What coverages must have in common to be merged: geometry, formats, steps, and which element works on what."""
+def _key(capture: Capture, facts: Operation, elements: "Elements") -> str:
+    """What coverages must have in common to be merged: geometry, formats, steps, and which element works on what.
+
+    Steps that were found from the scales may differ with the weights; then the scales stand in their place.
+    """
     geometry = {key: value for key, value in msgspec.to_builtins(facts.layer).items() if key not in ("name", "index")}
-    formats: dict[str, Any] = {}
-    for name, fmt in facts.formats.operands.items():
-        formats[name] = {key: value for key, value in msgspec.to_builtins(fmt).items() if key != "scale"}
-    steps = None if facts.chain is None else msgspec.to_builtins(facts.chain.steps)
+    formats = msgspec.to_builtins(facts.formats)
+    for fmt in formats.values() if capture.steps is not None or facts.formats.output is None else ():
+        fmt.pop("scale", None)
+    steps = None if capture.steps is None else msgspec.to_builtins(capture.steps)
     plane = facts.shapes["accumulator"][1:]
     document = [geometry, formats, steps, plane, {axis: at.tolist() for axis, at in elements.of.items()}]
     return sha256(msgspec.json.encode(document, order="sorted"))[:16]
 
 
-class _Elements:
+class Elements:
     """Which element of the array works on each index of an axis: (size,) by axis. Where the layout's orders do not
     split an axis into parts that its [array] sizes, one element does all."""
 
@@ -132,7 +135,7 @@ class _Pairs:
 class _OfConvolution(_Pairs):
     """`whole`: psums are compared, so that every code of the padded plane meets every weight of its channel."""
 
-    def __init__(self, facts: Convolution, elements: _Elements, whole: bool):
+    def __init__(self, facts: Convolution, elements: Elements, whole: bool):
         self._facts, self._elements, self._whole = facts, elements, whole
         counts = elements.count("oc"), 1 if whole else elements.count("oy ox"), elements.count("ic")
         super().__init__(facts.formats.weight, facts.formats.input, counts)
@@ -168,7 +171,7 @@ class _OfConvolution(_Pairs):
 class _OfProduct(_Pairs):
     """The left codes are those of `input2`, as those of weights are."""
 
-    def __init__(self, facts: MatrixProduct, elements: _Elements):
+    def __init__(self, facts: MatrixProduct, elements: Elements):
         self._elements = elements
         super().__init__(facts.right, facts.left, (elements.count("p"), elements.count("m"), elements.count("k")))
 
@@ -187,7 +190,7 @@ class _OfProduct(_Pairs):
             self.meet(k, left.reshape(a, -1, len(self.left)), right.reshape(b, -1, len(self.right)))
 
 
-def _pairs_of(facts: Operation, memories: Sequence[Stored], elements: _Elements) -> _OfConvolution | _OfProduct | None:
+def _pairs_of(facts: Operation, memories: Sequence[Stored], elements: Elements) -> _OfConvolution | _OfProduct | None:
     """What counts the products; None where there are none, or too many."""
     if isinstance(facts, Convolution):
         whole = any(memory.tensor == "psum" for memory in memories)

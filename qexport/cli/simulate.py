@@ -1,8 +1,10 @@
 """Run the self-checking bench of a set, and judge."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import click
+import msgspec
 
 from qexport.bench.design import Design
 from qexport.cli.common.options import (
@@ -17,6 +19,7 @@ from qexport.cli.common.options import (
 from qexport.cli.common.output import emit
 from qexport.cli.common.tables import print_pairs
 from qexport.core.atomic import write_atomically
+from qexport.core.coverage import Coverage, merged
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.folder import find_sets
 from qexport.sets.staging import naming
@@ -57,8 +60,8 @@ def command(
 ) -> None:
     """Run the self-checking bench of a set, and judge.
 
-    In a folder of sets, of every one. A run that has not ended after --time-limit counts as failed,
-    as does one that prints more than 64 MiB.
+    In a folder of sets, of every one; what the vectors of one layer's sets exercise is told together. A run
+    that has not ended after --time-limit counts as failed, as does one that prints more than 64 MiB.
 
     \b
     qexport simulate vectors/features_33
@@ -96,10 +99,14 @@ def command(
             with naming(place):
                 write_atomically(place, record_of(verdict, requirements).to_bytes())
 
+    together = _together(verdicts)
+
     def show() -> None:
         for verdict in verdicts:
             if verdict.passed:
                 print_pairs(verdict.rows)
+        for sets, coverage in together:
+            print_pairs([("together", f"{sets} sets: {coverage}")])
 
     listed = [verdict.as_json() for verdict in verdicts]
     listed += [
@@ -107,7 +114,15 @@ def command(
         for path, error in not_run.items()
     ]
     failures = [*(verdict.failure for verdict in verdicts if verdict.failure is not None), *not_run.values()]
-    emit(as_json, {"ok": not failures, "sets": listed}, show)
+    shared = [{"sets": sets, **msgspec.to_builtins(coverage)} for sets, coverage in together]
+    emit(as_json, {"ok": not failures, "sets": listed, **({"together": shared} if shared else {})}, show)
     if failures:
         kind = CheckFailed if any(isinstance(error, CheckFailed) for error in failures) else QexportError
         raise kind("\n".join(map(str, failures)))
+
+
+def _together(verdicts: Sequence[Verdict]) -> list[tuple[int, Coverage]]:
+    """What several sets that passed exercise together, those of one geometry: how many they are, and the coverage."""
+    keys = [verdict.coverage.key for verdict in verdicts if verdict.passed]
+    found = merged(verdict.coverage for verdict in verdicts if verdict.passed)
+    return [(keys.count(key), coverage) for key, coverage in found.items() if keys.count(key) > 1]

@@ -18,7 +18,7 @@ from qexport.core.printed import Printed
 from qexport.core.steps import Chain, Clamp, LeakyRelu, Lookup, Relu, ShiftRight, Signal, Step, Tflite, Threshold, Wrap
 from qexport.core.steps import shift_right as rounded
 from qexport.core.strength import percent
-from qexport.errors import QexportError, few
+from qexport.errors import QexportError
 
 Bools = NDArray[np.bool_]
 MOST_PRODUCTS = 1 << 26  # of one layout and layer: a byte each while they are counted
@@ -134,12 +134,16 @@ class Coverage(_Entry, Printed, frozen=True, kw_only=True):
                 f"coverage: {self.key} and {other.key} are of different geometry, formats, steps or array; "
                 "merge those of equal keys"
             )
+        none = Edges(possible=(), reached=())
         both = self.products is not None and other.products is not None
         return Coverage(
             key=self.key,
             products=self.products.merged(other.products) if both else None,  # type: ignore[union-attr, arg-type]
             accumulator=self.accumulator.merged(other.accumulator),
-            steps={name: edges.merged(other.steps[name]) for name, edges in self.steps.items()},
+            steps={
+                name: self.steps.get(name, none).merged(other.steps.get(name, none))
+                for name in sorted({*self.steps, *other.steps})
+            },
         )
 
     @property
@@ -173,7 +177,7 @@ class Coverage(_Entry, Printed, frozen=True, kw_only=True):
         if missed:
             lacks.append(f"the {' and the '.join(missed)} accumulator")
         if self.missed:
-            lacks.append(f"edges of the steps ({few(self.missed, most=3)})")
+            lacks.append(f"{len(self.missed)} edges of the steps")
         return lacks
 
 
