@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from qexport.api import load as load
     from qexport.api import open as open
     from qexport.build.verify import Report as Report
-    from qexport.findings.diagnose import Diagnosis as Diagnosis
+    from qexport.findings.diagnosis import Diagnosis as Diagnosis
     from qexport.findings.explain import Explanation as Explanation
     from qexport.findings.shrink import Shrunk as Shrunk
     from qexport.sim.verdict import Verdict as Verdict
@@ -26,7 +26,7 @@ _HOMES = {
     "load": "api",
     "open": "api",
     "Report": "build.verify",
-    "Diagnosis": "findings.diagnose",
+    "Diagnosis": "findings.diagnosis",
     "Explanation": "findings.explain",
     "Shrunk": "findings.shrink",
     "Verdict": "sim.verdict",

@@ -20,6 +20,7 @@ class Stage(IntEnum):
     The order counts: what stands before `ACCUMULATOR` is computed anew, what comes later needs the golden's only.
     """
 
+    OPERANDS = auto()  # of an operation whose operands are all data: its golden to accumulators
     WEIGHT_WORDS = auto()  # weights (oc, ic, kh, kw), as all stages of weights
     WEIGHT_CODES = auto()
     WEIGHT_TILES = auto()
@@ -52,7 +53,7 @@ class Mistake:
 class Change:
     """One hypothesis: at `stage` the design does `apply` instead. `pair`: it is also tried together with others.
 
-    `also`: what the same mistake does at other stages.
+    `also`: what the same mistake does at other stages. `cost`: bits that were taken from what came back to build it.
     """
 
     mistake: Mistake
@@ -61,6 +62,7 @@ class Change:
     apply: Callable[[Any], Int64]
     pair: bool = False
     also: "tuple[Change, ...]" = ()
+    cost: float = 0.0
 
     @property
     def name(self) -> str:

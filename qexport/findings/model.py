@@ -1,4 +1,7 @@
-"""The layer computed again with a change in one or more of its stages, as a wrong design may have computed it."""
+"""The layer computed again with a change in one or more of its stages, as a wrong design may have computed it.
+
+Words and codes are changed as they are stored; from the tiles on it works with the integers that are multiplied.
+"""
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -9,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from qexport.core.capture import LayerCapture
+from qexport.core.geometry import ConvGeometry
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches, psums
@@ -38,15 +42,15 @@ class Sample:
     outputs: Int64
 
 
-class Model:
-    """One layer of a set as its array computes it, seen through one memory.
+class AnyModel:
+    """One layer of a set seen through one memory: what any operation has in common, from the accumulators on.
 
     All tensors are those of the capture's images. `side`: the array's rows and columns.
     """
 
     def __init__(self, manifest: Manifest, capture: LayerCapture, entry: MemoryEntry, side: tuple[int, int]):
         self.manifest, self.capture, self.entry = manifest, capture, entry
-        self.layer, self.plane, self.images = capture.layer, capture.plane, capture.images
+        self.layer, self.images = capture.layer, capture.images
         self.row, self.col = side
         self.facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
         self.tensor = entry.tensor
@@ -55,16 +59,17 @@ class Model:
         self.shape = self.facts.tensor(self.tensor).shape(self.images)
         stored = (*self.shape, self.own.bits) if self.memory.order.has_bits else self.shape
         self.tiling = Tiling(self.memory.order, stored, manifest.array, entry.bits)
-        self.channel_axis = self.facts.tensor(self.tensor).axes.index("oc")
-        self.plane_axes = self.facts.tensor(self.tensor).axes[-2:]
-        self._kept: dict[object, Int64] = {}
-        self._first: tuple[Change, Int64] | None = None
-        self._golden_sums: dict[object, Sums] = {}
+        self.channel_axis = self.facts.tensor(self.tensor).axes.index(self.layer.channel)
 
-    def with_codes(self, codes: Int64) -> "Model":
-        """The same layer with other inputs."""
-        capture = replace(self.capture, input=codes, reference=None, next_input=None, reference_codes=None)
-        return Model(self.manifest, capture, self.entry, (self.row, self.col))
+    @property
+    def axes(self) -> tuple[str, ...]:
+        """The axes of the values that are compared."""
+        return self.memory.order.tensor_axes
+
+    @property
+    def channels(self) -> int:
+        """How many channels the results have."""
+        return self.shape[self.channel_axis]
 
     @cached_property
     def accumulator(self) -> Int64:
@@ -135,15 +140,84 @@ class Model:
         among zeros."""
         if sample is None or self.tensor in ("accumulator", "relu"):
             return function(accumulators)
-        whole = np.zeros(self.facts.tensor("accumulator").shape(self.images), np.int64)
-        taken = np.ix_(sample.images, sample.outputs)
-        whole[taken] = accumulators
-        return function(whole)[taken]
+        whole = np.zeros(self.facts.tensor("accumulator").shape(len(sample.images)), np.int64)
+        whole[:, sample.outputs] = accumulators
+        return function(whole)[:, sample.outputs]
 
     def _scattered(self, values: Int64, sample: Sample) -> Int64:
         whole = np.full(self.shape, UNKNOWN, np.int64)
         whole[self.place(sample, len(self.shape))] = values
         return whole
+
+    def _accumulated(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
+        """The accumulators after the changes, of a sample only its images and channels."""
+        raise NotImplementedError
+
+    def _psums(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
+        raise NotImplementedError
+
+
+class DataModel(AnyModel):
+    """An operation whose operands are all data: a matrix product or a sum."""
+
+    def _accumulated(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
+        capture = self.capture
+        if Stage.OPERANDS in by:
+            return by[Stage.OPERANDS].apply(Golden(capture, facts=self.facts))
+        return Golden(capture, facts=self.facts).accumulator
+
+
+class Model(AnyModel):
+    """A convolution or a linear layer as its array computes it.
+
+    `weight`: the integers that are multiplied, of psums before zero points are taken off. `blank`: what a padded
+    position stands for.
+    """
+
+    def __init__(self, manifest: Manifest, capture: LayerCapture, entry: MemoryEntry, side: tuple[int, int]):
+        super().__init__(manifest, capture, entry, side)
+        self.plane = capture.plane
+        self.plane_axes = self.facts.tensor(self.tensor).axes[-2:]
+        self.weight = self._multiplied(capture.weight, None)
+        self.blank = int(self.seen(np.array([self.facts.zero]))[0])
+        self._kept: dict[object, Int64] = {}
+        self._first: tuple[Change, Int64] | None = None
+        self._golden_sums: dict[object, Sums] = {}
+
+    def with_codes(self, codes: Int64) -> "Model":
+        """The same layer with other inputs."""
+        capture = replace(self.capture, input=codes, reference=None, next_input=None, reference_codes=None)
+        return Model(self.manifest, capture, self.entry, (self.row, self.col))
+
+    @property
+    def zero(self) -> int:
+        """What is taken off an input."""
+        return 0 if self.tensor == "psum" else self.facts.zero
+
+    def seen(self, codes: Int64) -> Int64:
+        """What input codes stand for in products."""
+        return self.facts.formats.input.integers(codes) - self.zero
+
+    def codes(self, seen: Int64) -> Int64:
+        """The input codes that stand for these integers."""
+        table = self.facts.formats.input.table
+        if table is None:
+            return seen + self.zero
+        levels = np.array([level or 0 for level in table])
+        order = np.argsort(levels, kind="stable")
+        found: Int64 = order[np.clip(np.searchsorted(levels[order], seen), 0, len(levels) - 1)]
+        return found
+
+    def _multiplied(self, weight: Int64, outputs: Int64 | None) -> Int64:
+        """What weight codes (of some outputs) stand for in products."""
+        stands = self.facts.formats.weight.integers(weight)
+        zeros = self.facts.weight_zeros if outputs is None else self.facts.weight_zeros[outputs]
+        return stands if self.tensor == "psum" else stands - zeros[:, np.newaxis, np.newaxis, np.newaxis]
+
+    @cached_property
+    def planes(self) -> Int64:
+        """The padded planes of the golden, what they stand for."""
+        return pad(self.seen(self.capture.input), self.layer, self.blank)
 
     def _keep(self, key: object, sample: Sample | None, make: Callable[[], Int64]) -> Int64:
         """What `make` gives; of a sample it is made once when it is small."""
@@ -158,8 +232,11 @@ class Model:
         changes = tuple(by[stage] for stage in _WEIGHT_STAGES if stage in by)
 
         def make() -> Int64:
-            weight, whole = self.capture.weight, sample is None
+            weight, whole, coded = self.capture.weight, sample is None, True
             for at, change in enumerate(changes):
+                if coded and change.stage > Stage.WEIGHT_CODES:
+                    of = sample.outputs if sample is not None and whole else None
+                    weight, coded = self._multiplied(weight, of), False
                 mixes = any(later.stage in _MIXING for later in changes[at:])
                 if not whole and not mixes:
                     weight, whole = weight[sample.outputs], True  # type: ignore[union-attr]
@@ -169,19 +246,23 @@ class Model:
                     weight = self._first[1]
                 else:
                     weight = change.apply(weight)
-            return weight if whole or sample is None else weight[sample.outputs]
+            weight = weight if whole or sample is None else weight[sample.outputs]
+            return self._multiplied(weight, None if sample is None else sample.outputs) if coded else weight
 
         return self._keep(("weight", changes, sample), sample, make)
 
     def _planes(self, by: Mapping[Stage, Change], images: slice | Int64) -> Int64:
         codes = self.capture.input
-        for stage in _INPUT_STAGES:
+        for stage in (Stage.INPUT_WORDS, Stage.INPUT_CODES):
             if stage in by:
                 codes = by[stage].apply(codes)
+        seen = self.seen(codes)
+        if Stage.INPUT_TILES in by:
+            seen = by[Stage.INPUT_TILES].apply(seen)
         if Stage.PAD not in by and Stage.PLANE not in by:
-            return pad(codes[images], self.layer)
+            return pad(seen[images], self.layer, self.blank)
         # a change may look at the images before
-        planes = by[Stage.PAD].apply(codes) if Stage.PAD in by else pad(codes, self.layer)
+        planes = by[Stage.PAD].apply(seen) if Stage.PAD in by else pad(seen, self.layer, self.blank)
         return (by[Stage.PLANE].apply(planes) if Stage.PLANE in by else planes)[images]
 
     def _patches(self, by: Mapping[Stage, Change], images: slice | Int64, sample: Sample | None) -> Int64:
@@ -268,6 +349,12 @@ class Model:
             own = self.facts.tensor(operand).format
             tiling = Tiling(order, self.facts.tensor(operand).shape(self.images), {"row": self.row, "col": self.col})
             yield Wiring(operand, tiling, own, own)
+
+
+def model_of(manifest: Manifest, capture: LayerCapture, entry: MemoryEntry, side: tuple[int, int]) -> AnyModel:
+    """The model of a layer's kind."""
+    kind = Model if isinstance(capture.layer, ConvGeometry) else DataModel
+    return kind(manifest, capture, entry, side)
 
 
 def array_sides(manifest: Manifest) -> list[tuple[int, int]]:

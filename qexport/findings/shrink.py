@@ -148,7 +148,7 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
     if entry.tensor not in manifest.results or entry.memory().order.has_bits:
         usable = [m.name for m in manifest.memories if m.tensor in manifest.results and not m.memory().order.has_bits]
         raise QexportError(f"actual: '{entry.name}' is no memory of whole results; the set has {few(usable)}")
-    layout = _layout(manifest, capture)
+    layout = set_layout(manifest, capture)
     stream = _stream(layout, entry.name, capture)
     tiling = stream.tiling
     blocks = (tiling.files, tiling.words, tiling.lanes)
@@ -237,7 +237,7 @@ class _NamedMemory(Memory):
         return [(self.names[frozenset(index.items())], index) for index in tiling.file_indices()]
 
 
-def _layout(manifest: Manifest, capture: LayerCapture) -> Layout:
+def set_layout(manifest: Manifest, capture: LayerCapture) -> Layout:
     """The layout of a set, as far as sets of the same layer or of a part of it need it."""
     facts = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain)
     memories: list[Memory] = []
@@ -444,7 +444,7 @@ class _Search:
     ):
         """`run` simulates a set, keeps what comes back in a folder, and gives the failure of the design."""
         self.best = capture
-        self.layout = _layout(manifest, capture)
+        self.layout = set_layout(manifest, capture)
         self.failures: frozenset[str] = frozenset()
         self.words: dict[str, str] = {}
         self.first: dict[str, int] = {}  # the index of the first value that differs; empty where none does

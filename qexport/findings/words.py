@@ -7,7 +7,7 @@ what has only one meaning is taken: comments, other headers, line ends, upper-ca
 import math
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -31,7 +31,8 @@ class Actual:
     values: (words, lanes), all files of the memory one after the other in manifest order, as the memory's bits and
     signedness read them (its offset is not taken off); 0 where not known. known: the same shape, False where X, Z, or
     the word is missing. missing: words that are not there, extra: words too many, which are dropped. notes: what was
-    read in another way than the set's own files, for people.
+    read in another way than the set's own files, for people. absent: (words) those that are missing. movable: they came
+    from one file without addresses that has fewer words than the memory, which may be any of them.
     """
 
     memory: MemoryEntry
@@ -40,6 +41,50 @@ class Actual:
     missing: int
     extra: int
     notes: tuple[str, ...] = ()
+    absent: Known | None = None
+    movable: bool = False
+
+    @property
+    def there(self) -> Known:
+        """Which words came."""
+        return np.ones(len(self.values), np.bool_) if self.absent is None else ~self.absent
+
+    @property
+    def lacking(self) -> str:
+        """Which words did not come, in words."""
+        if not self.missing:
+            return ""
+        came = np.flatnonzero(self.there)
+        if len(came) and came[-1] == len(came) - 1:
+            return f"{self.missing} words are missing at the end"
+        if len(came) and came[-1] - came[0] == len(came) - 1:
+            return f"words {came[0]} to {came[-1]} of {len(self.values)} are compared"
+        return f"{self.missing} words are missing"
+
+    def only_from(self, first: int) -> "Actual":
+        """The same words from another one on, and no others are expected."""
+        count, total = int(self.there.sum()) + self.extra, len(self.values)
+        if not self.movable:
+            raise QexportError("from: it is of one file of words without addresses; leave --from out")
+        if first + count > total:
+            raise QexportError(
+                f"from: {count} words from word {first} on are more than the {total} of memory '{self.memory.name}'; "
+                "correct --from, or name the right memory with --memory"
+            )
+        moved = self.moved(first)
+        return replace(moved, missing=0, notes=(*moved.notes, moved.lacking) if moved.lacking else moved.notes)
+
+    def moved(self, start: int) -> "Actual":
+        """The same words from another one on."""
+        count = int(self.there.sum())
+        values, known, absent = (
+            np.zeros_like(self.values),
+            np.zeros_like(self.known),
+            np.ones(len(self.values), np.bool_),
+        )
+        place = slice(start, start + count)
+        values[place], known[place], absent[place] = self.values[:count], self.known[:count], False
+        return replace(self, values=values, known=known, absent=absent, movable=False)
 
 
 @dataclass(frozen=True)
@@ -52,16 +97,25 @@ class _Read:
     addresses: Int64 | None = None
 
 
-def read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None = None) -> Actual:
+def read_actual(
+    folder: Path, files: Path | Sequence[Path], memory: str | None = None, first: int | None = None
+) -> Actual:
     """Read a memory of the set `folder` as a design gave it.
 
     `files`: one file with all words, which is what the bench writes (`simulate --keep`); the memory's files, in the
     order of the manifest or each with its name there; or a folder, of which the files with the memory's file names,
     else <memory>.hex, are read. Without `memory` the names decide, then width and number of the words.
 
-    Too few or too many words are counted; unknown digits are marked. Raises QexportError for everything else that
-    cannot be the memory's words, and when more than one memory fits.
+    `first`: the number of the word with which one file begins, whose words alone are compared. Without it too few or
+    too many words are counted. Unknown digits are marked. Raises QexportError for everything else that cannot be the
+    memory's words, and when more than one memory fits.
     """
+    if first is not None:
+        return _read_actual(folder, files, memory).only_from(first)
+    return _read_actual(folder, files, memory)
+
+
+def _read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None) -> Actual:
     manifest = read_manifest(folder)
     paths = [files] if isinstance(files, Path) else list(files)
     if len(paths) == 1 and paths[0].is_dir():
@@ -212,7 +266,8 @@ def joined_parts(
     notes = dict.fromkeys(note for _, read in parts for note in read.notes)
     if not whole and len(parts) < len(entry.files):
         notes[f"{len(parts)} of the memory's {len(entry.files)} files were given"] = None
-    return Actual(entry, values, known, int((~there).sum()), extra, tuple(notes))
+    movable = len(parts) == 1 and (whole or len(entry.files) == 1) and parts[0][1].addresses is None
+    return Actual(entry, values, known, int((~there).sum()), extra, tuple(notes), ~there, movable)
 
 
 def _read_file(path: Path, entry: MemoryEntry, spec: WordSpec) -> _Read:

@@ -100,7 +100,7 @@ def looked(v: Ints, more: int = 0) -> Ints:
 
 
 def tflite(v: Ints) -> Ints:
-    return up(v * 1518500250, 35)
+    return away(up(v * 1518500250, 31), 4)
 
 
 CASES: dict[str, tuple[tuple[Step, ...], str, Callable[[Ints], Ints]]] = {
@@ -120,6 +120,9 @@ CASES: dict[str, tuple[tuple[Step, ...], str, Callable[[Ints], Ints]]] = {
     "wrapped to a byte": (SCALED, "step_clip", lambda v: (even(scaled(v), 8) + 128) % 256 - 128),
     "products of 16 bits": (
         SCALED, "step_narrow", lambda v: clip(even((v * c(BY) + 2**15) % 2**16 - 2**15 + c(VALUE), 8)),
+    ),
+    "a multiplier and an addend of its own": (
+        SCALED, "requant_fitted", lambda v: np.floor(0.8125 * (scaled(v) / 256) - 3.3).astype(np.int64).clip(-50, 60),
     ),
     "bias not shifted": (ALIGNED, "step_number", lambda v: leaky(away(v + c(BIAS), 4))),
     "bias subtracted": (ALIGNED, "step_sign", lambda v: leaky(away(v - 8 * c(BIAS), 4))),

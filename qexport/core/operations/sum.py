@@ -16,7 +16,7 @@ from qexport.core.tensors import Values
 class WeightedSum(Operation):
     """sum of mul_i x (input_i - z_i), element by element."""
 
-    offers = frozenset({Need.STRENGTH, Need.EXPLANATION, Need.STRESS})
+    offers = frozenset({Need.STRENGTH, Need.DIAGNOSIS, Need.EXPLANATION, Need.STRESS})
     computed = ("input", "accumulator")
     layer: Sum
 

@@ -2,43 +2,23 @@
 
 import itertools
 from bisect import bisect_left, bisect_right
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, get_args
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.steps import (
-    VALUE,
-    Add,
-    Bias,
-    Clamp,
-    LeakyRelu,
-    Lookup,
-    Multiply,
-    Relu,
-    Round,
-    ShiftLeft,
-    ShiftRight,
-    Step,
-    Tflite,
-    Threshold,
-    Wrap,
-    levels_reached,
-    shift_right,
-)
+from qexport.core.steps import VALUE, Add, Bias, Multiply, Step, Tflite
 from qexport.errors import QexportError
 from qexport.findings.exhaust.walk import Lane
+from qexport.findings.step_mistakes import Function, Way, done, narrowed, numbers, widths, works
 
-ROUNDINGS: tuple[Round, ...] = get_args(Round)
 FEW = 512  # codes that every mistake is tried on, before all
 _SOLVED = {Add: "value", Multiply: "by", Tflite: "multiplier"}  # numbers behind which codes only rise or only fall
-MULTIPLIER_BITS = 32  # a multiplier may be read as if it had fewer
-Function = Callable[[Int64], Int64]
 
 
 @dataclass(frozen=True)
@@ -54,12 +34,10 @@ class Mistake:
     behind: int
 
     def codes(self, lane: Lane, accumulators: Int64) -> Int64:
-        v = self.function(lane.values(accumulators, slice(max(self.at, 0))))
-        for index, step in enumerate(lane.chain.steps[self.behind :], self.behind):
-            if isinstance(step, Lookup):  # a wrong value may lie outside the table
-                v = np.clip(v, step.low, step.low + len(step.table) - 1)
-            v = lane.step(index, v)
-        return v
+        v = self.function(lane.values(accumulators, slice(max(self.at, 0)))[:, np.newaxis])
+        for step in lane.chain.steps[self.behind :]:
+            v = done(lane.chain, step, v)
+        return v[:, 0]
 
 
 def explanations(lane: Lane, accumulators: Int64, got: Int64, port: int, code: IntFormat) -> list[Mistake]:
@@ -88,28 +66,30 @@ def _spread(places: Int64) -> Int64:
 
 def _mistakes(lane: Lane, port: int) -> Iterator[Mistake]:
     """What is tried first: how a step works and where it stands, then numbers that are near."""
-    steps, bias = lane.chain.steps, lane.chain.bias
+    steps = lane.chain.steps
     others = _other_lanes(lane)
     yield Mistake(-1, "is taken as unsigned", IntFormat(min(port, VALUE.bits - 1), False).wrap, 0)
-    for at, step in enumerate(steps):
-        for text, fields in _other_ways(step):
-            yield from _replaced(at, step, text, fields, bias)
-        for text, function in _misread(step, bias):
-            yield Mistake(at, text, function, at + 1)
-        yield Mistake(at, "is left out", np.copy, at + 1)
-        if at + 1 < len(steps):
-            yield Mistake(at, f"stands behind {lane.chain.names[at + 1]}", partial(_exchanged, lane, at), at + 2)
+    for at in range(len(steps)):
+        yield from _at(at, works(lane.chain, at, len(steps)))
     for other in others:
         at = next(at for at, step in enumerate(steps) if isinstance(step, Bias) or step != other.chain.steps[at])
-        rest = partial(other.values, steps=slice(at, None))
-        yield Mistake(at, f"and all behind it have the numbers of channel {other.channel}", rest, len(steps))
-    for at, step in enumerate(steps):
-        for text, fields in _other_numbers(step):
-            yield from _replaced(at, step, text, fields, bias)
+        yield Mistake(
+            at, f"and all behind it have the numbers of channel {other.channel}", partial(_rest, other, at), len(steps)
+        )
+    for at in range(len(steps)):
+        yield from _at(at, numbers(lane.chain, at))
         for other in others:
-            for field in step.arrays:
+            for field in steps[at].arrays:
                 text = f"has {field} of channel {other.channel}"
-                yield from _replaced(at, step, text, {field: getattr(other.chain.steps[at], field)}, bias)
+                yield from _replaced(lane, at, text, {field: getattr(other.chain.steps[at], field)})
+
+
+def _at(at: int, ways: Iterator[Way]) -> Iterator[Mistake]:
+    return (Mistake(at, way.text, way.function, way.behind) for way in ways)
+
+
+def _rest(other: Lane, at: int, v: Int64) -> Int64:
+    return other.values(v[:, 0], slice(at, None))[:, np.newaxis]
 
 
 def _solved(lane: Lane, accumulators: Int64, got: Int64) -> Iterator[Mistake]:
@@ -125,7 +105,7 @@ def _solved(lane: Lane, accumulators: Int64, got: Int64) -> Iterator[Mistake]:
 
         def total(number: int, at: int = at, step: Step = step, field: str = field, signs: Int64 = signs) -> int:
             changed = msgspec.structs.replace(step, **{field: number})
-            mistake = Mistake(at, "", partial(_apply, changed, lane.chain.bias), at + 1)
+            mistake = Mistake(at, "", partial(done, lane.chain, changed), at + 1)
             return int((signs * mistake.codes(lane, accumulators)).sum())
 
         with np.errstate(all="ignore"):
@@ -134,28 +114,30 @@ def _solved(lane: Lane, accumulators: Int64, got: Int64) -> Iterator[Mistake]:
             low = bisect_left(range(*numbers), wanted, key=lambda number: turn * total(number)) + numbers[0]
             high = bisect_right(range(*numbers), wanted, key=lambda number: turn * total(number)) + numbers[0] - 1
         said = str(low) if low == high else f"from {low} to {high}"
-        yield from _replaced(at, step, f"has {field} {said}, not {value}", {field: low}, lane.chain.bias)
+        yield from _replaced(lane, at, f"has {field} {said}, not {value}", {field: low})
 
 
 def _all_bits(lane: Lane) -> Iterator[Mistake]:
-    for at in range(-1, len(lane.chain.steps)):
-        yield from _bits(lane, at)
+    """Values behind a step, or accumulators, that have too few bits, or one that is stuck."""
+    chain = lane.chain
+    for text, change in narrowed(*chain.start.range):
+        yield Mistake(-1, text, change, 0)
+    for at in range(-1, len(chain.steps)):
+        yield from _at(at, widths(chain, at)) if at >= 0 else ()
+        low, high = [chain.start, *chain.signals.values()][at + 1].range
+        need = IntFormat.holding(low, high, True)
+        for bit, stuck in itertools.product(range(need.bits), (0, 1)):
+            change = partial(_stuck, need, bit, stuck)
+            text = f"has bit {bit} stuck at {stuck}"
+            yield Mistake(at, text, change if at < 0 else partial(_behind, lane, at, change), at + 1)
 
 
-def _replaced(at: int, step: Step, text: str, fields: Mapping[str, Any], bias: Int64 | None) -> Iterator[Mistake]:
+def _replaced(lane: Lane, at: int, text: str, fields: dict[str, Any]) -> Iterator[Mistake]:
+    step = lane.chain.steps[at]
     with suppress(QexportError):  # no such step
         other = msgspec.structs.replace(step, **fields)
         if other != step:
-            yield Mistake(at, text, partial(_apply, other, bias), at + 1)
-
-
-def _apply(step: Step, bias: Int64 | None, v: Int64) -> Int64:
-    given: Int64 = step.apply(v[:, np.newaxis], 1, bias)[:, 0]
-    return given
-
-
-def _exchanged(lane: Lane, at: int, v: Int64) -> Int64:
-    return lane.step(at, lane.step(at + 1, v))
+            yield Mistake(at, text, partial(done, lane.chain, other), at + 1)
 
 
 def _other_lanes(lane: Lane) -> list[Lane]:
@@ -173,132 +155,8 @@ def _other_lanes(lane: Lane) -> list[Lane]:
     return list(found.values())[1:]
 
 
-def _other_ways(step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Fields that let a step work in another way."""
-    match step:
-        case ShiftRight() | LeakyRelu():
-            for way in ROUNDINGS:
-                yield f"rounds {way}, not {step.round}", {"round": way}
-        case Tflite():
-            many = step.rounding == "double"
-            yield f"rounds {'once' if many else 'twice'}", {"rounding": "single" if many else "double"}
-        case Wrap():
-            yield f"is {'unsigned' if step.signed else 'signed'}", {"signed": not step.signed}
-        case Clamp():
-            yield f"clamps to {-step.high}..{step.high}", {"low": -step.high}
-            bits = IntFormat.holding(step.low, step.high, step.low < 0).bits
-            for span in (IntFormat(max(bits + more, 1), signed) for more in (-1, 0, 1) for signed in (False, True)):
-                yield f"clamps to {span.low}..{span.high}", {"low": span.low, "high": span.high}
-
-
-def _other_numbers(step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Fields with other numbers: those beside them, those with the other sign, those of which a bit is wrong."""
-    for field, array in step.arrays.items():
-        if array.size == 1:
-            value = int(array.ravel()[0])
-            bits = IntFormat.holding(value, value, True).bits
-            for new in dict.fromkeys([value + 1, value - 1, -value, *(value ^ (1 << bit) for bit in range(bits))]):
-                yield f"has {field} {new}, not {value}", {field: new}
-    for field in sorted({"low", "high", "first", "bits", "shift"} - step.arrays.keys()):
-        if not isinstance(step, Lookup) and isinstance(given := getattr(step, field, None), int):
-            for new in (given + 1, given - 1):
-                yield f"has {field} {new}, not {given}", {field: new}
-
-
-def _misread(step: Step, bias: Int64 | None) -> Iterator[tuple[str, Function]]:
-    """What a step may do to the incoming value that none of its kind does."""
-
-    def number(field: str) -> int:
-        return int(step.arrays[field].ravel()[0])
-
-    match step:
-        case Bias():
-            assert bias is not None
-            yield "subtracts", lambda v: v - (bias << step.shift)
-        case Add():
-            yield "subtracts", lambda v: v - number("value")
-        case Multiply():
-            for span in (IntFormat(bits, signed) for bits in range(2, MULTIPLIER_BITS + 1) for signed in (True, False)):
-                cut = int(span.wrap(step.arrays["by"]).ravel()[0])
-                if cut != number("by"):
-                    yield f"takes its multiplier for {span}", partial(np.multiply, cut)
-        case ShiftLeft():
-            yield "shifts to the right", lambda v: v >> number("by")
-        case ShiftRight():
-            yield "shifts to the left", lambda v: v << number("by")
-            for bits in (16, 24, 32, 40, 48, VALUE.bits):
-                if bits > number("by"):
-                    rest = IntFormat(bits - number("by"), False)
-                    yield f"shifts zeros into {bits} bits, not the sign", partial(_logical, rest, step)
-        case Tflite():
-            for ways in (*((way,) for way in ROUNDINGS), *itertools.product(ROUNDINGS, repeat=2)):
-                text = f"rounds {' behind the multiplier and '.join(ways)}{' behind the shift' * (len(ways) > 1)}"
-                yield text, partial(_tflite, number("multiplier"), number("shift"), ways)
-        case Relu():
-            yield "gives the size of the value", np.abs
-            yield "keeps values below 0, not above", lambda v: np.minimum(v, 0)
-        case LeakyRelu():
-            yield "gives 0 below 0", lambda v: np.maximum(v, 0)
-            yield "shifts values above 0, too", lambda v: shift_right(v, step.shift, step.round)
-        case Clamp():
-            span = IntFormat.holding(step.low, step.high, step.low < 0)
-            yield f"wraps to {span.bits} bits", span.wrap
-            yield "lets values below low pass", lambda v: np.minimum(v, step.high)
-            yield "lets values above high pass", lambda v: np.maximum(v, step.low)
-        case Wrap():
-            yield "clamps", step.format.saturate
-        case Threshold():
-            table = step.arrays["table"]
-            for text, other in (
-                ("counts levels < v, not <= v", table + 1),
-                ("leaves the first level out", table[:, 1:]),
-                ("leaves the last level out", table[:, :-1]),
-            ):
-                yield text, partial(_counted, other, step.first)
-        case Lookup():
-            yield "reads the entry behind", partial(_entry, step, 1)
-            yield "reads the entry before", partial(_entry, step, -1)
-
-
-def _logical(rest: IntFormat, step: ShiftRight, v: Int64) -> Int64:
-    return rest.wrap(_apply(step, None, v))
-
-
-def _tflite(multiplier: int, shift: int, ways: Sequence[Round], v: Int64) -> Int64:
-    if len(ways) == 1:
-        return shift_right(v * multiplier, 31 - shift, ways[0])
-    return shift_right(shift_right((v << max(shift, 0)) * multiplier, 31, ways[0]), max(-shift, 0), ways[1])
-
-
-def _counted(table: Int64, first: int, v: Int64) -> Int64:
-    counted: Int64 = first + levels_reached(table, v[np.newaxis], 0)[0]
-    return counted
-
-
-def _entry(step: Lookup, more: int, v: Int64) -> Int64:
-    given: Int64 = step.arrays["table"][np.clip(v - step.low + more, 0, len(step.table) - 1)]
-    return given
-
-
-def _bits(lane: Lane, at: int) -> Iterator[Mistake]:
-    """Values behind a step, or accumulators, that have too few bits, or one that is stuck."""
-    low, high = [lane.chain.start, *lane.chain.signals.values()][at + 1].range
-    need = IntFormat.holding(low, high, True).bits
-    tried: list[tuple[str, Function]] = []
-    for bits in range(need - 1, 0, -1):
-        signed, unsigned = IntFormat(bits, True), IntFormat(bits, False)
-        tried.append((f"gives {bits} bits, {need} are needed", signed.wrap))
-        if low < 0:
-            tried.append((f"gives {bits} bits without a sign", unsigned.wrap))
-        tried.append((f"clamps to {bits} signed bits", signed.saturate))
-    for bit, stuck in itertools.product(range(need), (0, 1)):
-        tried.append((f"has bit {bit} stuck at {stuck}", partial(_stuck, IntFormat(need, True), bit, stuck)))
-    for text, change in tried:
-        yield Mistake(at, text, change if at < 0 else partial(_behind, lane, at, change), at + 1)
-
-
 def _behind(lane: Lane, at: int, change: Function, v: Int64) -> Int64:
-    return change(lane.step(at, v))
+    return change(done(lane.chain, lane.chain.steps[at], v))
 
 
 def _stuck(whole: IntFormat, bit: int, stuck: int, v: Int64) -> Int64:

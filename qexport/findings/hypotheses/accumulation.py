@@ -84,7 +84,11 @@ def _early_relus(m: Model) -> Iterator[Change]:
     lasts: tuple[tuple[str, _Steps, int], ...] = (
         ("step", (-1, -1), its * taps), ("input tile", (-1, _ALL), its), ("tap", (_ALL, -1), taps),
     )  # fmt: skip
-    no_relu = (Change(RELU_EARLY, "", Stage.POST, without_relu(m)),) if m.tensor in ("relu", "output") else ()
+    no_relu = (
+        (Change(RELU_EARLY, "", Stage.POST, without_relu(m)),)
+        if m.tensor == "relu" or (m.tensor == "output" and m.facts.integers)
+        else ()
+    )
     for (what, last, count), first in product(lasts, (True, False) if biased else (True,)):
         if count > 1:
             detail = f"before the last {what}" + ("" if first else ", without the bias")

@@ -6,7 +6,7 @@ import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.findings.change import Bools, Change, Mistake, Stage
-from qexport.findings.model import Model
+from qexport.findings.model import AnyModel
 from qexport.findings.sums import Sums
 
 ACCUMULATOR_WRAPS = Mistake(
@@ -17,7 +17,7 @@ ACCUMULATOR_SATURATES = Mistake(
 )
 
 
-def narrow_accumulators(m: Model, values: Int64, known: Bools) -> Iterator[Change]:
+def narrow_accumulators(m: AnyModel, values: Int64, known: Bools) -> Iterator[Change]:
     """An accumulator of too few bits."""
     golden = m.accumulator
     needed = IntFormat.holding(int(golden.min()), int(golden.max()), True).bits

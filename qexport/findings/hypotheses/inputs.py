@@ -22,7 +22,8 @@ def input_mistakes(m: Model) -> Iterator[Change]:
     layer = m.layer
     fmt = m.facts.formats.input.integer
     other = IntFormat(fmt.bits, not fmt.signed)
-    yield Change(INPUT_SIGNED, "" if other.signed else "read as unsigned", Stage.INPUT_CODES, other.wrap, True)
+    if m.facts.formats.input.table is None:
+        yield Change(INPUT_SIGNED, "" if other.signed else "read as unsigned", Stage.INPUT_CODES, other.wrap, True)
     its = math.ceil(layer.group_inputs / m.row)
     for detail, tiles, pair in wrong_orders(its):
         if m.tensor == "psum" or layer.group_inputs % m.row == 0:
@@ -33,10 +34,10 @@ def input_mistakes(m: Model) -> Iterator[Change]:
     for row in range(min(m.row, layer.group_inputs)):
         for value in (0, fmt.high):
 
-            def stuck(codes: Int64, row: int = row, value: int = value) -> Int64:
-                codes = codes.copy()
-                codes[:, rows == row] = value
-                return codes
+            def stuck(seen: Int64, row: int = row, value: int = value) -> Int64:
+                seen = seen.copy()
+                seen[:, rows == row] = m.seen(np.array(value))
+                return seen
 
             yield Change(LANE_STUCK, f"activations of row {row} at {value}", Stage.INPUT_TILES, stuck)
     yield from _skews(m)

@@ -14,8 +14,10 @@ from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
 from qexport.findings.model import Model
 from qexport.layout.tiling import Tiling
 
-PADDING_MISSING = Mistake("padding_missing", "Feed code 0 where the window reaches over the edge of the plane.")
-PADDING_VALUE = Mistake("padding_value", "Pad with code 0.")
+PADDING_MISSING = Mistake(
+    "padding_missing", "Feed code 0 (the input's zero point) where the window reaches over the edge of the plane."
+)
+PADDING_VALUE = Mistake("padding_value", "Pad with code 0, or the input's zero point where it has one.")
 PADDING_SIDE = Mistake("padding_side", "Pad the sides that the manifest names: top, bottom, left, right.")
 
 
@@ -24,9 +26,10 @@ def padding_mistakes(m: Model) -> Iterator[Change]:
     if not any(m.layer.padding):
         return
     fmt = m.facts.formats.input.integer
-    values = [1, fmt.high, 1 << (fmt.bits - 1), -1, fmt.low, *range(2, min(fmt.high, 256))]
-    for value in dict.fromkeys(value for value in values if value):
-        change = _padded_by(m, "constant", constant_values=value)
+    values = [0, 1, fmt.high, 1 << (fmt.bits - 1), -1, fmt.low, *range(2, min(fmt.high, 256))]
+    within = [value for value in values if fmt.low <= value <= fmt.high or m.facts.formats.input.table is None]
+    for value in dict.fromkeys(value for value in within if value != m.facts.zero):
+        change = _padded_by(m, "constant", constant_values=int(m.seen(np.array(value))))
         yield Change(PADDING_VALUE, f"{value}", Stage.PAD, change, value in (1, fmt.high))
     yield from _other_codes(m)
     yield from _zeros_elsewhere(m)
@@ -55,7 +58,7 @@ def placed(m: Model, above: int, before: int) -> Callable[[Int64], Int64]:
 
     def change(codes: Int64) -> Int64:
         room = max(abs(above), abs(before), rows, cols)
-        wide = np.pad(codes, ((0, 0), (0, 0), (room, room), (room, room)))
+        wide = np.pad(codes, ((0, 0), (0, 0), (room, room), (room, room)), constant_values=m.blank)
         y, x = room - above, room - before
         return wide[:, :, y : y + rows, x : x + cols]
 
@@ -74,7 +77,7 @@ def _other_codes(m: Model) -> Iterator[Change]:
     def read(address: Int64, inside: Bools) -> Callable[[Int64], Int64]:
         def change(codes: Int64) -> Int64:
             values = codes.reshape(*codes.shape[:2], -1)[..., np.clip(address, 0, high * wide - 1)]
-            return np.where(inside, values, 0)
+            return np.where(inside, values, m.blank)
 
         return change
 
@@ -101,7 +104,7 @@ def _into_next_planes(m: Model, flat: Int64) -> Callable[[Int64], Int64]:
         start = np.arange(n * tiles)[:, np.newaxis, np.newaxis] * math.prod(m.plane)
         address = start + flat
         inside = (address >= 0) & (address < lanes.shape[1])
-        values = np.where(inside, lanes[:, np.clip(address, 0, lanes.shape[1] - 1)], 0)
+        values = np.where(inside, lanes[:, np.clip(address, 0, lanes.shape[1] - 1)], m.blank)
         values = values.reshape(m.row, n, tiles, *flat.shape).transpose(1, 2, 0, 3, 4)
         return values.reshape(n, -1, *flat.shape)[:, :channels]
 
@@ -110,7 +113,7 @@ def _into_next_planes(m: Model, flat: Int64) -> Callable[[Int64], Int64]:
 
 def _zeros_elsewhere(m: Model) -> Iterator[Change]:
     """Only windows that lie inside the plane are computed; where the others' results are, or which are missing."""
-    if m.tensor == "psum":
+    if m.tensor == "psum" or m.tensor in m.facts.pooled:
         return
     inner = patches(pad(np.ones((1, 1, *m.plane), np.int64), m.layer), m.layer, m.plane)[0, 0].all(axis=(0, 1))
     if inner.any() and not inner.all():

@@ -46,7 +46,7 @@ def _other_strides(m: Model) -> Iterator[Change]:
     sy, sx = m.layer.stride
     yield Change(STRIDE_IGNORED, "", Stage.GATHER, _stepped(m, (1, 1), False), True)
     yield Change(STRIDE_IGNORED, "the larger plane row by row", Stage.GATHER, _stepped(m, (1, 1), True))
-    if not m.memory.order.has_bits:
+    if not m.memory.order.has_bits and m.tensor not in m.facts.pooled:
         part = Change(STRIDE_IGNORED, "", Stage.HISTORY, _cut_to_words(m))
         detail = "the larger planes one after the other"
         yield Change(STRIDE_IGNORED, detail, Stage.GATHER, _stepped(m, (1, 1), None), also=(part,))
@@ -64,8 +64,9 @@ def _cut_to_words(m: Model) -> Callable[[Int64], Int64]:
 
     def change(values: Int64) -> Int64:
         blocks = Tiling(m.memory.order, values.shape, m.manifest.array, m.entry.bits).tile(values)
+        rows, cols = m.layer.output_plane(m.plane)
         if blocks.shape[::2] != (m.tiling.files, m.tiling.lanes):
-            return values[:, :, : m.shape[2], : m.shape[3]]
+            return values[:, :, :rows, :cols]
         return m.tiling.untile(blocks[:, : m.tiling.words])
 
     return change

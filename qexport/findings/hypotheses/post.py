@@ -12,7 +12,7 @@ from qexport.core.codes import CodeFormat
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.rescale import Integers
 from qexport.findings.change import Change, Mistake, Stage
-from qexport.findings.model import Model
+from qexport.findings.model import AnyModel
 
 RELU_MISSING = Mistake("relu_missing", "Put max(accumulator, 0) before what is written.")
 _FORMULA = "(accumulator * by + value) >> shift"
@@ -25,7 +25,7 @@ _POWERS = (1, -1, 2, -2, 3, -3, 4, -4)
 OTHER_LAYER = Mistake("other_layer", "Compare with the memory and the set that the design was run on.")
 
 
-def post_mistakes(m: Model) -> Iterator[Change]:
+def post_mistakes(m: AnyModel) -> Iterator[Change]:
     if m.tensor in ("accumulator", "relu"):
         yield from _scaled(m)
     if m.tensor == "relu":
@@ -41,7 +41,7 @@ def post_mistakes(m: Model) -> Iterator[Change]:
         yield from _requantizations(m, integers, output)
 
 
-def _scaled(m: Model) -> Iterator[Change]:
+def _scaled(m: AnyModel) -> Iterator[Change]:
     """Exact results times a power of two."""
     for by in _POWERS:
         factor = Fraction(2) ** by
@@ -64,7 +64,7 @@ def _scaled(m: Model) -> Iterator[Change]:
             yield Change(SCALE_POWER_OF_TWO, f"by {factor}, toward zero", Stage.POST, cut)
 
 
-def _requantizations(m: Model, integers: Integers, output: CodeFormat) -> Iterator[Change]:
+def _requantizations(m: AnyModel, integers: Integers, output: CodeFormat) -> Iterator[Change]:
     yield from _roundings(m, integers, output)
 
     def shifted(by: int, value: int | None) -> Callable[[Int64], Int64]:
@@ -83,7 +83,7 @@ def _requantizations(m: Model, integers: Integers, output: CodeFormat) -> Iterat
     yield Change(RELU_MISSING, "codes signed", Stage.POST, lambda acc: signed.saturate(integers.scaled(acc)))
 
 
-def _roundings(m: Model, integers: Integers, output: CodeFormat) -> Iterator[Change]:
+def _roundings(m: AnyModel, integers: Integers, output: CodeFormat) -> Iterator[Change]:
     """Codes that are rounded in another way, from the integers `mul` and `shift` or from the real value."""
     step, scale = m.facts.formats.accumulator_scales[0], output.scales[0]
     integer, real = Fraction(integers.by, 1 << integers.shift), Fraction(step) / Fraction(scale)
@@ -118,7 +118,7 @@ def _roundings(m: Model, integers: Integers, output: CodeFormat) -> Iterator[Cha
     yield Change(REQUANT_HALF_UP, "of the real value", Stage.POST, exact(half_up, real))
 
 
-def without_relu(m: Model) -> Callable[[Int64], Int64]:
+def without_relu(m: AnyModel) -> Callable[[Int64], Int64]:
     """From accumulators to the compared tensor, but for the ReLU."""
     integers = m.facts.integers
     if m.tensor != "output" or integers is None:

@@ -9,14 +9,14 @@ from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.orders import each_tile_reversed, of_tiles, reordered, wrong_orders
 from qexport.findings.hypotheses.weights import COLUMNS_REVERSED, OUTPUT_TILE_ORDER
-from qexport.findings.model import Model
+from qexport.findings.model import AnyModel
 
 IMAGE_ORDER = Mistake("image_order", "Write the images in the order of the input.")
 
 
-def result_mistakes(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
+def result_mistakes(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     axis = m.channel_axis
-    outputs, col = m.layer.out_channels, m.col
+    outputs, col = m.channels, m.col
     ots = math.ceil(outputs / col)
 
     yield Change(COLUMNS_REVERSED, "", Stage.RESULT, _on_tiles(axis, col, lambda tiles: tiles[:, ::-1]), True)

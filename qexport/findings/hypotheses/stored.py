@@ -1,8 +1,9 @@
 """Mistakes with the bits of the stored words of weights and activations."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
+from qexport.core.intformat import Int64
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.model import Model
 from qexport.findings.wires import Unit, bit_orders
@@ -35,4 +36,11 @@ def stored_word_mistakes(m: Model) -> Iterator[Change]:
             for unit, detail, wires, pair in bit_orders(wiring.tiling.lanes, wiring.element.bits):
                 where = "" if wiring.tensor == operand else f", memory of {wiring.tensor}"
                 crossed = partial(wiring.crossed, wires=wires)
+                if stage in (Stage.PLANE, Stage.PATCHES):  # which work with what codes stand for
+                    crossed = partial(_as_codes, m, crossed)
                 yield Change(units[unit], f"{detail}{where}", stage, crossed, pair and not number)
+
+
+def _as_codes(m: Model, change: Callable[[Int64], Int64], seen: Int64) -> Int64:
+    """A change of codes on what they stand for."""
+    return m.seen(change(m.codes(seen)))

@@ -7,7 +7,7 @@ from itertools import combinations
 import numpy as np
 
 from qexport.core.intformat import Int64
-from qexport.core.operations.conv2d import pad, patches
+from qexport.core.operations.conv2d import patches
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.orders import by_taps, reordered
 from qexport.findings.model import Model
@@ -136,8 +136,8 @@ def solved_tap_order(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
         return
     places = places[np.random.default_rng(0).permutation(len(places))[:2000]]
     n, oc, oy, ox = places.T
-    seen = patches(pad(m.capture.input, m.layer), m.layer, m.plane)[n, :, :, :, oy, ox].reshape(len(places), -1, taps)
-    weight = m.capture.weight[oc].reshape(len(places), -1, taps)
+    seen = patches(m.planes, m.layer, m.plane)[n, :, :, :, oy, ox].reshape(len(places), -1, taps)
+    weight = m.weight[oc].reshape(len(places), -1, taps)
     features = np.einsum("pct,pcs->pts", seen.astype(np.float64), weight.astype(np.float64)).reshape(len(places), -1)
     bias = 0 if m.facts.added is None else m.facts.added[oc]
     solution, _, rank, _ = np.linalg.lstsq(features, (actual[tuple(places.T)] - bias).astype(np.float64), rcond=None)

@@ -32,7 +32,7 @@ STALE_WEIGHTS = Mistake("stale_weights", "Wait until the weights of a tile are l
 
 def weight_mistakes(m: Model) -> Iterator[Change]:
     its, ots = math.ceil(m.layer.group_inputs / m.row), math.ceil(m.layer.out_channels / m.col)
-    if m.facts.formats.weight.signed:
+    if m.facts.formats.weight.signed and m.facts.formats.weight.table is None:
         yield from _signs(m.facts.formats.weight.integer)
     yield from _rows_and_columns(m)
     yield from _tile_orders(m, its, ots)
@@ -65,7 +65,7 @@ def _rows_and_columns(m: Model) -> Iterator[Change]:
     if inputs % row:
         used = reordered(1, each_tile_reversed(inputs, row))
         yield Change(ROWS_REVERSED, "only those in use", Stage.WEIGHT_TILES, used)
-    if m.facts.added is not None:
+    if m.facts.added is not None or m.layer.groups > 1:
         columns = on_tiles(row, col, lambda t: t[:, ::-1])
         yield Change(COLUMNS_REVERSED, "of the weights", Stage.WEIGHT_TILES, columns, True)
     yield Change(ROWS_COLUMNS_TRANSPOSED, "", Stage.WEIGHT_TILES, on_tiles(row, col, _transposed), True)
@@ -165,7 +165,7 @@ def _first_pass(m: Model, right: bool) -> Change:
         for image in np.flatnonzero(sums.images == 0):
             for output in np.flatnonzero(sums.outputs < m.col):
                 seen = sums.seen[image, output // outputs * inputs :][:used, 0, 0]
-                wanted = m.capture.weight[sums.outputs[output], :used, 0, 0] * right
+                wanted = m.weight[sums.outputs[output], :used, 0, 0] * right
                 out[image, output] += np.tensordot(wanted - sums.weight[output, :used, 0, 0], seen, 1)
         return out
 

@@ -9,7 +9,7 @@ from qexport.core.intformat import Int64
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.inputs import LANE_STUCK, SKEW
 from qexport.findings.hypotheses.orders import DELAYS
-from qexport.findings.model import Model
+from qexport.findings.model import AnyModel
 from qexport.findings.wires import Unit, bit_orders, cross
 
 OUTPUT_NIBBLES = Mistake("output_nibbles", "Swap the two 4-bit halves of each byte that is written.")
@@ -21,11 +21,15 @@ WORDS_SHIFTED = Mistake(
     "words_shifted", "Start to record at the first valid word: check the latency or the write address."
 )
 X_VALUES = Mistake("x_values", "Reset or initialise what drives these words: the simulation gives X or Z there.")
+RESULTS_CONSTANT = Mistake(
+    "results_constant",
+    "Look at valid, at reset and at the load of the weights: these results do not depend on the data.",
+)
 WORD_COUNT = Mistake("word_count", "Write as many words as the manifest says.")
 _UNITS: Mapping[Unit, Mistake] = {"nibbles": OUTPUT_NIBBLES, "bytes": OUTPUT_BYTES, "bits": OUTPUT_BITS}
 
 
-def word_mistakes(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
+def word_mistakes(m: AnyModel, blocks: Int64, known: Bools) -> Iterator[Change]:
     """`blocks`, `known`: what came back, (files, words, lanes)."""
     element = m.entry.element
     for unit, detail, wires, pair in bit_orders(m.tiling.lanes, element.bits):
@@ -68,7 +72,7 @@ def _moved(values: Int64, by: int) -> Int64:
 _MOST_SHIFT = 256  # words
 
 
-def _shifts(m: Model, golden: Int64, blocks: Int64, known: Bools) -> Iterator[Change]:
+def _shifts(m: AnyModel, golden: Int64, blocks: Int64, known: Bools) -> Iterator[Change]:
     """The shifts that fit best, in each file and over all files; and by one word, together with other mistakes."""
     files, words, _ = golden.shape
     for flat in (False, True) if files > 1 else (False,):

@@ -1,0 +1,53 @@
+"""Mistakes with zero points: of inputs, weights and the codes that are written."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from qexport.core.intformat import Int64
+from qexport.core.operations.conv2d import pad
+from qexport.findings.change import Change, Mistake, Stage
+from qexport.findings.model import Model
+
+INPUT_ZERO_POINT = Mistake(
+    "input_zero_point", "Take the input's zero point off each code, or fold it into the bias (tensor bias_folded)."
+)
+WEIGHT_ZERO_POINT = Mistake("weight_zero_point", "Take the zero point of each output channel off its weights.")
+
+
+def zero_mistakes(m: Model) -> Iterator[Change]:
+    """Zero points that are not taken off, or with the wrong sign; psums are of what the codes stand for."""
+    zero, zeros = m.zero, m.facts.weight_zeros
+    if m.tensor == "psum":
+        return
+    for factor, how in ((1, "not taken off"), (2, "added, not taken off")) if zero else ():
+
+        def everywhere(planes: Int64, more: int = factor * zero) -> Int64:
+            return planes + more
+
+        def inside(seen: Int64, more: int = factor * zero) -> Int64:
+            return pad(seen + more, m.layer, 0)
+
+        yield Change(INPUT_ZERO_POINT, how, Stage.PLANE, everywhere)
+        yield Change(INPUT_ZERO_POINT, f"{how}, padding right", Stage.PAD, inside)
+    if m.facts.added is not None and zero:
+        folded = zero * m.weight.sum(axis=(1, 2, 3))[:, np.newaxis, np.newaxis]
+        yield Change(INPUT_ZERO_POINT, "taken off twice", Stage.ACCUMULATOR, _less(m, folded))
+    if zeros.any():
+        for factor, how in ((1, "not taken off"), (2, "added, not taken off")):
+            more = factor * zeros[:, np.newaxis, np.newaxis, np.newaxis]
+            yield Change(WEIGHT_ZERO_POINT, how, Stage.WEIGHT_TILES, _plus(more))
+        if (zeros != zeros[0]).any():
+            first = (zeros - zeros[0])[:, np.newaxis, np.newaxis, np.newaxis]
+            yield Change(WEIGHT_ZERO_POINT, "that of channel 0 for all", Stage.WEIGHT_TILES, _plus(first))
+
+
+def _plus(more: Int64) -> Callable[[Int64], Int64]:
+    return lambda values: values + more
+
+
+def _less(m: Model, folded: Int64) -> Callable[[Int64], Int64]:
+    def change(accumulators: Int64) -> Int64:
+        return accumulators - folded if accumulators.shape[1] == m.layer.out_channels else accumulators
+
+    return change

@@ -1,0 +1,92 @@
+"""The parts of a memory in which all wrong values stand: a mistake may have been made in one of them only."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qexport.core.intformat import Int64
+from qexport.findings.change import Bools
+from qexport.findings.model import AnyModel
+
+AXIS_NAMES = {
+    "n": "image", "oc": "output channel", "it": "input tile", "kh": "tap row", "kw": "tap column", "py": "row",
+    "px": "column", "oy": "row", "ox": "column", "bit": "bit", "m": "row", "p": "column",
+}  # fmt: skip
+_LISTED = 3  # indices that are named one by one
+
+
+@dataclass(frozen=True, eq=False)
+class Scope:
+    """A part of a memory: the mask in the tensor's axes, and where it is, in words."""
+
+    text: str
+    mask: Bools
+
+
+def scopes(m: AnyModel, wrong: Bools) -> list[Scope]:
+    """The parts that hold all wrong values: those along one axis of the tensor or of its words, at last together."""
+    if not wrong.any():
+        return []
+    along = [list(_along(m, axis, wrong)) for axis in range(wrong.ndim)]
+    found = [scope for some in along for scope in some]
+    found += [*_border(m, wrong), *_of_words(m, wrong)]
+    tight = [min(some, key=lambda scope: int(scope.mask.sum())) for some in along if some]
+    if len(tight) > 1:
+        together = np.logical_and.reduce([scope.mask for scope in tight])
+        found.append(Scope(", ".join(scope.text for scope in tight), together))
+    return found
+
+
+def _along(m: AnyModel, axis: int, wrong: Bools) -> Iterator[Scope]:
+    size = wrong.shape[axis]
+    where = np.flatnonzero(wrong.any(axis=tuple(a for a in range(wrong.ndim) if a != axis)))
+    for text, some in _sets(where, size):
+        mask = np.zeros(size, np.bool_)
+        mask[some] = True
+        shape = [-1 if at == axis else 1 for at in range(wrong.ndim)]
+        yield Scope(f"{AXIS_NAMES[m.axes[axis]]} {text}", np.broadcast_to(mask.reshape(shape), wrong.shape))
+
+
+def _sets(where: Int64, size: int) -> Iterator[tuple[str, Sequence[int]]]:
+    """Sets of indices, not all, that hold those where something is wrong."""
+    first, last = int(where[0]), int(where[-1])
+    step = int(np.gcd.reduce(np.diff(where))) if len(where) > 1 else 0
+    if step > 1:
+        start = first % step
+        nth = {2: "2nd", 3: "3rd"}.get(step, f"{step}th")
+        yield f"{start} and every {nth} behind it", range(start, size, step)
+        if len(where) <= _LISTED:
+            yield ", ".join(map(str, where)), where.tolist()
+    if (first, last) != (0, size - 1):
+        text = f"{first}" if first == last else f"{first} to {last}"
+        if first != last and last == size - 1:
+            text = f"{first} to the last"
+        yield text, range(first, last + 1)
+
+
+def _border(m: AnyModel, wrong: Bools) -> Iterator[Scope]:
+    rows, cols = ([at for at, axis in enumerate(m.axes) if axis in names] for names in (("oy", "py"), ("ox", "px")))
+    if not rows or min(wrong.shape[rows[0]], wrong.shape[cols[0]]) < 3:
+        return
+    mask = np.ones(wrong.shape, np.bool_)
+    inner = [slice(1, -1) if at in (rows[0], cols[0]) else slice(None) for at in range(wrong.ndim)]
+    mask[tuple(inner)] = False
+    for text, one in (("the border", mask), ("the inner part of the plane", ~mask)):
+        if not (wrong & ~one).any():
+            yield Scope(text, one)
+
+
+def _of_words(m: AnyModel, wrong: Bools) -> Iterator[Scope]:
+    """Words, all files one after the other, and lanes."""
+    blocks = m.tiling.tile(wrong.astype(np.int64)) != 0
+    files, words, lanes = blocks.shape
+    by_word = np.flatnonzero(blocks.any(axis=2))
+    for text, some in _sets(by_word, files * words):
+        mask = np.zeros((files * words, lanes), np.int64)
+        mask[some] = 1
+        yield Scope(f"word {text}", m.tiling.untile(mask.reshape(blocks.shape)) == 1)
+    for text, some in _sets(np.flatnonzero(blocks.any(axis=(0, 1))), lanes) if lanes > 1 else ():
+        mask = np.zeros((files, words, lanes), np.int64)
+        mask[:, :, some] = 1
+        yield Scope(f"lane {text}", m.tiling.untile(mask) == 1)

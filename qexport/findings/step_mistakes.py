@@ -1,0 +1,368 @@
+"""What may be done wrong at a step behind the accumulator: one list, for hypotheses and for modules alone."""
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, get_args
+
+import msgspec
+import numpy as np
+
+from qexport.core.intformat import Int64, IntFormat
+from qexport.core.steps import (
+    VALUE,
+    Add,
+    Bias,
+    Chain,
+    Clamp,
+    LeakyRelu,
+    Lookup,
+    MaxPool,
+    Multiply,
+    Pool,
+    Relu,
+    Round,
+    ShiftLeft,
+    ShiftRight,
+    Step,
+    Tflite,
+    Threshold,
+    Wrap,
+    levels_reached,
+    shift_right,
+)
+from qexport.errors import QexportError
+from qexport.findings.change import Mistake
+
+STEP_MISSING = Mistake("step_missing", "Do the step that the manifest names at this place.")
+STEP_ORDER = Mistake("step_order", "Do the steps in the order of the manifest.")
+STEP_ROUNDING = Mistake("step_rounding", "Round as the manifest's step says.")
+STEP_NUMBER = Mistake("step_number", "Take the step's numbers from the manifest.")
+STEP_CHANNEL = Mistake("step_channel", "Give each channel its own number of the step.")
+STEP_CLIP = Mistake("step_clip", "Clip to low and high of the manifest's step, both included.")
+STEP_NARROW = Mistake("step_narrow", "Give the values behind the step as many bits as their range needs.")
+STEP_SIGN = Mistake("step_sign", "Take the values before the step as signed, and keep their signs.")
+
+ROUNDINGS: tuple[Round, ...] = get_args(Round)
+MULTIPLIER_BITS = 32  # a multiplier may be read as if it had fewer
+Function = Callable[[Int64], Int64]
+
+
+@dataclass(frozen=True)
+class Way:
+    """One mistake at a step: `function` stands for it and those behind it up to `behind`."""
+
+    mistake: Mistake
+    text: str
+    function: Function
+    behind: int
+
+
+def done(chain: Chain, step: Step, v: Int64) -> Int64:
+    """A step of a chain on values that may be wrong."""
+    if isinstance(step, Lookup):  # a wrong value may lie outside the table
+        v = np.clip(v, step.low, step.low + len(step.table) - 1)
+    given: Int64 = step.apply(v, chain.start.axis, chain.bias)
+    return given
+
+
+def works(chain: Chain, at: int, stop: int) -> Iterator[Way]:
+    """How a step works and where it stands; `stop`: the number of the step behind the last one that counts."""
+    step = chain.steps[at]
+    for mistake, text, fields in _other_ways(step):
+        yield from _replaced(chain, at, mistake, text, fields)
+    for mistake, text, function in _misread(chain, step):
+        yield Way(mistake, text, function, at + 1)
+    yield Way(STEP_MISSING, "is left out", partial(_left_out, step), at + 1)
+    if at + 1 < stop:
+        exchanged = partial(_exchanged, chain, step, chain.steps[at + 1])
+        yield Way(STEP_ORDER, f"stands behind {chain.names[at + 1]}", exchanged, at + 2)
+
+
+def numbers(chain: Chain, at: int) -> Iterator[Way]:
+    """Numbers beside the right ones, with the other sign, or with a wrong bit."""
+    step = chain.steps[at]
+    for text, fields in _other_numbers(step):
+        yield from _replaced(chain, at, STEP_NUMBER, text, fields)
+
+
+def channels(chain: Chain, at: int) -> Iterator[Way]:
+    """Numbers of other channels."""
+    step, axis = chain.steps[at], chain.start.axis
+    for field, array in step.arrays.items():
+        if array.ndim == (1 if field != "table" else 2) and not isinstance(step, Lookup) and len(array) > 1:
+            for text, other in _moved(array, 0):
+                yield from _replaced(chain, at, STEP_CHANNEL, f"has {field} {text}", {field: _numbers(other)})
+    if isinstance(step, Bias):
+        assert chain.bias is not None
+        bias = chain.bias.reshape([-1 if a == axis else 1 for a in range(len(chain.start.axes))])
+        for text, other in _moved(bias, axis):
+            yield Way(STEP_CHANNEL, f"is that {text}", partial(_plus, other << step.shift), at + 1)
+
+
+def widths(chain: Chain, at: int) -> Iterator[Way]:
+    """Values behind a step that have too few bits."""
+    for text, change in narrowed(*chain.signals[chain.names[at]].range):
+        yield Way(STEP_NARROW, text, partial(_behind, chain, chain.steps[at], change), at + 1)
+
+
+def narrowed(low: int, high: int) -> Iterator[tuple[str, Function]]:
+    """Values of a range in too few bits, the most first."""
+    need = IntFormat.holding(low, high, True).bits
+    for bits in range(need - 1, 0, -1):
+        signed, unsigned = IntFormat(bits, True), IntFormat(bits, False)
+        yield f"gives {bits} bits, {need} are needed", signed.wrap
+        if low < 0:
+            yield f"gives {bits} bits without a sign", unsigned.wrap
+        yield f"clamps to {bits} signed bits", signed.saturate
+
+
+def other_biases(bias: Int64) -> Iterator[tuple[str, Int64]]:
+    """What may be added in place of a bias (channel,)."""
+    yield "subtracted", -bias
+    yield "added twice", 2 * bias
+    for text, other in _moved(bias, 0):
+        yield f"that {text}", other
+    for by in range(1, 9):
+        yield f"{by} bits too far left", bias << by
+        yield f"{by} bits too far right", bias >> by
+    need = IntFormat.holding(int(bias.min()), int(bias.max()), True).bits
+    for bits in sorted({need - 1, *(bits for bits in (4, 8, 12, 16, 24) if bits < need)} - {0}, reverse=True):
+        yield f"cut to {bits} bits", IntFormat(bits, True).wrap(bias)
+        yield f"cut to {bits} bits without sign", IntFormat(bits, False).wrap(bias)
+        yield f"saturated to {bits} bits", IntFormat(bits, True).saturate(bias)
+    for bits in sorted({need, 8, 16}):
+        if bits >= need and (bias < 0).any():
+            yield f"of {bits} bits without sign", IntFormat(bits, False).wrap(bias)
+
+
+def _moved(array: Int64, axis: int) -> Iterator[tuple[str, Int64]]:
+    """Numbers of channels that are those of others."""
+    if array.shape[axis] < 2:
+        return
+    for by in (1, -1):
+        yield f"of the channel {'before' if by > 0 else 'behind'}", np.roll(array, by, axis)
+    yield "of channel 0 for all", np.broadcast_to(np.take(array, [0], axis), array.shape)
+    yield "of the channels in reverse", np.flip(array, axis)
+
+
+def _replaced(chain: Chain, at: int, mistake: Mistake, text: str, fields: Mapping[str, Any]) -> Iterator[Way]:
+    step = chain.steps[at]
+    with suppress(QexportError):  # no such step
+        other = msgspec.structs.replace(step, **fields)
+        if other != step:
+            yield Way(mistake, text, partial(done, chain, other), at + 1)
+
+
+def _left_out(step: Step, v: Int64) -> Int64:
+    """Without a pool the values at the corners of its windows go on."""
+    if not isinstance(step, Pool):
+        return v.copy()
+    corners: Int64 = step.windows(v, _first, 0)
+    return corners
+
+
+def _first(seen: Int64, axis: int) -> Int64:
+    first: Int64 = np.take(seen, 0, axis)
+    return first
+
+
+def _exchanged(chain: Chain, step: Step, following: Step, v: Int64) -> Int64:
+    return done(chain, step, done(chain, following, v))
+
+
+def _behind(chain: Chain, step: Step, change: Function, v: Int64) -> Int64:
+    return change(done(chain, step, v))
+
+
+def _before(chain: Chain, step: Step, change: Function, v: Int64) -> Int64:
+    return done(chain, step, change(v))
+
+
+def _plus(more: Any, v: Int64) -> Int64:
+    moved: Int64 = v + more
+    return moved
+
+
+def _numbers(array: Int64) -> Any:
+    """An array as a field of a step."""
+    given = array.tolist()
+    if array.ndim == 2:
+        return tuple(map(tuple, given))
+    return tuple(given) if array.ndim else given
+
+
+def _other_ways(step: Step) -> Iterator[tuple[Mistake, str, dict[str, Any]]]:
+    """Fields that let a step work in another way."""
+    match step:
+        case ShiftRight() | LeakyRelu():
+            for way in ROUNDINGS:
+                yield STEP_ROUNDING, f"rounds {way}, not {step.round}", {"round": way}
+        case Tflite():
+            many = step.rounding == "double"
+            text = f"rounds {'once' if many else 'twice'}"
+            yield STEP_ROUNDING, text, {"rounding": "single" if many else "double"}
+        case Wrap():
+            yield STEP_SIGN, f"is {'unsigned' if step.signed else 'signed'}", {"signed": not step.signed}
+        case Clamp(low=low, high=high):
+            yield STEP_CLIP, f"clamps to {-high}..{high}", {"low": -high}
+            bits = IntFormat.holding(low, high, low < 0).bits
+            spans = [IntFormat(max(bits + more, 1), signed) for more in (-2, -1, 0, 1, 2) for signed in (False, True)]
+            for span in spans:
+                yield STEP_CLIP, f"clamps to {span.low}..{span.high}", {"low": span.low, "high": span.high}
+            for name, value in (("low", low), ("high", high)):
+                for new in (value + 1, value - 1):
+                    yield STEP_CLIP, f"has {name} {new}, not {value}", {name: new}
+
+
+def _other_numbers(step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Fields with other numbers: those beside them, those with the other sign, those of which a bit is wrong."""
+    for field, array in step.arrays.items():
+        if field == "table":
+            continue
+        if array.size == 1:
+            value = int(array.ravel()[0])
+            bits = IntFormat.holding(value, value, True).bits
+            for new in dict.fromkeys([value + 1, value - 1, -value, *(value ^ (1 << bit) for bit in range(bits))]):
+                yield f"has {field} {new}, not {value}", {field: new}
+        else:
+            for text, other in (("+1", array + 1), ("-1", array - 1), ("of the other sign", -array)):
+                yield f"has {field} {text}", {field: _numbers(other)}
+    for field in sorted({"first", "bits", "shift"} - step.arrays.keys()):
+        if not isinstance(step, Lookup) and isinstance(given := getattr(step, field, None), int):
+            for new in dict.fromkeys((given + 1, given - 1, 1 if field == "bits" else 0)):
+                yield f"has {field} {new}, not {given}", {field: new}
+
+
+def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]]:
+    """What a step may do to the incoming value that none of its kind does."""
+    axis = chain.start.axis
+
+    def number(field: str, v: Int64) -> Any:
+        return step._along(field, v, axis)
+
+    match step:
+        case Bias():
+            assert chain.bias is not None
+            bias = chain.bias.reshape([-1 if a == axis else 1 for a in range(len(chain.start.axes))]) << step.shift
+            yield STEP_SIGN, "subtracts", lambda v: v - bias
+            yield STEP_NUMBER, "is added twice", lambda v: v + 2 * bias
+        case Add():
+            yield STEP_NUMBER, "subtracts", lambda v: v - number("value", v)
+        case Multiply():
+            yield STEP_SIGN, "takes the size of the value", lambda v: done(chain, step, np.abs(v))
+            yield from _other_multipliers(chain, step)
+        case ShiftLeft():
+            yield STEP_NUMBER, "shifts to the right", lambda v: v >> number("by", v)
+        case ShiftRight():
+            yield STEP_NUMBER, "shifts to the left", lambda v: v << number("by", v)
+            for bits in (8, 16, 24, 32, 40, 48, VALUE.bits):
+                if bits > int(step.arrays["by"].max()):
+                    text = f"shifts zeros into {bits} bits, not the sign"
+                    yield STEP_SIGN, text, partial(_before, chain, step, IntFormat(bits, False).wrap)
+            yield STEP_ROUNDING, "rounds twice", lambda v: _twice(v, number("by", v))
+        case Tflite():
+            for ways in (*((way,) for way in ROUNDINGS), *itertools.product(ROUNDINGS, repeat=2)):
+                text = f"rounds {' behind the multiplier and '.join(ways)}{' behind the shift' * (len(ways) > 1)}"
+                yield STEP_ROUNDING, text, partial(_tflite, step, axis, ways)
+        case Relu():
+            yield STEP_SIGN, "gives the size of the value", np.abs
+            yield STEP_SIGN, "keeps values below 0, not above", lambda v: np.minimum(v, 0)
+            for by in range(1, 7):
+                yield STEP_SIGN, f"is leaky, by 1/{1 << by}", partial(_leaky, by)
+        case LeakyRelu():
+            yield STEP_SIGN, "gives 0 below 0", lambda v: np.maximum(v, 0)
+            yield STEP_SIGN, "shifts values above 0, too", lambda v: shift_right(v, step.shift, step.round)
+        case Clamp(low=low, high=high):
+            span = IntFormat.holding(low, high, low < 0)
+            for other in dict.fromkeys((span, IntFormat(span.bits, not span.signed))):
+                yield STEP_CLIP, f"wraps to {other}", other.wrap
+            yield STEP_CLIP, "lets values below low pass", lambda v: np.minimum(v, high)
+            yield STEP_CLIP, "lets values above high pass", lambda v: np.maximum(v, low)
+            yield STEP_SIGN, "takes the size of the value", lambda v: np.clip(np.abs(v), low, high)
+        case Wrap():
+            yield STEP_CLIP, "clamps", step.format.saturate
+        case Threshold():
+            table = step.arrays["table"]
+            for text, levels in (
+                ("counts levels < v, not <= v", table + 1),
+                ("leaves the first level out", table[:, 1:]),
+                ("leaves the last level out", table[:, :-1]),
+            ):
+                yield STEP_NUMBER, text, partial(_counted, levels, step.first, axis)
+        case Lookup():
+            yield STEP_NUMBER, "reads the entry behind", partial(_before, chain, step, partial(_plus, 1))
+            yield STEP_NUMBER, "reads the entry before", partial(_before, chain, step, partial(_plus, -1))
+        case Pool():
+            yield from _other_pools(step)
+
+
+def _other_multipliers(chain: Chain, step: Multiply) -> Iterator[tuple[Mistake, str, Function]]:
+    """Multipliers that are read with too few bits, or hold fewer digits than they should."""
+    by, axis = step.arrays["by"], chain.start.axis
+    seen = {by.tobytes()}
+    reach = IntFormat.holding(int(by.min()), int(by.max()), True).bits
+    tried = [
+        (f"takes its multiplier for {span}", span.wrap(by))
+        for span in (IntFormat(bits, signed) for bits in range(2, MULTIPLIER_BITS + 1) for signed in (True, False))
+    ]
+    for bits in range(4, reach):
+        lost = reach - bits
+        tried.append((f"has a multiplier of {bits} bits, rounded", ((by + (1 << lost >> 1)) >> lost) << lost))
+        tried.append((f"has a multiplier of {bits} bits, cut", (by >> lost) << lost))
+    for text, cut in tried:
+        if cut.tobytes() not in seen:
+            seen.add(cut.tobytes())
+            yield STEP_NUMBER, text, partial(_times, cut, axis)
+
+
+def _times(by: Int64, axis: int, v: Int64) -> Int64:
+    product: Int64 = v * (by.reshape([-1 if a == axis else 1 for a in range(v.ndim)]) if by.ndim else by)
+    return product
+
+
+def _other_pools(step: Pool) -> Iterator[tuple[Mistake, str, Function]]:
+    """What else may be taken of a window, and windows elsewhere."""
+    largest, total = isinstance(step, MaxPool), np.sum
+    yield STEP_NUMBER, "takes the least of the window", partial(step.windows, reduce=np.min, fill=VALUE.high)
+    if largest:
+        yield STEP_NUMBER, "takes the sum of the window", partial(step.windows, reduce=total, fill=0)
+        yield STEP_NUMBER, "counts padding as 0", partial(step.windows, reduce=np.max, fill=0)
+        area = int(np.prod(step.kernel))
+        mean = partial(step.windows, reduce=total, fill=0)
+        yield STEP_NUMBER, "takes the mean of the window", lambda v: mean(v) // area
+    else:
+        yield STEP_NUMBER, "takes the largest of the window", partial(step.windows, reduce=np.max, fill=0)
+    for axis, name in ((-2, "row"), (-1, "column")):
+        for by, way in ((1, "early"), (-1, "late")):
+            yield STEP_ORDER, f"has windows one {name} too {way}", partial(_windows_moved, step, axis, by)
+
+
+def _windows_moved(step: Pool, axis: int, by: int, v: Int64) -> Int64:
+    given: Int64 = step.apply(np.roll(v, by, axis), 1)
+    return given
+
+
+def _twice(v: Int64, by: Any) -> Int64:
+    """Half is added twice: the shift before the last place rounds, too."""
+    first = np.maximum(by - 1, 0)
+    return shift_right(shift_right(v, first, "half_up"), by - first, "half_up")
+
+
+def _leaky(by: int, v: Int64) -> Int64:
+    return np.where(v < 0, v >> by, v)
+
+
+def _tflite(step: Tflite, axis: int, ways: tuple[Round, ...], v: Int64) -> Int64:
+    multiplier, shift = (step._along(field, v, axis) for field in ("multiplier", "shift"))
+    if len(ways) == 1:
+        return shift_right(v * multiplier, 31 - shift, ways[0])
+    high = shift_right((v << np.maximum(shift, 0)) * multiplier, 31, ways[0])
+    return shift_right(high, np.maximum(-shift, 0), ways[1])
+
+
+def _counted(table: Int64, first: int, axis: int, v: Int64) -> Int64:
+    counted: Int64 = first + levels_reached(table, v, axis)
+    return counted
