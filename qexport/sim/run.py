@@ -72,10 +72,10 @@ def simulate(
     with kept(keep, [stream.memory for stream in offered], progress), work_folder(folder, keep) as work:
         translated = as_verilog(design, work.root, limit)
         job = replace(work.job(folder, manifest, translated.files or [folder / "dut.sv"]), waves=waves, limit=limit)
-        found = offered
+        found = tuple(stream for stream in offered if stream.needed)
         if design:
             job, found = _around(job, translated, offered, work.root)
-        compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
+        compared = {stream.memory: stream.values for stream in found if not stream.driven}
         kept_builds = builds if design else cache_folder()
         try:
             executable = build_bench(simulator, job, work.root, work.out / "build.log", kept_builds)
@@ -94,7 +94,7 @@ def simulate(
             version=simulator.version(),
             seed=seed,
             compared=compared,
-            not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in found},
+            not_compared={s.memory: s.values for s in offered if not s.driven and s not in found},
             manifest=manifest,
             design=design,
             kept=keep,
@@ -166,8 +166,8 @@ def write_wrapper(design: Design, found: Sequence[Stream], folder: Path) -> Path
 
 
 def lacking(offered: Sequence[Stream], found: Sequence[Stream]) -> tuple[str, ...]:
-    """The macros that tell the bench which streams a design does not have."""
-    return tuple(f"QEXPORT_WITHOUT_{stream.memory.upper()}" for stream in offered if stream not in found)
+    """The macros that tell the bench which streams a design does not have, and which beyond those that are needed."""
+    return tuple(stream.macro for stream in offered if stream.needed != (stream in found))
 
 
 def _measured(output: str, what: str) -> tuple[int, int]:
@@ -186,7 +186,7 @@ def bench_alone(folder: Path, simulator: Simulator, limit: float = TIME_LIMIT) -
     Nothing but the bench judges: no hash is looked at. What is yielded raises CheckFailed unless the bench passes.
     """
     manifest = read_manifest(folder)
-    checks = sum(s.words * s.lanes for s in streams(manifest) or () if not s.driven)
+    checks = sum(s.values for s in streams(manifest) or () if not s.driven)
     with work_folder(folder) as work:
         job = replace(work.job(folder, manifest, [folder / "dut.sv"]), limit=limit)
         executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
@@ -209,7 +209,7 @@ def bench_files(manifest: Manifest) -> set[str]:
 def check_all_words(work: Work, folder: Path, manifest: Manifest, compared: dict[str, int], what: str) -> None:
     """Raises CheckFailed unless the words of all memories that were compared are those of the set."""
     for entry in manifest.memories:
-        if entry.name in compared:
+        if entry.name in compared and len(entry.files) == 1 and entry.radix == "hex" and entry.format.text:
             check_words(work.out / f"{entry.name}.hex", folder / entry.files[0].path, what)
 
 
