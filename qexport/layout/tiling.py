@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qexport.core.budget import STORED, WORD_BITS
 from qexport.core.intformat import Int64, IntFormat
@@ -311,6 +312,15 @@ class Tiling:
     def added(self) -> int:
         """How many elements over all files stand where a skew put them."""
         return 0 if self.delay is None else self.stored - self.stored // self.delay.longer * self.delay.run
+
+    @property
+    def not_added(self) -> NDArray[np.bool_]:
+        """(words of all files, lanes): which elements do not stand where a skew put them."""
+        if self.delay is None:
+            return np.ones((self.files * self.words, self.lanes), bool)
+        before = np.ones((self.files, self.words // self.delay.longer * self.delay.run, self.lanes), np.int64)
+        stands: NDArray[np.bool_] = self.delay.forth(before, 0).reshape(-1, self.lanes) == 1
+        return stands
 
     @cached_property
     def fill(self) -> int:
