@@ -38,9 +38,14 @@ class Module:
 def connected(module: Module, streams: Sequence[Stream], design: Design) -> tuple[Stream, ...]:
     """The streams that a module has; raises QexportError with a table of those ports that differ.
 
-    All streams that go into the design must be there, and at least one that comes out of it.
+    All streams that the bench needs to drive must be there, and at least one that comes out. A memory that may go
+    either way comes out where the module has ports for that; where it goes in, nothing else is needed that does.
     """
-    found = tuple(s for s in streams if s.driven or module.ports.keys() & s.ports.keys())
+    there = [s for s in streams if module.ports.keys() & s.ports.keys()]
+    back = {s.memory for s in streams if not s.driven}
+    turned = {s.memory for s in there if s.driven and s.memory in back} - {s.memory for s in there if not s.driven}
+    wanted = [s for s in streams if s in there or (s.driven and s.needed and not turned)]
+    found = tuple(s for s in wanted if not s.driven or s.memory not in back - turned)
     needed = {design.clock: Port("input", 1), design.reset: Port("input", 1)}
     for stream in found:
         needed |= stream.ports

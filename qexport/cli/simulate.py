@@ -26,6 +26,7 @@ from qexport.sets.staging import naming
 from qexport.sim.keep import VERDICT
 from qexport.sim.record import check_target, record_of
 from qexport.sim.run import simulate
+from qexport.sim.streams import MODES, all_streams, streams_of_seed
 from qexport.sim.tools import WAVES
 from qexport.sim.verdict import Verdict
 
@@ -34,7 +35,14 @@ from qexport.sim.verdict import Verdict
 @folder_argument
 @simulator_option()
 @design_options()
-@seed_option("Other than 0: all streams stall at random, the same way for the same seed.")
+@click.option(
+    "--streams",
+    type=click.Choice(MODES),
+    multiple=True,
+    help="How the streams run: only so, instead of one run in each of these ways. Give it again for another.",
+)
+@seed_option("Only a run in which all streams stall at random, the same way for the same seed; 0: a smooth one.", None)
+@click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="So many runs of those that stall at random.")
 @click.option("--keep", type=path_type(), help="Folder for logs, the words that came back, and waves.")
 @click.option("--waves", type=click.Choice(WAVES), help="Record all signals in --keep.")
 @click.option(
@@ -49,7 +57,9 @@ def command(
     folder: Path,
     simulator: str,
     design: Design,
-    seed: int,
+    streams: tuple[str, ...],
+    seed: int | None,
+    seeds: int,
     keep: Path | None,
     waves: str | None,
     around: int | None,
@@ -60,12 +70,16 @@ def command(
 ) -> None:
     """Run the self-checking bench of a set, and judge.
 
-    In a folder of sets, of every one; what the vectors of one layer's sets exercise is told together. A run
-    that has not ended after --time-limit counts as failed, as does one that prints more than 64 MiB.
+    In a folder of sets, of every one; what the vectors of one layer's sets exercise is told together. One build runs in
+    several ways: smooth; all streams stall at random; bursts and waits of up to 64 cycles; one stream blocked while the
+    others run; lazy, tready after tvalid; a reset in mid-run. The first run that fails ends it. A run that has not
+    ended after --time-limit counts as failed, as does one that prints more than 64 MiB.
 
     \b
     qexport simulate vectors/features_33
-    qexport simulate vectors/features_33 --dut my_core.sv --top my_core --seed 1
+    qexport simulate vectors/features_33 --dut my_core.sv --top my_core --streams smooth
+    qexport simulate vectors/features_33 --dut my_core.sv --top my_core --seeds 20
+    qexport simulate vectors/features_33 --dut my_core.sv --top my_core --seed 7
     qexport simulate vectors/features_33 --dut my_core.sv --keep run/ --waves vcd --around 20
     qexport simulate vectors/features_33 --dut my_core.sv --verdict verdict.json --requirement REQ-17
     """
@@ -80,13 +94,15 @@ def command(
         check_target(record, sets[0])
     if requirements and record is None and keep is None:
         raise click.UsageError("--requirement belongs to --verdict or --keep")
+    one = seed is not None and not streams and seeds == 1
+    made = streams_of_seed(seed or 0) if one else all_streams(streams or MODES, 1 if seed is None else seed, seeds)
     verdicts: list[Verdict] = []
     not_run: dict[Path, QexportError] = {}
     for path in sets:
         try:
             verdicts.append(
                 simulate(
-                    path, simulator, design, seed=seed, waves=waves, around=around, limit=time_limit,
+                    path, simulator, design, seed=seed or 0, streams=made, waves=waves, around=around, limit=time_limit,
                     keep=keep if keep is None or path == folder else keep / path.name,
                     progress=lambda line, path=path: click.echo(f"{path}: {line}", err=True),  # type: ignore[misc]
                 )

@@ -120,14 +120,15 @@ def computed(simulator: str, folder: Path, manifest: Manifest, design: Design) -
     offered = interface(folder, manifest)
     with work_folder(folder, linked=False) as work:
         reading = read_design(work, folder, manifest, design, macros)
-    compared = {s.memory: s.words * s.lanes for s in reading.streams if not s.driven}
-    entries = [entry for entry in manifest.memories if entry.name in compared]
+    compared = {s.memory: s.values for s in reading.streams if not s.driven}
+    free = {s.memory for s in reading.streams if s.added}  # of which some elements may be anything
+    entries = [entry for entry in manifest.memories if entry.name in compared and entry.name not in free]
     fresh = {
         "set": set_record(folder, manifest),
         "design": DesignRecord.of(design, reading.sources),
         "beside": reading.beside,
         "compared": compared,
-        "not_compared": {s.memory: s.words * s.lanes for s in offered if not s.driven and s not in reading.streams},
+        "not_compared": {s.memory: s.values for s in offered if not s.driven and s not in reading.streams},
         "words": {entry.name: sha256(expected_words(folder, manifest, entry)) for entry in entries},
         "coverage": coverage_of_set(folder, manifest),
         "blind_spots": spots_of(folder, manifest),
@@ -139,7 +140,11 @@ def computed(simulator: str, folder: Path, manifest: Manifest, design: Design) -
 def differing(document: Mapping[str, Any], fresh: Mapping[str, Any]) -> Iterator[Doubt]:
     """Leaves of a record that are not those that were computed. Of a FAIL the words are not known."""
     names = [name for name in fresh if name != "words" or document["result"] == "PASS"]
-    yield from _differing({name: document[name] for name in names}, {name: fresh[name] for name in names})
+    said = {name: document[name] for name in names}
+    if "words" in names:
+        free = fresh["compared"].keys() - fresh["words"].keys()
+        said["words"] = {name: digest for name, digest in document["words"].items() if name not in free}
+    yield from _differing(said, {name: fresh[name] for name in names})
 
 
 def _differing(said: Mapping[str, Any], fresh: Mapping[str, Any]) -> Iterator[Doubt]:

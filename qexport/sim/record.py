@@ -127,7 +127,7 @@ def record_of(verdict: Verdict, requirements: Sequence[str] = ()) -> Record:
         design=DesignRecord.of(verdict.design, verdict.sources),
         beside=verdict.beside,
         run=RunRecord(
-            seed=verdict.seed, streams=("random" if verdict.seed else "smooth",), cycles=verdict.cycles,
+            seed=verdict.seed, streams=tuple(map(str, verdict.streams)), cycles=verdict.cycles,
             macs=verdict.macs,
         ),
         compared=verdict.compared,

@@ -13,11 +13,14 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from qexport.bench.beside import LATE, Around, Beside, beside, refuse, tables
+from qexport.bench.context import bench_streams
 from qexport.bench.design import WRAPPER, Design, Dut
-from qexport.bench.interface import CHECKS, Stream, interface, streams
+from qexport.bench.interface import CHECKS, Stream, interface
+from qexport.bench.interface import streams as streams_of_set
 from qexport.bench.ports import connected, is_legal, read_module
 from qexport.bench.sv import compare_bench
 from qexport.errors import CheckFailed, QexportError, few
+from qexport.layout.memory import verilog_name
 from qexport.sets.folder import file_sha256
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
@@ -26,6 +29,7 @@ from qexport.sim.compare import Compared, compare, fail_lines
 from qexport.sim.ghdl import as_verilog
 from qexport.sim.keep import RUN, clear, kept
 from qexport.sim.registry import choose
+from qexport.sim.streams import Streams, handshake, streams_of_seed
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, supervise
 from qexport.sim.tools import Job, Simulator
 from qexport.sim.verdict import Verdict, changed_files, check_words, failed, judge, no_verdict
@@ -41,6 +45,7 @@ def simulate(
     *,
     top: str = "dut",
     seed: int = 0,
+    streams: Sequence[Streams] = (),
     keep: Path | None = None,
     waves: str | None = None,
     around: int | None = None,
@@ -56,7 +61,8 @@ def simulate(
     PASS only when the bench ends with this run's nonce, the set is still as it was dumped, and all words are those of
     the set; else its `failure` says why.
 
-    With a `seed` other than 0 all streams stall at random. `keep` gets run.log, build.log, the words that came back
+    `streams`: the runs of the one build, the first that fails being the last; without them one run, in which all
+    streams stall at random where `seed` is not 0. `keep` gets run.log, build.log, the words that came back
     (<memory>.hex) and waves.vcd or waves.fst, for which the run is done again with the expected words at hand; with
     `around` those of a failed run are of so many cycles before and behind the first error. `progress` is given lines of
     a long run. `builds` keeps the builds of `dut` for further calls, for a caller in whose time the files that these
@@ -72,11 +78,14 @@ def simulate(
     if keep is not None and keep.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
     changed = _changed(folder, manifest, own_design=not design)
-    with kept(keep, [stream.memory for stream in offered], progress), work_folder(folder, keep, linked=False) as work:
+    with (
+        kept(keep, [verilog_name(stream.memory) for stream in offered], progress),
+        work_folder(folder, keep, linked=False) as work,
+    ):
         reading = read_design(work, folder, manifest, design, simulator.macros, limit)
         job, found = replace(reading.job, waves=waves), reading.streams
         refuse([one for one in reading.beside if one.kind not in LATE], design.allow)
-        compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
+        compared = {stream.memory: stream.values for stream in found if not stream.driven}
         kept_builds = builds if design else cache_folder()
         try:
             executable = build_bench(simulator, job, work.root, work.out / "build.log", kept_builds)
@@ -86,28 +95,36 @@ def simulate(
             raise
         refuse(reading.beside, design.allow)
         _lay_tables(reading.beside, work.root)
-        clear(work.out, [stream.memory for stream in offered])
+        clear(work.out, [verilog_name(stream.memory) for stream in offered])
         verdict = Verdict(
             set=folder,
             simulator=simulator.name,
             version=simulator.version(),
             seed=seed,
+            streams=_runs(manifest, streams, seed),
             compared=compared,
-            not_compared={s.memory: s.words * s.lanes for s in offered if not s.driven and s not in found},
+            not_compared={s.memory: s.values for s in offered if not s.driven and s not in found},
             manifest=manifest,
             design=design,
             beside=reading.beside,
             sources=reading.sources,
             kept=keep,
         )
-        command = [*simulator.command(executable, waves), f"+seed={seed}"]
+        command = simulator.command(executable, waves)
         run = _Run(work, folder, manifest, command, f"{folder} on {simulator.name}", limit, progress)
         if changed:
             return replace(verdict, failure=run.of_changed(changed, sum(compared.values())))
-        verdict = run.recorded(verdict, [stream.memory for stream in offered if stream.driven])
+        driven = [s.memory for s in bench_streams(manifest, offered) if s.driven and s.stream in found]
+        work.lay(folder, [path for memory in driven for path in memory.loaded])
+        verdict = run.all_recorded(verdict)
         if waves is not None and (around is None or not verdict.passed):
-            run.show(f"out/waves.{waves}", around)
+            run.show(f"out/waves.{waves}", around, verdict.streams[-1])
     return verdict
+
+
+def _runs(manifest: Manifest, streams: Sequence[Streams], seed: int) -> tuple[Streams, ...]:
+    """The runs that a set gets; the bench of an older version knows the seed alone."""
+    return tuple(streams) if streams and manifest.bench_note is None else streams_of_seed(seed)
 
 
 @dataclass(frozen=True)
@@ -127,14 +144,26 @@ class _Run:
     def log(self) -> Path:
         return self.work.out / RUN
 
-    def recorded(self, verdict: Verdict, driven: Sequence[str]) -> Verdict:
+    def all_recorded(self, verdict: Verdict) -> Verdict:
+        """The verdict of all its runs: that of the first that fails, else that of the first with all of them in it."""
+        done: list[Verdict] = []
+        for streams in verdict.streams:
+            one = self.recorded(replace(verdict, seed=streams.seed, streams=(streams,)))
+            made = tuple(run for before in (*done, one) for run in before.streams)
+            if one.failure is not None:
+                passed = [run for before in done for run in before.streams]
+                failure = handshake(one.failure, streams, passed) if passed else one.failure
+                return replace(one, failure=failure, streams=made)
+            done.append(one)
+        return replace(done[0], streams=verdict.streams)
+
+    def recorded(self, verdict: Verdict) -> Verdict:
         """The verdict of a run that cannot reach what is expected: the bench records, and then it is compared."""
         before = changed_files(self.folder, self.manifest)
-        self.work.lay(self.folder, self.manifest, driven)
         entries = [entry for entry in self.manifest.memories if entry.name in verdict.compared]
         found: list[Compared] = []
         try:
-            arguments = ["+dir=set", "+record=out", f"+nonce={self.nonce}"]
+            arguments = ["+dir=set", "+record=out", f"+nonce={self.nonce}", *verdict.streams[0].arguments]
             status = printed([*self.command, *arguments], self.work, self.what, self.limit, self.progress)
             if (after := changed_files(self.folder, self.manifest)) != before:
                 new = {path: why for path, why in after.items() if before.get(path) != why}
@@ -142,7 +171,9 @@ class _Run:
                     f"simulate: {self.folder}: {_named(new)}, while the design ran; nothing else may write into the "
                     "set, dump it again"
                 )
-            found = [compare(self.folder, self.manifest, e, self.work.out / f"{e.name}.hex") for e in entries]
+            found = [
+                compare(self.folder, self.manifest, e, self.work.out / f"{verilog_name(e.name)}.hex") for e in entries
+            ]
             cycles, macs = self._judge(found, status, verdict.seed)
         except CheckFailed as failure:
             verdict = replace(verdict, failure=failure)
@@ -193,11 +224,11 @@ class _Run:
             "dump the set again"
         )
 
-    def show(self, waves: str, around: int | None) -> None:
+    def show(self, waves: str, around: int | None, streams: Streams) -> None:
         """Run again, for the waves, with the expected words at hand; the verdict stands already."""
         self.work.link(self.folder)
         log = self.work.root / "waves.log"
-        command = [*self.command, "+dir=set", f"+nonce={self.nonce}"]
+        command = [*self.command, "+dir=set", f"+nonce={self.nonce}", *streams.arguments]
         recording = [f"+waves={waves}"]
         with suppress(CutOff):
             if around is not None:
@@ -259,7 +290,8 @@ def read_design(
     translated = as_verilog(design, work.root, limit)
     job = replace(work.job(folder, manifest, translated.files or [own]), limit=limit)
     if not design:
-        return Reading(job, translated, offered, (), {own.name: file_sha256(own)} if own.is_file() else {})
+        needed = tuple(stream for stream in offered if stream.needed)
+        return Reading(job, translated, needed, (), {own.name: file_sha256(own)} if own.is_file() else {})
     found = connected(read_module(translated, job.sources[0], (job.include,)), offered, translated)
     job = replace(job, folders=translated.includes, macros=(*translated.defines, *lacking(offered, found)))
     names = {job.top, WRAPPER}
@@ -292,8 +324,8 @@ def write_wrapper(design: Design, found: Sequence[Stream], folder: Path) -> Path
 
 
 def lacking(offered: Sequence[Stream], found: Sequence[Stream]) -> tuple[str, ...]:
-    """The macros that tell the bench which streams a design does not have."""
-    return tuple(f"QEXPORT_WITHOUT_{stream.memory.upper()}" for stream in offered if stream not in found)
+    """The macros that tell the bench which streams a design does not have, and which beyond those that are needed."""
+    return tuple(stream.macro for stream in offered if stream.needed != (stream in found))
 
 
 @contextmanager
@@ -303,7 +335,7 @@ def bench_alone(folder: Path, simulator: Simulator, limit: float = TIME_LIMIT) -
     Nothing but the bench judges: no hash is looked at. What is yielded raises CheckFailed unless the bench passes.
     """
     manifest = read_manifest(folder)
-    checks = sum(s.words * s.lanes for s in streams(manifest) or () if not s.driven)
+    checks = sum(s.values for s in streams_of_set(manifest) or () if not s.driven)
     with work_folder(folder) as work:
         job = replace(work.job(folder, manifest, [folder / "dut.sv"]), limit=limit)
         executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
@@ -319,14 +351,14 @@ def bench_alone(folder: Path, simulator: Simulator, limit: float = TIME_LIMIT) -
 
 def bench_files(manifest: Manifest) -> set[str]:
     """The files of a set that its bench looks at when it runs."""
-    ours = {stream.memory for stream in streams(manifest) or ()}
+    ours = {stream.memory for stream in streams_of_set(manifest) or ()}
     return {CHECKS, *(file.path for entry in manifest.memories if entry.name in ours for file in entry.files)}
 
 
 def check_all_words(work: Work, folder: Path, manifest: Manifest, compared: dict[str, int], what: str) -> None:
     """Raises CheckFailed unless the words of all memories that were compared are those of the set."""
     for entry in manifest.memories:
-        if entry.name in compared:
+        if entry.name in compared and len(entry.files) == 1 and entry.radix == "hex" and entry.format.text:
             check_words(work.out / f"{entry.name}.hex", folder / entry.files[0].path, what)
 
 

@@ -20,6 +20,7 @@ from qexport.errors import CheckFailed
 from qexport.layout.paths import MANIFEST, SUMS
 from qexport.sets.folder import sha256, sums_text
 from qexport.sets.manifest import Manifest, golden_text, layer_text
+from qexport.sim.streams import Streams
 
 SHOWN_LINES = 20  # of a failed run
 
@@ -31,7 +32,7 @@ class Verdict(Printed):
     `failure`: why it is no PASS. `cycles` run from the end of the reset until the last word was taken; `macs` are the
     layer's multiplications (those with padding among them), both 0 where the run failed. `design`: what
     stood in place of the set's own, `beside` what it does beside computing. `kept`: the folder with logs and the words
-    that came back; `words`: the SHA-256 of those of each memory, as the bench records them;
+    that came back; `streams`: the runs; `words`: the SHA-256 of those of each memory, as the bench records them;
     `sources`: that of the design's files by their paths.
     """
 
@@ -39,6 +40,7 @@ class Verdict(Printed):
     simulator: str
     version: str
     seed: int
+    streams: tuple[Streams, ...] = (Streams("smooth"),)
     compared: dict[str, int]
     not_compared: dict[str, int]
     manifest: Manifest
@@ -79,8 +81,9 @@ class Verdict(Printed):
 
     @property
     def multipliers(self) -> int:
-        """Of the layout's array."""
-        return self.manifest.array["row"] * self.manifest.array["col"]
+        """Of the layout's array; 0 where it has none."""
+        array = self.manifest.array
+        return array["row"] * array["col"] if {"row", "col"} <= array.keys() else 0
 
     @property
     def macs_per_cycle(self) -> float:
@@ -89,7 +92,7 @@ class Verdict(Printed):
     @property
     def utilisation(self) -> float:
         """Share of the array's multipliers that worked in an average cycle; above 1 where the design has more."""
-        return self.macs_per_cycle / self.multipliers
+        return self.macs_per_cycle / self.multipliers if self.multipliers else 0.0
 
     def check(self) -> "Verdict":
         """The verdict itself where it is a PASS; raises its failure, a CheckFailed, where it is not."""
@@ -112,17 +115,20 @@ class Verdict(Printed):
             ("files", f"{self.manifest.file_count} as dumped, layout '{self.manifest.layout.name}'"),
             ("bench", self.manifest.bench_note or "files are what qexport writes for this set"),
             ("golden", golden_text(self.manifest)),
-            ("simulation", what + (f", streams stalled with seed {self.seed}" if self.seed else "")),
+            ("simulation", what),
+            ("streams", ", ".join(map(str, self.streams))),
             ("compared", _counts_text(self.compared)),
         ]
         if self.not_compared:
             rows.append(("not compared", f"{_counts_text(self.not_compared)}: the module has no such ports"))
         rows += beside_rows(self.beside, self.design.allow)
+        speed = f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle"
         share = f"{self.utilisation:.1%} of" if self.utilisation <= 1 else "more than the layout's array of"
         rows.append((
             "speed",
-            f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle, {share} {self.multipliers} "
-            f"multiplier{'s' * (self.multipliers > 1)}",
+            f"{speed}, {share} {self.multipliers} multiplier{'s' * (self.multipliers > 1)}"
+            if self.multipliers
+            else speed,
         ))  # fmt: skip
         rows += [("coverage", str(self.coverage)), ("cannot see", self.unseen)]
         return rows
@@ -136,6 +142,7 @@ class Verdict(Printed):
         found = {"set": str(self.set), "result": "PASS", "bench": self.manifest.bench_note}
         found |= {name: getattr(self, name) for name in names}
         return found | {
+            "streams": list(map(str, self.streams)),
             "beside": msgspec.to_builtins(self.beside),
             "coverage": msgspec.to_builtins(self.coverage),
             "cannot_see": self.unseen,

@@ -6,7 +6,7 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,11 +49,10 @@ class Work:
         place.unlink(missing_ok=True)
         place.symlink_to(folder.resolve())
 
-    def lay(self, folder: Path, manifest: Manifest, driven: Sequence[str]) -> None:
+    def lay(self, folder: Path, kept: Collection[str]) -> None:
         """Give the bench a copy of the files that are driven, and nothing of what is expected, not even a checksum."""
         place = self.root / "set"
         place.mkdir()
-        kept = {file.path for entry in manifest.memories if entry.name in driven for file in entry.files}
         lines = (folder / CHECKS).read_text().splitlines()
         named = [line.split(" ", 2)[2] for line in lines]
         for name in kept:
