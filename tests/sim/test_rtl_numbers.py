@@ -1,4 +1,4 @@
-"""Numbers of steps that a set stores as it stores the bias come through a stream into the reference RTL, from no ROM."""
+"""Numbers of steps that a set stores as it stores the bias come through a stream into the reference RTL."""
 
 import subprocess
 from pathlib import Path
