@@ -22,6 +22,8 @@ from qexport.layout.toml import layout_text, parse_layout
 from qexport.sets.manifest import read_manifest
 from qexport.sim.run import simulate
 from qexport.sim.verilator import Verilator
+from qexport.trust.mutants import chosen_edits, hand_mutants
+from qexport.trust.stress import stress_capture
 from tests.conftest import cli, fails
 from tests.sim.conftest import edited
 from tests.sim.test_rtl import BENCHES, rendered, run, synthesized
@@ -224,3 +226,14 @@ def test_a_bench_of_memories_passes_around_the_array(simulator: str, set_of_prod
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert "\nPASS checks=" in done.stdout
+
+
+@on_icarus
+def test_the_stress_capture_shows_every_mistake_of_the_array(simulator: str, tmp_path: Path) -> None:
+    for name, addend in (("with", True), ("without", False)):
+        like = product(PLAIN, PLAIN, (1, 5, 4, 5), addend, False, True)
+        folder = dump(stress_capture(like), sized(2, 2), tmp_path / name).folder
+        edits = chosen_edits("os", folder)
+        found = hand_mutants(folder, "os", edits, simulator=simulator)
+        assert [result.name for result in found if result.fate != "killed"] == []
+        assert len(edits) > 55
