@@ -5,20 +5,35 @@ from pathlib import Path
 
 import click
 
-from qexport.cli.common.options import folder_argument, json_option, path_type
+from qexport.bench.design import Design
+from qexport.cli.common.options import (
+    check_top,
+    dut_options,
+    folder_argument,
+    json_option,
+    path_type,
+    simulator_option,
+    time_limit_option,
+)
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.tables import print_pairs
+from qexport.core.capture import CaptureFile
 from qexport.errors import CheckFailed, few
 from qexport.findings.diagnose import diagnose
 from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import read_wave
+from qexport.findings.whole_run import confirm, diagnose_run
 from qexport.findings.words import Actual, read_actual
+from qexport.sets.manifest import read_manifest
+from qexport.sim.run import simulate
+from qexport.sim.work import scratch_folder
+from qexport.trust.stress import stress_capture
 
 
 @click.command(name="diagnose")
 @folder_argument
 @click.option(
-    "--actual", "files", type=path_type(), multiple=True, required=True,
+    "--actual", "files", type=path_type(), multiple=True,
     help="What your design gave: text, its files or the folder of simulate --keep; or VCD or FST.",
 )  # fmt: skip
 @click.option(
@@ -27,11 +42,14 @@ from qexport.findings.words import Actual, read_actual
 )  # fmt: skip
 @click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
 @click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
-@click.option("--clock", help="Of a VCD or FST: the clock at whose rising edges they are taken.")
+@click.option("--clock", "sampled", help="Of a VCD or FST: the clock at whose edges they are taken.")
 @click.option(
     "--valid",
     help="Of a VCD or FST: the signal that is 1 where a word counts.  [default: tvalid and tready of a tdata]",
 )
+@dut_options("Your module, which is run on the set without --actual, and on fresh stimulus to make sure of a cause")
+@simulator_option()
+@time_limit_option("With --dut: seconds for each build, and again for each run.")
 @json_option
 def command(
     folder: Path,
@@ -39,36 +57,67 @@ def command(
     first: int | None,
     memory: str | None,
     signal: str | None,
-    clock: str | None,
+    sampled: str | None,
     valid: str | None,
+    dut: tuple[Path, ...],
+    top: str | None,
+    simulator: str,
+    time_limit: float,
     as_json: bool,
 ) -> None:
     """Say where results differ from a set, and which mistake it is.
 
+    Of a folder with several memories of a run the first wrong one is diagnosed; the others must agree. With --dut a
+    cause is certain where it also predicts what the design gives on fresh stimulus.
+
     \b
     qexport simulate vectors/features_33 --dut my_core.sv --keep run/
-    qexport diagnose vectors/features_33 --actual run/accumulator.hex
+    qexport diagnose vectors/features_33 --actual run/
+    qexport diagnose vectors/features_33 --actual run/accumulator.hex --dut my_core.sv --top my_core
     qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
     qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
     """
-    if (signal is None) != (clock is None):
+    check_top(top, dut)
+    if not files and not dut:
+        raise click.UsageError("Missing option '--actual' (or --dut, which is run)")
+    if (signal is None) != (sampled is None):
         raise click.UsageError("--signal and --clock belong together; a text file needs neither")
     if first is not None and signal is not None:
         raise click.UsageError("--from belongs to a file of words, not to --signal")
     if valid is not None and signal is None:
         raise click.UsageError("--valid belongs to --signal and --clock")
-    if signal is None or clock is None:
-        actual = read_actual(folder, files, memory, first)
-    elif len(files) > 1:
+    if signal is not None and len(files) != 1:
         raise click.UsageError("--signal is of one file; give --actual once")
-    else:
-        actual = read_wave(folder, files[0], signal, clock, memory, valid)
-    file = few(files)
     watched = sys.stderr.isatty()
-    found = diagnose(folder, actual, lambda what: click.echo(f"trying {what} ...", err=True) if watched else None)
-    result = {"set": str(folder), "actual": ", ".join(map(str, files)), "memory": actual.memory.name, **found.as_json()}
+
+    def told(what: str) -> None:
+        if watched:
+            click.echo(f"trying {what} ...", err=True)
+
+    design = Design.read(dut, top=top or "dut")
+    with scratch_folder() as scratch:
+        if not files:
+            simulate(folder, simulator, design, keep=scratch / "run", limit=time_limit)
+            files = (scratch / "run",)
+        if signal is not None and sampled is not None:
+            actual = read_wave(folder, files[0], signal, sampled, memory, valid)
+            found = diagnose(folder, actual, told)
+        elif memory is None and first is None and len(files) == 1 and files[0].is_dir():
+            actual, found = diagnose_run(folder, files[0], told)
+        else:
+            actual = read_actual(folder, files, memory, first)
+            found = diagnose(folder, actual, told)
+        if design:
+            told("fresh stimulus")
+            found = confirm(
+                folder, found, actual.memory.name, design,
+                lambda: stress_capture(CaptureFile(folder / read_manifest(folder).capture.path)),
+                simulator=simulator, limit=time_limit,
+            )  # fmt: skip
+        file = few(dut) if files[0].is_relative_to(scratch) else few(files)
+    result = {"set": str(folder), "actual": file, "memory": actual.memory.name, **found.as_json()}
     emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
-    if found.differing or found.findings:
+    if found.differing or found.findings or found.causes:
         click.echo(f"qexport: diagnose: {file}: {found.summary}", err=True)  # what was asked for, and no error
         click.get_current_context().exit(CheckFailed.exit_code)
 

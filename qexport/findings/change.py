@@ -53,7 +53,7 @@ class Mistake:
 class Change:
     """One hypothesis: at `stage` the design does `apply` instead. `pair`: it is also tried together with others.
 
-    `also`: what the same mistake does at other stages.
+    `also`: what the same mistake does at other stages. `cost`: bits that were taken from what came back to build it.
     """
 
     mistake: Mistake
@@ -62,6 +62,7 @@ class Change:
     apply: Callable[[Any], Int64]
     pair: bool = False
     also: "tuple[Change, ...]" = ()
+    cost: float = 0.0
 
     @property
     def name(self) -> str:

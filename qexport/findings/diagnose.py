@@ -53,15 +53,14 @@ def diagnose(
     than the memory, they are looked for at the places where they may belong. Raises as Comparison does.
     """
     require(read_manifest(folder).layer, Need.DIAGNOSIS)
-    found: Diagnosis | None = None
-    for compared in Comparison(folder, actual).placements():
-        one = _of(compared, progress, behind)
-        better = found is None or (one.explained, -one.differing) > (found.explained, -found.differing)
-        found = one if better else found
-        if one.explained and not (actual.missing and one.differing):
-            break
-    assert found is not None
-    return found
+    places = list(Comparison(folder, actual).placements())
+    right = [compared for compared in places if not compared.wrong.any()]
+    found = [_of(places[0], progress, behind)] if not right else [_of(right[0], progress, behind)]
+    for compared in places[1:]:
+        if found[-1].explained:
+            return found[-1]
+        found.append(_of(compared, progress, behind))
+    return found[-1] if found[-1].explained else found[0]
 
 
 def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
@@ -74,9 +73,9 @@ def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
     return found
 
 
-def holds(folder: Path, actual: Actual, cause: Cause) -> bool | None:
+def holds(folder: Path, actual: Actual, cause: Cause, anywhere: bool = False) -> bool | None:
     """Whether a cause that was found elsewhere gives these values too; None where nothing is wrong, or no hypothesis of
-    this memory has its name."""
+    this memory has its name. `anywhere`: with whatever detail, where channels and places have other numbers."""
     compared = Comparison(folder, actual)
     if not (compared.wrong & compared.known).any():
         return None
@@ -89,7 +88,8 @@ def holds(folder: Path, actual: Actual, cause: Cause) -> bool | None:
         scored = _pairs(trial, [replace(change, pair=True) for change in named])
     else:
         scored = [trial.score((change,)) for change in named]
-    return any(one.all and (one.name, one.detail) == (cause.name, cause.detail) for one in scored)
+    exact = [one for one in scored if one.all and one.name == cause.name]
+    return any(anywhere or one.detail == cause.detail for one in exact)
 
 
 def _cause(mistakes: Sequence[Mistake], detail: str, share: float, alike: tuple[str, ...] = ()) -> Cause:

@@ -51,7 +51,8 @@ class Scored:
     @property
     def proven(self) -> bool:
         """Whether it gives all, and that is no chance."""
-        return self.all and self.bits >= (BITS if self.scope is None else PART_BITS)
+        needed = (BITS if self.scope is None else PART_BITS) + sum(change.cost for change in self.changes)
+        return self.all and self.bits >= needed
 
     def predicted(self, model: AnyModel) -> Int64:
         """What the memory would hold."""
@@ -88,7 +89,7 @@ class Trial:
         agree = values == got
         every, wanted, fixed = int(wrong.sum()), int((wrong & said).sum()), int((wrong & agree).sum())
         spoilt = known & ~wrong & said & ~agree
-        broken, unsaid = int(spoilt.sum()), int((~said).sum())
+        broken, unsaid = int(spoilt.sum()), int((known & ~said).sum())
         if not wanted or (sample is None and 4 * fixed < every):  # it says too little
             return Scored(changes, min((fixed - broken) / max(every, 1), 0.5), False, unsaid)
         if fixed == every and broken:
@@ -112,15 +113,17 @@ class Trial:
         if not isinstance(model, Model):
             return None
         layer = model.layer
-        if layer.groups == 1 and model.images <= images and layer.out_channels <= outputs:
-            return None
         by_image = self.wrong.sum(axis=tuple(range(1, self.wrong.ndim)))
         taken = np.sort(np.argsort(-by_image, kind="stable")[:images])
+        taken = taken[by_image[taken] > 0]
         counts = self.wrong[taken].sum(axis=tuple(a for a in range(self.wrong.ndim) if a != axis))
         per_group = layer.out_channels // layer.groups
         group = int(np.argmax(counts)) // per_group
         of_group = counts[group * per_group : (group + 1) * per_group]
-        channels = np.sort(np.argsort(-of_group, kind="stable")[:outputs]) + group * per_group
+        channels = np.sort(np.argsort(-of_group, kind="stable")[:outputs])
+        channels = channels[of_group[channels] > 0] + group * per_group
+        if len(channels) == layer.out_channels and len(taken) == model.images:
+            return None
         return Sample(taken, channels)
 
 

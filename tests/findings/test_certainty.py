@@ -1,6 +1,7 @@
 """No cause is named where what came back says too little; missing words are not wrong ones; other kinds are served."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 
 import qexport as qx
+from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.findings.diagnose import diagnose
 from qexport.findings.words import read_actual
@@ -115,3 +117,23 @@ def test_zero_points_pools_and_products_are_diagnosed(name: str, tmp_path: Path)
     found = diagnose(folder, read_actual(folder, tmp_path / "got.dec", "codes"))
     assert found.explained
     assert str(found.causes[0]).startswith(cause), str(found)
+
+
+def test_all_memories_of_a_run_have_one_cause(folder: Path, tmp_path: Path) -> None:
+    model = model_of(folder, "accumulator")
+    wrong = replace(model.capture, weight=model.capture.weight[..., ::-1, ::-1].copy())
+    for name in ("psum", "accumulator", "relu"):
+        of = model_of(folder, name)
+        given = Golden(wrong, 8).values(name) if name != "psum" else of.golden
+        write(tmp_path / f"{name}.hex", of.entry, came_back(of, np.asarray(given)).values)
+    result = cli("diagnose", folder, "--actual", tmp_path)
+    assert result.exit_code == 1, result.output
+    assert "memory psum is right" in result.output
+    assert "memory relu follows from what came back of accumulator" in result.output
+    assert "with memory accumulator" in result.output
+    assert "unexplained" in result.output  # the psums are right: no mistake of the weights can be the cause
+    of = model_of(folder, "psum")
+    write(tmp_path / "psum.hex", of.entry, came_back(of, Golden(wrong, 8).values("psum")).values)
+    result = cli("diagnose", folder, "--actual", tmp_path)
+    assert "cause      kernel_rotated, explains all" in result.output, result.output
+    assert "memory accumulator is as the cause predicts" in result.output

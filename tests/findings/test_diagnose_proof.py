@@ -50,12 +50,12 @@ def test_the_cause_of_a_listed_mistake_stands_first_or_with_its_class(sets: Sets
 
 
 def test_a_mistake_that_no_cause_names_is_unexplained(sets: Sets, cases: Cases, tmp_path: Path) -> None:
-    """At least 90 %; the closest three are named all the same."""
+    """At least 90 %; of the closest three those are named that explain something."""
     drawn = random.Random(0).sample(cases.outside, STRANGE)
     said = [judge(case, sets[case.layer, case.layout], tmp_path) for case in drawn]
     wrong = [f"{one.case}: {one.said}" for one in said if one.explained]
     assert len(wrong) <= 0.1 * len(said), wrong
-    assert all(len(one.said) == 3 for one in said)
+    assert all(share > 0 for one in said for _, _, share, _ in one.said)  # what explains nothing is not shown
 
 
 @dataclass(frozen=True)

@@ -121,6 +121,9 @@ CASES: dict[str, tuple[tuple[Step, ...], str, Callable[[Ints], Ints]]] = {
     "products of 16 bits": (
         SCALED, "step_narrow", lambda v: clip(even((v * c(BY) + 2**15) % 2**16 - 2**15 + c(VALUE), 8)),
     ),
+    "a multiplier and an addend of its own": (
+        SCALED, "requant_fitted", lambda v: np.floor(0.8125 * (scaled(v) / 256) - 3.3).astype(np.int64).clip(-50, 60),
+    ),
     "bias not shifted": (ALIGNED, "step_number", lambda v: leaky(away(v + c(BIAS), 4))),
     "bias subtracted": (ALIGNED, "step_sign", lambda v: leaky(away(v - 8 * c(BIAS), 4))),
     "bias behind the shift": (ALIGNED, "step_order", lambda v: leaky(biased(away(v, 4)))),

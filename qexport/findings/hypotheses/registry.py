@@ -7,14 +7,17 @@ import numpy as np
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Stage
 from qexport.findings.hypotheses.accumulation import sum_mistakes
+from qexport.findings.hypotheses.elements import element_mistakes
 from qexport.findings.hypotheses.inputs import input_mistakes
 from qexport.findings.hypotheses.operands import operand_mistakes
 from qexport.findings.hypotheses.planes import plane_mistakes
 from qexport.findings.hypotheses.post import post_mistakes
 from qexport.findings.hypotheses.psums import psum_mistakes
 from qexport.findings.hypotheses.results import result_mistakes
+from qexport.findings.hypotheses.solved import solved_kernel, solved_requantization
 from qexport.findings.hypotheses.steps import step_mistakes
 from qexport.findings.hypotheses.stored import stored_word_mistakes
+from qexport.findings.hypotheses.streams import stream_mistakes
 from qexport.findings.hypotheses.taps import solved_tap_order
 from qexport.findings.hypotheses.weights import weight_mistakes
 from qexport.findings.hypotheses.words import word_mistakes
@@ -42,13 +45,15 @@ def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     yield from post_mistakes(m)
     yield from step_mistakes(m)
     yield from result_mistakes(m, actual, known)
+    yield from stream_mistakes(m, blocks, sure)
     yield from word_mistakes(m, blocks, sure)
 
 
 def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     """Of a convolution or a linear layer."""
     blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
-    groups: list[Iterable[Change]] = [
+    groups: list[Iterable[Change]] = [element_mistakes(m, actual, known)] if m.tensor != "psum" else []
+    groups += [
         weight_mistakes(m), input_mistakes(m), plane_mistakes(m), zero_mistakes(m)
     ]  # fmt: skip
     if m.tensor == "psum":
@@ -59,8 +64,13 @@ def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
             step_mistakes(m),
             sum_mistakes(m, actual, known),
             solved_tap_order(m, actual, known),
+            solved_kernel(m, actual, known),
+            solved_requantization(m, actual, known),
         ]
-    groups += [result_mistakes(m, actual, known), word_mistakes(m, blocks, sure), stored_word_mistakes(m)]
+    groups += [
+        result_mistakes(m, actual, known), stream_mistakes(m, blocks, sure), word_mistakes(m, blocks, sure),
+        stored_word_mistakes(m),
+    ]  # fmt: skip
     for group in groups:
         for change in group:
             if m.tensor != "psum" or change.stage not in _BEHIND_PSUMS:
