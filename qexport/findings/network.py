@@ -15,12 +15,14 @@ from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.core.operations.registry import operation
 from qexport.core.printed import Printed, columns_text, pairs_text
+from qexport.core.steps import step_names
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.compared import Comparison
 from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.model import array_sides, model_of
 from qexport.findings.shrink import set_layout
 from qexport.findings.whole_run import diagnose_run, results_of
+from qexport.findings.words import read_actual
 from qexport.layout.order import TILE_AXIS
 from qexport.sets.graph import GRAPH, Graph, GraphLayer
 from qexport.sets.manifest import Manifest, capture_of, read_manifest
@@ -122,6 +124,23 @@ def diagnose_network(folder: Path, run: Path, progress: Callable[[str], None] = 
         unseen = [name for at in before if at.state == "not dumped" for name in (*at.through, at.layer)]
         found[layer.name] = replace(one, through=tuple(dict.fromkeys(unseen)))
     return NetworkDiagnosis(tuple(found.values()))
+
+
+def returned_codes(folder: Path, run: Path) -> Int64:
+    """The output that a design gave for the layer of a set: a file of words, or the folder of `simulate --keep`."""
+    manifest = read_manifest(folder)
+    chain = manifest.chain
+    names = {"output", step_names(chain)[-1] if chain else "accumulator"}
+    actuals = results_of(folder, run) if run.is_dir() else [read_actual(folder, run)]
+    for actual in actuals:
+        entry = actual.memory
+        if entry.tensor in names and not entry.memory().order.has_bits:
+            one = Comparison(folder, actual)
+            if not one.known.all():
+                raise QexportError(f"with: {run}: {int((~one.known).sum())} codes of {entry.name} are X, Z or missing")
+            return one.got - entry.offset
+    there = ", ".join(actual.memory.name for actual in actuals) or "no results"
+    raise QexportError(f"with: {run} holds {there} of {folder}, but not its output; give codes as .npy")
 
 
 def _layer(
