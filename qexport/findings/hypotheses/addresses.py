@@ -54,6 +54,16 @@ def axes_mistakes(m: Model) -> Iterator[Change]:
         yield from _orders(OUTPUT_AXES, "output", m.shape[1:], Stage.RESULT, 1)
 
 
+def mirrored(m: Model) -> Iterator[Change]:
+    """Planes that are upside down or mirrored."""
+    for axis, name in ((2, "rows"), (3, "columns")):
+        turned = partial(np.flip, axis=axis)
+        if m.capture.input.shape[axis] > 1:
+            yield Change(INPUT_AXES, f"{name} in reverse", Stage.INPUT_WORDS, turned)
+        if m.tensor != "psum" and not m.memory.order.has_bits and m.shape[axis] > 1:
+            yield Change(OUTPUT_AXES, f"{name} in reverse", Stage.RESULT, turned)
+
+
 def output_addresses(m: Model) -> Iterator[Change]:
     """Words of results at other addresses; by one word is a mistake of its own."""
     words = m.tiling.files * m.tiling.words

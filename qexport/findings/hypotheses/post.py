@@ -38,10 +38,9 @@ def post_mistakes(m: AnyModel) -> Iterator[Change]:
         yield from _scaled(m)
     if m.tensor == "relu":
         yield Change(RELU_MISSING, "", Stage.POST, lambda acc: acc, True)
-        yield Change(RELU_WRONG, "the size of the value", Stage.POST, np.abs)
-        yield Change(RELU_WRONG, "keeps values below 0, not above", Stage.POST, lambda acc: np.minimum(acc, 0))
-        for by in range(1, 8):
-            yield Change(RELU_WRONG, f"leaky, by 1/{1 << by}", Stage.POST, partial(_leaky, by))
+        yield from _other_relus(m, lambda acc: acc)
+    elif m.layer.relu and m.tensor != "accumulator":
+        yield from _other_relus(m, m.post)
     if m.tensor == "output" and m.tensor not in m.facts.pooled:
         yield from _plain_shifts(m)
         if m.facts.formats.output is not None:
@@ -55,6 +54,15 @@ def post_mistakes(m: AnyModel) -> Iterator[Change]:
     integers, output = m.facts.integers, m.facts.formats.output
     if m.tensor == "output" and integers is not None and output is not None and m.layer.relu:
         yield from _requantizations(m, integers, output)
+
+
+def _other_relus(m: AnyModel, behind: Callable[[Int64], Int64]) -> Iterator[Change]:
+    """What stands in place of max(accumulator, 0), and what is made of it."""
+    yield Change(RELU_WRONG, "the size of the value", Stage.POST, lambda acc: behind(np.abs(acc)))
+    yield Change(RELU_WRONG, "keeps values below 0, not above", Stage.POST, lambda acc: behind(np.minimum(acc, 0)))
+    for by in range(1, 8):
+        leaky = partial(_leaky, by)
+        yield Change(RELU_WRONG, f"leaky, by 1/{1 << by}", Stage.POST, lambda acc, leaky=leaky: behind(leaky(acc)))  # type: ignore[misc]
 
 
 def _leaky(by: int, acc: Int64) -> Int64:
@@ -135,8 +143,14 @@ def _requantizations(m: AnyModel, integers: Integers, output: CodeFormat) -> Ite
             kept = shifted(by, integers.value)
             yield Change(SCALE_POWER_OF_TWO, f"{detail}, the half as before", Stage.POST, kept)
     yield Change(RELU_MISSING, "low bits kept", Stage.POST, without_relu(m), True)
+    too_large = partial(_where_below_0, m.post, output.integer.high)
+    yield Change(RELU_MISSING, "sums below 0 are too large for an unsigned requantizer", Stage.POST, too_large)
     signed = IntFormat(output.bits, True)
     yield Change(RELU_MISSING, "codes signed", Stage.POST, lambda acc: signed.saturate(integers.scaled(acc)))
+
+
+def _where_below_0(post: Callable[[Int64], Int64], code: int, acc: Int64) -> Int64:
+    return np.where(acc < 0, code, post(acc))
 
 
 def _roundings(m: AnyModel, integers: Integers, output: CodeFormat) -> Iterator[Change]:

@@ -22,6 +22,7 @@ WORDS_SHIFTED = Mistake(
 )
 X_VALUES = Mistake("x_values", "Reset or initialise what drives these words: the simulation gives X or Z there.")
 OUTPUT_BIT_STUCK = Mistake("output_bit_stuck", "Look at what drives this bit of the words that are written.")
+RESULTS_CLIPPED = Mistake("results_clipped", "Clip where the manifest's steps say, or not at all.")
 RESULTS_CONSTANT = Mistake(
     "results_constant",
     "Look at valid, at reset and at the load of the weights: these results do not depend on the data.",
@@ -48,6 +49,7 @@ def word_mistakes(m: AnyModel, blocks: Int64, known: Bools) -> Iterator[Change]:
 
             yield Change(LANE_STUCK, f"lane {lane} at {int(seen[0])}", Stage.WORDS, stuck, True)
     yield from _bits_stuck(m, golden, blocks, known)
+    yield from _clipped(m, golden, blocks, known)
     yield from _shifts(m, golden, blocks, known)
     lanes = m.tiling.lanes
     for detail, delay in DELAYS if lanes > 1 else ():
@@ -77,6 +79,20 @@ def _bits_stuck(m: AnyModel, golden: Int64, blocks: Int64, known: Bools) -> Iter
 
                 where = "" if lanes == slice(None) else f"lane {lanes.start}, "
                 yield Change(OUTPUT_BIT_STUCK, f"{where}bit {bit} at {value}", Stage.WORDS, stuck)
+
+
+def _clipped(m: AnyModel, golden: Int64, blocks: Int64, known: Bools) -> Iterator[Change]:
+    """Results that reach less far than they should."""
+    if not known.any():
+        return
+    low, high = int(blocks[known].min()), int(blocks[known].max())
+    if low <= golden[known].min() and high >= golden[known].max():
+        return
+
+    def clipped(values: Int64) -> Int64:
+        return np.where(values == UNKNOWN, UNKNOWN, np.clip(values, low, high))
+
+    yield Change(RESULTS_CLIPPED, f"to {low}..{high}", Stage.WORDS, clipped, cost=8.0)
 
 
 def _moved(values: Int64, by: int) -> Int64:
