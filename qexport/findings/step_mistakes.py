@@ -261,7 +261,7 @@ def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]
             for bits in (8, 16, 24, 32, 40, 48, VALUE.bits):
                 if bits > int(step.arrays["by"].max()):
                     text = f"shifts zeros into {bits} bits, not the sign"
-                    yield STEP_SIGN, text, partial(_before, chain, step, IntFormat(bits, False).wrap)
+                    yield STEP_SIGN, text, partial(_logical, chain, step, bits)
             yield STEP_ROUNDING, "rounds twice", lambda v: _twice(v, number("by", v))
         case Tflite():
             for ways in (*((way,) for way in ROUNDINGS), *itertools.product(ROUNDINGS, repeat=2)):
@@ -277,8 +277,9 @@ def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]
             yield STEP_SIGN, "shifts values above 0, too", lambda v: shift_right(v, step.shift, step.round)
         case Clamp(low=low, high=high):
             span = IntFormat.holding(low, high, low < 0)
-            for other in dict.fromkeys((span, IntFormat(span.bits, not span.signed))):
-                yield STEP_CLIP, f"wraps to {other}", other.wrap
+            yield STEP_CLIP, f"wraps to {span.bits} bits", span.wrap
+            other = IntFormat(span.bits, not span.signed)
+            yield STEP_CLIP, f"wraps to {other}", other.wrap
             yield STEP_CLIP, "lets values below low pass", lambda v: np.minimum(v, high)
             yield STEP_CLIP, "lets values above high pass", lambda v: np.maximum(v, low)
             yield STEP_SIGN, "takes the size of the value", lambda v: np.clip(np.abs(v), low, high)
@@ -343,6 +344,12 @@ def _other_pools(step: Pool) -> Iterator[tuple[Mistake, str, Function]]:
 def _windows_moved(step: Pool, axis: int, by: int, v: Int64) -> Int64:
     given: Int64 = step.apply(np.roll(v, by, axis), 1)
     return given
+
+
+def _logical(chain: Chain, step: ShiftRight, bits: int, v: Int64) -> Int64:
+    left = bits - step._along("by", v, chain.start.axis)
+    shifted: Int64 = done(chain, step, v) & ((1 << left) - 1)
+    return shifted
 
 
 def _twice(v: Int64, by: Any) -> Int64:

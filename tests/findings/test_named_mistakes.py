@@ -132,7 +132,7 @@ CASES: dict[str, tuple[str, Callable[[], Int64], str]] = {
     "bias unsigned": ("accumulator", lambda: conv(b=B % 1024), "bias_wrong (of 10 bits without sign)"),
     "absolute value": ("relu", lambda: np.abs(conv()), "relu_wrong (the size of the value)"),
     "leaky": ("relu", lambda: np.where(conv() < 0, conv() >> 3, conv()), "relu_wrong (leaky, by 1/8)"),
-    "wraps": ("output", lambda: code(conv(), low=-9999, high=9999) % 16, "step_clip (step3 wraps to 4 unsigned bits)"),
+    "wraps": ("output", lambda: code(conv(), low=-9999, high=9999) % 16, "step_clip (step3 wraps to 4 bits)"),
     "clip at another value": ("output", lambda: code(conv(), high=7), "step_clip (step3 clamps to 0..7)"),
     "signed clip": ("output", lambda: code(conv(), low=-8, high=7), "step_clip (step3 clamps to -8..7)"),
     "plain shift": ("output", lambda: ((conv() >> 4) + 0).clip(0, 15), "requant_shift (by 4, floor)"),

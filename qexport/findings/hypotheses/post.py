@@ -41,6 +41,8 @@ def post_mistakes(m: AnyModel) -> Iterator[Change]:
         yield from _other_relus(m, lambda acc: acc)
     elif m.layer.relu and m.tensor != "accumulator":
         yield from _other_relus(m, m.post)
+        if m.tensor == "output" and m.facts.integers is not None:
+            yield from _other_relus(m, without_relu(m), ", low bits kept")
     if m.tensor == "output" and m.tensor not in m.facts.pooled:
         yield from _plain_shifts(m)
         if m.facts.formats.output is not None:
@@ -56,17 +58,19 @@ def post_mistakes(m: AnyModel) -> Iterator[Change]:
         yield from _requantizations(m, integers, output)
 
 
-def _other_relus(m: AnyModel, behind: Callable[[Int64], Int64]) -> Iterator[Change]:
+def _other_relus(m: AnyModel, behind: Callable[[Int64], Int64], kept: str = "") -> Iterator[Change]:
     """What stands in place of max(accumulator, 0), and what is made of it."""
-    yield Change(RELU_WRONG, "the size of the value", Stage.POST, lambda acc: behind(np.abs(acc)))
-    yield Change(RELU_WRONG, "keeps values below 0, not above", Stage.POST, lambda acc: behind(np.minimum(acc, 0)))
+    yield Change(RELU_WRONG, f"the size of the value{kept}", Stage.POST, lambda acc: behind(np.abs(acc)))
+    yield Change(
+        RELU_WRONG, f"keeps values below 0, not above{kept}", Stage.POST, lambda acc: behind(np.minimum(acc, 0))
+    )
     for by in range(1, 8):
-        leaky = partial(_leaky, by)
-        yield Change(RELU_WRONG, f"leaky, by 1/{1 << by}", Stage.POST, lambda acc, leaky=leaky: behind(leaky(acc)))  # type: ignore[misc]
+        leaky = partial(_leaky, by, behind)
+        yield Change(RELU_WRONG, f"leaky, by 1/{1 << by}{kept}", Stage.POST, leaky)
 
 
-def _leaky(by: int, acc: Int64) -> Int64:
-    return np.where(acc < 0, acc >> by, acc)
+def _leaky(by: int, behind: Callable[[Int64], Int64], acc: Int64) -> Int64:
+    return behind(np.where(acc < 0, acc >> by, acc))
 
 
 def _plain_shifts(m: AnyModel) -> Iterator[Change]:
