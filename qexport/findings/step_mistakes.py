@@ -86,6 +86,16 @@ def numbers(chain: Chain, at: int) -> Iterator[Way]:
     step = chain.steps[at]
     for text, fields in _other_numbers(step):
         yield from _replaced(chain, at, STEP_NUMBER, text, fields)
+    for fields in _far_clips(step):
+        yield from _replaced(chain, at, STEP_CLIP, f"clamps to {fields['low']}..{fields['high']}", fields)
+
+
+def _far_clips(step: Step) -> Iterator[dict[str, Any]]:
+    """Clips to formats that are two bits narrower or wider."""
+    if isinstance(step, Clamp):
+        bits = IntFormat.holding(step.low, step.high, step.low < 0).bits
+        for span in (IntFormat(max(bits + more, 1), signed) for more in (-2, 2) for signed in (False, True)):
+            yield {"low": span.low, "high": span.high}
 
 
 def channels(chain: Chain, at: int) -> Iterator[Way]:
@@ -209,7 +219,7 @@ def _other_ways(step: Step) -> Iterator[tuple[Mistake, str, dict[str, Any]]]:
         case Clamp(low=low, high=high):
             yield STEP_CLIP, f"clamps to {-high}..{high}", {"low": -high}
             bits = IntFormat.holding(low, high, low < 0).bits
-            spans = [IntFormat(max(bits + more, 1), signed) for more in (-2, -1, 0, 1, 2) for signed in (False, True)]
+            spans = [IntFormat(max(bits + more, 1), signed) for more in (-1, 0, 1) for signed in (False, True)]
             for span in spans:
                 yield STEP_CLIP, f"clamps to {span.low}..{span.high}", {"low": span.low, "high": span.high}
             for name, value in (("low", low), ("high", high)):
