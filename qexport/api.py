@@ -18,6 +18,7 @@ from qexport.bench.design import Design, Dut
 from qexport.build import dump as dumping
 from qexport.build.verify import Report
 from qexport.build.verify import verify as verify_set
+from qexport.core.atomic import write_atomically
 from qexport.core.capture import Capture, CaptureFile, LayerCapture, Source
 from qexport.core.codes import MINIFLOATS, AccumulatorScale, CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear, MatMul, Sum
@@ -425,6 +426,18 @@ class VectorSet:
         if by_axis and (at or set(by_axis) != set(axes)):
             raise QexportError(f"at: give a number for each of {', '.join(axes)}")
         return explain_value(self.folder, *at, *(by_axis[axis] for axis in axes if by_axis))
+
+    def report(self, out: PathLike, run: Verdict | None = None) -> Path:
+        """Write what the set, or a run of `simulate` on it, looks like as one HTML page, and return its path."""
+        from qexport.report import sets  # here, because templates take long to load
+
+        page = Path(out)
+        if run is not None and run.kept is None:
+            raise QexportError("report: the run kept no words; give `simulate` a folder with keep")
+        kept = None if run is None else run.kept
+        data = sets.set_page(self.folder, page) if kept is None else sets.run_page(kept, self.folder, page, run)
+        write_atomically(page, data)
+        return page
 
     def shrink(
         self, actual: Verdict | PathLike | Sequence[PathLike], out: PathLike, *, budget: float = BUDGET

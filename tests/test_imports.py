@@ -14,7 +14,21 @@ import qexport
 
 ROOT = Path(qexport.__file__).parent
 # Each room imports from itself and from those that stand before it.
-ROOMS = ("errors", "core", "layout", "sets", "bench", "build", "sim", "findings", "trust", "api", "cli", "__main__")
+ROOMS = (
+    "errors",
+    "core",
+    "layout",
+    "sets",
+    "bench",
+    "build",
+    "sim",
+    "findings",
+    "trust",
+    "report",
+    "api",
+    "cli",
+    "__main__",
+)
 TORCH_ROOMS = {"frontends": {"errors", "core"}, "train": {"errors", "core", "frontends"}}  # and what they may import
 MODULES = sorted(module.name for module in pkgutil.walk_packages([str(ROOT)], "qexport."))
 

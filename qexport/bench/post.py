@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from qexport.bench.context import render
 from qexport.bench.design import Design
 from qexport.bench.interface import Port
-from qexport.bench.ports import Module
+from qexport.bench.ports import MOST_FAULTS, NOTHING, Module
 from qexport.core.intformat import IntFormat
+from qexport.core.printed import columns_text
 from qexport.core.steps import VALUE
 from qexport.core.tensors import Range
-from qexport.errors import QexportError, few
+from qexport.errors import QexportError
 
 WRAPPER = "qexport_exhaust"
-SHOWN_PORTS = 24
 IDLE_CYCLES = 100_000  # of a module that takes no value and gives no code
 AFTER_CYCLES = 1000  # in which a module must give no further code
 
@@ -83,44 +83,62 @@ class PostPorts:
         return render({f"{WRAPPER}.sv": "exhaust/wrapper.sv.j2", "driver.cpp": "exhaust/driver.cpp.j2"}, context)
 
 
+Faults = list[tuple[str, str, str]]  # of a port or NOTHING: the role, and what is wrong with the two
+
+
 def match_ports(
     module: Module, given: Mapping[str, str], values: Range, channels: int, alike: bool, codes: Range
 ) -> PostPorts:
     """The ports of a module by role: those `given`, else by their usual names.
 
     `values`, `codes`: what goes in and comes out, least and greatest; `alike`: the channels have equal parameters.
-    Raises QexportError naming every port that is missing, has no role, or is too narrow.
+    Raises QexportError with a table of all ports: what is missing, has no role, or is too narrow.
     """
     ports = {name: port for name, (_, port) in module.ports.items()}
     faults = [
-        f"--port {role}={name}: {why}"
+        (name if name in ports else NOTHING, role, f"--port {role}={name}: {why}")
         for role, name in given.items()
         if (why := _misfit(role, name, ports)) is not None
     ]
     found = {} if faults else _found(ports, given, faults)
     unread = tuple(name for name, port in ports.items() if port.direction == "output" and name not in found.values())
     if not faults:
-        faults += [f"no port is found for {role}" for role in ("value", "code") if role not in found]
-        if strays := [name for name in ports if name not in found.values() and name not in unread]:
-            faults.append(f"no role for {few(strays)}: wrap the module in one that connects what else it has")
-        if "channel" not in found and not alike:
-            faults.append(f"no port is found for channel, and the {channels} channels have different parameters")
-        if "clock" not in found and (timed := [role for role in found if role not in ("value", "channel", "code")]):
-            faults.append(f"no port is found for clock, but for {', '.join(timed)}")
-        if ("valid_in" in found) != ("valid_out" in found):
-            there, lacking = ("in", "out") if "valid_in" in found else ("out", "in")
-            faults.append(f"port {found[f'valid_{there}']} is valid_{there}, no port is found for valid_{lacking}")
+        faults = _lacking(found, channels, alike)
+        strays = [name for name in ports if name not in found.values() and name not in unread]
+        faults += [(name, NOTHING, "has no role: wrap the module in one that connects it") for name in strays]
+    if not faults:
+        faults = _narrow({role: (name, ports[name]) for role, name in found.items()}, values, channels, codes)
     if faults:
-        table = few([_declared(name, port) for name, port in ports.items()], most=SHOWN_PORTS)
         raise QexportError(
-            f"dut: {module.place}: module {module.name}: {'; '.join(faults)}; name a port with --port ROLE=NAME, roles "
-            f"are {', '.join(ROLES)}; its ports: {table}"
+            f"dut: {module.place}: module {module.name}: {len(faults)} port{'s' * (len(faults) > 1)} cannot be used; "
+            f"name a port with --port ROLE=NAME, roles are {', '.join(ROLES)}\n{_table(ports, found, faults)}"
         )
-    faults = _narrow({role: (name, ports[name]) for role, name in found.items()}, values, channels, codes)
-    if faults:
-        raise QexportError(f"dut: {module.place}: module {module.name}: {'; '.join(faults)}")
     port = ports[found["code"]]
     return PostPorts(module, found, unread, IntFormat(port.bits, port.signed or codes[0] < 0))
+
+
+def _lacking(found: Mapping[str, str], channels: int, alike: bool) -> Faults:
+    """Roles without a port that must have one."""
+    lacking = dict.fromkeys(("value", "code"), "no port is found")
+    if not alike:
+        lacking["channel"] = f"no port is found, and the {channels} channels have different parameters"
+    if timed := [role for role in found if role not in ("value", "channel", "code")]:
+        lacking["clock"] = f"no port is found, but for {', '.join(timed)}"
+    for there, other in (("valid_in", "valid_out"), ("valid_out", "valid_in")):
+        if there in found:
+            lacking[other] = f"no port is found, but for {there}"
+    return [(NOTHING, role, what) for role, what in lacking.items() if role not in found]
+
+
+def _table(ports: Mapping[str, Port], found: Mapping[str, str], faults: Faults) -> str:
+    """The faults, and then the other ports with their roles."""
+    rows = [(name, role, what) for name, role, what in faults]
+    roles = {name: role for role, name in found.items()}
+    rows += [(name, roles.get(name, NOTHING), "") for name in ports if name not in [row[0] for row in faults]]
+    declared = {NOTHING: NOTHING} | {name: _declared(name, port) for name, port in ports.items()}
+    shown = [(declared[name], role, what) for name, role, what in rows[:MOST_FAULTS]]
+    more = f"\nand {len(rows) - MOST_FAULTS} more" if len(rows) > MOST_FAULTS else ""
+    return columns_text([("port", "role", "fault"), *shown]) + more
 
 
 def _declared(name: str, port: Port) -> str:
@@ -144,7 +162,7 @@ def _fits(port: Port, role: Role) -> bool:
     return port.direction == role.direction and (port.bits == 1 if role.single else port.bits > 0)
 
 
-def _found(ports: Mapping[str, Port], given: Mapping[str, str], faults: list[str]) -> dict[str, str]:
+def _found(ports: Mapping[str, Port], given: Mapping[str, str], faults: Faults) -> dict[str, str]:
     """The ports by role, in the order of the roles; adds to the faults where several may have one."""
     found = {}
     for role, what in ROLES.items():
@@ -155,7 +173,7 @@ def _found(ports: Mapping[str, Port], given: Mapping[str, str], faults: list[str
         likely = [name for name in free if _plain(name) in what.names]
         likely = likely or [name for name in free if any(_plain(name).endswith(f"_{usual}") for usual in what.names)]
         if len(likely) > 1:
-            faults.append(f"ports {' and '.join(likely)} may all be {role}")
+            faults += [(name, role, f"may be {role}, as {len(likely) - 1} more may") for name in likely]
         elif likely:
             found[role] = likely[0]
     return found
@@ -168,21 +186,23 @@ def _plain(name: str) -> str:
     return "_".join(kept or words[-1:])
 
 
-def _narrow(found: Mapping[str, tuple[str, Port]], values: Range, channels: int, codes: Range) -> list[str]:
-    """What is said of ports that do not hold what goes through them."""
-    faults = []
+def _narrow(found: Mapping[str, tuple[str, Port]], values: Range, channels: int, codes: Range) -> Faults:
+    """Ports that do not hold what goes through them."""
+    faults: Faults = []
     for role, what, (low, high) in (("value", "accumulators", values), ("code", "codes", codes)):
         name, port = found[role]
         signed = port.signed or low < 0
         need = IntFormat.holding(low, high, signed).bits
         if port.bits < need:
-            faults.append(
-                f"{role} port {name} has {port.bits} bits{' and is signed' * port.signed}, {what} reach {low}..{high}, "
-                f"which take {need} {'signed ' * signed}bits; widen it"
+            why = (
+                f"has {port.bits} bits{' and is signed' * port.signed}, {what} reach {low}..{high}, which take {need} "
+                f"{'signed ' * signed}bits; widen it"
             )
+            faults.append((name, role, why))
         if role == "code" and port.bits > VALUE.bits:
-            faults.append(f"code port {name} has {port.bits} bits; at most {VALUE.bits} are read, narrow it")
+            faults.append((name, role, f"has {port.bits} bits; at most {VALUE.bits} are read, narrow it"))
     name, port = found.get("channel", ("", Port("input", 32)))
     if channels > 1 << port.bits:
-        faults.append(f"channel port {name} has {port.bits} bits, which do not number {channels} channels; widen it")
+        why = f"has {port.bits} bits, which do not number {channels} channels; widen it"
+        faults.append((name, "channel", why))
     return faults

@@ -6,7 +6,10 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from qexport.bench.sv import render_bench
+from qexport.build.graph import verify_graph
 from qexport.build.verify import verify
 from qexport.core.atomic import write_atomically
 from qexport.core.capture import Capture, CaptureWriter
@@ -30,6 +33,7 @@ from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import CAPTURE, MANIFEST, SUMS
 from qexport.sets.folder import file_sha256, sha256, sums_text
+from qexport.sets.graph import GRAPH, Graph
 from qexport.sets.index import INDEX, Index, IndexEntry
 from qexport.sets.manifest import (
     SCHEMA,
@@ -102,12 +106,15 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
 
 def dump_all(
     captures: Iterable[Capture],
-    layout: Layout,
+    layout: Layout | Callable[[str], Layout],
     out: Path,
     force: bool = False,
     advance: Callable[[int], None] = lambda done: None,
+    graph: Callable[[Index], Graph] | None = None,
 ) -> tuple[list[Dump], Path]:
     """Write the sets of all layers and `out`/index.json, which lists them; all of them or nothing.
+
+    `layout`: for all, or by the layer's kind. `graph`: of a network, what is written beside the index.
 
     Everything is made before anything is put in place. Whoever is killed while that happens leaves whole sets, old or
     new, and no index; `out` is refused by all that read it until the next command that writes into it has finished it.
@@ -117,15 +124,20 @@ def dump_all(
         dumps = []
         for capture in captures:
             try:
-                dumps.append(_stage_set(stage, capture, layout, force))
+                own = layout if isinstance(layout, Layout) else layout(capture.layer.kind)
+                dumps.append(_stage_set(stage, capture, own, force))
             except QexportError as error:
                 raise type(error)(f"{capture.layer.name}: {error}; nothing was written") from None
             advance(len(dumps))
-        index = _index(stage, dumps).to_bytes()
-        write_atomically(stage.new / INDEX, index)
+        index = _index(stage, dumps)
+        files = {INDEX: index.to_bytes()} | ({GRAPH: graph(index).to_bytes()} if graph else {})
+        for name, data in files.items():
+            write_atomically(stage.new / name, data)
+        if graph and (faults := verify_graph(stage.new)):
+            raise CheckFailed(f"dump: the layers do not fit together: {faults[0]}; nothing was kept, report this")
         changed = [done.folder.name for done in dumps if not done.unchanged]
-        if changed or not (out / INDEX).is_file() or (out / INDEX).read_bytes() != index:
-            stage.put_in_place([*changed, INDEX])
+        if changed or any(not (out / n).is_file() or (out / n).read_bytes() != data for n, data in files.items()):
+            stage.put_in_place([*changed, *files])
     dumps[0] = replace(dumps[0], kept=tuple(stage.kept))
     return dumps, out / INDEX
 
@@ -175,10 +187,6 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
     formats = manifest_formats(facts, scan.observed)
     steps = None if facts.chain is None else facts.chain.steps
     checksums = {path: file.checksum for path, file in files.items()}
-    bench = render_bench(capture.layer, memories, layout, formats, steps, checksums)
-    _refuse_same_paths([CAPTURE, *bench, *files])
-    for path, text in bench.items():
-        append(partial / path, text.encode())
     manifest = Manifest(
         schema=SCHEMA,
         tool=Tool(),
@@ -191,12 +199,18 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
         strength=strength.info,
         memories=memories,
         capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
-        bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
+        bench=(),
         warnings=warnings(facts, streams),
         steps=steps,  # type: ignore[arg-type]  # every step is one of the union
         ties=facts.ties,
         departs=capture.departs,
     )
+    bench = render_bench(partial, manifest, checksums)
+    _refuse_same_paths([CAPTURE, *bench, *files])
+    for path, text in bench.items():
+        append(partial / path, text.encode())
+    named = tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench))
+    manifest = msgspec.structs.replace(manifest, bench=named)
     append(partial / MANIFEST, manifest.to_bytes())
     sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
     append(partial / SUMS, sums_text(sums).encode())

@@ -57,7 +57,8 @@ def dissect(folder: Path, manifest: Manifest, path: str, line: int) -> list[Word
 
 def _words(folder: Path, manifest: Manifest, entry: MemoryEntry, number: int, line: int) -> list[Word]:
     """The words of one memory in a line of one of its files; one without lanes where there are none."""
-    tiling, fmt, format_ = entry.tiling(manifest.array), entry.element, entry.format
+    tiling = entry.tiling(manifest.array, manifest.layer.channel)
+    fmt, format_ = entry.element, entry.format
     file = folder / entry.files[number].path
     if not file.is_file():
         raise CheckFailed(f"{file} is missing; dump the set again")

@@ -4,11 +4,10 @@ from pathlib import Path
 
 import click
 
-from qexport.cli.common.network import default_epochs, needs_matplotlib
+from qexport.cli.common.network import default_epochs
 from qexport.cli.common.options import data_options, device_option, json_option, path_type
 from qexport.cli.common.output import emit, say, say_aside
 from qexport.cli.common.progress import show_progress
-from qexport.errors import QexportError
 
 
 @click.command(name="compare")
@@ -18,7 +17,9 @@ from qexport.errors import QexportError
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @device_option
 @click.option("--work", type=path_type(), default="result/compare", show_default=True, help="The runs; gone on with.")
-@click.option("--out", "page", type=path_type(), default="docs/squeeze.md", show_default=True)
+@click.option(
+    "--out", "page", type=path_type(), default="docs/squeeze.md", show_default=True, help="A .md or .html file."
+)
 @json_option
 def command(
     models: tuple[str, ...],
@@ -37,24 +38,25 @@ def command(
 
     \b
     qexport compare vgg16_quant vgg16_quant_gradual --data cifar10/
+    qexport compare vgg16_quant vgg16_quant_gradual --data cifar10/ --out squeeze.html
     """
     from qexport.frontends import needs_torch
 
     needs_torch()
-    needs_matplotlib()
     from qexport.frontends.vgg.data import open_split, read
-    from qexport.train.compare import run_all, write_page
+    from qexport.report.comparison import check_page, write_page
+    from qexport.train.compare import run_all
     from qexport.train.loop import AUTO, Recipe, pick_device
 
+    check_page(page)
     where = pick_device(device)
     recipe = Recipe(epochs=epochs or default_epochs(where.type), precision=AUTO)
-    if not page.parent.is_dir():
-        raise QexportError(f"out: {page.parent} is no folder; make it first, or choose another --out")
     training, validation = (read(open_split(data, split, download)) for split in ("train", "test"))
     with show_progress() as tell:
         logs = run_all(models, recipe, seeds, training, validation, work, where, tell, say_aside)
     command = f"qexport compare {' '.join(models)} --epochs {recipe.epochs} --seeds {seeds} --data DATA"
-    write_page(logs, recipe, command, page)
+    bits = f"{recipe.weight_bits}-bit weights, {recipe.act_bits}-bit activations"
+    write_page(logs, f"{recipe.epochs} epochs, batch {recipe.batch_size}, {bits}", command, page)
     result = {
         model: {"quantized": [r[-1]["top1"] for r in runs[True]], "float": [r[-1]["top1"] for r in runs[False]]}
         for model, runs in logs.items()

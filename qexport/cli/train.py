@@ -6,7 +6,7 @@ from typing import Any
 
 import click
 
-from qexport.cli.common.network import default_epochs, needs_matplotlib
+from qexport.cli.common.network import default_epochs
 from qexport.cli.common.options import data_options, device_option, json_option, path_type
 from qexport.cli.common.output import emit, say, say_aside
 from qexport.cli.common.progress import show_progress
@@ -32,7 +32,9 @@ from qexport.cli.common.tables import make_table, print_table
 @click.option("--init", type=path_type(), help="Start from this checkpoint's weights, with the quantizers on.")
 @click.option("--out", "folder", type=path_type(), help="Default: result/<model>.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, bit for bit on the CPU.")
-@click.option("--plot", type=path_type(), help="Write curves of loss and accuracy: a .png, .svg or .pdf file.")
+@click.option(
+    "--plot", type=path_type(), help="Write curves and what became of the narrowest layer: an .html or .svg file."
+)
 @json_option
 def command(
     data: Path,
@@ -48,7 +50,7 @@ def command(
 ) -> None:
     """Train a quantization-aware network on CIFAR-10.
 
-    Writes checkpoint.pth (the last epoch), model_best.pth.tar and log.jsonl.
+    Writes checkpoint.pth (the last epoch), model_best.pth.tar, log.jsonl, and report.html with curves.
 
     \b
     qexport train --data data/ --download
@@ -66,8 +68,7 @@ def command(
 
     source = None if init is None else load_trainable(init)
     if plot is not None:
-        needs_matplotlib()
-        from qexport.train.plot import check_plot, plot_training
+        from qexport.report.training import check_plot
 
         check_plot(plot)
     with parallel.group(pick_device(device)) as where:
@@ -88,12 +89,15 @@ def command(
         return
     best = max((record for record in records if record["quantized"]), key=lambda record: record["top1"])
     kept = target / "model_best.pth.tar"
-    if plot is not None:
-        plot_training(records, plot)
+    from qexport.report.training import PAGE, write_plot
+
+    page = target / PAGE
+    for path in (page, *([] if plot is None else [plot])):
+        write_plot(records, settings.model, path)
 
     def show() -> None:
         _show_squeeze(best["squeeze"])
-        say(f"best top-1 {best['top1']:.2f} %, {kept}")
+        say(f"best top-1 {best['top1']:.2f} %, {kept}; its curves: {page}")
 
     emit(as_json, {"top1": best["top1"], "checkpoint": str(kept), "squeeze": best["squeeze"]}, show)
 

@@ -9,7 +9,13 @@ WORD_BITS = 1 << 16  # beyond every memory; keeps a mistyped size from filling t
 ELEMENTS = 3 << 26  # of all tensors that one image of a layer needs, 8 bytes each and some copies: psums of 224x224
 CAPTURE_ELEMENTS = 1 << 28  # of a capture's weights, and of one image of its input
 CHAIN = 200  # steps behind one operation
-STEP_ELEMENTS = 1 << 24  # of one table of a capture's steps
+STEP_ELEMENTS = 1 << 21  # of all lists and tables of a layer's steps: 8-bit thresholds of 8,192 channels
+LEVELS = 1 << 16  # of one channel's thresholds: codes of 16 bits
+LAYERS = 10_000  # of a network
+NETWORK_ELEMENTS = 1 << 30  # that all layers of a network look at for one picture
+NETWORK_CODES = 1 << 25  # of one operand of a layer for one picture
+NETWORK_CHANNELS = 1 << 22  # of all steps of a network, whose ranges are proven channel by channel
+VIEWS = 8  # between two layers of a network
 STORED = 1 << 36  # elements of one memory over all images
 FILES = 1 << 16  # of a set's memories
 LAYOUT_BYTES = 1 << 20
@@ -18,6 +24,8 @@ MEMORIES = 1000  # of a layout
 AXES = 32  # that an order has at once: as many as the oldest numpy takes
 HEADER_BYTES = 1 << 24  # of a safetensors file, whose size is else no matter
 CHECKPOINT_BYTES = 1 << 31
+WAVE_BYTES = 1 << 27  # of waves that are read whole
+LOG_BYTES = 1 << 27  # of what a run or a training printed
 
 
 def read_bytes(path: Path, limit: int, what: str) -> bytes:

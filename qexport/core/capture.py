@@ -220,9 +220,11 @@ class CaptureFile:
             raise QexportError(f"capture: {path}: metadata '{METADATA_KEY}': {error}") from None
         self.layer, self.formats, self.source = metadata.layer, metadata.formats, metadata.source
         self.ties, self.departs = metadata.ties, metadata.departs
-        for name in of_steps:
-            if math.prod(shapes[name]) > STEP_ELEMENTS:
-                raise QexportError(f"capture: {path}: {name} has more than {STEP_ELEMENTS:,} numbers; shorten it")
+        if (size := sum(math.prod(shapes[name]) for name in of_steps)) > STEP_ELEMENTS:
+            raise QexportError(
+                f"capture: {path}: the tables of its steps have {size:,} numbers, more than {STEP_ELEMENTS:,}; use "
+                "shorter tables"
+            )
         self.steps: tuple[Step, ...] | None = None
         if metadata.steps is not None:
             try:

@@ -207,6 +207,12 @@ class WeightFlips:
         shown = np.broadcast_to(self.by_weight(seen), self.weight.shape) if seen.ndim < 5 else seen
         return int(np.count_nonzero(shown & self._moves.reshape(self.bits, *self.weight.shape)))
 
+    def shown(self, seen: Bools) -> Int64:
+        """How many of each weight's errors `seen` stands for, (oc, ic of one group, kh, kw)."""
+        every = self.by_weight(seen)[np.newaxis] if seen.ndim < 5 else seen
+        found: Int64 = (every & self._moves.reshape(self.bits, *self.weight.shape)).sum(axis=0)
+        return found
+
     def by_weight(self, seen: Bools) -> Bools:
         """What `seen` says of psum (ic,) or accumulator (ic, kh, kw) for each weight (oc, ic of one group, kh, kw)."""
         layer = self.layer
@@ -303,6 +309,10 @@ class Strength:
     def dead_outputs(self) -> list[int]:
         """Output channels whose accumulators are above 0 nowhere: what their ReLU gives is always 0."""
         return np.flatnonzero(~self._alive).tolist()
+
+    def shown(self, stage: str) -> Int64:
+        """How many single-bit errors of each weight show in the tensor, (oc, ic of one group, kh, kw)."""
+        return self.flips.shown(self._seen[stage])
 
     def unexercised(self, stage: str) -> Int64:
         """The weights of which no error shows in the tensor, rows of (oc, ic, kh, kw)."""

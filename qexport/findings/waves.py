@@ -3,16 +3,18 @@
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from qexport.core.budget import WORD_BITS
+from qexport.core.budget import WAVE_BYTES, WORD_BITS
 from qexport.core.intformat import Int64
 from qexport.errors import QexportError, few, near
+from qexport.findings.change import Bools
 from qexport.findings.words import (
     Actual,
     elements_of_digits,
@@ -59,14 +61,11 @@ def read_wave(
 
 def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str]:
     """The bits of a signal, as 0, 1, X and Z, just before each rising edge of the clock at which a word counts."""
-    try:
-        import pywellen
-    except ImportError:
-        raise QexportError("pywellen is not installed, which reads waves; pip install 'qexport[waves]'") from None
+    reader = _pywellen()
     if not file.is_file():
         raise QexportError(f"actual: {file} does not exist or is no file; give a VCD or FST file")
     with _readable(file):
-        by_name = {variable.full_name: variable for variable in pywellen.Waveform(str(file)).all_vars()}
+        by_name = {variable.full_name: variable for variable in reader.Waveform(str(file)).all_vars()}
     names = [_full_name(by_name, signal, file), _full_name(by_name, clock, file)]
     if valid is not None:
         names.append(_full_name(by_name, valid, file))
@@ -88,6 +87,46 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
     if not words:
         raise QexportError(f"actual: {file}: no word of {names[0]} goes over, because {names[2]} is never 1")
     return words
+
+
+@dataclass(frozen=True)
+class Handshakes:
+    """Of one stream, cycle by cycle: whether a word was offered, and whether one would have been taken."""
+
+    valid: Bools
+    ready: Bools
+
+
+def handshakes(file: Path, stems: Sequence[str], clock: str = "clk") -> dict[str, Handshakes]:
+    """What the bench's waves say of streams that begin with `stems`, such as "m_psum_"; those that they have.
+
+    Raises QexportError where the waves cannot be read, or are too many for it.
+    """
+    if file.stat().st_size > WAVE_BYTES:
+        raise QexportError(f"waves: {file} has more than {WAVE_BYTES:,} bytes; record fewer cycles with --around")
+    with _readable(file):
+        by_name = {variable.full_name: variable for variable in _pywellen().Waveform(str(file)).all_vars()}
+    tops = sorted((name.count("."), name) for name in by_name if name.endswith(f".{clock}"))
+    if not tops:
+        raise QexportError(f"waves: {file} has no {clock}; they are not of a bench")
+    scope = tops[0][1].removesuffix(clock)
+    with _readable(file):
+        edges = _Changes(by_name[f"{scope}{clock}"]).rising()
+        found = {}
+        for stem in stems:
+            names = [f"{scope}{stem}tvalid", f"{scope}{stem}tready"]
+            if all(name in by_name and (by_name[name].bitwidth or 1) == 1 for name in names):
+                bits = [np.array([v == "1" for v in _Changes(by_name[name]).before(edges)], np.bool_) for name in names]
+                found[stem] = Handshakes(*bits)
+    return found
+
+
+def _pywellen() -> Any:
+    try:
+        import pywellen
+    except ImportError:
+        raise QexportError("pywellen is not installed, which reads waves; pip install 'qexport[waves]'") from None
+    return pywellen
 
 
 @contextmanager

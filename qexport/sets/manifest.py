@@ -166,8 +166,11 @@ class MemoryEntry(Entry, frozen=True, kw_only=True, omit_defaults=True):
         single = schema == READ_SCHEMAS[0] and len(self.shape) > 1 and self.memory().order.has_bits
         return self.shape[-1] if single else None
 
-    def memory(self) -> Memory:
-        """The entry as a layout's memory; raises QexportError when its order or radix is not one."""
+    def memory(self, channel: str = "oc") -> Memory:
+        """The entry as a layout's memory; raises QexportError when its order or radix is not one.
+
+        `channel`: the axis of a step's numbers, which the order of a memory need not name.
+        """
         if self.radix not in FORMATS:
             raise QexportError(f"manifest: memory '{self.name}': radix '{self.radix}' is not known")
         default = vars(Style())
@@ -176,6 +179,8 @@ class MemoryEntry(Entry, frozen=True, kw_only=True, omit_defaults=True):
             raise QexportError(f"manifest: memory '{self.name}': {message}")
         try:
             order = parse_order(self.order, self.tensor)
+            if order.tensor_axes[0] == "oc" != channel:
+                order = parse_order(self.order, self.tensor, (channel, *order.tensor_axes[1:]))
             order = order.skewed(self.skew, self.skew_by) if self.skew else order
         except OrderFault as error:
             raise QexportError(f"manifest: memory '{self.name}': order '{self.order}': {error}") from None
@@ -195,9 +200,9 @@ class MemoryEntry(Entry, frozen=True, kw_only=True, omit_defaults=True):
             style=style_of(self.radix, styles),
         )
 
-    def tiling(self, array: dict[str, int]) -> Tiling:
+    def tiling(self, array: dict[str, int], channel: str = "oc") -> Tiling:
         """The order with its sizes; raises QexportError when order, shape and sizes contradict each other."""
-        order = self.memory().order
+        order = self.memory(channel).order
         if len(self.shape) != len(order.tensor_axes):
             raise QexportError(
                 f"manifest: memory '{self.name}': shape {list(self.shape)} does not have the axes "

@@ -1,5 +1,7 @@
 """Sets of matrix products, sums and convolutions with levels: the independent decoder agrees, verify finds changes."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,7 @@ from hypothesis import strategies as st
 import qexport as qx
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
+from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed, QexportError
 from tests.conftest import cases, checked_dump, cli, one_memory_layout
 from tests.core.test_operations import convolutions, products, sums
@@ -79,3 +82,14 @@ def test_strength_and_blind_spots_of_a_product(tmp_path: Path) -> None:
     assert shown.exit_code == 0, shown.output
     assert "of single-bit input errors show in accumulator" in shown.stdout
     assert "blind spot: m in another order" in shown.stdout
+
+
+@pytest.mark.parametrize("order", ["p -> | p |", "(pt col) -> | pt | ~col"])
+def test_show_names_the_axis_of_a_products_numbers(order: str, tmp_path: Path) -> None:
+    steps = read_steps([{"op": "multiply", "by": list(range(9))}])
+    layout = one_memory_layout(order, "step0_by")
+    folder = checked_dump(replace(product(), steps=steps), layout, tmp_path)
+    (word,) = json.loads(cli("show", folder, "m.txt:1", "--json").stdout)["words"]
+    assert [lane["index"] for lane in word["lanes"]] == [
+        {"p": p} for p in ([0] if order[0] == "p" else range(7, -1, -1))
+    ]

@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 
 from qexport.core import budget
+from qexport.core.steps import Chain, Signal, read_steps
+from qexport.errors import QexportError
 from tests.conftest import cli, fails, make_capture
 from tests.judges.layers import codes, conv
 
@@ -209,3 +211,40 @@ def test_a_long_key_does_not_make_a_long_line(tmp_path: Path) -> None:
     path = written(tmp_path / "long.toml", 'name = "x"\n' + "k" * 100_000 + " = 1\n" + MEMORY.format(n=0, **PLAIN))
     assert max(map(len, cli("layout", "check", path).stdout.splitlines())) < 2100
     assert len(cli("layout", "show", path).stderr) < 2100
+
+
+@pytest.mark.parametrize(
+    ("op", "shape", "needle"),
+    [
+        ({"op": "threshold", "first": 0}, (1, 100_000), "table has 100,000 levels for a channel, more than 65,536"),
+        ({"op": "threshold", "first": 0}, (64, 60_000), "3,840,000 numbers, more than 2,097,152"),
+        ({"op": "lookup", "low": 0}, (10**8,), "100,000,000 numbers, more than 2,097,152"),
+    ],
+)
+@pytest.mark.parametrize("count", [1, 150])
+def test_a_capture_with_huge_tables_of_steps_is_refused(
+    op: dict[str, object], shape: tuple[int, ...], needle: str, count: int, tmp_path: Path
+) -> None:
+    data = make_capture().to_bytes()
+    size = struct.unpack("<Q", data[:8])[0]
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"]["qexport"] = json.dumps(
+        json.loads(header["__metadata__"]["qexport"]) | {"steps": [op] * count}
+    )
+    end = len(data) - 8 - size
+    for index in range(count):
+        begin, end = end, end + 8 * int(np.prod(shape))
+        header[f"steps.{index}.table"] = {"dtype": "I64", "shape": shape, "data_offsets": [begin, end]}
+    text = json.dumps(header).encode()
+    with (tmp_path / "c.safetensors").open("wb") as file:
+        file.write(struct.pack("<Q", len(text)) + text + data[8 + size :])
+        file.truncate(8 + len(text) + end)
+    needles = (needle,) if count == 1 else ("numbers, more than",)
+    refused("dump", "--capture", tmp_path / "c.safetensors", "--out", tmp_path / "out", needles=needles)
+
+
+def test_tables_in_the_metadata_count_as_well() -> None:
+    steps = read_steps([{"op": "lookup", "low": 0, "table": [0] * 2**15}] * 65)
+    start = Signal(("n", "oc", "oy", "ox"), "oc", (1, 1, 1), np.zeros(1, int), np.zeros(1, int))
+    with pytest.raises(QexportError, match=r"steps: 2,129,920 numbers are more than 2,097,152; use shorter tables"):
+        Chain(steps, start)

@@ -8,8 +8,7 @@ import pytest
 import torch
 
 from qexport.frontends.vgg.data import Pictures
-from qexport.train.compare import write_page
-from qexport.train.loop import Recipe
+from qexport.report.comparison import write_page
 from qexport.train.squeeze import effective_rank, squeeze, squeeze_report
 from tests.conftest import cli, fails
 from tests.frontends.networks import small_network
@@ -82,7 +81,7 @@ def test_the_page_counts_the_seeds_that_bear_the_claim_out(tmp_path: Path) -> No
         False: [run(74, 6, 0.1, False), run(76, 7, 0.1, False)],
     }
     page = tmp_path / "page.md"
-    write_page({"a": sudden, "b": gradual}, Recipe(epochs=2), "qexport compare", page)
+    write_page({"a": sudden, "b": gradual}, "2 epochs", "qexport compare", page)
     rows = {row.split(" | ")[0]: row.split(" | ")[1:] for row in page.read_text().splitlines() if row[:2] == "| "}
     assert rows["|"] == ["`a`", "`b`", "`a` worse |"]
     assert rows["| top-1 with quantizers, %"] == ["65.00 ± 7.07", "63.00 ± 1.41", "1 of 2 |"]

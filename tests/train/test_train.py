@@ -97,7 +97,11 @@ def test_a_run_logs_plots_and_reports_its_narrowest_layer(whole: Path) -> None:
     assert printed["squeeze"]["layer"] == 33
     assert sum(printed["squeeze"]["weight_codes"].values()) == pytest.approx(1)
     curves = (whole.parent / "curves.svg").read_text()
-    assert "validation top-1" in curves or curves.count("<path") > 10
+    assert curves.count("<circle") == 8
+    page = (whole / "report.html").read_text()
+    assert all(
+        said in page for said in (f"{best['top1']:.2f} %", "features.33", "effective rank", curves.split("<circle")[1])
+    )
 
 
 def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume_it(
@@ -106,8 +110,8 @@ def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume_it
     again = ("train", "--data", noise_folder, "--out", whole)
     fails(cli(*again), "checkpoint.pth is there already", "--resume")
     fails(cli(*again, "--resume", "--lr", "0.3"), "contradicts")
-    fails(cli(*again, "--plot", tmp_path / "curves.txt"), "ends in '.txt'; choose one of .png")
-    fails(cli(*again, "--plot", tmp_path / "none" / "curves.png"), "is no folder")
+    fails(cli(*again, "--plot", tmp_path / "curves.txt"), "ends in '.txt'; choose one of .html")
+    fails(cli(*again, "--plot", tmp_path / "none" / "curves.svg"), "is no folder")
 
 
 def test_a_nan_loss_in_a_later_epoch_keeps_the_checkpoint_of_the_epoch_before(

@@ -1,15 +1,7 @@
-"""What the commands on networks need: the packages of the extras, and a trained network."""
+"""What the commands on networks need: a trained network, and how long to train."""
 
-import importlib.util
 from pathlib import Path
 from typing import Any
-
-from qexport.errors import QexportError
-
-
-def needs_matplotlib() -> None:
-    if importlib.util.find_spec("matplotlib") is None:
-        raise QexportError("matplotlib is not installed; pip install 'qexport[plot]'")
 
 
 def load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int | None) -> Any:

@@ -14,6 +14,7 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, ImageFolder
 
 from qexport.errors import QexportError, few
+from qexport.frontends.vgg.shipped import SAMPLES
 
 CLASS_NAMES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 MEAN = (0.491, 0.482, 0.447)
@@ -35,9 +36,6 @@ class Pictures:
     def spread(self, count: int) -> Tensor:
         """The pixels of up to `count` pictures at equal distances: image folders are sorted by class."""
         return self.pixels[:: math.ceil(len(self.labels) / count)]
-
-
-SAMPLES = Path(__file__).parent / "samples"
 
 
 class SamplePictures:

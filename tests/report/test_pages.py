@@ -1,0 +1,191 @@
+"""Pages and pictures as text: what they say is what the set holds, and whatever stands in a name is text."""
+
+import json
+import re
+import shutil
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+from xml.etree import ElementTree
+
+import msgspec
+import numpy as np
+import pytest
+
+import qexport as qx
+from qexport.report.sets import PLOTS, plot, set_page
+from tests.conftest import cli, fails, make_capture, one_memory_layout
+
+EXAMPLE = Path(__file__).parents[2] / "vectors/features_33"
+HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>\u202e&amp;"
+
+
+class Tables(HTMLParser):
+    """The tables of a page by their captions, and how often each tag stands in it."""
+
+    def __init__(self, page: bytes):
+        super().__init__()
+        self.tables: dict[str, list[list[str]]] = {}
+        self.tags: dict[str, int] = {}
+        self._rows: list[list[str]] = []
+        self._caption, self._in = "", ""
+        self.feed(page.decode())
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags[tag] = self.tags.get(tag, 0) + 1
+        if tag in ("caption", "td", "th"):
+            self._in = tag
+        if tag == "caption":
+            self._caption, self._rows = "", []
+        if tag == "tr":
+            self._rows.append([])
+        if tag in ("td", "th"):
+            self._rows[-1].append("")
+
+    def handle_endtag(self, tag: str) -> None:
+        if tag == self._in:
+            self._in = ""
+        if tag == "table":
+            self.tables[self._caption] = self._rows[1:]
+
+    def handle_data(self, data: str) -> None:
+        if self._in == "caption":
+            self._caption += data
+        elif self._in and self._rows:
+            self._rows[-1][-1] += data
+
+
+@pytest.fixture(scope="module")
+def page() -> bytes:
+    return set_page(EXAMPLE, EXAMPLE.parent / "report.html")
+
+
+def test_the_numbers_of_a_page_are_those_of_the_set(page: bytes) -> None:
+    tables, vs = Tables(page).tables, qx.open(EXAMPLE)
+    for name in ("weight", "input", "output"):
+        low = -8 if name == "weight" else 0
+        want = np.bincount(vs[name].ravel() - low, minlength=16).tolist()
+        assert [int(row[2]) for row in tables[f"How often each value of {name} occurs"]] == want
+    sums = vs["accumulator"]
+    rows = [[int(cell.replace(",", "")) for cell in row] for row in tables["Accumulators by channel"]]
+    seen = np.stack([sums.min(axis=(0, 2, 3)), sums.max(axis=(0, 2, 3))], axis=1)
+    weight = vs["weight"].reshape(8, -1)
+    bounds = np.stack([np.minimum(weight, 0).sum(axis=1) * 15, np.maximum(weight, 0).sum(axis=1) * 15], axis=1)
+    assert [row[1:5] for row in rows] == np.concatenate([seen, bounds], axis=1).tolist()
+    assert ["accumulator", "10", "12", "16"] in tables["Bits of each tensor"]
+    listed = json.loads(cli("strength", EXAMPLE, "--json").stdout)["sets"][0]["unexercised"]["relu"]
+    assert [list(map(int, row)) for row in tables["Weights of which no error shows in relu"]] == listed
+    for file in json.loads((EXAMPLE / "manifest.json").read_text())["memories"]:
+        assert file["files"][0]["sha256"] in page.decode()
+
+
+def test_a_page_is_the_same_bytes_wherever_set_and_page_lie_and_asks_for_nothing(page: bytes, tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / EXAMPLE.name)
+    assert set_page(tmp_path / EXAMPLE.name, tmp_path / "report.html") == page
+    assert str(tmp_path) not in page.decode()
+    assert len(page) < 5_000_000
+    asked = re.findall(r"""(?:src|href)="(?!#|data:|features_33/)([^"]*)""", page.decode())
+    assert not asked
+    assert "default-src &#39;none&#39;" in page.decode()
+
+
+def test_what_stands_in_a_name_is_text(tmp_path: Path) -> None:
+    capture = make_capture(plane=(2, 2), images=1)
+    capture = replace(capture, layer=msgspec.structs.replace(capture.layer, name=HOSTILE))
+    vs = qx.dump(capture, tmp_path)
+    page = vs.report(tmp_path / "page.html").read_bytes()
+    tags = Tables(page).tags
+    assert (tags["script"], tags.get("img", 0)) == (1, 0)
+    assert "&lt;script&gt;alert(1)" in page.decode()
+    assert "\u202e" not in page.decode()
+    for what in ("layer", "channels"):
+        ElementTree.fromstring(plot(vs.folder, what))
+
+
+@pytest.mark.parametrize("what", PLOTS)
+def test_each_plot_is_a_picture_with_a_title(what: str, tmp_path: Path) -> None:
+    out = tmp_path / "x.svg"
+    done = cli("plot", EXAMPLE, "--what", what, "--out", out)
+    if what == "scaling":  # this layer has one multiplier for all channels
+        fails(done, "has none, not 'scaling'")
+        return
+    assert done.exit_code == 0, done.output
+    picture = ElementTree.parse(out).getroot()
+    names = {child.tag.rpartition("}")[2]: child.text for child in picture}
+    assert names["title"]
+    assert names["desc"]
+    assert "prefers-color-scheme:dark" in names["style"]
+
+
+def test_layers_of_every_kind_and_changed_files_have_a_page(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    steps = [{"op": "multiply", "by": [3, 5]}, {"op": "shift_right", "by": 4, "round": "half_up"}]
+    plain = {"input": rng.integers(0, 256, (2, 2, 4, 4)), "inputs": "uint8"}
+    captures = [
+        qx.capture(**plain, weight=rng.integers(-8, 8, (2, 2, 3, 3)), weights="int4", steps=steps, name="conv"),
+        qx.capture(input=rng.integers(0, 9, (2, 6)), weight=rng.integers(-8, 8, (3, 6)), bias=[1, 2, 3], name="linear"),
+        qx.capture(input=rng.integers(0, 16, (1, 3, 5)), input2=rng.integers(0, 2, (1, 5, 4)), inputs="e2m1",
+                   inputs2=[-1, 1], name="matmul"),
+        qx.capture(**plain, mul=[3], name="sum", steps=[{"op": "sum_pool", "kernel": [2, 2]}]),
+    ]  # fmt: skip
+    for capture in captures:
+        page = qx.dump(capture, tmp_path).report(tmp_path / f"{capture.layer.name}.html").read_text()
+        assert "verified" in page
+    assert "step0_by by channel" in (tmp_path / "conv.html").read_text()
+    cli("report", tmp_path, "--out", tmp_path / "all.html")
+    assert all(f">{capture.layer.name}</a>" in (tmp_path / "all.html").read_text() for capture in captures)
+    for file in (tmp_path / "conv").glob("weight*.hex"):
+        file.write_text(file.read_text().replace(file.read_text()[0], "x", 1))
+    page = qx.open(tmp_path / "conv").report(tmp_path / "conv.html").read_text()
+    assert "weight.hex is missing, or its SHA-256 differs" in page
+    assert str(tmp_path) not in page
+
+
+def test_wide_words_ragged_tiles_and_many_files_are_shown_by_their_first(tmp_path: Path) -> None:
+    layout = one_memory_layout("(ot col) (it row) kh kw -> kh | ot it kw | ~row col", array={"row": 5, "col": 7})
+    layout = replace(layout, memories=(replace(layout.memories[0], file="m_{kh}.txt"),))
+    page = qx.dump(make_capture(plane=(3, 3)), tmp_path, layout).report(tmp_path / "page.html").read_bytes()
+    words = next(rows for caption, rows in Tables(page).tables.items() if caption.startswith("m_0.txt: first words"))
+    assert [len(row) for row in words] == [2 + 16] * 12  # place, what lanes share, elements
+    assert "19 further lanes, 2 further files" in page.decode()
+    assert 'class="fill"' in page.decode()
+
+
+def test_a_folder_shows_its_network(tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        qx.dump(make_capture(plane=(2, 2), images=1, name=name, index=None), tmp_path)
+    nodes = [("a", {"input": ["image"]}), ("b", {"input": ["a", "image"]}), ("gone<b>", {"input": ["b"]})]
+    layers = [{"name": name, "path": name, "operands": operands} for name, operands in nodes]
+    graph = {"schema": "qexport.graph/1", "network_sha256": "", "layers": layers, "x-own": 1}
+    (tmp_path / "graph.json").write_text(json.dumps(graph))
+    done = cli("report", tmp_path, "--out", tmp_path / "network.html")
+    assert done.exit_code == 0, done.output
+    page = (tmp_path / "network.html").read_text()
+    assert "3 layers, 4 edges" in page
+    assert page.count('class="edge"') == 4
+    assert "b takes image" in page
+    assert "gone&lt;b&gt;" in page
+    (tmp_path / "graph.json").write_text(json.dumps(graph | {"schema": "qexport.graph/7"}))
+    fails(cli("report", tmp_path, "--out", tmp_path / "network.html"), "schema 'qexport.graph/7'")
+
+
+def test_a_page_is_written_where_it_may_be(tmp_path: Path) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "set")
+    fails(cli("report", tmp_path / "set", "--out", tmp_path / "set" / "page.html"), "holds its own files only")
+    fails(cli("report", EXAMPLE, "--out", tmp_path / "page.txt"), "ends in '.txt'")
+    fails(cli("plot", EXAMPLE, "--what", "layer", "--out", tmp_path / "none" / "x.svg"), "is not a folder")
+    fails(cli("plot", EXAMPLE, "--what", "colour", "--out", tmp_path / "x.svg"), "'colour' is no plot")
+    fails(cli("plot", EXAMPLE, "--what", "codes-x", "--out", tmp_path / "x.svg"), "codes-weight")
+    fails(cli("report", tmp_path, "--set", EXAMPLE, "--out", tmp_path / "x.html"), "has no run.log")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]
+
+
+def test_a_training_is_shown_and_a_log_of_others_refused(tmp_path: Path) -> None:
+    squeeze = {"layer": 3, "dead_inputs": [1], "dead_outputs": [], "effective_rank": 2.5}
+    record = {"loss": 1.5, "top1": 20.0, "quantized": False, "squeeze": squeeze}
+    log = tmp_path / "log.jsonl"
+    log.write_text("".join(json.dumps(record | {"epoch": epoch}) + "\n" for epoch in (1, 2)))
+    assert cli("report", tmp_path, "--out", tmp_path / "page.html").exit_code == 0
+    assert "quantizers off" in (tmp_path / "page.html").read_text()
+    log.write_text(log.read_text() + '{"epoch": 3}\n')
+    fails(cli("report", tmp_path, "--out", tmp_path / "page.html"), "log.jsonl:3 is not a record of `qexport train`")
