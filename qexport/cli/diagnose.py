@@ -125,7 +125,8 @@ def command(
                 simulator=simulator, limit=time_limit,
             )  # fmt: skip
         file = few(dut) if files[0].is_relative_to(scratch) else few(files)
-    result = {"set": str(folder), "actual": file, "memory": actual.memory.name, **found.as_json()}
+    given = file if files[0].is_relative_to(scratch) else ", ".join(map(str, files))
+    result = {"set": str(folder), "actual": given, "memory": actual.memory.name, **found.as_json()}
     emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
     if found.differing or found.findings or found.causes:
         click.echo(f"qexport: diagnose: {file}: {found.summary}", err=True)  # what was asked for, and no error
