@@ -18,7 +18,7 @@ from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
 from qexport.report.run import Result, Run
 from qexport.report.svg import WIDE, Series, curves, image, rect, shrunk, text, tinted
-from qexport.report.tables import AnyCell, Cell, Table
+from qexport.report.tables import AnyCell, Cell, Table, share
 
 _MAPS, _SIDE = 64, 64  # channels that are drawn, and positions along an axis
 _TERMS = 600  # of an explanation that are listed
@@ -181,7 +181,7 @@ def shares_figure(axis: str, memory: str, shares: Mapping[int, NDArray[np.float6
     more = f" The first {len(shown)} of {len(shares)} channels." if len(shares) > len(shown) else ""
     table = Table(
         f"Wrong values of {memory} by channel", ["channel", "wrong"],
-        [[channel, f"{float(plane.mean()):.2%}"] for channel, plane in shares.items()],
+        [[channel, share(float(plane.mean()))] for channel, plane in shares.items()],
     )  # fmt: skip
     count = -(-len(small) // a_row)
     said = f"{len(shares)} channels with wrong values, {rows}\u00d7{cols} positions each.{more}"

@@ -210,7 +210,9 @@ def streams_figure(waves: dict[str, Handshakes]) -> Figure:
         title = f"{memory}: {int(moved.sum()):,} words in {cycles:,} cycles, {int(waited.sum()):,} cycles of waiting"
         drawn.append(rect(left, y, wide, high, "clear", title))
         drawn.append(text(left + wide + 10, y + high / 2 + 4, f"{share:.1%}", "num"))
-        rows.append([memory, int(moved.sum()), int(waited.sum()), int((~shakes.valid).sum()), f"{share:.1%}"])
+        rows.append(
+            [memory, int(moved.sum()), int(waited.sum()), int((~shakes.valid).sum()), Cell(f"{share:.1%}", number=True)]
+        )
     cycles = max((len(one.valid) for one in waves.values()), default=0)
     bottom = 26 + len(waves) * (high + 10)
     ends = text(left, bottom + 8, "cycle 0", "m num") + text(left + wide, bottom + 8, f"{cycles:,}", "m num", "end")

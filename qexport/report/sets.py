@@ -61,6 +61,7 @@ def set_tiles(facts: SetFacts) -> list[Tile]:
     """The numbers at the head of the page."""
     manifest, faults = facts.manifest, facts.report.faults
     sums = manifest.formats.accumulator
+    words = sum(file.words for entry in manifest.memories for file in entry.files)
     tiles = [
         Tile(
             "verified" if not faults else f"{len(faults)} faults",
@@ -68,7 +69,7 @@ def set_tiles(facts: SetFacts) -> list[Tile]:
             marked(not faults),
         ),
         Tile(
-            str(sum(file.words for entry in manifest.memories for file in entry.files)),
+            f"{words:,}",
             f"words in {len(manifest.memories)} memories",
         ),
         Tile(f"{sums.bits} bits", "hold every accumulator, for any input"),

@@ -131,7 +131,7 @@ def test_elements_of_words_are_reached_by_keyboard_and_said_as_show_says_them(br
     page.keyboard.press("End")
     assert visit.heard == []
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.locator("details:not([open])").count() == 0
+    assert page.locator("section > .blocks > details:not([open])").count() == 0
 
 
 def test_a_failed_run_shows_cause_place_and_terms(browser: Any, pages: Path) -> None:

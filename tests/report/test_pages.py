@@ -188,4 +188,8 @@ def test_a_training_is_shown_and_a_log_of_others_refused(tmp_path: Path) -> None
     assert cli("report", tmp_path, "--out", tmp_path / "page.html").exit_code == 0
     assert "quantizers off" in (tmp_path / "page.html").read_text()
     log.write_text(log.read_text() + '{"epoch": 3}\n')
-    fails(cli("report", tmp_path, "--out", tmp_path / "page.html"), "log.jsonl:3 is not a record of `qexport train`")
+    fails(
+        cli("report", tmp_path, "--out", tmp_path / "page.html"),
+        "log.jsonl:3 is not a record of `qexport train`",
+        "loss",
+    )
