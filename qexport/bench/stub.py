@@ -6,7 +6,7 @@ from typing import Any
 
 from qexport.bench.context import BenchMemory, base_context, render, work
 from qexport.bench.interface import DRIVEN, layout_called, results_of_set, streams
-from qexport.bench.rtl import KEPT, SELECTS, mm_widths
+from qexport.bench.rtl import KEPT, mm_ports
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import require
 from qexport.errors import QexportError
@@ -52,7 +52,8 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
         "set_path": _make_text(os.path.relpath(folder.resolve(), to.resolve())),
     }
     if interface is not None and style != "blank":
-        driven = [by_name[name] for name in DRIVEN if name in by_name]
+        names = mm_ports(manifest)["selects"] if style == "memory" else DRIVEN
+        driven = [by_name[name] for name in names if name in by_name]
         results = [by_name[entry.name] for entry in results_of_set(manifest)]
         if style == "memory":
             results = [memory for memory in results if memory.name in KEPT]
@@ -89,7 +90,7 @@ def _interface(
         "words": sum(m.words for m in loaded),
     }
     if style == "memory":
-        return context | {"selects": SELECTS} | mm_widths({m.name: m for m in manifest.memories})
+        return context | mm_ports(manifest)
     ports = [item for stream in streams(manifest) or () for item in stream.ports.items()]
     return context | {"groups": [*(("s", m) for m in driven), *(("m", m) for m in compared)], "ports": ports}
 

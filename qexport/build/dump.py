@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from qexport.bench.sv import render_bench
+from qexport.build.graph import verify_graph
 from qexport.build.verify import verify
 from qexport.core.atomic import write_atomically
 from qexport.core.capture import Capture, CaptureWriter
@@ -30,6 +31,7 @@ from qexport.layout.order import TILE_AXIS
 from qexport.layout.pack import word_bits
 from qexport.layout.paths import CAPTURE, MANIFEST, SUMS
 from qexport.sets.folder import file_sha256, sha256, sums_text
+from qexport.sets.graph import GRAPH, Graph
 from qexport.sets.index import INDEX, Index, IndexEntry
 from qexport.sets.manifest import (
     SCHEMA,
@@ -102,12 +104,15 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
 
 def dump_all(
     captures: Iterable[Capture],
-    layout: Layout,
+    layout: Layout | Callable[[str], Layout],
     out: Path,
     force: bool = False,
     advance: Callable[[int], None] = lambda done: None,
+    graph: Callable[[Index], Graph] | None = None,
 ) -> tuple[list[Dump], Path]:
     """Write the sets of all layers and `out`/index.json, which lists them; all of them or nothing.
+
+    `layout`: for all, or by the layer's kind. `graph`: of a network, what is written beside the index.
 
     Everything is made before anything is put in place. Whoever is killed while that happens leaves whole sets, old or
     new, and no index; `out` is refused by all that read it until the next command that writes into it has finished it.
@@ -117,15 +122,20 @@ def dump_all(
         dumps = []
         for capture in captures:
             try:
-                dumps.append(_stage_set(stage, capture, layout, force))
+                own = layout if isinstance(layout, Layout) else layout(capture.layer.kind)
+                dumps.append(_stage_set(stage, capture, own, force))
             except QexportError as error:
                 raise type(error)(f"{capture.layer.name}: {error}; nothing was written") from None
             advance(len(dumps))
-        index = _index(stage, dumps).to_bytes()
-        write_atomically(stage.new / INDEX, index)
+        index = _index(stage, dumps)
+        files = {INDEX: index.to_bytes()} | ({GRAPH: graph(index).to_bytes()} if graph else {})
+        for name, data in files.items():
+            write_atomically(stage.new / name, data)
+        if graph and (faults := verify_graph(stage.new)):
+            raise CheckFailed(f"dump: the layers do not fit together: {faults[0]}; nothing was kept, report this")
         changed = [done.folder.name for done in dumps if not done.unchanged]
-        if changed or not (out / INDEX).is_file() or (out / INDEX).read_bytes() != index:
-            stage.put_in_place([*changed, INDEX])
+        if changed or any(not (out / n).is_file() or (out / n).read_bytes() != data for n, data in files.items()):
+            stage.put_in_place([*changed, *files])
     dumps[0] = replace(dumps[0], kept=tuple(stage.kept))
     return dumps, out / INDEX
 

@@ -1,7 +1,9 @@
 """Write a layer's vector set: memory files, bench and manifest."""
 
+import functools
 import re
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.toml import default_layout, load_layout
+from qexport.sets.graph import Graph
+from qexport.sets.index import Index
 from qexport.sets.manifest import Manifest, golden_text, layer_text, steps_text
 
 
@@ -59,11 +63,12 @@ class _Asked:
         return [f"--{shown.get(name, name)}".replace("_", "-") for name in names if getattr(self, name) is not None]
 
 
+LayoutOf = Layout | Callable[[str], Layout]  # for all layers, or by their kind
 _OF_CHECKPOINT = ("checkpoint", "weight_bits", "act_bits", "data", "share")
 
 
 def _model_captures(asked: _Asked, of_model: OfModel, hardware: Hardware | None) -> list[tuple[Capture, int]]:
-    """The captures of a module's layers."""
+    """The captures of a module's layers, or of an ONNX file's."""
     if given := asked.given(_OF_CHECKPOINT):
         raise click.UsageError(f"{', '.join(given)} belongs to --checkpoint, not to --model")
     if asked.images == "auto":
@@ -71,6 +76,50 @@ def _model_captures(asked: _Asked, of_model: OfModel, hardware: Hardware | None)
     images = asked.indices if isinstance(asked.images, str | None) else asked.images
     captures, _ = module_captures(of_model, asked.layer, images, hardware)
     return [(one, one.images) for one in captures]
+
+
+def _layout_of(asked: str | None, kind: str) -> Layout:
+    """The layout of a network's layers of a kind: what is asked for is for those that convolve."""
+    named = asked if kind in ("conv2d", "linear") else None
+    return load_layout(named or default_layout(kind))
+
+
+@contextmanager
+def _integer_captures(
+    path: Path, asked: _Asked, inputs: Path | None, hardware: Hardware | None, dry_run: bool
+) -> Iterator[tuple[list[tuple[Capture, int]], Callable[[Index], Graph] | None]]:
+    """The captures of a network in integers, each layer fed by those before it; of all layers their graph, too."""
+    if given := asked.given(_OF_CHECKPOINT):
+        raise click.UsageError(f"{', '.join(given)} belongs to --checkpoint, not to --network")
+    if asked.images == "auto":
+        raise click.UsageError("--images auto belongs to --checkpoint; give --network a number")
+    if hardware is not None:
+        raise click.UsageError("the steps of a network stand in its file; leave out what the hardware does")
+    from qexport.build.inputs import SAMPLES, open_inputs
+    from qexport.build.network import layer_captures
+    from qexport.core.network_file import network_sha256, read_network
+    from qexport.core.network_run import Engine
+    from qexport.sim.work import scratch_folder
+
+    network = read_network(path)
+    source = open_inputs(SAMPLES if inputs is None else inputs, network)
+    wanted = range(asked.images if isinstance(asked.images, int) else min(4, source.pictures))
+    pictures = list(wanted if asked.indices is None else asked.indices)
+    if not pictures or not all(0 <= at < source.pictures for at in pictures):
+        raise QexportError(f"images: pictures {_ranges(pictures) or 'none'} are not among the {source.pictures} there")
+    layers = list(network.placed) if asked.layer is None else [network.choose(asked.layer).node.name]
+    slugs = Counter(network.placed[name].node.layer.slug for name in layers)
+    if (twice := slugs.most_common(1)[0])[1] > 1:
+        raise QexportError(f"network: {path}: two layers would have the folder {twice[0]}; rename one of them")
+    sha256 = network_sha256(path)
+    graph = (lambda index: Graph.of(network, sha256, index)) if asked.every else None
+    with scratch_folder() as scratch, show_progress() as tell:
+        count = 1 if dry_run else len(pictures)
+        paths = layer_captures(
+            Engine(network), source, pictures[:count], layers, scratch, lambda done: tell("pictures", done, count)
+        )
+        captures = [CaptureFile(paths[name]) for name in layers]
+        yield [(one, one.images // count * len(pictures)) for one in captures], graph
 
 
 @contextmanager
@@ -179,7 +228,14 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
     "--indices", metavar="I,J,...", callback=_read_indices, help="Which pictures, counted from 0 in the data's order."
 )
 @click.option("--capture", type=path_type(), help="Instead of a network: a layer's codes, capture.safetensors.")
-@click.option("--all", "every", is_flag=True, help="Every quantized layer: one set for each, and index.json.")
+@click.option(
+    "--network",
+    type=path_type(),
+    help="A network in integers, NAME.network.safetensors, of --inputs or of the pictures that ship.",
+)
+@click.option(
+    "--all", "every", is_flag=True, help="Every layer: one set for each, index.json, of --network graph.json."
+)
 @click.option(
     "--layout", help="A preset's name or a layout file (TOML). Default: the preset with a bench for the layer."
 )
@@ -192,6 +248,7 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
 @json_option
 def command(
     capture: Path | None,
+    network: Path | None,
     layout: str | None,
     folder: Path,
     force: bool,
@@ -210,6 +267,8 @@ def command(
     qexport dump --layer 33 --data cifar10/ --images auto --strength 99.5 --out vectors/
     qexport dump --all --images 16 --layout stream_nhwc64 --out vectors/ --dry-run
     qexport dump --model my_net:build --weights net.pth --layer conv1 --inputs pictures/ --out vectors/
+    qexport dump --model net.onnx --layer conv1 --inputs pictures.npy --out vectors/
+    qexport dump --all --network vgg.network.safetensors --inputs pictures/ --images 4 --out vectors/
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
@@ -217,8 +276,11 @@ def command(
     """
     of_model = OfModel.taken_from(of_network)
     asked = _Asked(**of_network)
-    if of_model.model is None and (given := of_model.given()):
+    given = [name for name in of_model.given() if network is None or name != "--inputs"]
+    if of_model.model is None and given:
         raise click.UsageError(f"{', '.join(given)} belongs to --model")
+    if network is not None and (of_model.model is not None or capture is not None):
+        raise click.UsageError("--network stands alone; leave out --model and --capture")
     if capture is not None and of_model.model is not None:
         raise click.UsageError("give either --model or --capture")
     if [asked.layer is not None, capture is not None, asked.every].count(True) != 1:
@@ -227,17 +289,23 @@ def command(
         raise click.UsageError("give either --images or --indices")
     with ExitStack() as stack:
         captures: Sequence[tuple[Capture, int]] = []
+        graph = None
+        if network is not None:
+            of_integers = stack.enter_context(_integer_captures(network, asked, of_model.inputs, hardware, dry_run))
+            captures, graph = of_integers
         if capture is not None:
             captures = _file_capture(capture, asked)
         elif of_model.model is not None:
             captures, hardware = _model_captures(asked, of_model, hardware), None
         chosen = load_layout(layout or default_layout(captures[0][0].layer.kind if captures else "conv2d"))
+        several = graph is not None or of_model.model is not None  # whose layers may be of several kinds
+        by_kind: LayoutOf = functools.partial(_layout_of, layout) if several else chosen
         if not captures:
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
         if hardware is not None:
             captures = stack.enter_context(_on_hardware(captures, hardware, asked.every))
         if dry_run:
-            _emit_plan(captures, chosen, as_json)
+            _emit_plan(captures, by_kind, as_json)
             _warn(chosen)
             return
         index = None
@@ -247,7 +315,7 @@ def command(
                 def advance(done: int) -> None:
                     tell("layers", done, len(captures))
 
-                dumps, index = dump_all((one for one, _ in captures), chosen, folder, force, advance)
+                dumps, index = dump_all((one for one, _ in captures), by_kind, folder, force, advance, graph)
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]
@@ -311,13 +379,14 @@ def _wanted_pictures(asked: _Asked, layout: Layout) -> Sequence[int] | int | _Au
     return asked.images if isinstance(asked.images, int) else 4
 
 
-def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: Layout, as_json: bool) -> None:
+def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: LayoutOf, as_json: bool) -> None:
     """What a dump would write."""
     rows = [
         (capture.layer.name, stream.memory.name, stream.tiling.files, stream.tiling.files * stream.tiling.words,
          stream.size)
         for capture, images in captures
-        for stream in plan(operation(capture, layout.array.get(TILE_AXIS)), layout, images)
+        for own in (layout if isinstance(layout, Layout) else layout(capture.layer.kind),)
+        for stream in plan(operation(capture, own.array.get(TILE_AXIS)), own, images)
     ]  # fmt: skip
     totals = [sum(row[at] for row in rows) for at in (2, 3, 4)]  # type: ignore[misc]
 

@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 from rich.markup import escape
 
-from qexport.cli.common.model import OfModel, model_options, module_captures
+from qexport.cli.common.model import OfModel, blank_captures, model_options, module_captures
 from qexport.cli.common.network import load_network
 from qexport.cli.common.options import json_option, network_options, path_type
 from qexport.cli.common.output import emit
@@ -22,6 +23,7 @@ from qexport.core.operations.registry import operation
 @network_options
 @model_options
 @click.option("--capture", type=path_type(), help="Instead of a network: a capture.safetensors.")
+@click.option("--network", type=path_type(), help="A network in integers, NAME.network.safetensors.")
 @json_option
 def command(
     checkpoint: str | None,
@@ -31,6 +33,7 @@ def command(
     weights: Path | None,
     inputs: Path | None,
     capture: Path | None,
+    network: Path | None,
     as_json: bool,
 ) -> None:
     """List the quantized layers: shapes, bits, accumulator bounds.
@@ -41,15 +44,23 @@ def command(
     qexport layers
     qexport layers --checkpoint model_best.pth.tar
     qexport layers --model my_net:build --weights net.pth --inputs pictures/
+    qexport layers --model net.onnx
+    qexport layers --network vgg.network.safetensors
     """
     of_model = OfModel(model, weights, inputs)
     if model is None and (given := of_model.given()):
         raise click.UsageError(f"{', '.join(given)} belongs to --model")
+    if network is not None:
+        if (checkpoint, weight_bits, act_bits, model, capture) != (None,) * 5:
+            raise click.UsageError("--network stands alone; leave out the other options")
+        _show_network(network, as_json)
+        return
     result: dict[str, Any] = {}
     if model is not None:
         if (checkpoint, weight_bits, act_bits, capture) != (None, None, None, None):
             raise click.UsageError("--model stands alone; leave out --checkpoint, bits and --capture")
-        captures, refused = module_captures(of_model, None, None)
+        static = of_model.onnx is not None and inputs is None
+        captures, refused = blank_captures(of_model) if static else module_captures(of_model, None, None)
         rows = [_layer_row(one) for one in captures]
         result["refused"] = [{"name": one.name, "index": one.index, "why": one.why} for one in refused]
     elif capture is not None:
@@ -57,10 +68,10 @@ def command(
             raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
         rows = [_layer_row(CaptureFile(capture))]
     else:
-        network = load_network(checkpoint, weight_bits, act_bits)
+        loaded = load_network(checkpoint, weight_bits, act_bits)
         from qexport.frontends.vgg.capture import layer_facts
 
-        rows = [_layer_row(facts.blank_capture()) for facts in layer_facts(network.model)]
+        rows = [_layer_row(facts.blank_capture()) for facts in layer_facts(loaded.model)]
 
     def show() -> None:
         table = make_table(
@@ -109,3 +120,40 @@ def _layer_row(of: Capture) -> dict[str, Any]:
     for name, fmt in of.formats.operands.items():
         row |= {f"{name}_bits": fmt.bits, f"{name}_signed": fmt.signed}
     return row | {"bounds": list(bounds), "accumulator_bits": IntFormat.holding(*bounds, True).bits}
+
+
+def _show_network(path: Path, as_json: bool) -> None:
+    """The layers of a network in integers, and what they need of a hardware."""
+    from qexport.build.network_table import network_rows
+    from qexport.core.network_file import read_network
+
+    rows = network_rows(read_network(path))
+    totals = {name: sum(getattr(row, name) for row in rows) for name in ("bytes", "multiplications")}
+
+    def show() -> None:
+        table = make_table(
+            "layer", "operation", "output", "bits", "steps", "accumulator", "multiplier", "shift", "bytes",
+            "multiplications", right=4,
+        )  # fmt: skip
+        for row in rows:
+            bits = [row.bits[name] for name in ("weight", "input", "input2") if name in row.bits]
+            table.add_row(
+                escape(row.name),
+                row.operation,
+                "x".join(map(str, row.shape)),
+                " x ".join(bits) + (f" -> {row.bits['output']}" if "output" in row.bits else ""),
+                " ".join(row.steps) or "-",
+                f"{row.bounds[0]}..{row.bounds[1]}, {row.accumulator_bits} bits",
+                "-" if row.multiplier_bits is None else f"{row.multiplier_bits} bits",
+                "-"
+                if row.shift is None
+                else str(row.shift[0])
+                if len({*row.shift}) == 1
+                else "{}..{}".format(*row.shift),
+                f"{row.bytes:,}",
+                f"{row.multiplications:,}",
+            )
+        table.add_row("all", *[""] * 7, f"{totals['bytes']:,}", f"{totals['multiplications']:,}")
+        print_table(table)
+
+    emit(as_json, {"layers": msgspec.to_builtins(rows)} | totals, show)

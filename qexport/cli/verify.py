@@ -5,11 +5,13 @@ from typing import Any
 
 import click
 
+from qexport.build.graph import verify_graph
 from qexport.build.verify import Report, verify, verify_index
 from qexport.cli.common.options import folder_argument, json_option
 from qexport.cli.common.output import emit, say
 from qexport.errors import CheckFailed, QexportError, few
 from qexport.sets.folder import find_sets
+from qexport.sets.graph import GRAPH
 from qexport.sets.index import INDEX
 
 
@@ -19,7 +21,8 @@ from qexport.sets.index import INDEX
 def command(folder: Path, as_json: bool) -> None:
     """Check every file of a set, and every code against the golden.
 
-    In a folder of sets, of every one. Hashes must agree, and no stray file may stand there.
+    In a folder of sets, of every one. Hashes must agree, and no stray file may stand there. Of a network's sets the
+    codes on both sides of each edge must be the same.
 
     \b
     qexport verify vectors/features_33
@@ -33,6 +36,8 @@ def command(folder: Path, as_json: bool) -> None:
             unusable[path] = error
     if of_index := verify_index(folder):
         reports.append(Report(folder / INDEX, None, tuple(of_index)))
+    if of_graph := verify_graph(folder):
+        reports.append(Report(folder / GRAPH, None, tuple(of_graph)))
     failed = [report.folder for report in reports if not report.ok]
 
     def show() -> None:

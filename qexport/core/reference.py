@@ -103,7 +103,7 @@ class Scan:
             here = (*(slice(None),) * chain.start.axis, channel)
             tied[here] = np.isin(accumulator[here], [value for _, value in pairs])
         for step in chain.steps:
-            tied = step.windows(tied, np.max, 0) if isinstance(step, Pool) else tied
+            tied = step.windows(tied, np.maximum, 0) if isinstance(step, Pool) else tied
         return tied
 
     @property

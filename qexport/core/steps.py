@@ -3,9 +3,10 @@
 What other rooms know of a step (its Verilog, its hypotheses) they register by its class, beside their own code.
 """
 
+import functools
 import itertools
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal
@@ -527,14 +528,16 @@ class Pool(Step, frozen=True):
             )
         return *before.sizes[:-2], *sizes
 
-    def windows(self, v: Ints, reduce: Any, fill: int) -> Ints:
-        """Each window of the last two axes, reduced to one element; `fill` stands in the padding."""
+    def windows(self, v: Ints, reduce: Callable[[Ints, Ints], Ints], fill: int) -> Ints:
+        """Each window of the last two axes, its elements reduced two by two; `fill` stands in the padding."""
         top, bottom, left, right = self.padding
-        v = np.pad(v, [(0, 0)] * (v.ndim - 2) + [(top, bottom), (left, right)], constant_values=fill)
+        if any(self.padding):
+            v = np.pad(v, [(0, 0)] * (v.ndim - 2) + [(top, bottom), (left, right)], constant_values=fill)
         for axis, size, stride in zip((-2, -1), self.kernel, self.stride or self.kernel, strict=True):
-            moved = np.moveaxis(v, axis, -1)
-            seen = np.lib.stride_tricks.sliding_window_view(moved, size, -1)[..., ::stride, :]
-            v = np.moveaxis(reduce(seen, axis=-1), -1, axis)
+            count = (v.shape[axis] - size) // stride + 1
+            behind: tuple[Any, ...] = (slice(None),) * (-1 - axis)
+            starts = (slice(at, at + (count - 1) * stride + 1, stride) for at in range(size))
+            v = functools.reduce(reduce, [v[(..., start, *behind)] for start in starts])
         return v
 
 
@@ -542,7 +545,7 @@ class MaxPool(Pool, frozen=True, tag="max_pool"):
     """The largest of the window; padding does not count."""
 
     def apply(self, v: Ints, axis: int, bias: Ints | None = None) -> Ints:
-        return self.windows(v, np.max, VALUE.low)
+        return self.windows(v, np.maximum, VALUE.low)
 
     def range(self, before: Signal, bias: Ints | None = None) -> tuple[Ints, Ints]:
         return before.low, before.high
@@ -552,11 +555,11 @@ class SumPool(Pool, frozen=True, tag="sum_pool"):
     """The sum of the window; padding counts as 0."""
 
     def apply(self, v: Ints, axis: int, bias: Ints | None = None) -> Ints:
-        return self.windows(v, np.sum, 0)
+        return self.windows(v, np.add, 0)
 
     def range(self, before: Signal, bias: Ints | None = None) -> tuple[Ints, Ints]:
         assert before.plane is not None
-        inside = self.windows(np.ones(before.plane, np.int64), np.sum, 0)  # elements that are no padding
+        inside = self.windows(np.ones(before.plane, np.int64), np.add, 0)  # elements that are no padding
         few, many = int(inside.min()), int(inside.max())
         return np.minimum(before.low * few, before.low * many), np.maximum(before.high * few, before.high * many)
 

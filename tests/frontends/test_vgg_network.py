@@ -1,0 +1,133 @@
+"""The VGG family in integers: every code up to the classifier is that of PyTorch's float64 pass."""
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from qexport.core.capture import CaptureFile
+from qexport.core.network_file import network_bytes, read_network, write_network
+from qexport.core.network_run import Engine
+from qexport.core.steps import Threshold
+from qexport.errors import QexportError
+from qexport.frontends.vgg import checkpoint
+from qexport.frontends.vgg.capture import capture_layers, layer_facts
+from qexport.frontends.vgg.data import Pictures, SamplePictures, normalise, read
+from qexport.frontends.vgg.model import ConvSpec, QuantVGG
+from qexport.frontends.vgg.network import integer_network
+from tests.conftest import cli, fails
+from tests.frontends.networks import SMALL, small_network
+
+
+@torch.no_grad()
+def settled(cfg: str = SMALL) -> QuantVGG:
+    """A small network whose BatchNorms know what passes them."""
+    model = small_network(cfg)
+    for module in model.features:
+        if isinstance(module, torch.nn.BatchNorm2d):
+            module.momentum = 1.0
+    model.train()(normalise(read(SamplePictures(), range(4)).pixels))
+    return model
+
+
+def loaded(model: QuantVGG) -> checkpoint.Network:
+    for conv in model.quantized().values():
+        conv.fix_codes()
+    return checkpoint.Network(model.eval(), Path("small.pth"), "0" * 64)
+
+
+def compared(network: checkpoint.Network, images: int, folder: Path) -> tuple[Any, Any]:
+    """The logits in integers and in float64, when the codes that enter all convolutions were found equal."""
+    made = integer_network(network)
+    assert made.ties == 0
+    engine = Engine(made.network)
+    pictures = read(SamplePictures(), range(images))
+    facts = layer_facts(network.model)
+    captured = capture_layers(network, facts, pictures, range(images), folder)
+    (image,) = made.network.inputs
+    held = {image.name: image.codes(pictures.pixels.numpy())}
+    outputs = held | engine.run(held, list(made.network.placed))
+    for layer, one in zip(facts, captured, strict=True):
+        seen = CaptureFile(one.path).part(0, images).input
+        assert np.array_equal(engine.operands(layer.geometry.name, outputs)["input"], seen), layer.geometry.name
+    model = copy.deepcopy(network.model).double()
+    with torch.no_grad():
+        real = model(normalise(pictures.pixels, torch.float64)).numpy()
+    return outputs["classifier"][:, :, 0, 0] * made.network.outputs[0].scale, real
+
+
+@pytest.mark.parametrize("cfg", ["8 M 16* M 16 4 4* 8 M 16 M 16 M", "8 M 8 M 8 M 8 M 8 M 8*"])
+def test_a_small_network_is_that_of_float64(tmp_path: Path, cfg: str) -> None:
+    model = settled(cfg)
+    with torch.no_grad():
+        for index, module in enumerate(model.features):  # gains of both signs, and one of 0
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.weight[0], module.weight[1] = 0, -(index % 3) / 3
+    ours, theirs = compared(loaded(model), 4, tmp_path)
+    assert np.abs(ours - theirs).max() < 0.05 * np.ptp(theirs)
+
+
+@pytest.mark.whole
+def test_the_shipped_network_is_that_of_float64(tmp_path: Path) -> None:
+    network = checkpoint.load(checkpoint.BUILTIN)
+    ours, theirs = compared(network, 6, tmp_path)
+    assert np.array_equal(ours.argmax(1), theirs.argmax(1))
+
+
+def test_the_file_is_the_same_every_time_and_reads_back(tmp_path: Path) -> None:
+    network = loaded(small_network())
+    made = [network_bytes(integer_network(network).network) for _ in range(2)]
+    assert made[0] == made[1]
+    write_network(integer_network(network).network, tmp_path / "a.network.safetensors")
+    again = read_network(tmp_path / "a.network.safetensors")
+    assert network_bytes(again) == made[0]
+    assert again.source.checkpoint_sha256 == "0" * 64
+    assert [node.layer.kind for node in again.layers].count("sum") == 5
+
+
+def test_scales_of_powers_of_two_give_thresholds() -> None:
+    """Half to even at ties, which no multiplication and shift gives."""
+    model = small_network("8 M 8* 8 M 8 M 8 M 8 M")
+    for conv in model.quantized().values():
+        conv.act_alpha.data.fill_(15 / 4)
+        conv.weight_quant.wgt_alpha.data.fill_(7 / 4)
+    made = integer_network(loaded(model))
+    assert isinstance(made.network.placed["features.4"].node.steps[-1], Threshold)
+    assert made.ties > 0
+
+
+def test_a_convolution_that_is_not_quantized_is_refused() -> None:
+    plain = QuantVGG((ConvSpec(3, 4, pool=False, quantized=False), ConvSpec(4, 4)), in_features=4 * 32 * 32)
+    with pytest.raises(QexportError, match=r"features\.0 is not quantized"):
+        integer_network(loaded(plain))
+
+
+def test_import_and_eval_by_command(noise_folder: Path, tmp_path: Path) -> None:
+    model = settled()
+    torch.save(model.state_dict(), tmp_path / "m.pth")
+    file = tmp_path / "m.network.safetensors"
+    done = cli("import", tmp_path / "m.pth", "--out", file)
+    assert done.exit_code == 0, done.output
+    assert "proven" in done.stdout
+    fails(cli("import", tmp_path / "m.pth", "--out", tmp_path / "m.st"), ".network.safetensors")
+    common = ("--network", file, "--data", noise_folder, "--json")
+    found = cli("eval", *common, "--checkpoint", tmp_path / "m.pth")
+    assert found.exit_code == 0, found.output
+    said = json.loads(found.stdout)
+    assert said["total"] == 20
+    assert abs(said["correct"] - said["checkpoint_correct"]) <= said["different"] <= 4
+    fails(cli("eval", *common, "--checkpoint", "builtin"), "was not imported from")
+    fails(cli("eval", *common, "--checkpoint", tmp_path / "m.pth", "--images", 21), "outside 1..20")
+
+
+def test_pictures_are_told_apart_by_their_lookup() -> None:
+    network = loaded(small_network())
+    (image,) = integer_network(network).network.inputs
+    pixels = torch.randint(0, 256, (2, 3, 32, 32), dtype=torch.uint8)
+    real = normalise(Pictures(pixels, torch.zeros(2)).pixels, torch.float64)
+    first = copy.deepcopy(network.model).double().quantized()[0]
+    assert np.array_equal(image.codes(pixels.numpy()), first.input_codes(real).numpy())
