@@ -102,6 +102,8 @@ def test_a_set_shows_every_section_in_both_schemes(browser: Any, pages: Path, sc
     assert (
         page.locator("figure:has(figcaption:text('picture 0')) image").count() == 1
     )  # what ships is known by its hash
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert len(set(ids)) == len(ids)
     assert (visit.ground() > 200) is (scheme == "light")
     page.emulate_media(media="print")
     assert visit.ground() > 200

@@ -98,8 +98,8 @@ def test_what_stands_in_a_name_is_text(tmp_path: Path) -> None:
     assert (tags["script"], tags.get("img", 0)) == (1, 0)
     assert "&lt;script&gt;alert(1)" in page.decode()
     assert "\u202e" not in page.decode()
-    for what in ("layer", "channels"):
-        ElementTree.fromstring(plot(vs.folder, what))
+    drawn = ElementTree.fromstring(plot(vs.folder, "codes"))  # all codes below each other, with the layer's name above
+    assert (drawn[0].text or "").startswith('codes of "><script>alert(1)</script>')
 
 
 @pytest.mark.parametrize("what", PLOTS)
@@ -167,6 +167,18 @@ def test_a_folder_shows_its_network(tmp_path: Path) -> None:
     assert "gone&lt;b&gt;" in page
     (tmp_path / "graph.json").write_text(json.dumps(graph | {"schema": "qexport.graph/7"}))
     fails(cli("report", tmp_path, "--out", tmp_path / "network.html"), "schema 'qexport.graph/7'")
+
+
+def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "vectors" / EXAMPLE.name)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs/report.md").read_text()
+    commands = re.findall(r"^qexport ((?:report|plot) vectors/.*)$", text, re.M)
+    commands = [command for command in commands if "--data" not in command]  # which is not there
+    assert len(commands) == 4
+    for command in commands:
+        assert cli(*command.split()).exit_code == 0, command
+        assert (tmp_path / command.split()[-1]).stat().st_size > 1000
 
 
 def test_a_page_is_written_where_it_may_be(tmp_path: Path) -> None:
