@@ -14,7 +14,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from qexport.bench.design import WRAPPER, Design, Dut
-from qexport.bench.interface import Port, Stream, interface
+from qexport.bench.interface import Port, Stream, interface, preset_interface
 from qexport.bench.ports import connected, read_module
 from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers
 from qexport.bench.stages import held_cycles, rtl_stages
@@ -117,7 +117,7 @@ class _Bench:
         macros = lacking(interface(folder, self.manifest), found)
         limit = clock.limit(TIME_LIMIT) or TIME_LIMIT
         job = replace(work.job(folder, self.manifest, [design]), macros=macros, limit=limit)
-        self.compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
+        self.compared = {stream.memory: stream.values for stream in found if not stream.driven}
         self.executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
 
     def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
@@ -334,7 +334,7 @@ def _ports(found: Iterable[Stream]) -> dict[str, Port]:
 
 
 def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
-    return tuple(s for s in interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
+    return tuple(s for s in preset_interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
 
 
 def _failures(
