@@ -12,6 +12,7 @@ from qexport.findings.diagnose import diagnose
 from qexport.findings.diagnosis import Diagnosis, First
 from qexport.findings.explain import Explanation, Step, explain
 from qexport.findings.words import read_actual
+from qexport.layout.memory import verilog_name
 from qexport.layout.tiling import describe_index
 from qexport.report.blocks import Block, Details, Facts, Note, Pictures, Section
 from qexport.report.facts import SetFacts
@@ -38,7 +39,9 @@ def _diagnosed(run: Run, result: Result) -> tuple[Diagnosis, str]:
     """With its causes; where these cannot be looked for, why."""
     folder = run.facts.folder
     try:
-        return diagnose(folder, read_actual(folder, run.folder / f"{result.memory}.hex", result.memory)), ""
+        return diagnose(
+            folder, read_actual(folder, run.folder / f"{verilog_name(result.memory)}.hex", result.memory)
+        ), ""
     except QexportError as error:
         assert result.found is not None
         return result.found, str(error)

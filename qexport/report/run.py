@@ -16,9 +16,11 @@ from qexport.findings.compared import Comparison
 from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import Handshakes, handshakes
 from qexport.findings.words import read_actual
+from qexport.layout.memory import verilog_name
 from qexport.report.blocks import Block, Details, Facts, Note, Section, Tile, marked
 from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
+from qexport.report.record import Recorded, read_record, record_blocks
 from qexport.report.svg import HALF, WIDE, Series, curves, legend, line, path, rect, text, tone
 from qexport.report.tables import AnyCell, Cell, Table
 from qexport.sim.keep import RUN
@@ -65,7 +67,21 @@ class Run:
     def measured(self) -> dict[str, float]:
         """The numbers of the bench's DONE line; none where the run did not end."""
         done = self.said("DONE")
-        return {name: float(value) for name, value in re.findall(r"(\w+)=([\d.]{1,18})", done[-1])} if done else {}
+        return (
+            {name: float(value) for name, value in re.findall(r"(\w+)=(\d{1,15}(?:\.\d{1,9})?)\b", done[-1])}
+            if done
+            else {}
+        )
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the multipliers that worked in an average cycle; 0 where the log does not say it."""
+        return self.measured.get("macs_per_cycle", 0) / max(self.measured.get("multipliers", 1), 1)
+
+    @property
+    def wrong(self) -> int:
+        """How many values that came back are wrong."""
+        return sum(one.found.differing for one in self.results if one.found is not None)
 
     @property
     def ended_well(self) -> bool:
@@ -77,9 +93,16 @@ class Run:
         """Whether nothing speaks against a PASS: the verdict where there is one, the log, the words that came back."""
         if self.verdict is not None and not self.verdict.passed:
             return False
+        if self.recorded is not None and (self.recorded.record.result != "PASS" or self.recorded.doubts):
+            return False
         there = [one for one in self.results if one.found is not None]
         counted = [f"PASS checks={sum(one.values for one in there)} " in f"{line} " for line in self.said("PASS")]
         return self.ended_well and any(counted) and bool(there) and all(one.right for one in there)
+
+    @cached_property
+    def recorded(self) -> Recorded | None:
+        """The record of the verdict, where the run has left one."""
+        return read_record(self.folder, self.facts)
 
     @cached_property
     def streams(self) -> Sequence[Stream]:
@@ -91,7 +114,7 @@ class Run:
         return [self._result(stream) for stream in self.streams if not stream.driven]
 
     def _result(self, stream: Stream) -> Result:
-        words, values = self.folder / f"{stream.memory}.hex", stream.words * stream.lanes
+        words, values = self.folder / f"{verilog_name(stream.memory)}.hex", stream.values
         if not words.is_file():
             return Result(stream.memory, values, None, "not there: the design has no such port, or the run was cut off")
         try:
@@ -107,7 +130,7 @@ class Run:
         files = [self.folder / f"waves.{kind}" for kind in WAVES if (self.folder / f"waves.{kind}").is_file()]
         if not files:
             return "The run recorded no waves; with `simulate --waves` stalls and throughput are drawn here."
-        stems = {f"{'s' if stream.driven else 'm'}_{stream.memory}_": stream.memory for stream in self.streams}
+        stems = {f"{stream.prefix}_": stream.memory for stream in self.streams}
         try:
             found = handshakes(files[0], list(stems))
         except QexportError as error:
@@ -117,19 +140,19 @@ class Run:
 
 def run_tiles(run: Run) -> list[Tile]:
     """The verdict at the head of the page."""
-    there = [one for one in run.results if one.found is not None]
-    wrong = sum(one.found.differing for one in there if one.found is not None)
-    values = sum(one.values for one in there)
-    judge = "say the log and the words that came back" if run.verdict is None else "by nonce, count and words"
+    wrong, values = run.wrong, sum(one.values for one in run.results if one.found is not None)
+    judged = run.verdict is not None or run.recorded is not None
+    judge = "by nonce, count and words" if judged else "say the log and the words that came back"
     tiles = [Tile("PASS" if run.passed else "FAIL", judge, marked(run.passed))]
     tiles.append(
         Tile(f"{wrong:,}", f"of {values:,} values that came back are wrong", marked(not wrong and bool(values)))
     )
     if measured := run.measured:
-        share = measured.get("macs_per_cycle", 0) / max(measured.get("multipliers", 1), 1)
         tiles.append(Tile(f"{measured.get('cycles', 0):,.0f}", "cycles until the last word was taken"))
         tiles.append(Tile(f"{measured.get('macs_per_cycle', 0):.3g}", "multiplications a cycle"))
-        tiles.append(Tile(f"{share:.1%}", f"of {measured.get('multipliers', 0):.0f} multipliers worked, on average"))
+        tiles.append(
+            Tile(f"{run.utilisation:.1%}", f"of {measured.get('multipliers', 0):.0f} multipliers worked, on average")
+        )
     return tiles
 
 
@@ -137,6 +160,8 @@ def run_section(run: Run) -> Section:
     blocks: list[Block] = []
     if run.verdict is not None:
         blocks.append(Facts([(key, said.replace(str(run.facts.folder), "the set")) for key, said in run.verdict.rows]))
+    elif run.recorded is not None:
+        blocks += record_blocks(run.recorded)
     elif not run.streams:
         blocks.append(Note("The set has no self-checking bench, so nothing that came back can be compared.", "warn"))
     elif not run.ended_well and not run.said("FAIL"):

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import qexport as qx
+from qexport.build.coverage import coverage_of_set
 from qexport.report.sets import PLOTS, plot, set_page
 from tests.conftest import cli, fails, make_capture, one_memory_layout
 
@@ -75,6 +76,11 @@ def test_the_numbers_of_a_page_are_those_of_the_set(page: bytes) -> None:
     assert ["accumulator", "10", "12", "16"] in tables["Bits of each tensor"]
     listed = json.loads(cli("strength", EXAMPLE, "--json").stdout)["sets"][0]["unexercised"]["relu"]
     assert [list(map(int, row)) for row in tables["Weights of which no error shows in relu"]] == listed
+    found = coverage_of_set(EXAMPLE, vs.manifest)
+    assert found.products is not None
+    never = int((~found.products.array().any(axis=0)).sum())
+    assert f"{never} of 256 products no element has seen" in page.decode()
+    assert [row[:2] for row in tables["Edges that no vector reaches"]] == [edge.split(": ") for edge in found.missed]
     for file in json.loads((EXAMPLE / "manifest.json").read_text())["memories"]:
         assert file["files"][0]["sha256"] in page.decode()
 
