@@ -10,7 +10,7 @@ import msgspec
 from qexport.core.budget import LOG_BYTES, read_bytes
 from qexport.errors import QexportError
 from qexport.layout.memory import verilog_name
-from qexport.report.blocks import Block, Facts, Note
+from qexport.report.blocks import Block, Details, Facts, Note
 from qexport.report.facts import SetFacts
 from qexport.report.tables import AnyCell, Cell, Table
 from qexport.sets.folder import file_sha256
@@ -63,13 +63,21 @@ def record_blocks(found: Recorded) -> list[Block]:
     ]
     blocks: list[Block] = [Note(f"The record does not hold. {doubt}", "bad") for doubt in found.doubts[:20]]
     blocks.append(Facts(pairs))
+    return blocks
+
+
+def record_details(found: Recorded) -> list[Block]:
+    """What else the record says: the failure, the design's files, what it does beside computing."""
+    record, blocks = found.record, list[Block]()
     if record.failure:
-        blocks.append(Note("\n".join(line[:300] for line in record.failure[:30]), "bad"))
-    files: list[list[AnyCell]] = [
-        [Path(file.path).name, Cell(file.sha256, tone="code")] for file in record.design.files
-    ]
+        lines = Note("\n".join(line[:300] for line in record.failure[:30]))
+        blocks.append(Details("What simulate said", [lines]))
+    files: list[list[AnyCell]] = []
+    files += [[Path(file.path).name, Cell(file.sha256, tone="code")] for file in record.design.files]
     if files:
-        blocks.append(Table(f"Design {record.design.top}", ["file", "SHA-256"], files))
+        blocks.append(
+            Details(f"Design {record.design.top}", [Table("Files that were read", ["file", "SHA-256"], files)])
+        )
     if record.beside:
         blocks.append(Note("\n".join(map(str, record.beside[:30])), "warn"))
     return blocks

@@ -20,7 +20,7 @@ from qexport.layout.memory import verilog_name
 from qexport.report.blocks import Block, Details, Facts, Note, Section, Tile, marked
 from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
-from qexport.report.record import Recorded, read_record, record_blocks
+from qexport.report.record import Recorded, read_record, record_blocks, record_details
 from qexport.report.svg import HALF, WIDE, Series, curves, legend, line, path, rect, text, tone
 from qexport.report.tables import AnyCell, Cell, Table
 from qexport.sim.keep import RUN
@@ -29,6 +29,7 @@ from qexport.sim.verdict import Verdict
 
 _LINES = 200  # of a log that are shown
 _BINS = 120  # of the cycles
+_IDLE = 50  # cycles that are drawn behind the last word
 
 
 @dataclass(frozen=True)
@@ -135,7 +136,10 @@ class Run:
             found = handshakes(files[0], list(stems))
         except QexportError as error:
             return str(error).replace(f"{self.folder}/", "")
-        return {stems[stem]: shakes for stem, shakes in found.items()} or "The waves show none of the streams."
+        offered = [int(np.flatnonzero(shakes.valid)[-1]) + 1 for shakes in found.values() if shakes.valid.any()]
+        stop = max(offered, default=0) + _IDLE  # behind it the bench waits for words too many
+        shown = {stems[stem]: Handshakes(one.valid[:stop], one.ready[:stop]) for stem, one in found.items()}
+        return shown or "The waves show none of the streams."
 
 
 def run_tiles(run: Run) -> list[Tile]:
@@ -169,13 +173,12 @@ def run_section(run: Run) -> Section:
     rows = [_row(one) for one in run.results]
     blocks.append(Table("What came back", ["memory", "words", "values", "wrong", "seen"], rows))
     blocks += run_blocks(run)
+    blocks += record_details(run.recorded) if run.recorded is not None else []
     blocks.append(Details("The log", [Note("\n".join(_shown(run.lines)) or "It is empty.")]))
-    return Section(
-        "Run",
-        "The words that came back beside those of the set, and what the bench printed. The page reads the words again; "
-        "only `simulate` knows whether a PASS has the nonce of its run.",
-        blocks,
-    )
+    known = run.verdict is not None or run.recorded is not None
+    nonce = "" if known else " Only `simulate` knows whether a PASS has the nonce of its run."
+    said = "The words that came back beside those of the set, read again for this page, and what the bench printed."
+    return Section("Run", said + nonce, blocks)
 
 
 def _row(one: Result) -> list[AnyCell]:
@@ -242,7 +245,8 @@ def streams_figure(waves: dict[str, Handshakes]) -> Figure:
     bottom = 26 + len(waves) * (high + 10)
     ends = text(left, bottom + 8, "cycle 0", "m num") + text(left + wide, bottom + 8, f"{cycles:,}", "m num", "end")
     table = Table("Streams over the run", ["stream", "words", "waited", "idle", "busy"], rows)
-    said = "The height is the share of cycles. A band that is orange waits for whoever should take its words."
+    said = "The height is the share of cycles. A band that is orange waits for whoever should take its words. "
+    said += f"{_IDLE} cycles behind the last word are drawn."
     return Figure("streams", "streams over time", said, WIDE, bottom + 16, "".join(drawn) + ends, table)
 
 
