@@ -1,4 +1,4 @@
-"""Show a set, a folder of sets, a run or a training as one page to look at."""
+"""Show a set, a run or a training as one page to look at."""
 
 import hashlib
 import importlib.util
@@ -25,7 +25,7 @@ from qexport.sim.keep import RUN
 @click.option("--data", type=path_type(), help="CIFAR-10, from which the set's pictures come, to be shown with it.")
 @json_option
 def command(folder: Path, target: Path, of: Path | None, data: Path | None, as_json: bool) -> None:
-    """Show a set, a folder of sets, a run or a training as one page to look at.
+    """Show a set, a run or a training as one page to look at.
 
     FOLDER is what dump, `simulate --keep` or train wrote. The page needs nothing beside itself.
 
