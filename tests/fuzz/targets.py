@@ -194,6 +194,7 @@ class Target:
             ["verify", str(folder)],
             ["show", str(folder), f"{file}:{number}"],
             ["strength", str(folder)],
+            ["report", str(folder), "--out", str(case / "page.html")],
             ["explain", str(folder), "--at", rng.choice(["0,0,0,0", "0,2,1,1", "0,1,1", "9,9,9,9"])],
             ["diagnose", str(folder), "--actual", str(whole / file)],
             ["shrink", str(folder), "--actual", str(folder / file), "--out", str(case / "out")],
