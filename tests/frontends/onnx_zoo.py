@@ -120,8 +120,8 @@ def quantized_by_onnxruntime(folder: Path, style: str) -> onnx.ModelProto:
 
 
 def every_node() -> onnx.ModelProto:
-    """QDQ by hand: every node between layers that is understood, and every width of codes."""
-    u8, s8, s4, u4, s16 = (getattr(TensorProto, name) for name in ("UINT8", "INT8", "INT4", "UINT4", "INT16"))
+    """QDQ by hand: every node between layers that is understood, and codes of 4 and 8 bits."""
+    u8, s8, s4, u4 = (getattr(TensorProto, name) for name in ("UINT8", "INT8", "INT4", "UINT4"))
     b = Builder(4, 10, 10)
     x = b.quantize("picture", 0.02, 120)
     x = b.add("Pad", x, b.constant(np.array([0, 0, 1, 0, 0, 0, 0, 2])))
@@ -136,7 +136,7 @@ def every_node() -> onnx.ModelProto:
     y = b.quantize(b.add("MaxPool", y, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1]), 0.05, -3, s8)
     z = b.quantize(b.add("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), 0.4, 1, u4)
     x = b.quantize(b.add("Relu", b.add("Add", y, z, name="sum")), 0.04, -100, s8)
-    w = b.quantize(b.add("Sub", x, z, name="difference"), 0.06, 5, s16)
+    w = b.quantize(b.add("Sub", x, z, name="difference"), 0.06, 5, s8)
     x = b.add("Concat", x, x, axis=1)  # of one grid
     x = b.quantize(b.add("Concat", x, b.quantize(w, 0.05, 0, s8), axis=1, name="joined"), 0.05, 0, s8)
     x = b.add("Conv", x, b.weight(8, 18, 1, 1, limit=20), b.real(8), dilations=[1, 1], name="mixed")
