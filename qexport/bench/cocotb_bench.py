@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from qexport.bench.context import CYCLES_SPARE, BenchMemory, bench_memories, render, work
+from qexport.bench.context import CYCLES_SPARE, BenchMemory, bench_streams, render, work
 from qexport.bench.design import Design
-from qexport.bench.interface import DRIVEN, interface, results_of_set
+from qexport.bench.interface import interface
 from qexport.bench.ports import connected, read_module
 from qexport.sets.manifest import read_manifest
 
@@ -24,11 +24,7 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
     design = Design.of(dut, top)
     if design:
         connected(read_module(design, folder / f"{slug}_pkg.sv", (folder,)), offered, design)
-    array = dict(manifest.array)
-    memories = {memory.name: memory for memory in bench_memories(manifest.memories, array)}
-    driven = [memories[name] for name in DRIVEN if name in memories]
-    results = [memories[entry.name] for entry in results_of_set(manifest)]
-    sizes = {m.name: {axis.name: axis.size for axis in m.axes} for m in (*driven, *results)}
+    streams = bench_streams(manifest, offered)
 
     def from_target(path: Path) -> str:
         return repr(Path(os.path.relpath(path.resolve(), target.resolve())).as_posix())
@@ -38,20 +34,16 @@ def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str
         "set": from_target(folder),
         "sources": [f"(HERE / {from_target(file)}).resolve()" for file in design.files] or ['SET / "dut.sv"'],
         "top": top,
-        "col": array["col"],
-        "multipliers": array["row"] * array["col"],
         "cycles_spare": CYCLES_SPARE,
-        "driven": driven,
-        "compared": results,
-        "shapes": {entry.name: list(entry.shape) for entry in manifest.memories},
-        "places": {m.name: _place(m) for m in results},
-        "lasts": {m.name: m.words // sizes[m.name].get("n", 1) for m in (*driven, *results)},
-        **work(manifest.layer, driven, results, array),
+        "streams": streams,
+        "shapes": [list(entry.shape) for entry in manifest.memories],
+        "texts": {s.memory.name: _place(s.memory) for s in streams if not s.driven},
+        **work(manifest.layer, manifest.memories, sum(stream.words for stream in offered), dict(manifest.array)),
     }
     return render({f"test_{slug}.py": "cocotb/bench.py.j2"}, context)
 
 
 def _place(memory: BenchMemory) -> str:
-    """What the FAIL lines call a lane at an address, for an f-string."""
-    labels = memory.index_format.replace("%0d", "").split()
-    return " ".join(f"{label}{{{value}}}" for label, value in zip(labels, memory.index_values.split(", "), strict=True))
+    """What the FAIL lines call a lane, for an f-string of the variables of its index."""
+    labels = memory.index_text.replace("%0d", "").split()
+    return " ".join(f"{label}{{{variable}}}" for label, (_, variable) in zip(labels, memory.index, strict=True))

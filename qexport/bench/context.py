@@ -1,35 +1,33 @@
 """What the templates need of layer, memories and layout; how they are rendered."""
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from qexport.bench.interface import CHECKS
+from qexport.bench.interface import CHECKS, Stream
+from qexport.bench.places import Places
 from qexport.core.geometry import AnyLayer, ConvGeometry, MatMul, Sum
+from qexport.core.operations.registry import AXES
 from qexport.core.rescale import Integers
 from qexport.core.steps import Step
 from qexport.errors import QexportError
+from qexport.layout.formats.registry import FORMATS
 from qexport.layout.memory import sharing, verilog_name
-from qexport.layout.order import BIT_AXIS, IMAGE_AXIS
-from qexport.sets.manifest import ManifestFormats, MemoryEntry
+from qexport.layout.order import BIT_AXIS, IMAGE_AXIS, Order
+from qexport.layout.tiling import Tiling
+from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 
 CYCLES_SPARE = 1000
 LICENCE = ("SPDX-License-Identifier: 0BSD", "You may use this generated file under any terms.")
 # By suffix; lists of files and checksums, which programs read line by line, take no comment.
 _COMMENT = {".sv": "//", ".svh": "//", ".vh": "//", ".py": "#", "": "#"}
-_SHOWN_AXES = {
-    "n": "image",
-    "ot": "oc",
-    "pt": "p",
-    "py": "y",
-    "px": "x",
-    "oy": "y",
-    "ox": "x",
-}  # in the bench's FAIL lines
+_LABELS = {"py": "y", "px": "x", "oy": "y", "ox": "x", BIT_AXIS: "b"}  # of the axes of results, in FAIL lines and waves
+BESIDE = FORMATS["hex"]  # of the texts beside files that Verilog cannot load
 
 _PACKAGE = Path(__file__).parent.parent
 TEMPLATES = next(folder for folder in (_PACKAGE / "templates", _PACKAGE.parent / "templates") if folder.is_dir())
@@ -45,22 +43,23 @@ class Axis:
 
 @dataclass(frozen=True)
 class BenchMemory:
-    """What the templates need of one memory; `const` is the prefix of its constants.
+    """What the templates need of one memory; `number` tells it from the others, `const` is the prefix of its constants.
 
-    `skip` lines stand before the first word of its text; when it is no text that is its alone, with one word a line, a
-    tool that is not Verilog loads it.
-    `sums_at` is the line of its first file in checks.txt.
+    `loaded`: the texts that Verilog loads, `skip` lines standing before the first word of each: its files, or where
+    these are no texts that are its alone, with one word a line, those beside them; none where it is not streamed, too.
+    `sums_at` is the line of the first one in checks.txt. `lasts`: tlast comes with every so many words.
     """
 
+    number: int
     name: str
     const: str
     tensor: str
     order: str
     radix: str
-    text: bool
     loaded_by: str
     skip: int
     files: tuple[str, ...]
+    loaded: tuple[str, ...]
     words: int
     lanes: int
     bits: int
@@ -71,36 +70,38 @@ class BenchMemory:
     low: int
     high: int
     axes: tuple[Axis, ...]
-    per_image: bool
-    index_format: str
-    index_values: str
+    places: Places
+    index: tuple[tuple[str, str], ...]
+    lasts: int
+    added: int
     sums_at: int
 
     @classmethod
-    def of(cls, entry: MemoryEntry, array: dict[str, int], sums_at: int, alone: bool) -> "BenchMemory":
+    def of(
+        cls, entry: MemoryEntry, number: int, array: dict[str, int], sums_at: int, beside: tuple[str, ...], alone: bool
+    ) -> "BenchMemory":
+        """`beside`: the texts of its words that are not its own files, if any."""
         tiling = entry.tiling(array)
-        format_ = entry.format
+        format_ = BESIDE if beside else entry.format
         digit_bits = format_.digit_bits or 0
+        files = tuple(file.path for file in entry.files)
+        loaded = beside or (files if format_.text and alone else ())
         digits = math.ceil(entry.word_bits / digit_bits) if digit_bits else 0
         name = verilog_name(entry.name)
         order = tiling.order
         axes = tuple(Axis(part, tiling.sizes[part]) for item in order.addresses for part in item.parts)
-        index = [_SHOWN_AXES.get(a.name, a.name) for a in axes]
-        inner = {s.names[0]: s.names[1] for s in order.splits if len(s.names) == 2}  # of a tile, across the lanes
-        values = [
-            f"{a.name} * {inner[a.name].upper()} + {tiling.lanes - 1} - lane" if a.name in inner else a.name
-            for a in axes
-        ]
+        places = Places.of(tiling)
         return cls(
+            number=number,
             name=name,
             const=name.upper(),
             tensor=entry.tensor,
             order=order.text,
             radix=entry.radix,
-            text=format_.text and alone,
             loaded_by=format_.loaded_by if alone else "programs that part the words of several memories",
-            skip=len(entry.header) + format_.preamble,
-            files=tuple(file.path for file in entry.files),
+            skip=0 if beside else len(entry.header) + format_.preamble,
+            files=files,
+            loaded=loaded,
             words=tiling.words,
             lanes=tiling.lanes,
             bits=entry.bits,
@@ -111,17 +112,77 @@ class BenchMemory:
             low=entry.element.low,
             high=entry.element.high,
             axes=axes,
-            per_image=bool(axes) and axes[0].name == IMAGE_AXIS,
-            index_format=" ".join(f"{name}=%0d" for name in index),
-            index_values=", ".join(values),
+            places=places,
+            index=tuple((_LABELS.get(axis, axis), variable) for axis, variable in _as_stored(places.index, order)),
+            lasts=_words_of_image(tiling),
+            added=tiling.added,
             sums_at=sums_at,
         )
 
     @property
-    def index(self) -> list[tuple[str, str]]:
-        """The index of a value as pairs of axis and expression, for signals."""
-        labels = self.index_format.replace("image=", "n=").replace("=%0d", "").split()
-        return list(zip(labels, self.index_values.split(", "), strict=True))
+    def text(self) -> bool:
+        """Whether Verilog can load it."""
+        return bool(self.loaded)
+
+    @property
+    def total(self) -> int:
+        """The words of all files."""
+        return self.words * len(self.files)
+
+    @property
+    def values(self) -> int:
+        """How many are compared, where it is a result."""
+        return self.total * self.lanes - self.added
+
+    @property
+    def index_text(self) -> str:
+        """The index of a value in FAIL lines, with %0d for each number."""
+        return " ".join(f"{'image' if label == 'n' else label}=%0d" for label, _ in self.index)
+
+
+def _as_stored(index: Iterable[tuple[str, str]], order: Order) -> list[tuple[str, str]]:
+    """The axes of a tensor in the order in which the files run through them, images first."""
+    right = [part for item in order.right for part in item.parts]
+    first = {axis: min((right.index(name) for name in split.names if name in right), default=len(right))
+             for split in order.stages[0] for axis in split.joined}  # fmt: skip
+    return sorted(index, key=lambda pair: (pair[0] != IMAGE_AXIS, first[pair[0]]))
+
+
+def _words_of_image(tiling: Tiling) -> int:
+    """After how many words tlast comes: those of an image, where the order streams images, else all."""
+    if not tiling.order.streams_images:
+        return tiling.words * tiling.files
+    of_files = [item.name for item in tiling.order.files[:1]] == [IMAGE_AXIS]
+    return tiling.words * (tiling.files if of_files else 1) // tiling.sizes[IMAGE_AXIS]
+
+
+@dataclass(frozen=True)
+class BenchStream:
+    """A stream for templates: its number, its memory, the names of its ports and of the instance at its end."""
+
+    number: int
+    memory: BenchMemory
+    stream: Stream
+
+    @property
+    def driven(self) -> bool:
+        return self.stream.driven
+
+    @property
+    def needed(self) -> bool:
+        return self.stream.needed
+
+    @property
+    def macro(self) -> str:
+        return self.stream.macro
+
+    @property
+    def port(self) -> str:
+        return self.stream.prefix
+
+    @property
+    def unit(self) -> str:
+        return f"{self.memory.name}_{'source' if self.driven else 'check'}"
 
 
 @dataclass(frozen=True)
@@ -142,7 +203,13 @@ def licensed(name: str, text: str) -> str:
 
 def render(templates: Mapping[str, str], context: Mapping[str, Any]) -> dict[str, str]:
     """Files by name, each rendered from the template that is named for it, with their licence; strict about names."""
-    jinja = Environment(
+    jinja = _environment()
+    return {name: licensed(name, jinja.get_template(file).render(context)) for name, file in templates.items()}
+
+
+@cache  # it keeps the templates that it has compiled, which takes longer than all else of a set
+def _environment() -> Environment:
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -150,7 +217,6 @@ def render(templates: Mapping[str, str], context: Mapping[str, Any]) -> dict[str
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return {name: licensed(name, jinja.get_template(file).render(context)) for name, file in templates.items()}
 
 
 def for_comment(name: str) -> str:
@@ -158,15 +224,38 @@ def for_comment(name: str) -> str:
     return "".join(c if c.isprintable() else "?" for c in " ".join(name.split()))
 
 
-def bench_memories(memories: Iterable[MemoryEntry], array: dict[str, int]) -> list[BenchMemory]:
-    """All memories of a set as the templates need them."""
+def bench_memories(
+    memories: Iterable[MemoryEntry], array: dict[str, int], streamed: Collection[str] = ()
+) -> list[BenchMemory]:
+    """All memories of a set as the templates need them; `streamed`: the names of those whose words a bench needs."""
     entries: list[BenchMemory] = []
     given = tuple(memories)
-    groups = sharing(given)
-    for entry in given:
-        sums_at = 1 + sum(len(m.files) for m in entries if m.text)
-        entries.append(BenchMemory.of(entry, array, sums_at, len(groups[entry.name]) == 1))
+    beside = beside_files(given, streamed)
+    for number, entry in enumerate(given):
+        sums_at = 1 + sum(len(m.loaded) for m in entries)
+        alone = len(sharing(given)[entry.name]) == 1
+        entries.append(BenchMemory.of(entry, number, array, sums_at, tuple(beside.get(entry.name, ())), alone))
     return entries
+
+
+def bench_streams(manifest: Manifest, streams: Sequence[Stream]) -> list[BenchStream]:
+    """The streams of a set with their memories."""
+    memories = bench_memories(manifest.memories, dict(manifest.array), {stream.memory for stream in streams})
+    by_name = {entry.name: memory for entry, memory in zip(manifest.memories, memories, strict=True)}
+    return [BenchStream(number, by_name[stream.memory], stream) for number, stream in enumerate(streams)]
+
+
+def beside_files(memories: Sequence[MemoryEntry], streamed: Collection[str]) -> dict[str, list[str]]:
+    """The texts that stand beside the files of those streamed memories that Verilog cannot load, by the memory's name:
+    FILE.hex, and where several memories share a file FILE.NAME.hex."""
+    groups = sharing(memories)
+    found = {}
+    for entry in memories:
+        alone = len(groups[entry.name]) == 1
+        if entry.name in streamed and not (alone and entry.format.text):
+            own = "" if alone else f".{verilog_name(entry.name)}"
+            found[entry.name] = [f"{file.path}{own}.hex" for file in entry.files]
+    return found
 
 
 def base_context(
@@ -176,12 +265,13 @@ def base_context(
     array: dict[str, int],
     formats: ManifestFormats,
     steps: Sequence[Step] | None,
+    streamed: Collection[str] = (),
 ) -> dict[str, Any]:
     """What all templates get: the names, the memories that Verilog can load and those it cannot, the constants.
 
     Raises QexportError when axes and memories give one constant twice.
     """
-    entries = bench_memories(memories, array)
+    entries = bench_memories(memories, array, streamed)
     constants = _constants(layer, memories, entries, array, formats, steps)
     names = [name for group in constants for name, _ in (*group.numbers, *group.texts)]
     twice = sorted({name for name in names if names.count(name) > 1})
@@ -195,40 +285,62 @@ def base_context(
         "entries": entries,
         "memories": loaded,
         "not_loaded": [m for m in entries if not m.text],
-        "words": sum(m.words * len(m.files) for m in loaded),
+        "words": sum(m.total for m in loaded),
         "constants": constants,
         "checks_file": CHECKS,
         "cycles_spare": CYCLES_SPARE,
     }
 
 
-def work(
-    layer: AnyLayer, driven: list[BenchMemory], compared: list[BenchMemory], array: dict[str, int]
-) -> dict[str, int]:
-    """The layer's multiplications (those with padding among them), and cycles after which the bench gives up."""
-    if not isinstance(layer, ConvGeometry):
-        return _work_of_data(layer, driven, compared)
-    sizes = {axis.name: axis.size for m in driven for axis in m.axes}
-    images, plane, taps = sizes["n"], (sizes["iy"], sizes["ix"]), math.prod(layer.kernel)
-    padded = math.prod(layer.padded_plane(plane))
-    # one multiplication a cycle for every lane, tap and padded position, and one word a cycle; twice over
-    slowest = images * padded * taps * sizes["ot"] * sizes["it"] * array["row"] * array["col"]
-    words = sum(m.words for m in (*driven, *compared))
-    outputs = images * math.prod(layer.output_plane(plane)) * layer.out_channels
-    return {"macs": outputs * layer.group_inputs * taps, "timeout": 2 * (slowest + words) + CYCLES_SPARE}
-
-
-def _work_of_data(layer: AnyLayer, driven: list[BenchMemory], compared: list[BenchMemory]) -> dict[str, int]:
-    """The same where all operands are data; every lane counts, in ragged tiles too."""
-    by_name = {m.name: m for m in driven}
-    elements = by_name["input"].words * by_name["input"].lanes
-    if isinstance(layer, MatMul):
-        sizes = {axis.name: axis.size for axis in by_name["input2"].axes}
-        macs = elements * sizes["pt"] * by_name["input2"].lanes
+def work(layer: AnyLayer, memories: Sequence[MemoryEntry], words: int, array: Mapping[str, int]) -> dict[str, int]:
+    """The layer's multiplications (those with padding among them), multipliers of the array (0: it has none), and
+    cycles after which the bench gives up; `words`: of all streams."""
+    shapes = shapes_of(memories)
+    row, col = array.get("row", 1), array.get("col", 1)
+    if isinstance(layer, ConvGeometry):
+        rows, columns = padded_of(layer, shapes)
+        top, bottom, left, right = layer.padding
+        images = next((shape[0] for name, shape in shapes.items() if AXES.get(name, ("n",))[0] == IMAGE_AXIS), 1)
+        taps, icg, oc = math.prod(layer.kernel), layer.group_inputs, layer.out_channels
+        outputs = math.prod(layer.output_plane((rows - top - bottom, columns - left - right)))
+        macs = images * outputs * oc * icg * taps
+        # one multiplication a cycle for every lane, tap and padded position, and one word a cycle; twice over
+        slowest = images * rows * columns * taps * math.ceil(icg / row) * row * math.ceil(oc / col) * col
     else:
-        macs = elements * len(by_name)
-    words = sum(m.words for m in (*driven, *compared))
-    return {"macs": macs, "timeout": 2 * (macs + words) + CYCLES_SPARE}
+        macs, slowest = _work_of_data(layer, shapes, col)
+    return {
+        "macs": macs,
+        "multipliers": row * col if {"row", "col"} <= array.keys() else 0,
+        "timeout": 2 * (slowest + words) + CYCLES_SPARE,
+    }
+
+
+def shapes_of(memories: Iterable[MemoryEntry]) -> dict[str, tuple[int, ...]]:
+    """The shapes of the tensors that are stored, by name, without the axis of single bits."""
+    return {m.tensor: m.shape[:-1] if m.memory().order.has_bits else m.shape for m in memories}
+
+
+def padded_of(layer: ConvGeometry, shapes: Mapping[str, tuple[int, ...]]) -> tuple[int, int]:
+    """The padded plane; where only outputs are stored, the largest that gives them."""
+    if "input" in shapes:
+        return layer.padded_plane((shapes["input"][2], shapes["input"][3]))
+    if (padded := shapes.get("input_padded") or shapes.get("psum")) is not None:
+        return padded[-2], padded[-1]
+    outputs = next((shape[-2:] for name, shape in shapes.items() if name in ("patches", "accumulator", "relu")), (1, 1))
+    sizes = zip(outputs, layer.stride, layer.kernel, layer.dilation, strict=True)
+    rows, columns = ((out - 1) * stride + (kernel - 1) * dilation + stride for out, stride, kernel, dilation in sizes)
+    return rows, columns
+
+
+def _work_of_data(layer: AnyLayer, shapes: Mapping[str, tuple[int, ...]], col: int) -> tuple[int, int]:
+    """The multiplications where all operands are data, and those of an array of so many columns."""
+    elements = max((math.prod(shapes[name]) for name in layer.holds if name in shapes), default=1)
+    if isinstance(layer, MatMul):
+        first = math.prod(shapes["input"]) if "input" in shapes else elements
+        columns = shapes["input2"][-1] if "input2" in shapes else 1
+        return first * columns, first * math.ceil(columns / col) * col
+    macs = elements * len([name for name in layer.holds if name in shapes])
+    return macs, macs
 
 
 def _constants(

@@ -12,6 +12,18 @@ from qexport.errors import QexportError
 
 LISTS = {".f", ".flist"}  # what a file list's name ends with, where it is given among the files
 VHDL = {".vhd", ".vhdl"}
+# What a design is refused to do beside computing unless it is allowed (bench/beside.py), and what to do about it.
+REFUSED: Mapping[str, str] = {
+    "plusargs": "a design is given its numbers by parameters and streams, not by the bench's command line",
+    "set": "what the design needs of the set comes in by its streams; a table of its own lies outside the set",
+    "files": "take it out of what is simulated, or load a table with $readmemh of a constant name",
+    "upward": "a design is connected by its ports; take the name out",
+    "dpi": "code outside of Verilog cannot be read here; take it out",
+    "force": "drive the signal by an assignment",
+    "bind": "connect the module by an instance",
+    "system": "take the task out of what is simulated",
+    "unread": "correct it, so that slang reads the file",
+}
 OPEN = "open"  # what an output is tied to
 WRAPPER = "qexport_design"
 
@@ -28,7 +40,8 @@ class Design:
 
     `includes`: folders; `defines`: macros, NAME or NAME=VALUE; `params`: parameters of the module `top`, or generics of
     the entity; `ties`: its ports that are none of the bench's, inputs with a value, outputs OPEN. `reset_low`: whether
-    the port `reset` is active low. `origins`: what a file was made of, for messages.
+    the port `reset` is active low. `allow`: what it may do beside computing (bench/beside.py). `origins`: what a file
+    was made of, for messages.
     """
 
     files: tuple[Path, ...] = ()
@@ -40,6 +53,7 @@ class Design:
     clock: str = "clk"
     reset: str = "rst"
     reset_low: bool = False
+    allow: tuple[str, ...] = ()
     origins: Mapping[Path, Path] = field(default_factory=dict)
 
     @classmethod
@@ -59,6 +73,7 @@ class Design:
         ties: Mapping[str, str] | None = None,
         clock: str = "clk",
         reset: str = "rst",
+        allow: Sequence[str] = (),
     ) -> "Design":
         """The design of files and file lists (LISTS).
 
@@ -80,8 +95,12 @@ class Design:
         low = level == "low" or (not level and _LOW.search(reset) is not None)
         found = cls(
             top=top, includes=tuple(includes), defines=tuple(defines), params=dict(params or {}),
-            ties=dict(ties or {}), clock=clock, reset=reset, reset_low=low,
+            ties=dict(ties or {}), clock=clock, reset=reset, reset_low=low, allow=tuple(allow),
         )  # fmt: skip
+        if unknown := [kind for kind in found.allow if kind not in REFUSED]:
+            raise QexportError(
+                f"allow: '{unknown[0]}' is not one of {', '.join(REFUSED)}; name what your design may do"
+            )
         for file in files:  # of which lists must be there; the others are looked for when they are used
             found = found._with_list(file, ()) if file.suffix in LISTS else replace(found, files=(*found.files, file))
         for define in found.defines:

@@ -1,19 +1,21 @@
 """The streams of the design under test: which memories go in and come out, as which ports."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from qexport.core.operations.registry import OPERANDS, RESULTS
+from qexport.core.geometry import AnyLayer
+from qexport.core.operations.registry import AXES, OPERANDS, RESULTS
 from qexport.core.steps import Step, step_names
 from qexport.errors import QexportError
-from qexport.layout.memory import Layout, Memory, Sharing, sharing
+from qexport.layout.memory import Memory, verilog_name
 from qexport.layout.toml import default_layout, load_layout, preset_names
 from qexport.sets.manifest import READ_SCHEMAS, LayoutInfo, Manifest, MemoryEntry
 
 DRIVEN = tuple(dict.fromkeys(OPERANDS.values()))  # memories of the layout default whose words go into the design
 COMPARED = RESULTS  # and those whose words come out of it, named like their tensors; a layout may lack some
 CHECKS = "checks.txt"  # number of words and CRC-32 of each file that Verilog can load
+BOTH_WAYS = "psum"  # a result, and what a second stage takes
 
 
 @dataclass(frozen=True)
@@ -30,108 +32,129 @@ class Port:
 
 @dataclass(frozen=True)
 class Stream:
-    """One AXI4-Stream of the interface of the design under test; `driven`: its words go into the design."""
+    """One AXI4-Stream of the interface of the design under test; `driven`: its words go into the design.
+
+    `needed`: it is streamed wherever the design does not say otherwise; else only where the design has its ports.
+    `added`: how many elements of it are not compared, because a skew put them there.
+    """
 
     memory: str
     width: int
     words: int
     lanes: int
     driven: bool
+    needed: bool = True
+    added: int = 0
 
     @classmethod
-    def of(cls, entry: MemoryEntry) -> "Stream":
+    def of(cls, entry: MemoryEntry, array: Mapping[str, int], driven: bool, needed: bool = True) -> "Stream":
         words = sum(file.words for file in entry.files)
-        return cls(entry.name, entry.word_bits, words, entry.word_bits // entry.bits, entry.name in DRIVEN)
+        added = entry.tiling(dict(array)).added if entry.skew else 0
+        return cls(entry.name, entry.word_bits, words, entry.word_bits // entry.bits, driven, needed, added)
+
+    @property
+    def values(self) -> int:
+        """How many values of it are compared."""
+        return self.words * self.lanes - self.added
+
+    @property
+    def prefix(self) -> str:
+        """What the names of its ports begin with."""
+        return f"{'s' if self.driven else 'm'}_{verilog_name(self.memory)}"
+
+    @property
+    def macro(self) -> str:
+        """The macro that tells the bench that the design does not have it, or where it is not needed, that it has."""
+        return f"QEXPORT_{'WITHOUT' if self.needed else 'WITH'}_{verilog_name(self.memory).upper()}"
 
     @property
     def ports(self) -> dict[str, Port]:
         """The stream's ports by name."""
-        prefix, there, back = ("s", "input", "output") if self.driven else ("m", "output", "input")
+        there, back = ("input", "output") if self.driven else ("output", "input")
         return {
-            f"{prefix}_{self.memory}_tvalid": Port(there, 1),
-            f"{prefix}_{self.memory}_tready": Port(back, 1),
-            f"{prefix}_{self.memory}_tdata": Port(there, self.width),
-            f"{prefix}_{self.memory}_tlast": Port(there, 1),
+            f"{self.prefix}_tvalid": Port(there, 1),
+            f"{self.prefix}_tready": Port(back, 1),
+            f"{self.prefix}_tdata": Port(there, self.width),
+            f"{self.prefix}_tlast": Port(there, 1),
         }
 
 
-def has_bench(layout: Layout, kind: str = "conv2d") -> bool:
-    """Whether the self-checking bench serves this layout: its words are those of the preset for the kind of layer.
+def streams_of(
+    entries: Iterable[MemoryEntry], array: Mapping[str, int], steps: Sequence[Step] | None, relu: bool
+) -> tuple[Stream, ...]:
+    """The streams of a set's memories: those that go in, and then those that come out; none where there is no bench.
 
-    It has all memories that go into the design, and at least one of those that come out.
+    The first memory of each operand is needed, others are where the design has the ports; so are parameters of steps,
+    and psums that go in. `relu`: whether the layer has a ReLU; else none is compared. There is a bench where
+    something goes in and something comes out.
     """
-    ours = {memory.name: _shape(memory) for memory in layout.memories}
-    preset = load_layout(default_layout(kind))
+    names, given = step_names(steps or ()), set[str]()
+    driven: list[Stream] = []
+    beside: list[Stream] = []
+    back: list[Stream] = []
+    for entry in entries:
+        operand = OPERANDS.get(entry.tensor)
+        if operand is not None:
+            (beside if operand in given else driven).append(Stream.of(entry, array, True, operand not in given))
+            given.add(operand)
+        elif entry.tensor in COMPARED or entry.tensor in names:
+            if entry.tensor == BOTH_WAYS:
+                beside.append(Stream.of(entry, array, True, needed=False))
+            if relu or entry.tensor != "relu":
+                back.append(Stream.of(entry, array, False))
+        elif entry.tensor not in AXES:  # a parameter of a step; what else there is stands aside
+            beside.append(Stream.of(entry, array, True, needed=False))
+    return (*driven, *beside, *back) if driven and back else ()
+
+
+def is_preset(
+    entries: Collection[MemoryEntry], streams: Sequence[Stream], array: Mapping[str, int], layer: AnyLayer
+) -> bool:
+    """Whether the streams that are needed are those of the preset for the kind of layer, and results stand as there."""
+    preset = load_layout(default_layout(layer.kind))
     theirs = {memory.name: _shape(memory) for memory in preset.memories}
+    by_name = {entry.name: entry for entry in entries}
+    driven = {s.memory for s in streams if s.driven and s.needed}
     return (
-        set(preset.array) <= set(layout.array)
-        and all(ours.get(name) == theirs[name] for name in DRIVEN if name in theirs)
-        and all(ours[name] == theirs[name] for name in COMPARED if name in ours)
-        and any(name in ours for name in COMPARED)
-        and not _shared(layout.memories)
+        set(preset.array) <= set(array)
+        and {name for name in layer.holds if layer.needs(name)} <= driven <= set(DRIVEN)
+        and all(_shape(by_name[name].memory()) == theirs[name] for name in driven)
+        and all(_stands(by_name[s.memory], theirs) for s in streams if not s.driven)
     )
 
 
-def _shared(memories: Sequence[Sharing]) -> bool:
-    """Whether a memory that the bench would load stands in a file with others."""
-    return any(len(group) > 1 and name in (*DRIVEN, *COMPARED) for name, group in sharing(memories).items())
-
-
-def serves(manifest: Manifest) -> bool:
-    """Whether the memories of a set are such as the self-checking bench serves."""
-    preset = load_layout(default_layout(manifest.layer.kind))
-    theirs = {memory.name: _shape(memory) for memory in preset.memories}
-    ours = {entry.name: replace(_shape(entry.memory()), signed=None) for entry in manifest.memories}
-    return (
-        set(preset.array) <= set(manifest.array)
-        and _needed(manifest) <= ours.keys()
-        and all(ours[name] == theirs.get(name) for name in (*DRIVEN, *COMPARED) if name in ours)
-        and bool(results_of_set(manifest))
-        and not _shared(manifest.memories)
-    )
-
-
-def _needed(manifest: Manifest) -> set[str]:
-    """The memories of operands without which there is no bench."""
-    return {name for name in manifest.layer.holds if manifest.layer.needs(name)}
+def _stands(entry: MemoryEntry, theirs: Mapping[str, Memory]) -> bool:
+    """Whether a result stands as in the preset: under its name there, or as `output` does, as steps' values do."""
+    shape = _shape(entry.memory())
+    if entry.tensor in COMPARED:
+        return shape == theirs.get(entry.name)
+    return shape == replace(theirs["output"], name=entry.name, tensor=entry.tensor)
 
 
 def _shape(memory: Memory) -> Memory:
-    """What the bench relies on: everything but the width of an element, the file's name and whether it may lack."""
-    return replace(memory, bits=None, file="", optional=False)
-
-
-def results_of(
-    entries: Iterable[MemoryEntry], steps: Sequence[Step] | None, kind: str, relu: bool
-) -> list[MemoryEntry]:
-    """The memories whose words come out of the design: those of COMPARED, and of the steps' values those that stand as
-    `output` does in the preset for the kind of layer. `relu`: whether the layer has a ReLU; else none is compared."""
-    names = step_names(steps or ())
-    preset = load_layout(default_layout(kind))
-    output = next(_shape(memory) for memory in preset.memories if memory.name == "output")
-
-    def stands(entry: MemoryEntry) -> bool:
-        same = replace(output, name=entry.name, tensor=entry.tensor)
-        return entry.tensor in names and replace(_shape(entry.memory()), signed=None) == same
-
-    out = [name for name in COMPARED if relu or name != "relu"]
-    return [entry for entry in entries if entry.name in out or stands(entry)]
-
-
-def results_of_set(manifest: Manifest) -> list[MemoryEntry]:
-    """Those of a set; the benches of schema 1 compared `relu` whether the layer had one or not."""
-    relu = manifest.layer.relu or manifest.schema == READ_SCHEMAS[0]
-    return results_of(manifest.memories, manifest.chain, manifest.layer.kind, relu)
+    """What the set's own design relies on: everything but the width of an element, how it is read back, the file's name
+    and whether it may lack."""
+    return replace(memory, bits=None, signed=None, file="", optional=False)
 
 
 def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
-    """The interface of the design under test, as the set's bench drives it; None where the set has a stub only."""
-    entries = {entry.name: entry for entry in manifest.memories}
-    benched = any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench)
-    if not benched or not _needed(manifest) <= entries.keys():
+    """The interface of the design under test, as the set's bench drives it; None where the set has none."""
+    if not any(file.path == f"tb_{manifest.layer.slug}.sv" for file in manifest.bench):
         return None
-    found = [entries[name] for name in DRIVEN if name in entries]
-    return tuple(map(Stream.of, [*found, *results_of_set(manifest)]))
+    relu = manifest.layer.relu or manifest.schema == READ_SCHEMAS[0]  # whose benches compared it always
+    return streams_of(manifest.memories, manifest.array, manifest.chain, relu) or None
+
+
+def results_of_set(manifest: Manifest) -> list[MemoryEntry]:
+    """The memories whose words come out of the design."""
+    back = {stream.memory for stream in streams(manifest) or () if not stream.driven}
+    return [entry for entry in manifest.memories if entry.name in back]
+
+
+def stands_as_preset(manifest: Manifest) -> bool:
+    """Whether the set has a bench, and its streams are those of the preset for its kind of layer."""
+    found = streams(manifest)
+    return found is not None and is_preset(manifest.memories, found, manifest.array, manifest.layer)
 
 
 def layout_called(layout: LayoutInfo) -> str:
@@ -142,11 +165,23 @@ def layout_called(layout: LayoutInfo) -> str:
 
 
 def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
-    """As `streams`; raises QexportError for a set that has a stub only."""
+    """As `streams`; raises QexportError for a set that has no bench."""
     found = streams(manifest)
     if found is None:
         raise QexportError(
-            f"set: {folder} has {layout_called(manifest.layout)}, which comes without a self-checking bench; "
+            f"set: {folder} has {layout_called(manifest.layout)}, which comes without a self-checking bench, because "
+            "it does not store both what goes in and what comes out; "
             f"dump it with the preset: --layout {default_layout(manifest.layer.kind)}"
         )
     return found
+
+
+def preset_interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
+    """As `interface`, of what the reference RTL has ports for; raises QexportError for a set of other streams."""
+    if not stands_as_preset(manifest):
+        preset = default_layout(manifest.layer.kind)
+        raise QexportError(
+            f"set: {folder} has {layout_called(manifest.layout)}; this command needs memories that stand as in the "
+            f"preset: --layout {preset}"
+        )
+    return tuple(stream for stream in interface(folder, manifest) if stream.needed)

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 MOST_FAULTS = 40  # of one module; fewer than that, all are named at once
 NOTHING = "-"  # in place of a port
+_MACROS_OF_SLANG = ("__slang__", "__slang_major__", "__slang_minor__")
 _DIRECTIONS = {"In": "input", "Out": "output"}
 
 
@@ -37,9 +38,14 @@ class Module:
 def connected(module: Module, streams: Sequence[Stream], design: Design) -> tuple[Stream, ...]:
     """The streams that a module has; raises QexportError with a table of those ports that differ.
 
-    All streams that go into the design must be there, and at least one that comes out of it.
+    All streams that the bench needs to drive must be there, and at least one that comes out. A memory that may go
+    either way comes out where the module has ports for that; where it goes in, nothing else is needed that does.
     """
-    found = tuple(s for s in streams if s.driven or module.ports.keys() & s.ports.keys())
+    there = [s for s in streams if module.ports.keys() & s.ports.keys()]
+    back = {s.memory for s in streams if not s.driven}
+    turned = {s.memory for s in there if s.driven and s.memory in back} - {s.memory for s in there if not s.driven}
+    wanted = [s for s in streams if s in there or (s.driven and s.needed and not turned)]
+    found = tuple(s for s in wanted if not s.driven or s.memory not in back - turned)
     needed = {design.clock: Port("input", 1), design.reset: Port("input", 1)}
     for stream in found:
         needed |= stream.ports
@@ -72,7 +78,7 @@ def read_module(design: Design, package: Path | None, folders: Sequence[Path]) -
     Its ports are those that the design does not tie. Raises QexportError when there is no such module, or when it lacks
     what the design names. Other mistakes are the simulator's to name.
     """
-    manager, compilation = _compiled(design, [] if package is None else [package], folders)
+    manager, compilation = compiled(design, [] if package is None else [package], folders)
     from pyslang import ast
 
     name = design.top
@@ -115,7 +121,7 @@ def read_module(design: Design, package: Path | None, folders: Sequence[Path]) -
 
 def top_of(design: Design) -> str:
     """The one module that no other one of a design uses; raises QexportError where there are none or several."""
-    _, compilation = _compiled(replace(design, top=""), [], [])
+    _, compilation = compiled(replace(design, top=""), [], [])
     tops = [str(top.name) for top in compilation.getRoot().topInstances]
     if len(tops) != 1:
         raise QexportError(
@@ -126,14 +132,17 @@ def top_of(design: Design) -> str:
 
 def is_legal(design: Design, others: Sequence[Path], folders: Sequence[Path]) -> bool:
     """Whether a design and other sources are SystemVerilog without an error; what slang finds, not a simulator."""
-    _, compilation = _compiled(design, others, folders)
+    _, compilation = compiled(design, others, folders)
     return not any(found.isError() for found in compilation.getAllDiagnostics())
 
 
-def _compiled(
-    design: Design, others: Sequence[Path], folders: Sequence[Path]
+def compiled(
+    design: Design, others: Sequence[Path], folders: Sequence[Path], predefined: Sequence[str] = ()
 ) -> tuple[pyslang.SourceManager, pyslang.ast.Compilation]:
-    """The other sources and then those of the design, read as one unit, with the design's module as the top."""
+    """The other sources and then those of the design, read as one unit, with the design's module as the top.
+
+    `predefined`: macros of the simulator in whose place slang reads; slang's own are then not defined.
+    """
     try:
         with undisturbed():
             import pyslang  # here, because no other command needs it
@@ -154,7 +163,8 @@ def _compiled(
     for folder in within:
         manager.addUserDirectories(str(folder))
     macros = parsing.PreprocessorOptions()
-    macros.predefines = list(design.defines)
+    macros.predefines = [*predefined, *design.defines]
+    macros.undefines = list(_MACROS_OF_SLANG) if predefined else []
     options = ast.CompilationOptions()
     if design.top:
         options.topModules = {design.top}

@@ -4,9 +4,9 @@ import os
 from pathlib import Path
 from typing import Any
 
-from qexport.bench.context import BenchMemory, base_context, render, work
-from qexport.bench.interface import DRIVEN, layout_called, results_of_set, streams
-from qexport.bench.rtl import KEPT, SELECTS, mm_widths
+from qexport.bench.context import BenchStream, base_context, bench_streams, render, work
+from qexport.bench.interface import layout_called, stands_as_preset, streams
+from qexport.bench.rtl import KEPT, mm_ports
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import require
 from qexport.errors import QexportError
@@ -19,27 +19,31 @@ _SHELLS = {"memory": "dut_mm.sv", "stream": "dut.sv"}  # the file of the module 
 def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[str, str]:
     """The files of a skeleton bench, by name, for the set in `folder`; they are to lie in `to`.
 
-    'stream' is around a module with AXI4-Streams, 'memory' around a memory-mapped one (the ports of `dut` and `dut_mm`
-    of `qexport rtl`); 'blank' only loads, and serves every layout.
+    'stream' is around a module with AXI4-Streams; 'memory' around a memory-mapped one (the ports of `dut_mm` of
+    `qexport rtl`), of sets that stand as the preset does; 'blank' only loads, and serves every layout.
 
     Raises QexportError when the style is not known or does not suit the set's layout.
     """
     layout = layout_called(manifest.layout)
     if style not in STYLES:
         raise QexportError(f"stub: style '{style}' is not known; choose {', '.join(STYLES)}")
-    if style == "memory":  # around a module of the reference RTL
-        require(manifest.layer, Need.RTL)
-    interface = streams(manifest)
-    if style != "blank" and interface is None:
-        raise QexportError(
-            f"stub: style '{style}' needs memories that stand as in the preset default, {folder} has {layout}; "
-            "take --style blank, or dump the set with the preset: --layout default"
-        )
     if style == "memory":  # around the ports of the reference RTL
         require(manifest.layer, Need.RTL)
-    layer, array = manifest.layer, manifest.array
-    context = base_context(layer, manifest.memories, manifest.layout.name, array, manifest.formats, manifest.chain)
-    by_name = {m.name: m for m in context["entries"]}
+    offered = streams(manifest)
+    if style == "stream" and offered is None:
+        raise QexportError(
+            f"stub: style 'stream' needs a memory of what goes in and one of what comes out, {folder} has {layout} "
+            "without them; take --style blank, or dump the set with the preset: --layout default"
+        )
+    if style == "memory" and not stands_as_preset(manifest):
+        raise QexportError(
+            f"stub: style 'memory' needs memories that stand as in the preset default, {folder} has {layout}; "
+            "take --style stream or blank, or dump the set with the preset: --layout default"
+        )
+    layer, array = manifest.layer, dict(manifest.array)
+    streamed = {stream.memory for stream in offered or ()}
+    formats, name = manifest.formats, manifest.layout.name
+    context = base_context(layer, manifest.memories, name, array, formats, manifest.chain, streamed)
     top = f"stub_{layer.slug}"
     package, source, shell = f"{layer.slug}_pkg.sv", f"{top}.sv", _SHELLS.get(style, "")
     context |= {
@@ -51,16 +55,16 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
         "comparable": context["memories"],
         "set_path": _make_text(os.path.relpath(folder.resolve(), to.resolve())),
     }
-    if interface is not None and style != "blank":
-        driven = [by_name[name] for name in DRIVEN if name in by_name]
-        results = [by_name[entry.name] for entry in results_of_set(manifest)]
+    if offered is not None and style != "blank":
+        needed = [stream for stream in bench_streams(manifest, offered) if stream.needed]
         if style == "memory":
-            results = [memory for memory in results if memory.name in KEPT]
-        if not results:
+            needed = [stream for stream in needed if stream.driven or stream.memory.name in KEPT]
+        if all(stream.driven for stream in needed):
             raise QexportError(
                 f"stub: style '{style}' compares {', '.join(KEPT)}, {layout} has none of them; take --style stream"
             )
-        context |= _interface(manifest, style, driven, results) | work(layer, driven, results, array)
+        words = sum(stream.memory.total for stream in needed)
+        context |= _interface(manifest, style, needed) | work(layer, manifest.memories, words, array)
     elif not context["memories"]:
         raise QexportError(f"stub: {layout} of {folder} has no memory file that Verilog can load; choose another radix")
     files = {
@@ -75,10 +79,10 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     return render(files, context)
 
 
-def _interface(
-    manifest: Manifest, style: str, driven: list[BenchMemory], compared: list[BenchMemory]
-) -> dict[str, Any]:
+def _interface(manifest: Manifest, style: str, needed: list[BenchStream]) -> dict[str, Any]:
     """What the benches around a module need beyond `base_context`: they load only what they drive and compare."""
+    driven = [stream.memory for stream in needed if stream.driven]
+    compared = [stream.memory for stream in needed if not stream.driven]
     loaded = sorted([*driven, *compared], key=lambda m: m.sums_at)
     context: dict[str, Any] = {
         "driven": driven,
@@ -86,12 +90,12 @@ def _interface(
         "memories": loaded,
         "comparable": compared,
         "not_loaded": [],
-        "words": sum(m.words for m in loaded),
+        "words": sum(m.total for m in loaded),
     }
     if style == "memory":
-        return context | {"selects": SELECTS} | mm_widths({m.name: m for m in manifest.memories})
-    ports = [item for stream in streams(manifest) or () for item in stream.ports.items()]
-    return context | {"groups": [*(("s", m) for m in driven), *(("m", m) for m in compared)], "ports": ports}
+        return context | mm_ports(manifest)
+    ports = [item for stream in needed for item in stream.stream.ports.items()]
+    return context | {"groups": [("s" if s.driven else "m", s.memory) for s in needed], "ports": ports}
 
 
 def _make_text(path: str) -> str:

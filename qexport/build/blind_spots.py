@@ -2,13 +2,16 @@
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
 
 from qexport.core.capture import Capture
 from qexport.core.geometry import AnyLayer, ConvGeometry
 from qexport.core.operations.registry import AXES, OPERANDS
 from qexport.core.strength import COUNTED
+from qexport.layout.order import TILE_AXIS
 from qexport.layout.tiling import Tiling
+from qexport.sets.manifest import Manifest, capture_of
 
 ACTIVATIONS = tuple(name for name, operand in OPERANDS.items() if operand == "input")
 
@@ -117,3 +120,14 @@ def blind_spots(capture: Capture, memories: Sequence[Stored], row: int | None) -
                 names = [tuple(memory.name for memory in group) for group in (together, either)]
                 found.append(BlindSpot(part, axis, step, size, *names))
     return found
+
+
+def stored_in(manifest: Manifest) -> list[Stored]:
+    """The memories of a set."""
+    return [Stored(entry.name, entry.tensor, entry.tiling(manifest.array)) for entry in manifest.memories]
+
+
+def spots_of(folder: Path, manifest: Manifest) -> tuple[str, ...]:
+    """The errors that no picture shows on a set's layout, in words; raises CheckFailed when its capture was changed."""
+    capture = capture_of(folder, manifest)
+    return tuple(map(str, blind_spots(capture, stored_in(manifest), manifest.array.get(TILE_AXIS))))

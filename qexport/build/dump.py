@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
+import msgspec
+
 from qexport.bench.sv import render_bench
 from qexport.build.graph import verify_graph
 from qexport.build.verify import verify
@@ -185,10 +187,6 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
     formats = manifest_formats(facts, scan.observed)
     steps = None if facts.chain is None else facts.chain.steps
     checksums = {path: file.checksum for path, file in files.items()}
-    bench = render_bench(capture.layer, memories, layout, formats, steps, checksums)
-    _refuse_same_paths([CAPTURE, *bench, *files])
-    for path, text in bench.items():
-        append(partial / path, text.encode())
     manifest = Manifest(
         schema=SCHEMA,
         tool=Tool(),
@@ -201,12 +199,18 @@ def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> D
         strength=strength.info,
         memories=memories,
         capture=NamedFile(path=CAPTURE, sha256=file_sha256(partial / CAPTURE)),
-        bench=tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench)),
+        bench=(),
         warnings=warnings(facts, streams),
         steps=steps,  # type: ignore[arg-type]  # every step is one of the union
         ties=facts.ties,
         departs=capture.departs,
     )
+    bench = render_bench(partial, manifest, checksums)
+    _refuse_same_paths([CAPTURE, *bench, *files])
+    for path, text in bench.items():
+        append(partial / path, text.encode())
+    named = tuple(NamedFile(path=path, sha256=sha256(bench[path].encode())) for path in sorted(bench))
+    manifest = msgspec.structs.replace(manifest, bench=named)
     append(partial / MANIFEST, manifest.to_bytes())
     sums = manifest.named_files() | {MANIFEST: sha256(manifest.to_bytes())}
     append(partial / SUMS, sums_text(sums).encode())

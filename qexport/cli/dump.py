@@ -242,6 +242,11 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
 @click.option(
     "--out", "folder", type=path_type(), required=True, help="Folder for the sets' folders, made when missing."
 )
+@click.option(
+    "--stress", is_flag=True,
+    help="Instead of the pictures: codes that try the arithmetic as hard as they can, in as many sets as show every "
+    "product of the layout's array.",
+)  # fmt: skip
 @click.option("--force", is_flag=True, help="Replace another set of this layer.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; print files, words and bytes.")
 @hardware_options
@@ -251,6 +256,7 @@ def command(
     network: Path | None,
     layout: str | None,
     folder: Path,
+    stress: bool,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -273,6 +279,7 @@ def command(
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
     qexport dump --capture capture.safetensors --layout my_array.toml --out vectors/
     qexport dump --capture capture.safetensors --round half_up --mul-bits 16 --out vectors/
+    qexport dump --capture vectors/features_33/capture.safetensors --stress --out stress/
     """
     of_model = OfModel.taken_from(of_network)
     asked = _Asked(**of_network)
@@ -285,6 +292,8 @@ def command(
         raise click.UsageError("give either --model or --capture")
     if [asked.layer is not None, capture is not None, asked.every].count(True) != 1:
         raise click.UsageError("give one of --layer and --all (from a network) and --capture (from a file)")
+    if stress and asked.every:
+        raise click.UsageError("--stress belongs to one layer, not to --all")
     if asked.images is not None and asked.indices is not None:
         raise click.UsageError("give either --images or --indices")
     with ExitStack() as stack:
@@ -304,12 +313,18 @@ def command(
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
         if hardware is not None:
             captures = stack.enter_context(_on_hardware(captures, hardware, asked.every))
+        covered = None
+        if stress:
+            from qexport.trust.stress import stress_captures
+
+            made, covered = stress_captures(captures[0][0], chosen)
+            captures = [(one, one.images) for one in made]
         if dry_run:
             _emit_plan(captures, by_kind, as_json)
             _warn(chosen)
             return
         index = None
-        if asked.every:
+        if asked.every or stress:
             with show_progress() as tell:
 
                 def advance(done: int) -> None:
@@ -320,13 +335,24 @@ def command(
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]
     result = results[0] if index is None else {"index": str(index), "sets": results}
-    emit(as_json, result, lambda: _show_set(dumps[0]) if index is None else _show_sets(dumps, index))
+    if covered is not None:
+        result["coverage"] = msgspec.to_builtins(covered)
+
+    def show() -> None:
+        if index is None:
+            _show_set(dumps[0])
+        else:
+            _show_sets(dumps, index)
+        if covered is not None:
+            say(f"together: {covered}")
+
+    emit(as_json, result, show)
     _warn(chosen)
     for done in dumps:
         for line in done.kept:
             click.echo(f"qexport: {line}", err=True)
         for warning in done.manifest.warnings:
-            where = f"{done.manifest.layer.name}: " if asked.every else ""
+            where = f"{done.manifest.layer.name}: " if index is not None else ""
             click.echo(f"qexport: warning: {where}{warning}", err=True)
 
 

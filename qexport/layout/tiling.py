@@ -8,6 +8,7 @@ from itertools import product
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from qexport.core.budget import STORED, WORD_BITS
 from qexport.core.intformat import Int64, IntFormat
@@ -128,7 +129,7 @@ class _Repeats:
 
 
 @dataclass(frozen=True)
-class _Skew:
+class Skew:
     """Words (files, words, lanes) in runs of `run`, in which each lane is delayed by so many words."""
 
     run: int
@@ -185,7 +186,7 @@ class Tiling:
         self._array = array
         self._first_image = first_image
         self.sizes = dict(zip(order.tensor_axes, shape, strict=True))
-        self._steps: list[_Step | _Windows | _Repeats | _Skew] = []
+        self._steps: list[_Step | _Windows | _Repeats | Skew] = []
         axes = order.tensor_axes
         for stage in order.stages:
             joined = tuple(self._size(split.joined) for split in stage)
@@ -212,7 +213,7 @@ class Tiling:
             self._size(part for item in order.addresses for part in item.parts),
             self._size(part for item in order.lanes for part in item.parts),
         )
-        skew = self._skew()
+        self.delay = skew = self._skew()
         if skew is not None:
             self.words = self.words // skew.run * skew.longer
         if self.stored > STORED:
@@ -240,7 +241,7 @@ class Tiling:
                 self._steps.append(_Windows(at, size, tiles, step, split.before, split.after))
             at += len(split.names)
 
-    def _skew(self) -> _Skew | None:
+    def _skew(self) -> Skew | None:
         order = self.order
         if not order.skew:
             return None
@@ -249,7 +250,7 @@ class Tiling:
         index = np.indices(self._each([part for part, _ in lanes])).reshape(len(lanes), -1)[at]
         if lanes[at][1]:
             index = self.sizes[order.skew] - 1 - index
-        return _Skew(self._size(order.addresses[-1].parts), tuple((index * order.skew_by).tolist()))
+        return Skew(self._size(order.addresses[-1].parts), tuple((index * order.skew_by).tolist()))
 
     @property
     def stored(self) -> int:
@@ -306,6 +307,20 @@ class Tiling:
                 f"{' '.join(split.joined)}; leave the number of tiles out of [array]"
             )
         return sizes | {fastest: split.before + step + split.after}
+
+    @property
+    def added(self) -> int:
+        """How many elements over all files stand where a skew put them."""
+        return 0 if self.delay is None else self.stored - self.stored // self.delay.longer * self.delay.run
+
+    @property
+    def not_added(self) -> NDArray[np.bool_]:
+        """(words of all files, lanes): which elements do not stand where a skew put them."""
+        if self.delay is None:
+            return np.ones((self.files * self.words, self.lanes), bool)
+        before = np.ones((self.files, self.words // self.delay.longer * self.delay.run, self.lanes), np.int64)
+        stands: NDArray[np.bool_] = self.delay.forth(before, 0).reshape(-1, self.lanes) == 1
+        return stands
 
     @cached_property
     def fill(self) -> int:

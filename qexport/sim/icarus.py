@@ -22,6 +22,7 @@ class Icarus:
     """Icarus Verilog, where `iverilog` is on the PATH (QEXPORT_IVERILOG names another)."""
 
     name = "icarus"
+    macros: tuple[str, ...] = ("__ICARUS__=1",)
 
     @property
     def _iverilog(self) -> str:

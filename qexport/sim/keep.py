@@ -10,7 +10,7 @@ from qexport.sets.folder import claims_to_be_set
 from qexport.sets.staging import LOCK, locked, numbered
 from qexport.sim.tools import WAVES
 
-RUN, BUILD = "run.log", "build.log"
+RUN, BUILD, VERDICT = "run.log", "build.log", "verdict.json"
 
 
 @contextmanager
@@ -35,7 +35,7 @@ def clear(out: Path, memories: Sequence[str]) -> None:
 
 
 def _results(memories: Sequence[str]) -> list[str]:
-    return [*(f"{memory}.hex" for memory in memories), *(f"waves.{kind}" for kind in WAVES)]
+    return [VERDICT, *(f"{memory}.hex" for memory in memories), *(f"waves.{kind}" for kind in WAVES)]
 
 
 def _prepare(keep: Path, memories: Sequence[str], say: Callable[[str], None]) -> None:

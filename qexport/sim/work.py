@@ -6,13 +6,14 @@ import shutil
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
 
+from qexport.bench.interface import CHECKS
 from qexport.errors import QexportError
 from qexport.sets.manifest import Manifest
 from qexport.sim.tools import Job
@@ -23,7 +24,7 @@ ROOM = 16 << 20  # bytes that a bench needs at least: programs that find no room
 
 @dataclass(frozen=True)
 class Work:
-    """What a run of a bench needs: include/params.vh, the link `set`, and `out` for words, waves and logs."""
+    """What a run of a bench needs: include/params.vh, the link or folder `set`, `out` for words, waves and logs."""
 
     root: Path
 
@@ -40,10 +41,33 @@ class Work:
         slug = manifest.layer.slug
         return Job((folder / f"{slug}_pkg.sv", folder / f"tb_{slug}.sv", *design), self.include, f"tb_{slug}")
 
+    def link(self, folder: Path) -> None:
+        """Give the bench the set itself, by a relative name, because Icarus opens no path with letters beyond ASCII."""
+        place = self.root / "set"
+        if place.is_dir() and not place.is_symlink():
+            shutil.rmtree(place)
+        place.unlink(missing_ok=True)
+        place.symlink_to(folder.resolve())
+
+    def lay(self, folder: Path, kept: Collection[str]) -> None:
+        """Give the bench a copy of the files that are driven, and nothing of what is expected, not even a checksum."""
+        place = self.root / "set"
+        place.mkdir()
+        lines = (folder / CHECKS).read_text().splitlines()
+        named = [line.split(" ", 2)[2] for line in lines]
+        for name in kept:
+            (place / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(folder / name, place / name)
+        shown = (line if name in kept else "0 0 -" for line, name in zip(lines, named, strict=True))
+        (place / CHECKS).write_text("".join(f"{line}\n" for line in shown))
+
 
 @contextmanager
-def work_folder(folder: Path, keep: Path | None = None, within: Path | None = None) -> Iterator[Work]:
-    """A new folder for runs on the set `folder`; what comes out goes to `keep`, where it is given.
+def work_folder(
+    folder: Path, keep: Path | None = None, within: Path | None = None, *, linked: bool = True
+) -> Iterator[Work]:
+    """A new folder for runs on the set `folder`; what comes out goes to `keep`, where it is given. `linked`: the set
+    lies in it from the beginning.
 
     Raises QexportError when there is no room for it, also in place of an error that the lack of room may have made.
     """
@@ -52,8 +76,8 @@ def work_folder(folder: Path, keep: Path | None = None, within: Path | None = No
         work = Work(root)
         work.include.mkdir()
         (work.include / "params.vh").symlink_to((folder / "params.vh").resolve())
-        # a relative name, because Icarus opens no path with letters beyond ASCII
-        (root / "set").symlink_to(folder.resolve())
+        if linked:
+            work.link(folder)
         if keep is None:
             work.out.mkdir()
         else:

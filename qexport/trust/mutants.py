@@ -14,9 +14,10 @@ from pathlib import Path
 from types import SimpleNamespace
 
 from qexport.bench.design import WRAPPER, Design, Dut
-from qexport.bench.interface import Port, Stream, interface
+from qexport.bench.interface import Port, Stream, interface, preset_interface
 from qexport.bench.ports import connected, read_module
-from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers, rtl_stages
+from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers
+from qexport.bench.stages import held_cycles, rtl_stages
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.manifest import read_manifest
 from qexport.sim.cache import build_bench, cache_folder
@@ -116,7 +117,7 @@ class _Bench:
         macros = lacking(interface(folder, self.manifest), found)
         limit = clock.limit(TIME_LIMIT) or TIME_LIMIT
         job = replace(work.job(folder, self.manifest, [design]), macros=macros, limit=limit)
-        self.compared = {stream.memory: stream.words * stream.lanes for stream in found if not stream.driven}
+        self.compared = {stream.memory: stream.values for stream in found if not stream.driven}
         self.executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
 
     def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
@@ -186,7 +187,8 @@ def chosen_edits(style: str, folder: Path) -> list[Edit]:
     output = memories["accumulator"].shape
     facts = SimpleNamespace(
         **rtl_numbers(style, manifest), IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3],
-        HAS_BIAS=stages[0].bias, POOLS=any(stage.pool for stage in stages),
+        HAS_BIAS="bias" in [number.field for number in stages[0].numbers],
+        POOLS=any(stage.pool for stage in stages), HELD=held_cycles(stages, 1) > 0,
     )  # fmt: skip
     streams = [stream.name for stream in result_streams(manifest, stages)]
     return [edit for edit in (*behind(stages, streams), *EDITS[style]) if edit.when(facts)]
@@ -332,7 +334,7 @@ def _ports(found: Iterable[Stream]) -> dict[str, Port]:
 
 
 def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
-    return tuple(s for s in interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
+    return tuple(s for s in preset_interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
 
 
 def _failures(

@@ -16,7 +16,7 @@ import numpy as np
 
 from qexport.bench.context import TEMPLATES
 from qexport.bench.design import Design, Dut
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, interface, results_of_set
+from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, preset_interface, results_of_set
 from qexport.bench.rtl import PARTS
 from qexport.build.dump import dump
 from qexport.build.verify import verify
@@ -146,7 +146,7 @@ def selftest(
     clock = Clock(limit)
     simulator = choose(simulator_name)
     manifest = read_manifest(folder)
-    interface(folder, manifest)
+    preset_interface(folder, manifest)
     require(manifest.layer, Need.SELFTEST, *manifest.formats.operands.values())
     needs_yosys()
     design = Design.of(dut, top)

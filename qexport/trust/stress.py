@@ -1,14 +1,19 @@
-"""A full-range capture of a layer's geometry that reaches its accumulators' bounds, made for `qexport selftest`."""
+"""Full-range captures of a layer's geometry that reach its accumulators' bounds, and every product of an array."""
 
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
+import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from qexport.build.blind_spots import Stored
+from qexport.build.coverage import Elements, coverage
+from qexport.build.dump import plan
 from qexport.core.capture import Capture, LayerCapture, Source
+from qexport.core.coverage import Bools, Coverage
 from qexport.core.geometry import ConvGeometry
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
@@ -19,9 +24,12 @@ from qexport.core.operations.registry import operation, require
 from qexport.core.operations.sum import WeightedSum
 from qexport.core.steps import SumPool
 from qexport.core.strength import Strength
+from qexport.layout.memory import Layout
+from qexport.layout.order import TILE_AXIS
 from qexport.trust.stress_data import stress_product, stress_sum
 
 MAX_IMAGES = 16
+MAX_SETS = 16  # of weights, for one layer
 _TRIES = 4  # channels, and places for each, that one accumulator is tried with
 STIMULUS = "stress"
 
@@ -79,6 +87,59 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
             sheets.add()
         strength.add(Golden(replace(draft, input=sheets.images[number][np.newaxis])))
     return replace(draft, input=np.stack(sheets.images))
+
+
+def stress_captures(like: Capture, layout: Layout, seed: int = 0) -> tuple[list[LayerCapture], Coverage]:
+    """The stress capture, and further ones with other weights, until every element of the layout's array has seen every
+    product that its formats allow, MAX_SETS at most; and what they cover together. Their layers are numbered."""
+    captures: list[LayerCapture] = []
+    covered: Coverage | None = None
+    row = layout.array.get(TILE_AXIS)
+    made = stress_capture(like, seed)
+    for number in range(MAX_SETS):
+        if number and not isinstance(made.layer, ConvGeometry):
+            made = stress_capture(like, seed + number)
+        stored = [
+            Stored(one.memory.name, one.memory.tensor, one.tiling)
+            for one in plan(operation(made, row), layout, made.images)
+        ]
+        if covered is not None and covered.products is not None and isinstance(made.layer, ConvGeometry):
+            elements = Elements(operation(made, row), stored, layout.array)
+            made = _showing(made, elements, covered.products.array(), np.random.default_rng(seed + number))
+        found = coverage(made, operation(made, row), stored, layout.array)
+        if covered is not None:
+            found = covered.merged(found)
+            if found.products is None or found.products == (covered.products):
+                break  # nothing is counted, or nothing new was seen
+        name = f"{like.layer.name}.stress{number}"
+        captures.append(replace(made, layer=msgspec.structs.replace(made.layer, name=name)))
+        covered = found
+        if covered.products is None or covered.products.seen == covered.products.total:
+            break
+    assert covered is not None
+    return captures, covered
+
+
+def _showing(made: LayerCapture, elements: Elements, seen: Bools, rng: np.random.Generator) -> LayerCapture:
+    """The capture with weights whose products an element has not seen, and images in which each code stands everywhere.
+
+    `seen`: (elements, weight codes, input codes), elements as of output channel, place and input channel.
+    """
+    weights, inputs = made.formats.weight.valid, made.formats.input.valid
+    ocs, ics = elements.of["oc"], elements.of["ic"]
+    lacks = (~seen).reshape(elements.count("oc"), -1, elements.count("ic"), len(weights), len(inputs)).sum(axis=(1, 4))
+    weight = made.weight.copy()
+    for oc, ic in np.ndindex(*lacks.shape[:2]):
+        places = np.ix_(np.flatnonzero(ocs == oc), np.flatnonzero(ics == ic))
+        shape = weight[places].shape
+        order = np.argsort(-lacks[oc, ic], kind="stable")
+        wanted = order[: max(int((lacks[oc, ic] > 0).sum()), 1)]
+        weight[places] = weights[rng.permutation(np.resize(wanted, np.prod(shape)))].reshape(shape)
+    plane = made.plane[0] * made.plane[1]
+    images = min(MAX_IMAGES, max(2, -(-4 * len(inputs) // plane)))
+    rows = np.tile(np.resize(inputs, images * plane), (made.layer.in_channels, 1))
+    codes = rng.permuted(rows, axis=1).reshape(made.layer.in_channels, images, *made.plane).swapaxes(0, 1)
+    return replace(made, weight=weight, input=np.ascontiguousarray(codes))
 
 
 def _of_data(like: Capture, seed: int) -> LayerCapture:

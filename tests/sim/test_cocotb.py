@@ -14,7 +14,7 @@ import pytest
 
 from qexport.errors import CheckFailed
 from qexport.sim.run import simulate
-from tests.conftest import cli, fails
+from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import DUT_FAULTS, FILE_FAULTS, STALL_FAULTS, Edits, at_end
 from tests.sim.test_ports import without
@@ -184,7 +184,7 @@ def test_pytest_runs_it_and_what_a_smooth_run_does_not_show_fails_with_stalls(
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(bench)]
     done = subprocess.run(command, cwd=tmp_path, env=environment(tmp_path), capture_output=True, text=True, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "1 failed, 1 passed" in done.stdout
+    assert "2 failed, 1 passed" in done.stdout
     assert f"FAILED {bench.relative_to(tmp_path)}::test_with_stalls" in done.stdout
     assert line in done.stdout
 
@@ -309,10 +309,11 @@ def test_a_simulator_that_the_bench_does_not_know_is_said_in_one_line(tiny_set: 
     assert (done.returncode, done.stderr) == (2, said)
 
 
-def test_what_cannot_be_rendered_is_said_in_one_line(set_of: SetOf, tiny_set: Path, tmp_path: Path) -> None:
+def test_what_cannot_be_rendered_is_said_in_one_line(tiny_set: Path, tmp_path: Path) -> None:
     (tmp_path / "my.sv").write_text("module mine;\nendmodule\n")
     to = ("--out", tmp_path / "out")
-    fails(cli("cocotb", set_of("ws8x8"), *to), "'ws8x8'", "without a self-checking bench", "--layout default")
+    alone = checked_dump(make_capture(), one_memory_layout("oc ic kh kw -> | oc ic kh kw |"), tmp_path / "alone")
+    fails(cli("cocotb", alone, *to), "'test'", "without a self-checking bench", "--layout default")
     fails(cli("cocotb", tiny_set, *to, "--dut", tmp_path / "none.sv"), "none.sv does not exist")
     fails(cli("cocotb", tiny_set, *to, "--dut", tmp_path / "my.sv"), "no module 'dut'; it has mine", "--top")
     ports = cli("cocotb", tiny_set, *to, "--dut", tmp_path / "my.sv", "--top", "mine")

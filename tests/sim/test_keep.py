@@ -33,7 +33,9 @@ def test_kept_are_logs_words_and_waves_and_nothing_else(
     arguments = ["--simulator", simulator, "--keep", keep, *(["--waves", waves] if waves else [])]
     result = cli("simulate", tiny_set, *arguments)
     assert result.exit_code == 0, result.output
-    files = {f"{memory}.hex" for memory in RESULTS} | {"run.log"} | ({f"waves.{waves}"} if waves else set())
+    files = (
+        {f"{memory}.hex" for memory in RESULTS} | {"run.log", "verdict.json"} | ({f"waves.{waves}"} if waves else set())
+    )
     assert {path.name for path in keep.iterdir()} - {"build.log"} == files
     for memory in RESULTS:
         assert (keep / f"{memory}.hex").read_bytes() == (tiny_set / f"{memory}.hex").read_bytes()

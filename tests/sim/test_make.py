@@ -1,17 +1,14 @@
 """`make sim` judges a set with Icarus alone."""
 
-import json
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from qexport.bench.interface import has_bench
-from qexport.layout.toml import load_layout
-from tests.conftest import CONV_PRESETS, checked_dump
+from tests.conftest import checked_dump, one_memory_layout
 from tests.sim.conftest import copied, edited, path_of, ragged_capture, resealed, state, tiny_capture
-from tests.sim.test_bench import DUT_FAULTS, without_relu
+from tests.sim.test_bench import DUT_FAULTS, STALL_FAULTS, without_relu
 
 pytestmark = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 TOOLS = ("sh", "make", "iverilog", "vvp", "mktemp", "od", "tr", "cat", "grep", "rm", "ln", "cmp", "sha256sum")
@@ -45,25 +42,29 @@ def test_set_passes_with_icarus_alone_and_stays_as_it_is(make: Make, tiny_set: P
     assert state(tiny_set) == before
 
 
-def test_stub_loads(make: Make, set_of: Callable[[str], Path]) -> None:
-    done = make(set_of("ws8x8"))
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A set of weights, from which nothing comes back: its bench only loads."""
+    layout = one_memory_layout("(ot col) ic kh kw -> ot | ic kh kw | ~col", file="m{ot}.txt", radix="bin")
+    return checked_dump(ragged_capture(), layout, tmp_path_factory.mktemp("alone"))
+
+
+def test_stub_loads(make: Make, alone: Path) -> None:
+    done = make(alone)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "LOADED words=968 nonce=" in done.stdout
+    assert f"LOADED words={2 * 10 * 6} nonce=" in done.stdout
 
 
-def has_stub(name: str) -> bool:
-    """Whether a preset gets a stub: no bench serves it, and Verilog can load one of its memories at least."""
-    layout = load_layout(name)
-    return not has_bench(layout) and any(memory.format.text for memory in layout.memories)
-
-
-@pytest.mark.parametrize("preset", [name for name in CONV_PRESETS if has_stub(name)])
-def test_stub_of_every_preset_loads_a_ragged_layer(make: Make, preset: str, tmp_path: Path) -> None:
-    folder = checked_dump(ragged_capture(), preset, tmp_path / "sets")
-    memories = json.loads((folder / "manifest.json").read_bytes())["memories"]
-    done = make(folder)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"LOADED words={sum(file['words'] for m in memories for file in m['files'])} nonce=" in done.stdout
+def test_every_run_of_a_bench_passes_and_a_design_that_fails_when_stalled_is_told(
+    make: Make, tiny_set: Path, tmp_path: Path
+) -> None:
+    done = make(tiny_set)
+    assert done.stdout.count("PASS checks=96 nonce=") == 6
+    edits, _ = STALL_FAULTS["drops an offer"]
+    done = make(tiny_set, f"DUT={edited(tiny_set / 'dut.sv', tmp_path / 'dut.sv', edits)}")
+    assert done.returncode != 0
+    assert "simulation FAILED, streams=bursts: no 'PASS checks=96' of this run" in done.stdout
+    assert "handshake: the design passes with streams: smooth random" in done.stdout
 
 
 def test_set_may_lie_in_a_folder_with_spaces_and_other_letters(make: Make, tmp_path: Path) -> None:
@@ -157,8 +158,8 @@ def test_missing_icarus_is_said_in_one_line(simulator: str, tiny_set: Path, tmp_
     assert "iverilog is missing: install Icarus Verilog" in done.stdout.splitlines()
 
 
-def test_a_design_for_a_bench_that_only_loads_is_refused(make: Make, set_of: Callable[[str], Path]) -> None:
-    done = make(set_of("ws8x8"), "DUT=/nonexistent")
+def test_a_design_for_a_bench_that_only_loads_is_refused(make: Make, alone: Path) -> None:
+    done = make(alone, "DUT=/nonexistent")
     assert (done.returncode, "LOADED" in done.stdout) == (2, False)
     assert "DUT is given, but the bench of this layout only loads its files" in done.stdout
 

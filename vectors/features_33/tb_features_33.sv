@@ -5,26 +5,500 @@
 // comes back, word for word in the order of the files. It ends with one PASS line that repeats the nonce, or with FAIL
 // lines and a non-zero exit status.
 //   +dir=<folder of the set>  +nonce=<text>
-//   +seed=<number>            other than 0: every stream stalls in about a third of the cycles, at random
+//   +streams=<mode>           smooth: nothing ever waits. random: each stream stalls in a third of the cycles. bursts: it
+//                             waits for up to 64 cycles between bursts. blocked: one stream waits until nothing else moves,
+//                             then the next. lazy: tready comes only after tvalid. reset: a reset in mid-run, then all again
+//   +seed=<number>            other draws of random and bursts; with another one than 0 the mode is random by itself
 //   +out=<folder>             every word that came back goes to <memory>.hex there, X and Z as such
+//   +record=<folder>          the same, and no file of expected words is opened: nothing is compared, and in place of PASS
+//                             stands RECORDED
 //   +waves=<file>             all signals, VCD (with `vvp ... -fst`, or where Verilator built it so, FST)
 //   +waves_from=<cycle>  +waves_to=<cycle>  of these cycles only
 //   macro QEXPORT_DUT         the name of the design's module, `dut` without it
-//   macros QEXPORT_WITHOUT_PSUM, QEXPORT_WITHOUT_ACCUMULATOR, QEXPORT_WITHOUT_RELU, QEXPORT_WITHOUT_OUTPUT: the design lacks those ports
+//   macro QEXPORT_WITHOUT_WEIGHT: the design lacks the ports s_weight_t*
+//   macro QEXPORT_WITHOUT_INPUT: the design lacks the ports s_input_t*
+//   macro QEXPORT_WITH_INPUT_PADDED: the design has the ports s_input_padded_t*
+//   macro QEXPORT_WITH_PATCHES: the design has the ports s_patches_t*
+//   macro QEXPORT_WITH_PSUM: the design has the ports s_psum_t*
+//   macro QEXPORT_WITHOUT_PSUM: the design lacks the ports m_psum_t*
+//   macro QEXPORT_WITHOUT_ACCUMULATOR: the design lacks the ports m_accumulator_t*
+//   macro QEXPORT_WITHOUT_RELU: the design lacks the ports m_relu_t*
+//   macro QEXPORT_WITHOUT_OUTPUT: the design lacks the ports m_output_t*
 `timescale 1ns / 1ps
 `ifndef QEXPORT_DUT
 `define QEXPORT_DUT dut
 `endif
 
+// Offers the words of a memory to the design; a word that was offered stays until it is taken.
+module tb_features_33_source #(
+  parameter integer STREAM = 0, MEMORY = 0, WIDTH = 1, LANES = 1, WORDS = 1, LASTS = 1, FILES = 1, SKIP = 0, BASE = 16,
+  parameter integer SIGNED = 0
+) (
+  output reg tvalid,
+  input wire tready,
+  output reg [WIDTH-1:0] tdata,
+  output reg tlast
+);
+  localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
+  reg [WIDTH-1:0] words [0:WORDS-1];
+
+  // All of them, from files that were checked before.
+  task automatic load;
+    integer k;
+    for (k = 0; k < FILES; k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
+  endtask
+
+  task automatic load_file(input string file, input integer first);
+    string path;
+    integer fd, c, i, found;
+    reg [WIDTH-1:0] word;
+    begin
+      path = {tb_features_33.dir, "/", file};
+      if (SKIP == 0 && BASE == 16) $readmemh(path, words, first, first + PER_FILE - 1);
+      else if (SKIP == 0 && BASE == 2) $readmemb(path, words, first, first + PER_FILE - 1);
+      else begin
+        fd = $fopen(path, "r");
+        for (i = 0; i < SKIP; i = i + 1) begin
+          c = $fgetc(fd);
+          while (c != 10 && c != -1) c = $fgetc(fd);
+        end
+        for (i = 0; i < PER_FILE; i = i + 1) begin
+          found = 1;
+          if (BASE == 16) found = $fscanf(fd, "%h", word);
+          else if (BASE == 2) found = $fscanf(fd, "%b", word);
+          else decimals(fd, file, SKIP + i + 1, word);
+          if (found != 1) tb_features_33.fault(file, SKIP + i + 1, "cannot be read");
+          words[first + i] = word;
+        end
+        $fclose(fd);
+      end
+    end
+  endtask
+
+  // A line of signed decimals, one for each lane, with one blank between them.
+  task automatic decimals(input integer fd, input string file, input integer line, output reg [WIDTH-1:0] word);
+    integer c, lane, seen;
+    reg negative, fits;
+    reg signed [63:0] value;
+    for (lane = LANES - 1; lane >= 0; lane = lane - 1) begin
+      value = 0;
+      seen = 0;
+      c = $fgetc(fd);
+      negative = c == "-";
+      if (negative) c = $fgetc(fd);
+      while (c >= "0" && c <= "9") begin
+        value = value * 10 + 64'(c - "0");
+        seen = seen + 1;
+        c = $fgetc(fd);
+      end
+      if (negative) value = -value;
+      word[lane * BITS +: BITS] = BITS'(value);
+      fits = value == 64'($signed(word[lane * BITS +: BITS]));
+      if (SIGNED == 0) fits = value == 64'(word[lane * BITS +: BITS]);
+      if (seen == 0 || seen > 19) tb_features_33.fault(file, line, "has no number where one is due");
+      else if (c != (lane == 0 ? 10 : 32)) tb_features_33.fault(file, line, "has too few or too many numbers");
+      else if (!fits) tb_features_33.fault(file, line, "has a number that does not fit");
+    end
+  endtask
+
+  localparam integer GO = WORDS < 8 ? 1 : WORDS < 256 ? WORDS / 4 : 64;  // the longest burst; of so few words, a part
+  reg [31:0] random;
+  integer left;        // cycles of this burst, or of the wait behind it
+  reg waits;           // in such a wait
+
+  function automatic integer draw(input integer below);
+    begin
+      random = random ^ (random << 13);
+      random = random ^ (random >> 17);
+      random = random ^ (random << 5);
+      draw = 32'(random % 32'(below));
+    end
+  endfunction
+
+  task automatic begin_pace(input reg [31:0] seed);
+    integer i;
+    begin
+      random = ((seed * 32'd2654435761) ^ ((STREAM + 1) * 32'd1640531527)) | 32'd1;
+      for (i = 0; i < 8; i = i + 1) waits = draw(2) == 1;
+      left = 0;
+    end
+  endtask
+
+  // Whether the stream is held in this cycle; to be asked in every one, so that a seed gives the same everywhere.
+  function automatic reg held_back();
+    begin
+      held_back = 0;
+      case (tb_features_33.mode)
+        tb_features_33.RANDOM: held_back = draw(3) == 1;
+        tb_features_33.BURSTS: begin
+          if (left == 0) begin
+            waits = !waits;
+            left = 1 + draw(waits ? 64 : GO);
+          end
+          left = left - 1;
+          held_back = waits;
+        end
+        tb_features_33.BLOCKED: held_back = tb_features_33.blocked == STREAM;
+        default: ;
+      endcase
+    end
+  endfunction
+
+  integer sent;
+  reg taken;
+
+  // Before the first word, at the beginning and after a reset.
+  task automatic restart;
+    begin
+      sent = 0;
+      taken = 0;
+      tvalid = 0;
+    end
+  endtask
+
+  // Data that is not valid is X.
+  task automatic drive;
+    reg stall;
+    begin
+      stall = held_back();
+      if (!tvalid || taken) begin
+        tvalid = sent < WORDS && !stall;
+        tdata = tvalid ? words[sent] : 'x;
+        tlast = tvalid ? (sent + 1) % LASTS == 0 : 1'bx;
+      end
+    end
+  endtask
+
+  task automatic look;
+    begin
+      if (^tready === 1'bx) tb_features_33.halt($sformatf("s_%0s_tready of the design is X", tb_features_33.name_of(MEMORY)));  // or Z
+      taken = tvalid && tready === 1'b1;
+      if (taken) sent = sent + 1;
+    end
+  endtask
+endmodule
+
+// Takes the words that the design gives and compares them with those of a memory.
+module tb_features_33_sink #(
+  parameter integer STREAM = 0, MEMORY = 0, WIDTH = 1, LANES = 1, WORDS = 1, LASTS = 1, FILES = 1, SKIP = 0, BASE = 16,
+  parameter integer SIGNED = 0,
+  parameter integer SKEWED = 0  // some of the lanes stand where a skew put them, and are not looked at
+) (
+  input wire tvalid,
+  output reg tready,
+  input wire [WIDTH-1:0] tdata,
+  input wire tlast
+);
+  localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
+  reg [WIDTH-1:0] words [0:WORDS-1];
+
+  // All of them, from files that were checked before.
+  task automatic load;
+    integer k;
+    for (k = 0; k < FILES; k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
+  endtask
+
+  task automatic load_file(input string file, input integer first);
+    string path;
+    integer fd, c, i, found;
+    reg [WIDTH-1:0] word;
+    begin
+      path = {tb_features_33.dir, "/", file};
+      if (SKIP == 0 && BASE == 16) $readmemh(path, words, first, first + PER_FILE - 1);
+      else if (SKIP == 0 && BASE == 2) $readmemb(path, words, first, first + PER_FILE - 1);
+      else begin
+        fd = $fopen(path, "r");
+        for (i = 0; i < SKIP; i = i + 1) begin
+          c = $fgetc(fd);
+          while (c != 10 && c != -1) c = $fgetc(fd);
+        end
+        for (i = 0; i < PER_FILE; i = i + 1) begin
+          found = 1;
+          if (BASE == 16) found = $fscanf(fd, "%h", word);
+          else if (BASE == 2) found = $fscanf(fd, "%b", word);
+          else decimals(fd, file, SKIP + i + 1, word);
+          if (found != 1) tb_features_33.fault(file, SKIP + i + 1, "cannot be read");
+          words[first + i] = word;
+        end
+        $fclose(fd);
+      end
+    end
+  endtask
+
+  // A line of signed decimals, one for each lane, with one blank between them.
+  task automatic decimals(input integer fd, input string file, input integer line, output reg [WIDTH-1:0] word);
+    integer c, lane, seen;
+    reg negative, fits;
+    reg signed [63:0] value;
+    for (lane = LANES - 1; lane >= 0; lane = lane - 1) begin
+      value = 0;
+      seen = 0;
+      c = $fgetc(fd);
+      negative = c == "-";
+      if (negative) c = $fgetc(fd);
+      while (c >= "0" && c <= "9") begin
+        value = value * 10 + 64'(c - "0");
+        seen = seen + 1;
+        c = $fgetc(fd);
+      end
+      if (negative) value = -value;
+      word[lane * BITS +: BITS] = BITS'(value);
+      fits = value == 64'($signed(word[lane * BITS +: BITS]));
+      if (SIGNED == 0) fits = value == 64'(word[lane * BITS +: BITS]);
+      if (seen == 0 || seen > 19) tb_features_33.fault(file, line, "has no number where one is due");
+      else if (c != (lane == 0 ? 10 : 32)) tb_features_33.fault(file, line, "has too few or too many numbers");
+      else if (!fits) tb_features_33.fault(file, line, "has a number that does not fit");
+    end
+  endtask
+
+  localparam integer GO = WORDS < 8 ? 1 : WORDS < 256 ? WORDS / 4 : 64;  // the longest burst; of so few words, a part
+  reg [31:0] random;
+  integer left;        // cycles of this burst, or of the wait behind it
+  reg waits;           // in such a wait
+
+  function automatic integer draw(input integer below);
+    begin
+      random = random ^ (random << 13);
+      random = random ^ (random >> 17);
+      random = random ^ (random << 5);
+      draw = 32'(random % 32'(below));
+    end
+  endfunction
+
+  task automatic begin_pace(input reg [31:0] seed);
+    integer i;
+    begin
+      random = ((seed * 32'd2654435761) ^ ((STREAM + 1) * 32'd1640531527)) | 32'd1;
+      for (i = 0; i < 8; i = i + 1) waits = draw(2) == 1;
+      left = 0;
+    end
+  endtask
+
+  // Whether the stream is held in this cycle; to be asked in every one, so that a seed gives the same everywhere.
+  function automatic reg held_back();
+    begin
+      held_back = 0;
+      case (tb_features_33.mode)
+        tb_features_33.RANDOM: held_back = draw(3) == 1;
+        tb_features_33.BURSTS: begin
+          if (left == 0) begin
+            waits = !waits;
+            left = 1 + draw(waits ? 64 : GO);
+          end
+          left = left - 1;
+          held_back = waits;
+        end
+        tb_features_33.BLOCKED: held_back = tb_features_33.blocked == STREAM;
+        default: ;
+      endcase
+    end
+  endfunction
+
+  integer got;
+  reg taken;
+  reg held;                   // a word was offered and not taken yet
+  reg [WIDTH:0] offer;        // what it was, tlast first
+  integer file = 0;           // where the words that came back go
+  longint checks, bad;        // values compared, and those that were wrong
+
+  // For waves: what was wanted and what came at each word, which of its lanes differ, and its index; of several lanes
+  // the index of the first that differs.
+  /* verilator lint_off UNUSEDSIGNAL */
+  reg compared = 0, mismatch = 0;  // at this rising edge of clk
+  reg [WIDTH-1:0] want;
+  reg [LANES-1:0] wrong;
+  integer line, n, oc, it, kh, kw, y, x;
+  /* verilator lint_on UNUSEDSIGNAL */
+  string place;                // of a lane, for people
+  reg added;                   // it stands where a skew put it
+
+  // The index of a lane of a word, counted through all files; lane 0 is the most significant. Fill lies beyond the tensor.
+  task automatic locate(input integer at, input integer lane);
+    integer col_, n_, ot_, it_, kh_, kw_, py_, px_, oc_, oy_, ox_;
+    begin
+      added = 0;
+      place = "";
+      case (MEMORY)
+        4: begin  // psum: psum, n it kh kw (ot col) py px -> | n ot it kh kw py px | ~col
+          col_ = 7 - lane;
+          n_ = at / 324;
+          ot_ = 0;
+          it_ = 0;
+          kh_ = at / 108 % 3;
+          kw_ = at / 36 % 3;
+          py_ = at / 6 % 6;
+          px_ = at % 6;
+          oc_ = ot_ * 8 + col_;
+          n = n_;
+          oc = oc_;
+          it = it_;
+          kh = kh_;
+          kw = kw_;
+          y = py_;
+          x = px_;
+          place = $sformatf("image=%0d oc=%0d it=%0d kh=%0d kw=%0d y=%0d x=%0d", n, oc, it, kh, kw, y, x);
+        end
+        6: begin  // accumulator: accumulator, n (ot col) oy ox -> | n ot oy ox | ~col
+          col_ = 7 - lane;
+          n_ = at / 16;
+          ot_ = 0;
+          oy_ = at / 4 % 4;
+          ox_ = at % 4;
+          oc_ = ot_ * 8 + col_;
+          n = n_;
+          oc = oc_;
+          y = oy_;
+          x = ox_;
+          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
+        end
+        7: begin  // relu: relu, n (ot col) oy ox -> | n ot oy ox | ~col
+          col_ = 7 - lane;
+          n_ = at / 16;
+          ot_ = 0;
+          oy_ = at / 4 % 4;
+          ox_ = at % 4;
+          oc_ = ot_ * 8 + col_;
+          n = n_;
+          oc = oc_;
+          y = oy_;
+          x = ox_;
+          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
+        end
+        8: begin  // output: output, n (ot col) oy ox -> | n ot oy ox | ~col
+          col_ = 7 - lane;
+          n_ = at / 16;
+          ot_ = 0;
+          oy_ = at / 4 % 4;
+          ox_ = at % 4;
+          oc_ = ot_ * 8 + col_;
+          n = n_;
+          oc = oc_;
+          y = oy_;
+          x = ox_;
+          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
+        end
+        default: ;
+      endcase
+    end
+  endtask
+
+  task automatic restart;
+    begin
+      got = 0;
+      held = 0;
+      taken = 0;
+      tready = 0;
+      checks = 0;
+      bad = 0;
+      if (tb_features_33.folder != "") begin
+        if (file != 0) $fclose(file);
+        file = $fopen({tb_features_33.folder, "/", tb_features_33.name_of(MEMORY), ".hex"}, "w");
+        if (file == 0) tb_features_33.say({tb_features_33.folder, "/", tb_features_33.name_of(MEMORY), ".hex cannot be written"});
+      end
+    end
+  endtask
+
+  task automatic drive;
+    reg stall;
+    begin
+      stall = held_back();
+      tready = tb_features_33.mode == tb_features_33.LAZY ? held : !stall;
+      compared = 0;
+      mismatch = 0;
+    end
+  endtask
+
+  task automatic look;
+    begin
+      taken = 0;
+      if (^tvalid === 1'bx) tb_features_33.halt($sformatf("m_%0s_tvalid of the design is X", tb_features_33.name_of(MEMORY)));  // or Z
+      else begin
+        if (held && (!tvalid || {tlast, tdata} !== offer))
+          tb_features_33.halt($sformatf("m_%0s changed its offer before m_%0s_tready took it", tb_features_33.name_of(MEMORY), tb_features_33.name_of(MEMORY)));
+        held = tvalid && !tready;
+        offer = {tlast, tdata};
+        taken = tvalid && tready;
+        if (taken) take;
+      end
+    end
+  endtask
+
+  task automatic take;
+    reg last;
+    begin
+      if (file != 0) $fwrite(file, "%h\n", tdata);
+      if (got == WORDS)
+        tb_features_33.say($sformatf("memory=%0s more than %0d words were delivered", tb_features_33.name_of(MEMORY), WORDS));
+      if (got < WORDS) begin
+        last = (got + 1) % LASTS == 0;
+        if (tlast !== last)
+          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d tlast got=%b want=%b", tb_features_33.name_of(MEMORY),
+                              tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, tlast, last));
+        if (!tb_features_33.recording) compare;
+      end
+      got = got + 1;
+    end
+  endtask
+
+  task automatic compare;
+    integer lane;
+    begin
+      want = words[got];
+      wrong = 0;
+      compared = 1;
+      checks = checks + 64'(LANES);
+      if (SKEWED != 0 || tb_features_33.waving || tdata !== want)
+        for (lane = 0; lane < LANES; lane = lane + 1) compare_lane(lane);
+      mismatch = wrong != 0;
+      if (tb_features_33.waving) begin
+        line = SKIP + got % PER_FILE + 1;
+        lane = LANES - 1;
+        while (lane > 0 && wrong != 0 && wrong[lane] == 0) lane = lane - 1;
+        locate(got, LANES - 1 - lane);
+      end
+    end
+  endtask
+
+  task automatic compare_lane(input integer lane);
+    reg [BITS-1:0] g, w;
+    reg differs;
+    begin
+      g = tdata[(LANES - 1 - lane) * BITS +: BITS];
+      w = want[(LANES - 1 - lane) * BITS +: BITS];
+      differs = g !== w;
+      if (SKEWED != 0 || differs) locate(got, lane);
+      if (SKEWED != 0 && added) begin
+        differs = 0;
+        checks = checks - 1;
+      end
+      wrong[LANES - 1 - lane] = differs;
+      if (differs) begin
+        bad = bad + 1;
+        if (SIGNED != 0)
+          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
+            tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, lane, place, $signed(g), $signed(w)));
+        else
+          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
+            tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, lane, place, g, w));
+      end
+    end
+  endtask
+endmodule
+
 module tb_features_33;
   import features_33_pkg::*;
 
   localparam longint MACS = 64'd36864;  // multiplications of the layer, those with padding among them
-  localparam longint TIMEOUT_CYCLES = 64'd170136;  // twice what one multiplication and one word a cycle take
+  localparam longint TIMEOUT_CYCLES = 64'd174168;  // twice what one multiplication and one word a cycle take
   localparam integer DRAIN_CYCLES = 1000;  // in which no further word may come
   localparam longint PROGRESS_CYCLES = 1 << 18;  // between two signs of life
+  localparam integer QUIET_CYCLES = 24, BLOCKED_CYCLES = 256;  // without a word, and of one stream, before the next is blocked
   localparam integer MAX_FAIL_LINES = 10;  // of single values; the totals are always printed
+  localparam integer SMOOTH = 0, RANDOM = 1, BURSTS = 2, BLOCKED = 3, LAZY = 4, RESET = 5;  // modes
 
+  string folder;                     // where the words that came back go
+  reg recording;                     // nothing is compared
+  integer mode, blocked = 0;         // how the streams run, and which one is blocked
   // $readmemh and $readmemb take short, long, missing and junk files with a warning at most, and Verilator fills with
   // zeros. So every character is looked at before a file is loaded: `digits` digits a word, one word a line.
   string dir, nonce;
@@ -136,62 +610,178 @@ module tb_features_33;
     end
   endtask
 
+  function automatic string name_of(input integer memory);
+    begin
+      name_of = "";
+      case (memory)
+        0: name_of = "weight";
+        1: name_of = "input";
+        2: name_of = "input_padded";
+        3: name_of = "patches";
+        4: name_of = "psum";
+        6: name_of = "accumulator";
+        7: name_of = "relu";
+        8: name_of = "output";
+        default: ;
+      endcase
+    end
+  endfunction
+
+  function automatic string file_of(input integer memory, input integer number);
+    begin
+      file_of = "";
+      case (memory)
+        0: case (number)
+          0: file_of = "weight.hex";
+          default: ;
+        endcase
+        1: case (number)
+          0: file_of = "input.hex";
+          default: ;
+        endcase
+        2: case (number)
+          0: file_of = "input_padded.hex";
+          default: ;
+        endcase
+        3: case (number)
+          0: file_of = "patches.hex";
+          default: ;
+        endcase
+        4: case (number)
+          0: file_of = "psum.hex";
+          default: ;
+        endcase
+        6: case (number)
+          0: file_of = "accumulator.hex";
+          default: ;
+        endcase
+        7: case (number)
+          0: file_of = "relu.hex";
+          default: ;
+        endcase
+        8: case (number)
+          0: file_of = "output.hex";
+          default: ;
+        endcase
+        default: ;
+      endcase
+    end
+  endfunction
+
   reg clk, rst;
-  reg [WEIGHT_WORD_BITS-1:0] weight_mem [0:WEIGHT_WORDS-1];
-  reg [WEIGHT_WORD_BITS-1:0] s_weight_tdata;
-  reg s_weight_tvalid, s_weight_tlast;
-  wire s_weight_tready;
-  reg weight_taken;
-  integer weight_sent = 0;
-  reg [INPUT_WORD_BITS-1:0] input_mem [0:INPUT_WORDS-1];
-  reg [INPUT_WORD_BITS-1:0] s_input_tdata;
-  reg s_input_tvalid, s_input_tlast;
-  wire s_input_tready;
-  reg input_taken;
-  integer input_sent = 0;
+`ifndef QEXPORT_WITHOUT_WEIGHT
+  wire s_weight_tvalid, s_weight_tready, s_weight_tlast;
+  wire [32-1:0] s_weight_tdata;
+  tb_features_33_source #(
+    .STREAM(0), .MEMORY(0), .WIDTH(32), .LANES(8), .WORDS(72), .LASTS(72), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(1)
+  ) weight_source (
+    .tvalid(s_weight_tvalid), .tready(s_weight_tready), .tdata(s_weight_tdata), .tlast(s_weight_tlast)
+  );
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+  wire s_input_tvalid, s_input_tready, s_input_tlast;
+  wire [32-1:0] s_input_tdata;
+  tb_features_33_source #(
+    .STREAM(1), .MEMORY(1), .WIDTH(32), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(0)
+  ) input_source (
+    .tvalid(s_input_tvalid), .tready(s_input_tready), .tdata(s_input_tdata), .tlast(s_input_tlast)
+  );
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+  wire s_input_padded_tvalid, s_input_padded_tready, s_input_padded_tlast;
+  wire [32-1:0] s_input_padded_tdata;
+  tb_features_33_source #(
+    .STREAM(2), .MEMORY(2), .WIDTH(32), .LANES(8), .WORDS(144), .LASTS(36), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(0)
+  ) input_padded_source (
+    .tvalid(s_input_padded_tvalid), .tready(s_input_padded_tready), .tdata(s_input_padded_tdata), .tlast(s_input_padded_tlast)
+  );
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+  wire s_patches_tvalid, s_patches_tready, s_patches_tlast;
+  wire [32-1:0] s_patches_tdata;
+  tb_features_33_source #(
+    .STREAM(3), .MEMORY(3), .WIDTH(32), .LANES(8), .WORDS(576), .LASTS(144), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(0)
+  ) patches_source (
+    .tvalid(s_patches_tvalid), .tready(s_patches_tready), .tdata(s_patches_tdata), .tlast(s_patches_tlast)
+  );
+`endif
+`ifdef QEXPORT_WITH_PSUM
+  wire s_psum_tvalid, s_psum_tready, s_psum_tlast;
+  wire [128-1:0] s_psum_tdata;
+  tb_features_33_source #(
+    .STREAM(4), .MEMORY(4), .WIDTH(128), .LANES(8), .WORDS(1296), .LASTS(324), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(1)
+  ) psum_source (
+    .tvalid(s_psum_tvalid), .tready(s_psum_tready), .tdata(s_psum_tdata), .tlast(s_psum_tlast)
+  );
+`endif
 `ifndef QEXPORT_WITHOUT_PSUM
-  reg [PSUM_WORD_BITS-1:0] psum_mem [0:PSUM_WORDS-1];
-  wire [PSUM_WORD_BITS-1:0] m_psum_tdata;
-  wire m_psum_tvalid, m_psum_tlast;
-  reg m_psum_tready;
-  reg psum_held = 0;  // a word was offered and not taken yet
-  reg [PSUM_WORD_BITS:0] psum_offer;  // what it was, tlast first
-  integer psum_got = 0, psum_wrong = 0, psum_out = 0;
+  wire m_psum_tvalid, m_psum_tready, m_psum_tlast;
+  wire [128-1:0] m_psum_tdata;
+  tb_features_33_sink #(
+    .STREAM(5), .MEMORY(4), .WIDTH(128), .LANES(8), .WORDS(1296), .LASTS(324), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(1)
+  ) psum_check (
+    .tvalid(m_psum_tvalid), .tready(m_psum_tready), .tdata(m_psum_tdata), .tlast(m_psum_tlast)
+  );
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-  reg [ACCUMULATOR_WORD_BITS-1:0] accumulator_mem [0:ACCUMULATOR_WORDS-1];
-  wire [ACCUMULATOR_WORD_BITS-1:0] m_accumulator_tdata;
-  wire m_accumulator_tvalid, m_accumulator_tlast;
-  reg m_accumulator_tready;
-  reg accumulator_held = 0;  // a word was offered and not taken yet
-  reg [ACCUMULATOR_WORD_BITS:0] accumulator_offer;  // what it was, tlast first
-  integer accumulator_got = 0, accumulator_wrong = 0, accumulator_out = 0;
+  wire m_accumulator_tvalid, m_accumulator_tready, m_accumulator_tlast;
+  wire [128-1:0] m_accumulator_tdata;
+  tb_features_33_sink #(
+    .STREAM(6), .MEMORY(6), .WIDTH(128), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(1)
+  ) accumulator_check (
+    .tvalid(m_accumulator_tvalid), .tready(m_accumulator_tready), .tdata(m_accumulator_tdata), .tlast(m_accumulator_tlast)
+  );
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-  reg [RELU_WORD_BITS-1:0] relu_mem [0:RELU_WORDS-1];
-  wire [RELU_WORD_BITS-1:0] m_relu_tdata;
-  wire m_relu_tvalid, m_relu_tlast;
-  reg m_relu_tready;
-  reg relu_held = 0;  // a word was offered and not taken yet
-  reg [RELU_WORD_BITS:0] relu_offer;  // what it was, tlast first
-  integer relu_got = 0, relu_wrong = 0, relu_out = 0;
+  wire m_relu_tvalid, m_relu_tready, m_relu_tlast;
+  wire [128-1:0] m_relu_tdata;
+  tb_features_33_sink #(
+    .STREAM(7), .MEMORY(7), .WIDTH(128), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(1)
+  ) relu_check (
+    .tvalid(m_relu_tvalid), .tready(m_relu_tready), .tdata(m_relu_tdata), .tlast(m_relu_tlast)
+  );
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-  reg [OUTPUT_WORD_BITS-1:0] output_mem [0:OUTPUT_WORDS-1];
-  wire [OUTPUT_WORD_BITS-1:0] m_output_tdata;
-  wire m_output_tvalid, m_output_tlast;
-  reg m_output_tready;
-  reg output_held = 0;  // a word was offered and not taken yet
-  reg [OUTPUT_WORD_BITS:0] output_offer;  // what it was, tlast first
-  integer output_got = 0, output_wrong = 0, output_out = 0;
+  wire m_output_tvalid, m_output_tready, m_output_tlast;
+  wire [32-1:0] m_output_tdata;
+  tb_features_33_sink #(
+    .STREAM(8), .MEMORY(8), .WIDTH(32), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
+    .SKIP(0), .BASE(16), .SIGNED(0)
+  ) output_check (
+    .tvalid(m_output_tvalid), .tready(m_output_tready), .tdata(m_output_tdata), .tlast(m_output_tlast)
+  );
 `endif
 
   `QEXPORT_DUT dut (
     .clk(clk), .rst(rst)
+`ifndef QEXPORT_WITHOUT_WEIGHT
     , .s_weight_tvalid(s_weight_tvalid), .s_weight_tready(s_weight_tready)
     , .s_weight_tdata(s_weight_tdata), .s_weight_tlast(s_weight_tlast)
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
     , .s_input_tvalid(s_input_tvalid), .s_input_tready(s_input_tready)
     , .s_input_tdata(s_input_tdata), .s_input_tlast(s_input_tlast)
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+    , .s_input_padded_tvalid(s_input_padded_tvalid), .s_input_padded_tready(s_input_padded_tready)
+    , .s_input_padded_tdata(s_input_padded_tdata), .s_input_padded_tlast(s_input_padded_tlast)
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+    , .s_patches_tvalid(s_patches_tvalid), .s_patches_tready(s_patches_tready)
+    , .s_patches_tdata(s_patches_tdata), .s_patches_tlast(s_patches_tlast)
+`endif
+`ifdef QEXPORT_WITH_PSUM
+    , .s_psum_tvalid(s_psum_tvalid), .s_psum_tready(s_psum_tready)
+    , .s_psum_tdata(s_psum_tdata), .s_psum_tlast(s_psum_tlast)
+`endif
 `ifndef QEXPORT_WITHOUT_PSUM
     , .m_psum_tvalid(m_psum_tvalid), .m_psum_tready(m_psum_tready)
     , .m_psum_tdata(m_psum_tdata), .m_psum_tlast(m_psum_tlast)
@@ -210,753 +800,466 @@ module tb_features_33;
 `endif
   );
 
-  // For waves: what was wanted and what came at each word, which of its lanes differ, and its index; of several lanes
-  // the index of the first that differs.
-  reg waving = 0;
-  /* verilator lint_off UNUSEDSIGNAL */
-`ifndef QEXPORT_WITHOUT_PSUM
-  if (1) begin : psum_check
-    reg compared = 0, mismatch = 0;  // at this rising edge of clk
-    reg [PSUM_WORD_BITS-1:0] want, got;
-    reg [PSUM_LANES-1:0] wrong;
-    integer line, n, oc, it, kh, kw, y, x;
-  end
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-  if (1) begin : accumulator_check
-    reg compared = 0, mismatch = 0;  // at this rising edge of clk
-    reg [ACCUMULATOR_WORD_BITS-1:0] want, got;
-    reg [ACCUMULATOR_LANES-1:0] wrong;
-    integer line, n, oc, y, x;
-  end
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-  if (1) begin : relu_check
-    reg compared = 0, mismatch = 0;  // at this rising edge of clk
-    reg [RELU_WORD_BITS-1:0] want, got;
-    reg [RELU_LANES-1:0] wrong;
-    integer line, n, oc, y, x;
-  end
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-  if (1) begin : output_check
-    reg compared = 0, mismatch = 0;  // at this rising edge of clk
-    reg [OUTPUT_WORD_BITS-1:0] want, got;
-    reg [OUTPUT_LANES-1:0] wrong;
-    integer line, n, oc, y, x;
-  end
-`endif
-  /* verilator lint_on UNUSEDSIGNAL */
-
-  longint checks = 0, expected = 0;  // values compared, and to be compared
+  longint expected = 0;              // values to be compared
   longint errors = 0;                // of the whole run
-  longint cycles = 0, done_at = 0;   // since the reset; when the last word was taken
+  longint cycles, done_at;           // since the reset; when the last word was taken
   longint first_at = -1;             // cycle of the first error
   longint waves_from, waves_to;
-  integer shown = 0;
-  reg stop = 0;                      // nothing sensible can follow
+  longint limit;                     // cycles after which the bench gives up
+  integer shown = 0, quiet = 0, turn = 0;
+  integer all = 0, back = 0;         // words of all streams, and of those that come back
+  reg waving, stop = 0;              // stop: nothing sensible can follow
+  reg again = 0;                     // after a reset in mid-run
+  reg [31:0] seed;
 
-  // True in about a third of the draws. Of 0 nothing comes but 0, and so seed 0 never stalls.
-  reg [31:0] seed, random;
-  function automatic reg stalls();
-    begin
-      random = random ^ (random << 13);
-      random = random ^ (random >> 17);
-      random = random ^ (random << 5);
-      stalls = random % 3 == 1;
-    end
-  endfunction
-
-  task automatic wrong(input string what);
+  task automatic say(input string what);
     begin
       errors = errors + 1;
       $display("FAIL %0s", what);
     end
   endtask
 
-  // A word that was offered stays until it is taken; data that is not valid is X.
-  task automatic drive_weight;
-    reg stall;
+  task automatic say_value(input string what);
     begin
-      stall = stalls();  // in every cycle, so that a seed gives the same with every simulator
-      if (!s_weight_tvalid || weight_taken) begin
-        s_weight_tvalid = weight_sent < WEIGHT_WORDS && !stall;
-        s_weight_tdata = s_weight_tvalid ? weight_mem[weight_sent] : 'x;
-        s_weight_tlast = s_weight_tvalid ? (weight_sent + 1) % (WEIGHT_WORDS) == 0 : 1'bx;
-      end
+      errors = errors + 1;
+      shown = shown + 1;
+      if (shown <= MAX_FAIL_LINES) $display("FAIL %0s", what);
     end
   endtask
 
-  // A word that was offered stays until it is taken; data that is not valid is X.
-  task automatic drive_input;
-    reg stall;
+  task automatic halt(input string what);
     begin
-      stall = stalls();  // in every cycle, so that a seed gives the same with every simulator
-      if (!s_input_tvalid || input_taken) begin
-        s_input_tvalid = input_sent < INPUT_WORDS && !stall;
-        s_input_tdata = s_input_tvalid ? input_mem[input_sent] : 'x;
-        s_input_tlast = s_input_tvalid ? (input_sent + 1) % (INPUT_WORDS / N) == 0 : 1'bx;
-      end
+      say($sformatf("cycle=%0d %0s", cycles, what));
+      stop = 1;
     end
   endtask
 
+  // Values that were compared.
+  function automatic longint checks();
+    begin
+      checks = 0;
 `ifndef QEXPORT_WITHOUT_PSUM
-  task automatic show_psum;
-    integer lane, rest;
-    integer n;
-    integer ot;
-    integer it;
-    integer kh;
-    integer kw;
-    integer py;
-    integer px;
-    begin
-      rest = psum_got;
-      px = rest % 6;
-      rest = rest / 6;
-      py = rest % 6;
-      rest = rest / 6;
-      kw = rest % 3;
-      rest = rest / 3;
-      kh = rest % 3;
-      rest = rest / 3;
-      it = rest % 1;
-      rest = rest / 1;
-      ot = rest % 1;
-      rest = rest / 1;
-      n = rest % 4;
-      rest = rest / 4;
-      psum_check.compared = 1;
-      psum_check.line = psum_got + 1;
-      psum_check.want = psum_mem[psum_got];
-      psum_check.got = m_psum_tdata;
-      for (lane = PSUM_LANES - 1; lane >= 0; lane = lane - 1) begin
-        psum_check.wrong[PSUM_LANES - 1 - lane] =
-          psum_check.want[(PSUM_LANES - 1 - lane) * PSUM_BITS +: PSUM_BITS] !==
-          psum_check.got[(PSUM_LANES - 1 - lane) * PSUM_BITS +: PSUM_BITS];
-        if (lane == PSUM_LANES - 1 || psum_check.wrong[PSUM_LANES - 1 - lane]) begin
-          psum_check.n = n;
-          psum_check.oc = ot * COL + 7 - lane;
-          psum_check.it = it;
-          psum_check.kh = kh;
-          psum_check.kw = kw;
-          psum_check.y = py;
-          psum_check.x = px;
-        end
-      end
-      psum_check.mismatch = psum_check.wrong != 0;
-    end
-  endtask
-
-  task automatic take_psum;
-    integer lane, rest;
-    integer n;
-    integer ot;
-    integer it;
-    integer kh;
-    integer kw;
-    integer py;
-    integer px;
-    reg signed [PSUM_BITS-1:0] g, w;
-    reg last;
-    begin
-      if (psum_out != 0) $fwrite(psum_out, "%h\n", m_psum_tdata);
-      if (psum_got >= PSUM_WORDS) begin
-        if (psum_got == PSUM_WORDS)
-          wrong($sformatf("memory=psum more than %0d words were delivered", PSUM_WORDS));
-      end else begin
-        if (waving) show_psum;
-        last = (psum_got + 1) % (PSUM_WORDS / N) == 0;  // of an image
-        if (m_psum_tlast !== last) begin
-          errors = errors + 1;
-          shown = shown + 1;
-          if (shown <= MAX_FAIL_LINES)
-            $display("FAIL memory=psum file=%0s line=%0d tlast got=%b want=%b", PSUM_FILE, psum_got + 1,
-                     m_psum_tlast, last);
-        end
-        for (lane = 0; lane < PSUM_LANES; lane = lane + 1) begin
-          // lane 0 is the most significant of the word and holds the last column
-          g = m_psum_tdata[(PSUM_LANES - 1 - lane) * PSUM_BITS +: PSUM_BITS];
-          w = psum_mem[psum_got][(PSUM_LANES - 1 - lane) * PSUM_BITS +: PSUM_BITS];
-          checks = checks + 1;
-          if (g !== w) begin
-            errors = errors + 1;
-            psum_wrong = psum_wrong + 1;
-            shown = shown + 1;
-            if (shown <= MAX_FAIL_LINES) begin
-              rest = psum_got;
-              px = rest % 6;
-              rest = rest / 6;
-              py = rest % 6;
-              rest = rest / 6;
-              kw = rest % 3;
-              rest = rest / 3;
-              kh = rest % 3;
-              rest = rest / 3;
-              it = rest % 1;
-              rest = rest / 1;
-              ot = rest % 1;
-              rest = rest / 1;
-              n = rest % 4;
-              rest = rest / 4;
-              $display("FAIL memory=psum file=%0s line=%0d lane=%0d image=%0d oc=%0d it=%0d kh=%0d kw=%0d y=%0d x=%0d got=%0d want=%0d",
-                       PSUM_FILE, psum_got + 1, lane, n, ot * COL + 7 - lane, it, kh, kw, py, px, g, w);
-            end
-          end
-        end
-      end
-      psum_got = psum_got + 1;
-    end
-  endtask
-
-  task automatic watch_psum;
-    begin
-      if (^m_psum_tvalid === 1'bx) begin  // or Z
-        wrong($sformatf("cycle=%0d m_psum_tvalid of the design is X", cycles));
-        stop = 1;
-      end else begin
-        if (psum_held && (!m_psum_tvalid || {m_psum_tlast, m_psum_tdata} !== psum_offer)) begin
-          wrong($sformatf("cycle=%0d m_psum changed its offer before m_psum_tready took it", cycles));
-          stop = 1;
-        end
-        psum_held = m_psum_tvalid && !m_psum_tready;
-        psum_offer = {m_psum_tlast, m_psum_tdata};
-        if (m_psum_tvalid && m_psum_tready) take_psum;
-      end
-    end
-  endtask
+      checks = checks + psum_check.checks;
 `endif
-
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-  task automatic show_accumulator;
-    integer lane, rest;
-    integer n;
-    integer ot;
-    integer oy;
-    integer ox;
-    begin
-      rest = accumulator_got;
-      ox = rest % 4;
-      rest = rest / 4;
-      oy = rest % 4;
-      rest = rest / 4;
-      ot = rest % 1;
-      rest = rest / 1;
-      n = rest % 4;
-      rest = rest / 4;
-      accumulator_check.compared = 1;
-      accumulator_check.line = accumulator_got + 1;
-      accumulator_check.want = accumulator_mem[accumulator_got];
-      accumulator_check.got = m_accumulator_tdata;
-      for (lane = ACCUMULATOR_LANES - 1; lane >= 0; lane = lane - 1) begin
-        accumulator_check.wrong[ACCUMULATOR_LANES - 1 - lane] =
-          accumulator_check.want[(ACCUMULATOR_LANES - 1 - lane) * ACCUMULATOR_BITS +: ACCUMULATOR_BITS] !==
-          accumulator_check.got[(ACCUMULATOR_LANES - 1 - lane) * ACCUMULATOR_BITS +: ACCUMULATOR_BITS];
-        if (lane == ACCUMULATOR_LANES - 1 || accumulator_check.wrong[ACCUMULATOR_LANES - 1 - lane]) begin
-          accumulator_check.n = n;
-          accumulator_check.oc = ot * COL + 7 - lane;
-          accumulator_check.y = oy;
-          accumulator_check.x = ox;
-        end
-      end
-      accumulator_check.mismatch = accumulator_check.wrong != 0;
-    end
-  endtask
-
-  task automatic take_accumulator;
-    integer lane, rest;
-    integer n;
-    integer ot;
-    integer oy;
-    integer ox;
-    reg signed [ACCUMULATOR_BITS-1:0] g, w;
-    reg last;
-    begin
-      if (accumulator_out != 0) $fwrite(accumulator_out, "%h\n", m_accumulator_tdata);
-      if (accumulator_got >= ACCUMULATOR_WORDS) begin
-        if (accumulator_got == ACCUMULATOR_WORDS)
-          wrong($sformatf("memory=accumulator more than %0d words were delivered", ACCUMULATOR_WORDS));
-      end else begin
-        if (waving) show_accumulator;
-        last = (accumulator_got + 1) % (ACCUMULATOR_WORDS / N) == 0;  // of an image
-        if (m_accumulator_tlast !== last) begin
-          errors = errors + 1;
-          shown = shown + 1;
-          if (shown <= MAX_FAIL_LINES)
-            $display("FAIL memory=accumulator file=%0s line=%0d tlast got=%b want=%b", ACCUMULATOR_FILE, accumulator_got + 1,
-                     m_accumulator_tlast, last);
-        end
-        for (lane = 0; lane < ACCUMULATOR_LANES; lane = lane + 1) begin
-          // lane 0 is the most significant of the word and holds the last column
-          g = m_accumulator_tdata[(ACCUMULATOR_LANES - 1 - lane) * ACCUMULATOR_BITS +: ACCUMULATOR_BITS];
-          w = accumulator_mem[accumulator_got][(ACCUMULATOR_LANES - 1 - lane) * ACCUMULATOR_BITS +: ACCUMULATOR_BITS];
-          checks = checks + 1;
-          if (g !== w) begin
-            errors = errors + 1;
-            accumulator_wrong = accumulator_wrong + 1;
-            shown = shown + 1;
-            if (shown <= MAX_FAIL_LINES) begin
-              rest = accumulator_got;
-              ox = rest % 4;
-              rest = rest / 4;
-              oy = rest % 4;
-              rest = rest / 4;
-              ot = rest % 1;
-              rest = rest / 1;
-              n = rest % 4;
-              rest = rest / 4;
-              $display("FAIL memory=accumulator file=%0s line=%0d lane=%0d image=%0d oc=%0d y=%0d x=%0d got=%0d want=%0d",
-                       ACCUMULATOR_FILE, accumulator_got + 1, lane, n, ot * COL + 7 - lane, oy, ox, g, w);
-            end
-          end
-        end
-      end
-      accumulator_got = accumulator_got + 1;
-    end
-  endtask
-
-  task automatic watch_accumulator;
-    begin
-      if (^m_accumulator_tvalid === 1'bx) begin  // or Z
-        wrong($sformatf("cycle=%0d m_accumulator_tvalid of the design is X", cycles));
-        stop = 1;
-      end else begin
-        if (accumulator_held && (!m_accumulator_tvalid || {m_accumulator_tlast, m_accumulator_tdata} !== accumulator_offer)) begin
-          wrong($sformatf("cycle=%0d m_accumulator changed its offer before m_accumulator_tready took it", cycles));
-          stop = 1;
-        end
-        accumulator_held = m_accumulator_tvalid && !m_accumulator_tready;
-        accumulator_offer = {m_accumulator_tlast, m_accumulator_tdata};
-        if (m_accumulator_tvalid && m_accumulator_tready) take_accumulator;
-      end
-    end
-  endtask
+      checks = checks + accumulator_check.checks;
 `endif
-
 `ifndef QEXPORT_WITHOUT_RELU
-  task automatic show_relu;
-    integer lane, rest;
-    integer n;
-    integer ot;
-    integer oy;
-    integer ox;
-    begin
-      rest = relu_got;
-      ox = rest % 4;
-      rest = rest / 4;
-      oy = rest % 4;
-      rest = rest / 4;
-      ot = rest % 1;
-      rest = rest / 1;
-      n = rest % 4;
-      rest = rest / 4;
-      relu_check.compared = 1;
-      relu_check.line = relu_got + 1;
-      relu_check.want = relu_mem[relu_got];
-      relu_check.got = m_relu_tdata;
-      for (lane = RELU_LANES - 1; lane >= 0; lane = lane - 1) begin
-        relu_check.wrong[RELU_LANES - 1 - lane] =
-          relu_check.want[(RELU_LANES - 1 - lane) * RELU_BITS +: RELU_BITS] !==
-          relu_check.got[(RELU_LANES - 1 - lane) * RELU_BITS +: RELU_BITS];
-        if (lane == RELU_LANES - 1 || relu_check.wrong[RELU_LANES - 1 - lane]) begin
-          relu_check.n = n;
-          relu_check.oc = ot * COL + 7 - lane;
-          relu_check.y = oy;
-          relu_check.x = ox;
-        end
-      end
-      relu_check.mismatch = relu_check.wrong != 0;
-    end
-  endtask
-
-  task automatic take_relu;
-    integer lane, rest;
-    integer n;
-    integer ot;
-    integer oy;
-    integer ox;
-    reg signed [RELU_BITS-1:0] g, w;
-    reg last;
-    begin
-      if (relu_out != 0) $fwrite(relu_out, "%h\n", m_relu_tdata);
-      if (relu_got >= RELU_WORDS) begin
-        if (relu_got == RELU_WORDS)
-          wrong($sformatf("memory=relu more than %0d words were delivered", RELU_WORDS));
-      end else begin
-        if (waving) show_relu;
-        last = (relu_got + 1) % (RELU_WORDS / N) == 0;  // of an image
-        if (m_relu_tlast !== last) begin
-          errors = errors + 1;
-          shown = shown + 1;
-          if (shown <= MAX_FAIL_LINES)
-            $display("FAIL memory=relu file=%0s line=%0d tlast got=%b want=%b", RELU_FILE, relu_got + 1,
-                     m_relu_tlast, last);
-        end
-        for (lane = 0; lane < RELU_LANES; lane = lane + 1) begin
-          // lane 0 is the most significant of the word and holds the last column
-          g = m_relu_tdata[(RELU_LANES - 1 - lane) * RELU_BITS +: RELU_BITS];
-          w = relu_mem[relu_got][(RELU_LANES - 1 - lane) * RELU_BITS +: RELU_BITS];
-          checks = checks + 1;
-          if (g !== w) begin
-            errors = errors + 1;
-            relu_wrong = relu_wrong + 1;
-            shown = shown + 1;
-            if (shown <= MAX_FAIL_LINES) begin
-              rest = relu_got;
-              ox = rest % 4;
-              rest = rest / 4;
-              oy = rest % 4;
-              rest = rest / 4;
-              ot = rest % 1;
-              rest = rest / 1;
-              n = rest % 4;
-              rest = rest / 4;
-              $display("FAIL memory=relu file=%0s line=%0d lane=%0d image=%0d oc=%0d y=%0d x=%0d got=%0d want=%0d",
-                       RELU_FILE, relu_got + 1, lane, n, ot * COL + 7 - lane, oy, ox, g, w);
-            end
-          end
-        end
-      end
-      relu_got = relu_got + 1;
-    end
-  endtask
-
-  task automatic watch_relu;
-    begin
-      if (^m_relu_tvalid === 1'bx) begin  // or Z
-        wrong($sformatf("cycle=%0d m_relu_tvalid of the design is X", cycles));
-        stop = 1;
-      end else begin
-        if (relu_held && (!m_relu_tvalid || {m_relu_tlast, m_relu_tdata} !== relu_offer)) begin
-          wrong($sformatf("cycle=%0d m_relu changed its offer before m_relu_tready took it", cycles));
-          stop = 1;
-        end
-        relu_held = m_relu_tvalid && !m_relu_tready;
-        relu_offer = {m_relu_tlast, m_relu_tdata};
-        if (m_relu_tvalid && m_relu_tready) take_relu;
-      end
-    end
-  endtask
+      checks = checks + relu_check.checks;
 `endif
-
 `ifndef QEXPORT_WITHOUT_OUTPUT
-  task automatic show_output;
-    integer lane, rest;
-    integer n;
-    integer ot;
-    integer oy;
-    integer ox;
-    begin
-      rest = output_got;
-      ox = rest % 4;
-      rest = rest / 4;
-      oy = rest % 4;
-      rest = rest / 4;
-      ot = rest % 1;
-      rest = rest / 1;
-      n = rest % 4;
-      rest = rest / 4;
-      output_check.compared = 1;
-      output_check.line = output_got + 1;
-      output_check.want = output_mem[output_got];
-      output_check.got = m_output_tdata;
-      for (lane = OUTPUT_LANES - 1; lane >= 0; lane = lane - 1) begin
-        output_check.wrong[OUTPUT_LANES - 1 - lane] =
-          output_check.want[(OUTPUT_LANES - 1 - lane) * OUTPUT_BITS +: OUTPUT_BITS] !==
-          output_check.got[(OUTPUT_LANES - 1 - lane) * OUTPUT_BITS +: OUTPUT_BITS];
-        if (lane == OUTPUT_LANES - 1 || output_check.wrong[OUTPUT_LANES - 1 - lane]) begin
-          output_check.n = n;
-          output_check.oc = ot * COL + 7 - lane;
-          output_check.y = oy;
-          output_check.x = ox;
-        end
-      end
-      output_check.mismatch = output_check.wrong != 0;
-    end
-  endtask
-
-  task automatic take_output;
-    integer lane, rest;
-    integer n;
-    integer ot;
-    integer oy;
-    integer ox;
-    reg [OUTPUT_BITS-1:0] g, w;
-    reg last;
-    begin
-      if (output_out != 0) $fwrite(output_out, "%h\n", m_output_tdata);
-      if (output_got >= OUTPUT_WORDS) begin
-        if (output_got == OUTPUT_WORDS)
-          wrong($sformatf("memory=output more than %0d words were delivered", OUTPUT_WORDS));
-      end else begin
-        if (waving) show_output;
-        last = (output_got + 1) % (OUTPUT_WORDS / N) == 0;  // of an image
-        if (m_output_tlast !== last) begin
-          errors = errors + 1;
-          shown = shown + 1;
-          if (shown <= MAX_FAIL_LINES)
-            $display("FAIL memory=output file=%0s line=%0d tlast got=%b want=%b", OUTPUT_FILE, output_got + 1,
-                     m_output_tlast, last);
-        end
-        for (lane = 0; lane < OUTPUT_LANES; lane = lane + 1) begin
-          // lane 0 is the most significant of the word and holds the last column
-          g = m_output_tdata[(OUTPUT_LANES - 1 - lane) * OUTPUT_BITS +: OUTPUT_BITS];
-          w = output_mem[output_got][(OUTPUT_LANES - 1 - lane) * OUTPUT_BITS +: OUTPUT_BITS];
-          checks = checks + 1;
-          if (g !== w) begin
-            errors = errors + 1;
-            output_wrong = output_wrong + 1;
-            shown = shown + 1;
-            if (shown <= MAX_FAIL_LINES) begin
-              rest = output_got;
-              ox = rest % 4;
-              rest = rest / 4;
-              oy = rest % 4;
-              rest = rest / 4;
-              ot = rest % 1;
-              rest = rest / 1;
-              n = rest % 4;
-              rest = rest / 4;
-              $display("FAIL memory=output file=%0s line=%0d lane=%0d image=%0d oc=%0d y=%0d x=%0d got=%0d want=%0d",
-                       OUTPUT_FILE, output_got + 1, lane, n, ot * COL + 7 - lane, oy, ox, g, w);
-            end
-          end
-        end
-      end
-      output_got = output_got + 1;
-    end
-  endtask
-
-  task automatic watch_output;
-    begin
-      if (^m_output_tvalid === 1'bx) begin  // or Z
-        wrong($sformatf("cycle=%0d m_output_tvalid of the design is X", cycles));
-        stop = 1;
-      end else begin
-        if (output_held && (!m_output_tvalid || {m_output_tlast, m_output_tdata} !== output_offer)) begin
-          wrong($sformatf("cycle=%0d m_output changed its offer before m_output_tready took it", cycles));
-          stop = 1;
-        end
-        output_held = m_output_tvalid && !m_output_tready;
-        output_offer = {m_output_tlast, m_output_tdata};
-        if (m_output_tvalid && m_output_tready) take_output;
-      end
-    end
-  endtask
+      checks = checks + output_check.checks;
 `endif
+    end
+  endfunction
+
+  // Words that went over.
+  function automatic integer moved();
+    begin
+      moved = 0;
+`ifndef QEXPORT_WITHOUT_WEIGHT
+      moved = moved + weight_source.sent;
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+      moved = moved + input_source.sent;
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+      moved = moved + input_padded_source.sent;
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+      moved = moved + patches_source.sent;
+`endif
+`ifdef QEXPORT_WITH_PSUM
+      moved = moved + psum_source.sent;
+`endif
+`ifndef QEXPORT_WITHOUT_PSUM
+      moved = moved + psum_check.got;
+`endif
+`ifndef QEXPORT_WITHOUT_ACCUMULATOR
+      moved = moved + accumulator_check.got;
+`endif
+`ifndef QEXPORT_WITHOUT_RELU
+      moved = moved + relu_check.got;
+`endif
+`ifndef QEXPORT_WITHOUT_OUTPUT
+      moved = moved + output_check.got;
+`endif
+    end
+  endfunction
 
   // Whether all words went in and came back.
   function automatic reg complete();
     begin
       complete = 1;
-      if (weight_sent < WEIGHT_WORDS) complete = 0;
-      if (input_sent < INPUT_WORDS) complete = 0;
+`ifndef QEXPORT_WITHOUT_WEIGHT
+      if (weight_source.sent < 72) complete = 0;
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+      if (input_source.sent < 64) complete = 0;
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+      if (input_padded_source.sent < 144) complete = 0;
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+      if (patches_source.sent < 576) complete = 0;
+`endif
+`ifdef QEXPORT_WITH_PSUM
+      if (psum_source.sent < 1296) complete = 0;
+`endif
 `ifndef QEXPORT_WITHOUT_PSUM
-      if (psum_got < PSUM_WORDS) complete = 0;
+      if (psum_check.got < 1296) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      if (accumulator_got < ACCUMULATOR_WORDS) complete = 0;
+      if (accumulator_check.got < 64) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-      if (relu_got < RELU_WORDS) complete = 0;
+      if (relu_check.got < 64) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-      if (output_got < OUTPUT_WORDS) complete = 0;
+      if (output_check.got < 64) complete = 0;
 `endif
     end
   endfunction
 
+  task automatic restart;
+    begin
+      cycles = 0;
+      done_at = 0;
+`ifndef QEXPORT_WITHOUT_WEIGHT
+      weight_source.restart;
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+      input_source.restart;
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+      input_padded_source.restart;
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+      patches_source.restart;
+`endif
+`ifdef QEXPORT_WITH_PSUM
+      psum_source.restart;
+`endif
+`ifndef QEXPORT_WITHOUT_PSUM
+      psum_check.restart;
+`endif
+`ifndef QEXPORT_WITHOUT_ACCUMULATOR
+      accumulator_check.restart;
+`endif
+`ifndef QEXPORT_WITHOUT_RELU
+      relu_check.restart;
+`endif
+`ifndef QEXPORT_WITHOUT_OUTPUT
+      output_check.restart;
+`endif
+    end
+  endtask
+
   // What is known at the end; the PASS, if any, is the last line.
   task automatic verdict;
     begin
-      if (!stop && !complete()) wrong($sformatf("timeout after %0d cycles", cycles));
-      if (weight_sent < WEIGHT_WORDS)
-        wrong($sformatf("memory=weight %0d of %0d words were taken", weight_sent, WEIGHT_WORDS));
-      if (input_sent < INPUT_WORDS)
-        wrong($sformatf("memory=input %0d of %0d words were taken", input_sent, INPUT_WORDS));
+      if (!stop && !complete()) say($sformatf("timeout after %0d cycles", cycles));
+`ifndef QEXPORT_WITHOUT_WEIGHT
+      if (weight_source.sent < 72)
+        say($sformatf("memory=weight %0d of %0d words were taken", weight_source.sent, 72));
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+      if (input_source.sent < 64)
+        say($sformatf("memory=input %0d of %0d words were taken", input_source.sent, 64));
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+      if (input_padded_source.sent < 144)
+        say($sformatf("memory=input_padded %0d of %0d words were taken", input_padded_source.sent, 144));
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+      if (patches_source.sent < 576)
+        say($sformatf("memory=patches %0d of %0d words were taken", patches_source.sent, 576));
+`endif
+`ifdef QEXPORT_WITH_PSUM
+      if (psum_source.sent < 1296)
+        say($sformatf("memory=psum %0d of %0d words were taken", psum_source.sent, 1296));
+`endif
 `ifndef QEXPORT_WITHOUT_PSUM
-      if (psum_out != 0) $fclose(psum_out);
-      if (psum_got < PSUM_WORDS)
-        wrong($sformatf("memory=psum %0d of %0d words were delivered", psum_got, PSUM_WORDS));
-      if (psum_wrong != 0)
-        $display("FAIL memory=psum %0d of %0d values are wrong", psum_wrong, 64'd10368);
+      if (psum_check.file != 0) $fclose(psum_check.file);
+      if (psum_check.got < 1296)
+        say($sformatf("memory=psum %0d of %0d words were delivered", psum_check.got, 1296));
+      if (psum_check.bad != 0)
+        $display("FAIL memory=psum %0d of %0d values are wrong", psum_check.bad, 64'd10368);
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      if (accumulator_out != 0) $fclose(accumulator_out);
-      if (accumulator_got < ACCUMULATOR_WORDS)
-        wrong($sformatf("memory=accumulator %0d of %0d words were delivered", accumulator_got, ACCUMULATOR_WORDS));
-      if (accumulator_wrong != 0)
-        $display("FAIL memory=accumulator %0d of %0d values are wrong", accumulator_wrong, 64'd512);
+      if (accumulator_check.file != 0) $fclose(accumulator_check.file);
+      if (accumulator_check.got < 64)
+        say($sformatf("memory=accumulator %0d of %0d words were delivered", accumulator_check.got, 64));
+      if (accumulator_check.bad != 0)
+        $display("FAIL memory=accumulator %0d of %0d values are wrong", accumulator_check.bad, 64'd512);
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-      if (relu_out != 0) $fclose(relu_out);
-      if (relu_got < RELU_WORDS)
-        wrong($sformatf("memory=relu %0d of %0d words were delivered", relu_got, RELU_WORDS));
-      if (relu_wrong != 0)
-        $display("FAIL memory=relu %0d of %0d values are wrong", relu_wrong, 64'd512);
+      if (relu_check.file != 0) $fclose(relu_check.file);
+      if (relu_check.got < 64)
+        say($sformatf("memory=relu %0d of %0d words were delivered", relu_check.got, 64));
+      if (relu_check.bad != 0)
+        $display("FAIL memory=relu %0d of %0d values are wrong", relu_check.bad, 64'd512);
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-      if (output_out != 0) $fclose(output_out);
-      if (output_got < OUTPUT_WORDS)
-        wrong($sformatf("memory=output %0d of %0d words were delivered", output_got, OUTPUT_WORDS));
-      if (output_wrong != 0)
-        $display("FAIL memory=output %0d of %0d values are wrong", output_wrong, 64'd512);
+      if (output_check.file != 0) $fclose(output_check.file);
+      if (output_check.got < 64)
+        say($sformatf("memory=output %0d of %0d words were delivered", output_check.got, 64));
+      if (output_check.bad != 0)
+        $display("FAIL memory=output %0d of %0d values are wrong", output_check.bad, 64'd512);
 `endif
-      if (errors == 0 && checks == expected && expected != 0) begin
-        $display("DONE cycles=%0d macs=%0d macs_per_cycle=%0.3f multipliers=%0d seed=%0d", done_at, MACS,
-                 1.0 * MACS / done_at, ROW * COL, seed);
-        $display("PASS checks=%0d nonce=%0s", checks, nonce);
+      if (errors == 0 && expected != 0 && checks() == (recording ? 0 : expected)) begin
+        $display("DONE cycles=%0d macs=%0d macs_per_cycle=%0.3f multipliers=64 seed=%0d", done_at, MACS,
+                 1.0 * MACS / done_at, seed);
+        if (recording) $display("RECORDED words=%0d nonce=%0s", back, nonce);
+        else $display("PASS checks=%0d nonce=%0s", checks(), nonce);
         $finish;
       end else begin
         $display("FIRST cycle=%0d", first_at < 0 ? cycles : first_at);
-        $display("FAIL errors=%0d checks=%0d of %0d seed=%0d", errors, checks, expected, seed);
+        $display("FAIL errors=%0d checks=%0d of %0d seed=%0d", errors, checks(), expected, seed);
         $fatal(1, "the design under test differs from the golden");
       end
     end
   endtask
 
-  string folder;
-  integer i, drained = 0;
+  // One stream after the other is blocked: the next where nothing else moves any more, or after a while.
+  task automatic choose_blocked(input integer earlier);
+    begin
+      quiet = moved() == earlier ? quiet + 1 : 0;
+      turn = turn + 1;
+      if (quiet == QUIET_CYCLES || turn == BLOCKED_CYCLES) begin
+        blocked = (blocked + 1) % 9;
+        quiet = 0;
+        turn = 0;
+      end
+    end
+  endtask
+
+  task automatic reset_design;
+    integer i;
+    begin
+      rst = 1;
+      for (i = 0; i < 4; i = i + 1) begin
+        #5;
+        clk = 1;
+        #5;
+        clk = 0;
+      end
+      rst = 0;
+    end
+  endtask
+
+  string text;
+  integer drained = 0, earlier;
+  integer k;
   initial begin
     clk = 0;
     rst = 1;
-    s_weight_tvalid = 0;
-    s_input_tvalid = 0;
+    if ($value$plusargs("seed=%d", seed) == 0) seed = 0;
+    mode = seed == 0 ? SMOOTH : RANDOM;
+    if ($value$plusargs("streams=%s", text) != 0) begin
+      mode = -1;
+      if (text == "smooth") mode = SMOOTH;
+      if (text == "random") mode = RANDOM;
+      if (text == "bursts") mode = BURSTS;
+      if (text == "blocked") mode = BLOCKED;
+      if (text == "lazy") mode = LAZY;
+      if (text == "reset") mode = RESET;
+      if (mode < 0) $display("FAIL +streams=%0s is no mode; give smooth, random, bursts, blocked, lazy or reset", text);
+      if (mode < 0) $fatal(1, "no such mode");
+    end
+    folder = "";
+    recording = $value$plusargs("record=%s", folder) != 0;
+    if (!recording && $value$plusargs("out=%s", folder) == 0) folder = "";
+    open_set;
+`ifndef QEXPORT_WITHOUT_WEIGHT
+    for (k = 0; k < 1; k = k + 1)
+      audit(1 + k, file_of(0, k), 0, 72, 8, 16, 16);
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+    for (k = 0; k < 1; k = k + 1)
+      audit(2 + k, file_of(1, k), 0, 64, 8, 16, 16);
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+    for (k = 0; k < 1; k = k + 1)
+      audit(3 + k, file_of(2, k), 0, 144, 8, 16, 16);
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+    for (k = 0; k < 1; k = k + 1)
+      audit(4 + k, file_of(3, k), 0, 576, 8, 16, 16);
+`endif
+`ifdef QEXPORT_WITH_PSUM
+    for (k = 0; k < 1; k = k + 1)
+      audit(5 + k, file_of(4, k), 0, 1296, 32, 16, 16);
+`endif
 `ifndef QEXPORT_WITHOUT_PSUM
-    m_psum_tready = 0;
-    expected = expected + 64'd10368;
+    for (k = 0; k < 1 && !recording; k = k + 1)
+      audit(5 + k, file_of(4, k), 0, 1296, 32, 16, 16);
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-    m_accumulator_tready = 0;
-    expected = expected + 64'd512;
+    for (k = 0; k < 1 && !recording; k = k + 1)
+      audit(7 + k, file_of(6, k), 0, 64, 32, 16, 16);
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-    m_relu_tready = 0;
-    expected = expected + 64'd512;
+    for (k = 0; k < 1 && !recording; k = k + 1)
+      audit(8 + k, file_of(7, k), 0, 64, 32, 16, 16);
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-    m_output_tready = 0;
-    expected = expected + 64'd512;
+    for (k = 0; k < 1 && !recording; k = k + 1)
+      audit(9 + k, file_of(8, k), 0, 64, 8, 16, 16);
 `endif
-    if ($value$plusargs("seed=%d", seed) == 0) seed = 0;
-    random = seed * 32'd2654435761;  // odd, so that no other seed than 0 gives 0
-    open_set;
-    audit(1, WEIGHT_FILE, 0, WEIGHT_WORDS, 8, 16, 16);
-    audit(2, INPUT_FILE, 0, INPUT_WORDS, 8, 16, 16);
-    audit(5, PSUM_FILE, 0, PSUM_WORDS, 32, 16, 16);
-    audit(7, ACCUMULATOR_FILE, 0, ACCUMULATOR_WORDS, 32, 16, 16);
-    audit(8, RELU_FILE, 0, RELU_WORDS, 32, 16, 16);
-    audit(9, OUTPUT_FILE, 0, OUTPUT_WORDS, 8, 16, 16);
+    if (faults == 0) begin
+`ifndef QEXPORT_WITHOUT_WEIGHT
+      weight_source.load;
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+      input_source.load;
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+      input_padded_source.load;
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+      patches_source.load;
+`endif
+`ifdef QEXPORT_WITH_PSUM
+      psum_source.load;
+`endif
+`ifndef QEXPORT_WITHOUT_PSUM
+      if (!recording) psum_check.load;
+`endif
+`ifndef QEXPORT_WITHOUT_ACCUMULATOR
+      if (!recording) accumulator_check.load;
+`endif
+`ifndef QEXPORT_WITHOUT_RELU
+      if (!recording) relu_check.load;
+`endif
+`ifndef QEXPORT_WITHOUT_OUTPUT
+      if (!recording) output_check.load;
+`endif
+    end
     if (faults != 0) begin
       $display("FAIL %0d of the files cannot be used; nothing was driven", faults);
       $fatal(1, "unusable files");
     end
-    $readmemh($sformatf("%0s/%0s", dir, WEIGHT_FILE), weight_mem);
-    $readmemh($sformatf("%0s/%0s", dir, INPUT_FILE), input_mem);
+`ifndef QEXPORT_WITHOUT_WEIGHT
+    weight_source.begin_pace(seed);
+    all = all + 72;
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+    input_source.begin_pace(seed);
+    all = all + 64;
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+    input_padded_source.begin_pace(seed);
+    all = all + 144;
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+    patches_source.begin_pace(seed);
+    all = all + 576;
+`endif
+`ifdef QEXPORT_WITH_PSUM
+    psum_source.begin_pace(seed);
+    all = all + 1296;
+`endif
 `ifndef QEXPORT_WITHOUT_PSUM
-    $readmemh($sformatf("%0s/%0s", dir, PSUM_FILE), psum_mem);
+    psum_check.begin_pace(seed);
+    all = all + 1296;
+    back = back + 1296;
+    expected = expected + 64'd10368;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-    $readmemh($sformatf("%0s/%0s", dir, ACCUMULATOR_FILE), accumulator_mem);
+    accumulator_check.begin_pace(seed);
+    all = all + 64;
+    back = back + 64;
+    expected = expected + 64'd512;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-    $readmemh($sformatf("%0s/%0s", dir, RELU_FILE), relu_mem);
+    relu_check.begin_pace(seed);
+    all = all + 64;
+    back = back + 64;
+    expected = expected + 64'd512;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-    $readmemh($sformatf("%0s/%0s", dir, OUTPUT_FILE), output_mem);
+    output_check.begin_pace(seed);
+    all = all + 64;
+    back = back + 64;
+    expected = expected + 64'd512;
 `endif
-    if ($value$plusargs("out=%s", folder) != 0) begin
-`ifndef QEXPORT_WITHOUT_PSUM
-      psum_out = $fopen({folder, "/psum.hex"}, "w");
-      if (psum_out == 0) wrong({folder, "/psum.hex cannot be written"});
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      accumulator_out = $fopen({folder, "/accumulator.hex"}, "w");
-      if (accumulator_out == 0) wrong({folder, "/accumulator.hex cannot be written"});
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      relu_out = $fopen({folder, "/relu.hex"}, "w");
-      if (relu_out == 0) wrong({folder, "/relu.hex cannot be written"});
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      output_out = $fopen({folder, "/output.hex"}, "w");
-      if (output_out == 0) wrong({folder, "/output.hex cannot be written"});
-`endif
-    end
-    waving = $value$plusargs("waves=%s", folder) != 0;
+    limit = TIMEOUT_CYCLES;
+    if (mode == BURSTS || mode == BLOCKED || mode == LAZY) limit = 4 * TIMEOUT_CYCLES + 64 * 64'(all);
+    restart;
+    waving = $value$plusargs("waves=%s", text) != 0;
     if ($value$plusargs("waves_from=%d", waves_from) == 0) waves_from = -1;
     if ($value$plusargs("waves_to=%d", waves_to) == 0) waves_to = -1;
-    if (waving) $dumpfile(folder);
+    if (waving) $dumpfile(text);
     if (waving && waves_from < 0) $dumpvars(0, tb_features_33);
-    for (i = 0; i < 4; i = i + 1) begin
-      #5;
-      clk = 1;
-      #5;
-      clk = 0;
-    end
-    rst = 0;
+    reset_design;
     // The bench's signals change while clk is low, and all are looked at just before it rises.
-    while (!stop && drained < DRAIN_CYCLES && (complete() || cycles < TIMEOUT_CYCLES)) begin
+    while (!stop && drained < DRAIN_CYCLES && (complete() || cycles < limit)) begin
       clk = 0;
-      if (waving) begin
-        if (cycles == waves_from) $dumpvars(0, tb_features_33);
-        if (cycles == waves_to) $dumpoff;
-`ifndef QEXPORT_WITHOUT_PSUM
-        psum_check.compared = 0;
-        psum_check.mismatch = 0;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-        accumulator_check.compared = 0;
-        accumulator_check.mismatch = 0;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-        relu_check.compared = 0;
-        relu_check.mismatch = 0;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-        output_check.compared = 0;
-        output_check.mismatch = 0;
-`endif
+      if (mode == RESET && !again && 2 * moved() >= all) begin
+        again = 1;
+        restart;
+        reset_design;
       end
-      drive_weight;
-      drive_input;
+      if (waving && cycles == waves_from) $dumpvars(0, tb_features_33);
+      if (waving && cycles == waves_to) $dumpoff;
+      earlier = moved();
+`ifndef QEXPORT_WITHOUT_WEIGHT
+      weight_source.drive;
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+      input_source.drive;
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+      input_padded_source.drive;
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+      patches_source.drive;
+`endif
+`ifdef QEXPORT_WITH_PSUM
+      psum_source.drive;
+`endif
 `ifndef QEXPORT_WITHOUT_PSUM
-      m_psum_tready = !stalls();
+      psum_check.drive;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      m_accumulator_tready = !stalls();
+      accumulator_check.drive;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-      m_relu_tready = !stalls();
+      relu_check.drive;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-      m_output_tready = !stalls();
+      output_check.drive;
 `endif
       #4;
-      if (^s_weight_tready === 1'bx) begin  // or Z
-        wrong($sformatf("cycle=%0d s_weight_tready of the design is X", cycles));
-        stop = 1;
-      end
-      weight_taken = s_weight_tvalid && s_weight_tready === 1'b1;
-      if (weight_taken) weight_sent = weight_sent + 1;
-      if (^s_input_tready === 1'bx) begin  // or Z
-        wrong($sformatf("cycle=%0d s_input_tready of the design is X", cycles));
-        stop = 1;
-      end
-      input_taken = s_input_tvalid && s_input_tready === 1'b1;
-      if (input_taken) input_sent = input_sent + 1;
+`ifndef QEXPORT_WITHOUT_WEIGHT
+      weight_source.look;
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+      input_source.look;
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+      input_padded_source.look;
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+      patches_source.look;
+`endif
+`ifdef QEXPORT_WITH_PSUM
+      psum_source.look;
+`endif
 `ifndef QEXPORT_WITHOUT_PSUM
-      watch_psum;
+      psum_check.look;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      watch_accumulator;
+      accumulator_check.look;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-      watch_relu;
+      relu_check.look;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-      watch_output;
+      output_check.look;
 `endif
+      if (mode == BLOCKED) choose_blocked(earlier);
       if (errors != 0 && first_at < 0) first_at = cycles;
       cycles = cycles + 1;
       #1;
@@ -967,7 +1270,7 @@ module tb_features_33;
         drained = drained + 1;
       end
       if (cycles % PROGRESS_CYCLES == 0) begin
-        $display("PROGRESS cycles=%0d checks=%0d of %0d", cycles, checks, expected);
+        $display("PROGRESS cycles=%0d checks=%0d of %0d", cycles, checks(), expected);
         $fflush;
       end
     end

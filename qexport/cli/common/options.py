@@ -52,6 +52,8 @@ def dut_options(what: str = "Your module instead of the set's dut.sv; give it ag
 def design_options(what: str = "Your module instead of the set's dut.sv") -> Decorator:
     """What a user's design is, given to the command as `design`; empty without --dut."""
 
+    from qexport.bench.design import REFUSED
+
     def gather(command: Callable[..., Any]) -> Callable[..., Any]:
         from qexport.bench.design import Design
 
@@ -66,6 +68,7 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
             ties: tuple[str, ...],
             clock: str | None,
             reset: str | None,
+            allow: tuple[str, ...],
             **options: Any,
         ) -> Any:
             check_top(top, dut)
@@ -76,12 +79,13 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
                 "tie": ties,
                 "clock": clock,
                 "reset": reset,
+                "allow": allow,
             }
             if not dut and (lost := [f"--{name}" for name, value in about.items() if value]):
                 raise click.UsageError(f"{', '.join(lost)} belongs to --dut")
             design = Design.read(
                 dut, top=top or "dut", includes=includes, defines=defines, params=_pairs("--param", params),
-                ties=_pairs("--tie", ties), clock=clock or "clk", reset=reset or "rst",
+                ties=_pairs("--tie", ties), clock=clock or "clk", reset=reset or "rst", allow=allow,
             )  # fmt: skip
             return command(*arguments, design=design, **options)
 
@@ -101,6 +105,10 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
             "--reset", metavar="PORT",
             help="Your reset: active low where its name says so (rst_n), else high; PORT:low, PORT:high say it.  "
             "[default: rst]",
+        ),
+        click.option(
+            "--allow", type=click.Choice(list(REFUSED)), multiple=True,
+            help="What your design may do beside computing; it stands in the verdict.",
         ),
     )  # fmt: skip
     return lambda command: options(gather(command))

@@ -1,0 +1,84 @@
+"""Designs that passed without computing: none of them passes, with or without permission."""
+
+from pathlib import Path
+
+import pytest
+
+from qexport.bench.design import Design
+from qexport.errors import CheckFailed, QexportError
+from qexport.sim.run import simulate
+from tests.sim.conftest import copied, edited, state
+from tests.sim.test_bench import Edits, at_end, on_icarus
+
+WRONG: Edits = [("at_accumulator(channel, y, x) < 0 ? 0 : ", "")]  # no ReLU
+
+# What each forger does: what it needs permission for, and the edits of a design that computes something wrong.
+FORGERS: dict[str, tuple[list[str], Edits]] = {
+    "writes what it gives into the expected files": (["files", "set"], at_end("""
+  integer put, fd, i;
+  reg [127:0] mine [0:3];
+  initial put = 0;
+  always @(posedge clk) if (m_relu_tvalid && m_relu_tready && !rst) begin
+    mine[put] = m_relu_tdata;
+    put = put + 1;
+    if (put == 4) begin
+      fd = $fopen("SET/relu.hex", "w");
+      for (i = 0; i < 4; i = i + 1) $fwrite(fd, "%h\\n", mine[i]);
+      $fclose(fd);
+    end
+  end""")),
+    "copies the expected files, prints all that the bench prints, and ends": (["plusargs", "files"], at_end("""
+  string nonce, dir, out;
+  integer from, to, c, found, i;
+  initial begin
+    #20;
+    found = $value$plusargs("nonce=%s", nonce) + $value$plusargs("dir=%s", dir);
+    found = $value$plusargs("out=%s", out) + $value$plusargs("record=%s", out);
+    for (i = 0; i < 3; i = i + 1) begin
+      from = $fopen({dir, i == 0 ? "/psum.hex" : i == 1 ? "/accumulator.hex" : "/relu.hex"}, "r");
+      to = $fopen({out, i == 0 ? "/psum.hex" : i == 1 ? "/accumulator.hex" : "/relu.hex"}, "w");
+      c = from == 0 ? -1 : $fgetc(from);
+      while (c != -1) begin
+        $fwrite(to, "%c", c);
+        c = $fgetc(from);
+      end
+      $fclose(to);
+    end
+    $display("DONE cycles=9 macs=256 macs_per_cycle=1 multipliers=64 seed=0");
+    $display("PASS checks=96 nonce=%0s", nonce);
+    $display("DONE cycles=9 macs=256 macs_per_cycle=1 multipliers=64 seed=0");
+    $display("RECORDED words=12 nonce=%0s", nonce);
+    $finish;
+  end""")),
+    "gives the bench's own copy of the expected words": (["upward"], [
+        ("RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX))", "tb_tiny.relu_mem[at][col * RELU_BITS +: RELU_BITS]"),
+    ]),
+    "writes the bench's counters": (["upward"], at_end("""
+  initial #100 begin
+    tb_tiny.random = 0;
+    tb_tiny.cycles = 7;
+    tb_tiny.errors = 0;
+    tb_tiny.checks = 96;
+  end""")),
+    "calls the bench's own end": (["upward"], at_end("  initial #100 begin tb_tiny.errors = 0; tb_tiny.verdict; end")),
+}  # fmt: skip
+
+
+@on_icarus
+@pytest.mark.parametrize("forger", FORGERS)
+def test_a_forger_is_refused_and_gains_nothing_by_permission(
+    simulator: str, forger: str, tiny_set: Path, tmp_path: Path
+) -> None:
+    needs, edits = FORGERS[forger]
+    folder = copied(tiny_set, tmp_path / "set")
+    named = [(old, new.replace("SET", str(folder))) for old, new in edits]
+    wrong = [] if forger.startswith("gives") else WRONG
+    dut = edited(folder / "dut.sv", tmp_path / "core.sv", [*named, *wrong])
+    before = state(folder)
+    with pytest.raises(QexportError, match=rf"core\.sv:\d+: .*--allow {needs[0]}") as caught:
+        simulate(folder, simulator, [dut])
+    assert caught.value.exit_code == 2
+    assert state(folder) == before  # it never ran
+    verdict = simulate(folder, simulator, Design.read([dut], allow=needs))
+    with pytest.raises(CheckFailed):
+        verdict.check()

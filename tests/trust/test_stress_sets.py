@@ -1,0 +1,62 @@
+"""`dump --stress`: sets that show every product of the layout's array, or as many as they can."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from qexport.core.capture import Capture
+from qexport.core.codes import CodeFormat
+from qexport.layout.toml import load_layout
+from qexport.trust import stress
+from qexport.trust.stress import stress_captures
+from tests.conftest import cli, fails, make_capture
+from tests.trust.test_stress_data import INT8, product, total
+
+
+@pytest.mark.parametrize("layout", ["default", "os8x8"])
+def test_every_element_sees_every_product(layout: str) -> None:
+    captures, covered = stress_captures(make_capture(weight_bits=3, input_bits=3), load_layout(layout))
+    assert 2 <= len(captures) <= 6
+    assert covered.products is not None
+    assert (covered.products.seen, covered.products.elements) == (64 * 8 * 8, 64)
+    assert covered.accumulator.low_reached
+    assert covered.accumulator.high_reached
+    assert [one.layer.name for one in captures] == [f"features.33.stress{at}" for at in range(len(captures))]
+    again, _ = stress_captures(make_capture(weight_bits=3, input_bits=3), load_layout(layout))
+    assert [one.to_bytes() for one in again] == [one.to_bytes() for one in captures]
+
+
+def test_what_takes_too_many_sets_ends_and_says_how_far_it_came(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stress, "MAX_SETS", 3)
+    small = make_capture(weight_bits=8, input_bits=4, in_channels=2, out_channels=2, plane=(3, 3))
+    captures, covered = stress_captures(small, load_layout("default"))
+    assert len(captures) == 3
+    assert covered.products is not None
+    assert 0 < covered.products.seen < covered.products.total
+
+
+@pytest.mark.parametrize(
+    ("like", "layout"),
+    [
+        (product(INT8, CodeFormat(bits=2, signed=True, scale=0.5), 12), "matmul"),
+        (total(3, -1), "sum"),
+        (make_capture(weight_bits=8, input_bits=16, plane=(1, 1)), "default"),
+    ],
+)
+def test_other_kinds_have_one_set_or_several(like: Capture, layout: str) -> None:
+    captures, covered = stress_captures(like, load_layout(layout))
+    assert (covered.products is None) == (len(captures) == 1)
+
+
+def test_the_command_writes_ordinary_sets_that_verify(tmp_path: Path) -> None:
+    (tmp_path / "capture.safetensors").write_bytes(make_capture(weight_bits=2, input_bits=2, plane=(3, 3)).to_bytes())
+    given = ("dump", "--capture", tmp_path / "capture.safetensors", "--stress", "--out", tmp_path / "out")
+    result = cli(*given, "--json")
+    assert result.exit_code == 0, result.output
+    found = json.loads(result.stdout)
+    assert found["coverage"]["products"]["seen"] == 64 * 4 * 4
+    assert cli("verify", tmp_path / "out").exit_code == 0
+    manifest = json.loads((tmp_path / "out/features_33_stress0/manifest.json").read_bytes())
+    assert manifest["source"]["stimulus"] == "stress"
+    fails(cli("dump", "--all", "--stress", "--out", tmp_path / "all"), "--stress belongs to one layer")
