@@ -15,12 +15,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
 
+import qexport as qx
 from qexport.core.capture import Source
 from qexport.core.geometry import Sum
 from qexport.core.golden import Golden
 from qexport.core.network_file import read_network
 from qexport.core.network_run import Engine
 from qexport.core.rescale import Hardware
+from qexport.errors import QexportError
 from qexport.frontends.onnx_model.capture import Captured, blank, capture_all, capture_layer, fed
 from qexport.frontends.onnx_model.reading import read_model
 from qexport.frontends.onnx_model.walk import Walked, walk
@@ -256,6 +258,7 @@ def test_import_names_what_a_network_in_integers_has_no_place_for(tmp_path: Path
     fails(cli("import", path, "--out", tmp_path / "n.network.safetensors"), "layer three: its weight is not quantized")
 
 
+@pytest.mark.whole
 def test_the_command_line(tmp_path: Path) -> None:
     model = zoo.qonnx_nodes()
     path = saved(model, tmp_path)
@@ -374,3 +377,13 @@ def test_a_file_with_wrong_bytes_never_ends_in_a_traceback(tmp_path: Path, seed:
     assert result.exit_code in (0, 2), result.output
     assert "Traceback" not in result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+def test_the_python_api_reads_a_file(tmp_path: Path) -> None:
+    model = zoo.qonnx_nodes()
+    path, pictures = saved(model, tmp_path), zoo.pictures(model)
+    captured = qx.capture(qx.load(path), "first", pictures)
+    assert captured.reference_codes is not None
+    assert captured.to_bytes() == qx.capture(qx.load(str(path)), 0, {"picture": pictures}).to_bytes()
+    with pytest.raises(QexportError, match="inputs holds image; the model takes picture"):
+        qx.capture(qx.load(path), "first", {"image": pictures})
