@@ -24,6 +24,7 @@ from qexport.core.network_run import Engine
 from qexport.core.rescale import Hardware
 from qexport.errors import QexportError
 from qexport.frontends.onnx_model.capture import Captured, blank, capture_all, capture_layer, fed
+from qexport.frontends.onnx_model.network import integer_network
 from qexport.frontends.onnx_model.reading import read_model
 from qexport.frontends.onnx_model.walk import Walked, walk
 from tests.conftest import cases, check_reference, cli, fails
@@ -107,6 +108,23 @@ def test_a_hardware_rounds_in_its_own_way(tmp_path: Path) -> None:
     found = capture_layer(walk(graph), "depthwise", inputs, Source(), Hardware(power_of_two=True))
     assert found.capture.departs is not None
     assert found.capture.departs.accumulators > 0
+
+
+def test_operators_of_integers_from_pixels_on(tmp_path: Path) -> None:
+    model = zoo.integer_operators()
+    pictures = np.random.default_rng(1).integers(0, 256, (3, 3, 6, 6)).astype(np.uint8)
+    walked, captured = captures_of(saved(model, tmp_path), pictures)
+    assert without_remarks(captured) == list(captured)
+    assert [name for name, one in captured.items() if one.capture.weight is not None] == [
+        "of_integers", "padded", "rows", "last"
+    ]  # fmt: skip
+    assert captured["padded"].capture.layer.padding == (0, 0, 1, 1)  # type: ignore[union-attr]
+    assert captured["of_integers"].capture.formats.weight.zero_points != (0,)
+    assert not any(one.capture.ties for one in captured.values())
+    network = integer_network(walked)
+    outputs = Engine(network).run({"picture": pictures.astype(np.int64)}, list(captured))
+    for name, one in captured.items():
+        np.testing.assert_array_equal(outputs[name], one.capture.reference_codes, name)
 
 
 @pytest.mark.parametrize("style", ["qdq_u8s8", "qdq_s8s8", "qoperator_u8u8"])

@@ -1,11 +1,12 @@
 """The layers of a graph as a whole network in integers."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import msgspec
 import numpy as np
 
 from qexport.core.capture import Source
+from qexport.core.codes import CodeFormat
 from qexport.core.network import IntegerNetwork, NetworkInput, NetworkLayer, NetworkOutput
 from qexport.core.network import View as NetworkView
 from qexport.core.steps import Add, Clamp, Multiply, Step
@@ -36,10 +37,13 @@ def integer_network(walked: Walked) -> IntegerNetwork:
             f"model: {walked.graph.path}: layer {user.name} reads what {lost.behind} gives, which is no step of a "
             "network in integers; dump its layers one by one"
         )
-    layers, outputs = [], []
+    layers, outputs = list[NetworkLayer](), []
+    given = {one.name: one.format for one in fed}
     for one in walked.layers:
-        layer, scale = _layer(one)
+        layer, scale = _layer(one, given)
         layers.append(layer)
+        if layer.formats.output is not None:
+            given[one.name] = layer.formats.output
         if one.name not in read:
             zero = 0 if layer.formats.output is None else layer.formats.output.zero_points[0]
             outputs.append(NetworkOutput(name=_output_name(walked, one), from_=one.name, scale=scale, zero_point=zero))
@@ -57,8 +61,8 @@ def _output_name(walked: Walked, one: Found) -> str:
     return one.name
 
 
-def _layer(one: Found) -> tuple[NetworkLayer, float]:
-    """A layer of the network, and the real value of its code 1."""
+def _layer(one: Found, given: Mapping[str, CodeFormat]) -> tuple[NetworkLayer, float]:
+    """A layer of the network, and the real value of its code 1. `given`: the formats of what it may read."""
     capture, call = blank(one), one.call
     if one.closing is not None:
         capture = ended(capture, rounding_of(one.closing), None)
@@ -67,10 +71,17 @@ def _layer(one: Found) -> tuple[NetworkLayer, float]:
         steps, scale = capture.steps, capture.formats.output.scales[0]
     else:
         steps, scale = _on_one_grid(one)
+    own = capture.formats.operands
+    scales = {
+        name: msgspec.structs.replace(own[name], scale=fmt.scale)
+        for name, (grid, _) in call.operands.items()
+        if (fmt := given.get(grid.sources[0])) is not None and fmt.scale != own[name].scale
+    }  # integer operators do not know what the codes stand for; their steps do
+    steps = steps or ((Multiply(by=1),) if scales else ())
     views = {name: _written(grid.view.then(view).written()) for name, (grid, view) in call.operands.items()}
     layer = NetworkLayer(
         msgspec.structs.replace(capture.layer, relu=False),
-        capture.formats,
+        msgspec.structs.replace(capture.formats, **scales),
         steps,
         {name: grid.sources for name, (grid, _) in call.operands.items()},
         {name: view for name, view in views.items() if view},
