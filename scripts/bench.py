@@ -21,8 +21,13 @@ from qexport.bench.rtl import PARTS
 from qexport.bench.steps import steps_context
 from qexport.build.dump import dump
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.network_file import write_network
+from qexport.core.network_run import Engine
 from qexport.core.operations.registry import operation
 from qexport.findings.exhaust.run import exhaust
+from qexport.frontends.vgg import checkpoint
+from qexport.frontends.vgg.data import normalise
+from qexport.frontends.vgg.network import integer_network
 from qexport.layout.formats.base import WordSpec
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.toml import load_layout
@@ -250,6 +255,37 @@ def exhaustion() -> None:
         print(f"  {found.compared:,} values in {found.seconds:.1f} s with the build, {rate:,.0f} values/s (goal: 60 s)")
 
 
+def whole_network() -> None:
+    """The shipped network in integers beside PyTorch's float32 forward pass, and the memory of more pictures."""
+    import torch
+
+    network = checkpoint.load(checkpoint.BUILTIN)
+    engine = Engine(integer_network(network).network)
+    (image,) = engine.network.inputs
+    pixels = np.random.default_rng(0).integers(0, 256, (engine.batch, *image.shape), np.uint8)
+
+    def float32() -> None:
+        with torch.no_grad():
+            network.model(normalise(torch.from_numpy(pixels)))
+
+    ours = best(lambda: engine.run({image.name: image.codes(pixels)}, ["classifier"]))
+    theirs = best(float32)
+    print("\nthe shipped network in integers")
+    print(f"  {engine.batch / ours:.0f} pictures/s, {theirs / ours:.2f} times PyTorch's float32 (goal: at least 0.5)")
+    with tempfile.TemporaryDirectory(dir=".") as folder:
+        file = Path(folder) / "vgg.network.safetensors"
+        write_network(engine.network, file)
+        for images in (64, 1024):
+            np.save(Path(folder) / "pixels.npy", np.resize(pixels, (images, *image.shape)))
+            _, peak = run("run", str(file), "--inputs", f"{folder}/pixels.npy", "--out", f"{folder}/logits.npy")
+            print(f"  {images:6d} pictures: peak {peak} MB")
+    data = Path(os.environ.get("QEXPORT_DATA", "data"))
+    if data.is_dir():
+        subprocess.run([sys.executable, "scripts/network_proof.py", "--data", str(data)], cwd=ROOT, check=True)
+    else:
+        print("  no CIFAR-10 here (QEXPORT_DATA): not compared with float64 on all test pictures")
+
+
 def main() -> None:
     print(f"{os.cpu_count()} cores, Python {sys.version.split()[0]}, numpy {np.__version__}\n")
     packing()
@@ -262,6 +298,7 @@ def main() -> None:
         all_layers(Path(pictures))
     reference_rtl()
     exhaustion()
+    whole_network()
     print("\nqexport diagnose")
     subprocess.run([sys.executable, "-m", "scripts.diagnose_table"], cwd=ROOT, check=True)
     print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")

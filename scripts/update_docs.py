@@ -21,6 +21,8 @@ from qexport.core.golden import Golden
 from qexport.errors import CheckFailed
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.toml import load_layout, parse_layout, preset_names, preset_purpose
+from qexport.report.facts import SetFacts
+from qexport.report.sets import PLOTS, plot
 from qexport.sets.manifest import read_manifest
 from qexport.sim.run import simulate
 
@@ -383,6 +385,14 @@ def post_fail() -> str:
     return exhausted(fails=True)
 
 
+def plots() -> str:
+    rows = ["| `--what` | what it shows |", "|---|---|"]
+    for kind in PLOTS:
+        titles = [figure.title for figure in PLOTS[kind](SetFacts(ROOT / SET))]
+        rows.append(f"| `{kind}` | {', '.join(titles) or 'numbers of the steps that differ between channels'} |")
+    return "\n".join(rows)
+
+
 PAGES = {
     "README.md": (verdict, files, show, failure, diagnosis, commands),
     "docs/bench.md": (failure,),
@@ -394,12 +404,22 @@ PAGES = {
     "docs/exhaust.md": (post_module, post_pass, post_fail),
     "docs/diagnose.md": (diagnosis,),
     "docs/layouts.md": (nibbles, presets),
+    "docs/report.md": (plots,),
     "docs/vectors.md": (memory,),
 }  # fmt: skip
 
 
+PICTURES = {"docs/report-layer.svg": "layer", "docs/report-bits.svg": "bits"}
+
+
 def main() -> None:
     stale = []
+    for picture, what in PICTURES.items():
+        drawn, file = plot(ROOT / SET, what), ROOT / picture
+        if not file.is_file() or file.read_bytes() != drawn:
+            stale.append(picture)
+            if "--check" not in sys.argv[1:]:
+                file.write_bytes(drawn)
     for page, makers in PAGES.items():
         path = ROOT / page
         old = new = path.read_text(encoding="utf-8")

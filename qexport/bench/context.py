@@ -3,6 +3,7 @@
 import math
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -202,7 +203,13 @@ def licensed(name: str, text: str) -> str:
 
 def render(templates: Mapping[str, str], context: Mapping[str, Any]) -> dict[str, str]:
     """Files by name, each rendered from the template that is named for it, with their licence; strict about names."""
-    jinja = Environment(
+    jinja = _environment()
+    return {name: licensed(name, jinja.get_template(file).render(context)) for name, file in templates.items()}
+
+
+@cache  # it keeps the templates that it has compiled, which takes longer than all else of a set
+def _environment() -> Environment:
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         undefined=StrictUndefined,
         trim_blocks=True,
@@ -210,7 +217,6 @@ def render(templates: Mapping[str, str], context: Mapping[str, Any]) -> dict[str
         keep_trailing_newline=True,
         autoescape=False,
     )
-    return {name: licensed(name, jinja.get_template(file).render(context)) for name, file in templates.items()}
 
 
 def for_comment(name: str) -> str:

@@ -8,44 +8,57 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from qexport.bench.context import TEMPLATES, for_comment, licensed, render
 from qexport.bench.interface import COMPARED, DRIVEN
-from qexport.bench.steps import literal, needed
-from qexport.core.geometry import ConvGeometry
-from qexport.core.intformat import Int64, IntFormat
+from qexport.bench.stages import Stage, result_memories, rtl_stages, served, written_numbers
+from qexport.core.geometry import ConvGeometry, MatMul
+from qexport.core.intformat import Int64
 from qexport.core.operations.base import Need
-from qexport.core.operations.conv2d import Convolution
-from qexport.core.operations.registry import RESULTS, require
-from qexport.core.steps import (
-    Add,
-    Bias,
-    Chain,
-    Clamp,
-    MaxPool,
-    Multiply,
-    Relu,
-    ShiftRight,
-    Signal,
-    Step,
-    Threshold,
-    takes_bias,
-)
-from qexport.core.tensors import Range
+from qexport.core.operations.registry import RESULTS, operation, require
+from qexport.core.steps import Chain, MaxPool
 from qexport.errors import QexportError
-from qexport.layout.toml import load_layout
+from qexport.layout.memory import verilog_name
+from qexport.layout.toml import default_layout, load_layout
 from qexport.sets.manifest import Manifest, MemoryEntry, capture_of
 
-SHARED = ("axis", "memory", "stream_in", "stream_out", "group_scan", "input_buffer", "stage")
+SHARED = ("axis", "memory", "stream_in", "stream_out", "stage")
+INPUTS = ("group_scan", "input_buffer")  # of convolutions
 POOLS = ("pool_scan", "max_pool")  # where there is one
 PARTS: Mapping[str, tuple[str, ...]] = {  # style -> its own modules, beside the shared ones
     "ws": ("skew", "tap_scan", "ws_pe", "ws_grid", "ws_array"),
     "os": ("feeder", "os_pe", "os_grid", "os_array"),
 }
-SELECTS = {"weight": 0, "bias": 1, "input": 2, "accumulator": 1, "relu": 2, "output": 3}  # of the ports of dut_mm
+PRODUCT = ("skew", "feeder", "os_pe", "os_grid", "integers", "os_product")  # of a matrix product
+BEHIND = ("bias", "addend")  # memories whose words are added to the sums
+SELECTS = {
+    "weight": 0,
+    "bias": 1,
+    "input2": 0,
+    "addend": 1,
+    "input": 2,
+}  # of the ports of dut_mm; further memories follow
+RESULT_SELECTS = {"accumulator": 1, "relu": 2, "output": 3}
 KEPT = RESULTS[RESULTS.index("accumulator") :]  # the results that dut_mm keeps: not the psums
 FOLDER = TEMPLATES / "rtl"
+
+
+@dataclass(frozen=True)
+class Driven:
+    """A memory whose words go into the design: bits of a word and number of words, of one image where `each`.
+
+    `behind`: they go to what stands behind the array.
+    """
+
+    name: str
+    width: str
+    words: str
+    each: bool = False
+    behind: bool = False
+
+
+def default_style(manifest: Manifest) -> str:
+    """The array that a set gets where none is named."""
+    return "os" if isinstance(manifest.layer, MatMul) else "ws"
 
 
 def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int64 | None = None) -> dict[str, str]:
@@ -54,75 +67,104 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int6
     behind its accumulators. `folded`: what is added to each channel's sum of raw products, where inputs have a zero
     point. Names of modules but the two begin with that of the layer.
 
-    Raises QexportError when the style is not known, the memories do not stand as in the layout 'default', or the array
-    has not what a step takes.
+    Raises QexportError when the style is not known, the memories do not stand as in the preset of the layer's kind, or
+    the array has not what a step takes.
     """
     if style not in PARTS:
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
     layer = manifest.layer
+    product = isinstance(layer, MatMul)
+    if product and style != "os":
+        raise QexportError(
+            f"rtl: layer {layer.name} is a matrix product, which the output-stationary array computes; give --style os"
+        )
     _require(manifest)
     by_name = {memory.name: memory for memory in manifest.memories}
-    _check_memories(by_name)
+    _check_memories(by_name, layer.kind)
     numbers = rtl_numbers(style, manifest)
     stages = rtl_stages(manifest, chain, folded)
     streams = result_streams(manifest, stages)
-    widths = {"weight": "ROW*WEIGHT_BITS", "bias": "COL*BIAS_BITS", "input": "ROW*INPUT_BITS", "psum": "COL*PSUM_BITS"}
-    widths |= {stream.name: f"COL*{stream.const}_BITS" for stream in streams}
-    driven = [(name, widths[name]) for name in DRIVEN if name in by_name]
-    words = {
-        "weight": "(OC + COL - 1) / COL * ((IC / GROUPS + ROW - 1) / ROW) * KH * KW * COL",
-        "bias": "(OC + COL - 1) / COL",
-        "input": "(IC + ROW - 1) / ROW * IY * IX",
-    }
-    behind = ["COL", "OC", "ACC_WIDTH", *(["BIAS_BITS"] if "bias" in by_name else [])]
+    driven = driven_memories(manifest)
+    widths = {"psum": "COL*PSUM_BITS"} | {stream.name: f"COL*{stream.const}_BITS" for stream in streams}
+    behind = ["COL", "OC", "ACC_WIDTH", *(f"{name.upper()}_BITS" for name in BEHIND if name in by_name)]
     behind += [f"{stream.const}_BITS" for stream in streams]
     results = [(stream.name, widths[stream.name]) for stream in streams]
+    kept = [stream for stream in streams if stream.name in KEPT]
+    pools = [number for number, stage in enumerate(stages, 1) if stage.pool]
     context: dict[str, Any] = {
-        "title": f"Layer {for_comment(layer.name)} on a {_TITLES[style]} array, generated by qexport.",
+        "title": f"Layer {for_comment(layer.name)} on {_TITLES[style]} array, generated by qexport.",
         "said": ", ".join(stage.comment for stage in stages),
         "style": style,
+        "array": PRODUCT[-1] if product else PARTS[style][-1],
         "parameters": [("int", name, str(value)) for name, value in numbers.items()],
         "passed": _passed(name for name in numbers if name not in behind or name in ("COL", "OC", "ACC_WIDTH")),
         "results_passed": _passed(behind),
         "results_parameters": [(name, numbers[name]) for name in behind],
         "driven": driven,
-        "array_driven": [(name, width) for name, width in driven if name != "bias"],
-        "words": [(name, words[name]) for name, _ in driven],
+        "behind_driven": [(memory.name, memory.width) for memory in driven if memory.behind],
+        "each": " and ".join(memory.name for memory in driven if memory.each),
+        "once": " and ".join(memory.name for memory in driven if not memory.each),
+        "words_each": math.prod(by_name["accumulator"].shape[1:-1]) * math.ceil(
+            by_name["accumulator"].shape[-1] / manifest.array["col"]
+        ) if product else 0,
         "dut_streams": [*([("psum", widths["psum"])] if style == "ws" else []), *results],
         "results": results,
-        "has_bias": "bias" in by_name,
-        "selects": SELECTS,
         "stages": stages,
+        "holds": pools,
+        "free": " && ".join(f"{stream.name}_free" for stream in streams),
         "streams": streams,
-        **mm_widths(by_name),
-    }
-    kept = [stream for stream in streams if stream.name in KEPT]
-    context |= {
         "result_words": [(stream.name, stream.places) for stream in kept],
         "kept": [(stream.name, widths[stream.name]) for stream in kept],
         "unread": [stream.name for stream in streams if stream not in kept],
         "latency": latency(manifest),
-    }
-    used = ["rom"] if any(stage.numbers for stage in stages) else []
-    used += POOLS if any(stage.pool for stage in stages) else ()
-    names = (*SHARED, *used, *PARTS[style])
+        **mm_ports(manifest),
+    }  # fmt: skip
+    used = ["rom"] if any(number.content for stage in stages for number in stage.numbers) else []
+    used += POOLS if pools else ()
+    own = PRODUCT if product else (*INPUTS, *PARTS[style])
+    names = (*SHARED, *used, *own)
     files = {f"{part}.sv": licensed(f"{part}.sv", (FOLDER / f"{part}.sv").read_text()) for part in names}
     files |= render({f"{name}.sv": f"rtl/{name}.sv.j2" for name in ("results", "dut", "dut_mm")}, context)
     return _prefixed(files, layer.slug)
 
 
+def driven_memories(manifest: Manifest) -> list[Driven]:
+    """The memories whose words go into the design, in the order of its ports."""
+    present = {memory.name for memory in manifest.memories}
+    tiles = "(OC + COL - 1) / COL"
+    if isinstance(manifest.layer, MatMul):
+        made = [
+            Driven("input", "ROW*INPUT_BITS", "M * ((K + ROW - 1) / ROW)", each=True),
+            Driven("input2", "COL*INPUT2_BITS", f"{tiles} * K", each=True),
+            Driven("addend", "COL*ADDEND_BITS", f"M * ({tiles})", each=True, behind=True),
+        ]
+    else:
+        taps = "((IC / GROUPS + ROW - 1) / ROW) * KH * KW"
+        made = [
+            Driven("weight", "ROW*WEIGHT_BITS", f"{tiles} * {taps} * COL"),
+            Driven("bias", "COL*BIAS_BITS", tiles, behind=True),
+            Driven("input", "ROW*INPUT_BITS", "(IC + ROW - 1) / ROW * IY * IX", each=True),
+        ]
+    numbers = [
+        Driven(verilog_name(entry.name), f"COL*{entry.word_bits // manifest.array['col']}", tiles, behind=True)
+        for entry in written_numbers(manifest).values()
+    ]
+    return [*(memory for memory in made if memory.name in present), *numbers]
+
+
 def behind_array(folder: Path, manifest: Manifest) -> tuple[Chain | None, Int64 | None]:
     """What `render_rtl` needs of a set beside its manifest, from its capture: the steps, and what is added to sums."""
     _require(manifest)
-    facts = Convolution(capture_of(folder, manifest), None, manifest.chain)
+    facts = operation(capture_of(folder, manifest), None, manifest.chain)
     return facts.chain, facts.folded
 
 
 def _require(manifest: Manifest) -> None:
-    """Raises QexportError where an array has not what the operation takes."""
-    require(manifest.layer, Need.RTL)
-    inputs = manifest.formats.input
-    require(manifest.layer, Need.RTL, manifest.formats.weight, *([] if inputs.table is None else [inputs]))
+    """Raises QexportError where an array has not what the operation takes: codes that stand for levels, and zero points
+    of weights."""
+    formats = manifest.formats.operands
+    lacking = [fmt for name, fmt in formats.items() if fmt.table is not None or name == "weight"]
+    require(manifest.layer, Need.RTL, *lacking)
 
 
 def _passed(names: Iterable[str]) -> list[str]:
@@ -138,38 +180,6 @@ def _prefixed(files: Mapping[str, str], prefix: str) -> dict[str, str]:
         name if name in tops else f"{prefix}_{name}": module.sub(rf"{prefix}_\1 #(", text)
         for name, text in files.items()
     }
-
-
-@dataclass(frozen=True)
-class Numbers:
-    """A step's numbers in a memory: a word of all columns for each output tile, the first column's the most
-    significant."""
-
-    field: str
-    bits: int
-    signed: bool
-    content: tuple[str, ...]
-
-
-@dataclass(frozen=True)
-class Stage:
-    """What happens before one register behind the array: `value` of the lane `v`, with `lines` in front, or `pool`.
-
-    `width`: of a lane behind it, as text; `before`: of `v`. `bias`: the lane has `bias` of the bias memory. `reach`:
-    the least and greatest `v`.
-    """
-
-    name: str
-    comment: str
-    before: str
-    width: str
-    value: str = ""
-    lines: tuple[str, ...] = ()
-    numbers: tuple[Numbers, ...] = ()
-    bias: bool = False
-    pool: Mapping[str, Any] | None = None
-    step: Step | None = None
-    reach: Range = (0, 0)
 
 
 @dataclass(frozen=True)
@@ -192,183 +202,17 @@ class ResultStream:
         return self.name.upper()
 
 
-def rtl_stages(manifest: Manifest, chain: Chain | None, folded: Int64 | None = None) -> list[Stage]:
-    """The registers behind the sums: the accumulator and each step up to the last that a memory holds.
-
-    Raises QexportError where the array has not what a step takes.
-    """
-    memories = {memory.name: memory for memory in manifest.memories}
-    early = "bias" in memories and not takes_bias(manifest.chain or ())
-    total = ["v", *(["ACC_WIDTH'(bias)"] if early else []), *(["ACC_WIDTH'(folded)"] if folded is not None else [])]
-    lines = (f"wire signed [ACC_WIDTH-1:0] sum = {' + '.join(total)};",)
-    numbers = () if folded is None else (_numbers("folded", folded, manifest.array["col"]),)
-    stages = [
-        Stage(
-            "accumulator", "accumulator", "ACC_WIDTH", "ACC_WIDTH", value="sum", lines=lines, numbers=numbers,
-            bias=early,
-        )
-    ]  # fmt: skip
-    if chain is None:
-        return stages
-    signals = (chain.start, *chain.signals.values())
-    bits, before = manifest.formats.accumulator.bits, "ACC_WIDTH"
-    for name, step, came, gone in zip(chain.names, _served(manifest), signals, signals[1:], strict=False):
-        stages.append(_Lane(name, step, came, gone, manifest.array["col"]).stage(bits, before))
-        bits = IntFormat.holding(*gone.range, True).bits
-        before = str(bits)
-    return stages
-
-
-def _served(manifest: Manifest) -> Sequence[Step]:
-    """The steps up to the last whose value a memory holds."""
-    return needed(manifest.chain or (), [memory.tensor for memory in _results(manifest)])
-
-
-def _numbers(field: str, array: Int64, col: int, signed: bool = True) -> Numbers:
-    """Numbers of the channels, those of columns past the last channel 0."""
-    bits = max(IntFormat.holding(int(array.min()), int(array.max()), True).bits - (not signed), 1)
-    padded = np.pad(array, (0, -array.size % col)).tolist()
-    content = (literal(value, bits) if signed else f"{bits}'d{value}" for value in padded)
-    return Numbers(field, bits, signed, tuple(content))
-
-
-@dataclass(frozen=True)
-class _Lane:
-    """A step in one lane."""
-
-    name: str
-    step: Step
-    before: Signal
-    after: Signal
-    col: int
-
-    def stage(self, bits: int, before: str) -> Stage:
-        """`bits`: of the value that comes in, `before` as text."""
-        step, comment = self.step, f"{self.name}: {self.step.op}"
-        out = IntFormat.holding(*self.after.range, True).bits
-        whole = f"{out}'(v)"
-
-        def stage(value: str, lines: Sequence[str] = (), numbers: Sequence[Numbers] = (), bias: bool = False) -> Stage:
-            return Stage(
-                self.name, comment, before, str(out), value=value, lines=tuple(lines), numbers=tuple(numbers),
-                bias=bias, step=step, reach=self.before.range,
-            )  # fmt: skip
-
-        match step:
-            case Bias():
-                return stage(f"{whole} + ({out}'(bias) <<< {step.shift})", bias=True)
-            case Multiply():
-                by, lines, numbers = self._number("by")
-                product = bits + self._bits("by")
-                return stage(f"{out}'({product}'(v) * {product}'({by}))", lines, numbers)
-            case Add():
-                value, lines, numbers = self._number("value")
-                return stage(f"{whole} + {out}'({value})", lines, numbers)
-            case ShiftRight():
-                comment = f"{comment}, {step.round}"
-                by, lines, numbers = self._number("by", signed=False)
-                lines += [f"wire signed [{before}-1:0] below = v >>> {by};"]
-                if step.round != "floor":
-                    lines += [
-                        f"wire signed [{before}-1:0] twice = v >>> ({by} - 1'b1);  // its lowest bit is worth a half",
-                        f"wire half = {by} != 0 && twice[0];",
-                    ]
-                if step.round in ("half_even", "half_away", "toward_zero"):
-                    lines += [f"wire more = {by} != 0 && (twice <<< ({by} - 1'b1)) != v;  // than a multiple of a half"]
-                up = "" if step.round == "floor" else f" + {out}'({_UP[step.round]})"
-                return stage(f"{out}'(below){up}", lines, numbers)
-            case Relu():
-                return stage(f"v[{before}-1] ? {out}'d0 : {whole}")
-            case Clamp():
-                wide = max(bits, IntFormat.holding(step.low, step.high, True).bits)
-                low, high = literal(step.low, wide), literal(step.high, wide)
-                lines = [
-                    f"wire signed [{wide}-1:0] wide = {wide}'(v);",
-                    f"wire under = wide < {low};",
-                    f"wire over = wide > {high};",
-                ]
-                return stage(f"{out}'(under ? {low} : over ? {high} : wide)", lines)
-            case Threshold():
-                return self._threshold(step, comment, bits, before, out)
-            case MaxPool():
-                pool = self._pool(step)
-                return Stage(self.name, comment, before, before, pool=pool, step=step, reach=self.before.range)
-        raise QexportError(
-            f"rtl: step {self.name}: the reference RTL has no {step.op}; use the bench alone, or of steps "
-            f"{', '.join(_SERVED)}"
-        )
-
-    def _threshold(self, step: Threshold, comment: str, bits: int, before: str, out: int) -> Stage:
-        """Levels that no value passes are one more than the greatest."""
-        low, high = self.before.range
-        table = np.clip(step.arrays["table"], low, high + 1)
-        wide = max(bits, IntFormat.holding(low, high + 1, True).bits)
-        channels, levels = table.shape
-        first = int(IntFormat(out, True).wrap(np.array(step.first)))  # which every value may be beyond
-        padded = np.pad(table, ((0, -channels % self.col), (0, 0)))
-        content = tuple(literal(int(level), wide) for level in padded.ravel())
-        numbers = Numbers("levels", wide * levels, False, content)
-        lines = (
-            f"wire signed [{wide}-1:0] wide = {wide}'(v);",
-            f"reg [{out}-1:0] reached;",
-            "integer level;",
-            "always @* begin",
-            f"  reached = {literal(first, out)};",
-            f"  for (level = 0; level < {levels}; level = level + 1)",
-            f"    if ($signed(levels[level*{wide} +: {wide}]) <= wide) reached = reached + 1'b1;",
-            "end",
-        )
-        return Stage(
-            self.name, comment, before, str(out), value="reached", lines=lines, numbers=(numbers,), step=step,
-            reach=(low, high),
-        )  # fmt: skip
-
-    def _bits(self, field: str) -> int:
-        array = self.step.arrays[field]
-        return IntFormat.holding(int(array.min()), int(array.max()), True).bits
-
-    def _number(self, field: str, signed: bool = True) -> tuple[str, list[str], list[Numbers]]:
-        """How a lane calls a number, and the memory that it comes from."""
-        array = self.step.arrays[field]
-        if array.ndim:
-            return field, [], [_numbers(field, array, self.col, signed)]
-        bits = max(self._bits(field) - (not signed), 1)
-        return (literal(int(array), bits) if signed else f"{bits}'d{int(array)}"), [], []
-
-    def _pool(self, step: MaxPool) -> dict[str, Any]:
-        assert self.before.plane is not None
-        assert self.after.plane is not None
-        stride = step.stride or step.kernel
-        for axis in range(2):
-            size, kernel, pad = self.before.plane[axis], step.kernel[axis], step.padding[2 * axis]
-            if self.after.plane[axis] > 1:
-                start = (self.after.plane[axis] - 2) * stride[axis] - pad  # of the window before the last one
-                if start + kernel - 1 >= size - 1:
-                    raise QexportError(
-                        f"rtl: step {self.name}: two windows end in the last {'row' if axis == 0 else 'column'}, the "
-                        "reference RTL gives one result a cycle; use less padding behind the plane or a larger stride"
-                    )
-        return {
-            "plane": self.before.plane, "kernel": step.kernel, "stride": stride, "padding": step.padding,
-            "pooled": self.after.plane,
-        }  # fmt: skip
-
-
-_UP = {"half_up": "half", "half_even": "half && (more || below[0])", "half_away": "half && (more || v >= 0)",
-       "toward_zero": "v < 0 && (half || more)"}  # fmt: skip
-_SERVED = ("bias", "multiply", "add", "shift_right", "relu", "clamp", "threshold", "max_pool")
-
-
 def result_streams(manifest: Manifest, stages: Sequence[Stage]) -> list[ResultStream]:
     """The streams behind the stages, in their order."""
     at = {stage.name: index for index, stage in enumerate(stages, 1)}
     at |= {"relu": at["accumulator"], "output": len(stages)}
     found = []
-    for entry in _results(manifest):
+    channel = manifest.layer.results.index(manifest.layer.channel)
+    for entry in result_memories(manifest):
         if entry.tensor in at:
             stage = stages[at[entry.tensor] - 1]
-            places = math.prod(entry.shape[2:])
-            ragged = bool(entry.shape[1] % (entry.word_bits // entry.bits)) and stage.name != "accumulator"
+            places = math.prod(entry.shape[1:]) // entry.shape[channel]
+            ragged = bool(entry.shape[channel] % (entry.word_bits // entry.bits)) and stage.name != "accumulator"
             found.append(
                 ResultStream(
                     entry.name, entry.bits, at[entry.tensor], stage.width, ragged, places, entry.tensor == "relu"
@@ -377,57 +221,67 @@ def result_streams(manifest: Manifest, stages: Sequence[Stage]) -> list[ResultSt
     return sorted(found, key=lambda stream: stream.stage)
 
 
-def _check_memories(by_name: Mapping[str, MemoryEntry]) -> None:
-    """Raises QexportError when the memories do not stand as in the layout default."""
-    preset = {memory.name: memory for memory in load_layout("default").memories}
+def _check_memories(by_name: Mapping[str, MemoryEntry], kind: str) -> None:
+    """Raises QexportError when the memories do not stand as in the preset for the kind of layer."""
+    name_of = default_layout(kind)
+    preset = {memory.name: memory for memory in load_layout(name_of).memories}
     for name in filter(preset.__contains__, (*DRIVEN, *COMPARED)):
         entry = by_name.get(name)
         if entry is None and not preset[name].optional:
-            raise QexportError(f"rtl: the set has no memory '{name}'; dump it with the preset: --layout default")
+            raise QexportError(f"rtl: the set has no memory '{name}'; dump it with the preset: --layout {name_of}")
         if entry is not None and (entry.order, entry.offset) != (preset[name].order.text, 0):
             raise QexportError(
-                f"rtl: memory '{name}' does not stand as in the preset default; dump it with --layout default"
+                f"rtl: memory '{name}' does not stand as in the preset {name_of}; dump it with --layout {name_of}"
             )
         if entry is not None and entry.overflow == "saturate":
             raise QexportError(f"rtl: memory '{name}' saturates, the RTL wraps; take overflow out of the layout")
 
 
-_TITLES = {"ws": "weight-stationary", "os": "output-stationary"}
+_TITLES = {"ws": "a weight-stationary", "os": "an output-stationary"}
 
 
-def mm_widths(memories: Mapping[str, MemoryEntry]) -> dict[str, int]:
-    """Bits of the data ports of `dut_mm`, those of the widest words that are written and read."""
+def mm_ports(manifest: Manifest) -> dict[str, Any]:
+    """The selects of the memories that `dut_mm` has, their bits, and those of the data ports: of the widest words."""
+    memories = {verilog_name(memory.name): memory for memory in manifest.memories}
+    driven = [memory.name for memory in driven_memories(manifest)]
+    further = [name for name in driven if name not in SELECTS]
+    selects = {name: SELECTS[name] if name in SELECTS else 3 + further.index(name) for name in driven}
     return {
-        "wr_bits": max(memories[name].word_bits for name in DRIVEN if name in memories),
+        "selects": selects,
+        "select_bits": max(2, max(selects.values()).bit_length()),
+        "result_selects": RESULT_SELECTS,
+        "every_image": [memory.name for memory in driven_memories(manifest) if memory.each],
+        "wr_bits": max(memories[name].word_bits for name in driven),
         "rd_bits": max(memories[name].word_bits for name in KEPT if name in memories),
     }
 
 
 def rtl_numbers(style: str, manifest: Manifest) -> dict[str, int]:
-    """The parameters of `dut` by name; memories stand as in the layout default."""
+    """The parameters of `dut` by name; memories stand as in the preset for the kind of layer."""
     layer, array, formats = manifest.layer, manifest.array, manifest.formats
     memories = {memory.name: memory for memory in manifest.memories}
-    top, bottom, left, right = layer.padding
-    plane = memories["input"].shape[2:]
-    numbers = {
-        "ROW": array["row"], "COL": array["col"], "IC": layer.in_channels, "OC": layer.out_channels,
-        "GROUPS": layer.groups, "IY": plane[0], "IX": plane[1], "KH": layer.kernel[0], "KW": layer.kernel[1],
-        "STRIDE_Y": layer.stride[0], "STRIDE_X": layer.stride[1], "PAD_TOP": top, "PAD_BOTTOM": bottom,
-        "PAD_LEFT": left, "PAD_RIGHT": right, "DILATION_Y": layer.dilation[0], "DILATION_X": layer.dilation[1],
-        "WEIGHT_BITS": memories["weight"].bits, "WEIGHT_SIGNED": int(memories["weight"].signed),
-        "INPUT_BITS": memories["input"].bits, "INPUT_SIGNED": int(memories["input"].signed),
-        "INPUT_ZERO": formats.input.zero_points[0],
-        "ACC_WIDTH": formats.accumulator.bits,
-    }  # fmt: skip
-    inside = [memories[name] for name in ("bias", *(["psum"] if style == "ws" else [])) if name in memories]
-    return numbers | {f"{memory.name.upper()}_BITS": memory.bits for memory in (*inside, *_results(manifest))}
-
-
-def _results(manifest: Manifest) -> list[MemoryEntry]:
-    """The memories of results that stand as the accumulators do; the ReLU's where the layer has one."""
-    order = next(memory.order for memory in manifest.memories if memory.name == "accumulator")
-    relu = manifest.layer.relu
-    return [memory for memory in manifest.memories if memory.order == order and (relu or memory.name != "relu")]
+    numbers = {"ROW": array["row"], "COL": array["col"]}
+    if isinstance(layer, MatMul):
+        (_, m, k), (*_, p) = memories["input"].shape, memories["input2"].shape
+        numbers |= {"M": m, "K": k, "OC": p}
+        operands = ("input", "input2")
+    else:
+        top, bottom, left, right = layer.padding
+        plane = memories["input"].shape[2:]
+        numbers |= {
+            "IC": layer.in_channels, "OC": layer.out_channels,
+            "GROUPS": layer.groups, "IY": plane[0], "IX": plane[1], "KH": layer.kernel[0], "KW": layer.kernel[1],
+            "STRIDE_Y": layer.stride[0], "STRIDE_X": layer.stride[1], "PAD_TOP": top, "PAD_BOTTOM": bottom,
+            "PAD_LEFT": left, "PAD_RIGHT": right, "DILATION_Y": layer.dilation[0], "DILATION_X": layer.dilation[1],
+        }  # fmt: skip
+        operands = ("weight", "input")
+    for name in operands:
+        numbers |= {f"{name.upper()}_BITS": memories[name].bits, f"{name.upper()}_SIGNED": int(memories[name].signed)}
+        if name != "weight":
+            numbers[f"{name.upper()}_ZERO"] = formats.operands[name].zero_points[0]
+    numbers["ACC_WIDTH"] = formats.accumulator.bits
+    inside = [memories[name] for name in (*BEHIND, *(["psum"] if style == "ws" else [])) if name in memories]
+    return numbers | {f"{memory.name.upper()}_BITS": memory.bits for memory in (*inside, *result_memories(manifest))}
 
 
 def load_cycles(layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int]) -> tuple[int, int]:
@@ -456,6 +310,13 @@ def compute_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], arra
     return cycles
 
 
+def product_cycles(m: int, k: int, p: int, array: Mapping[str, int]) -> int:
+    """Busy cycles of one image of a matrix product, as `compute_cycles`."""
+    row, col = array["row"], array["col"]
+    rows, terms, columns = math.ceil(m / row), math.ceil(k / row), math.ceil(p / col)
+    return rows * (columns * (terms * row + 3 * row + col) + 1)
+
+
 def stream_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int]) -> int:
     """Cycles of `dut` from the first word of an image until it can take that of the next one.
 
@@ -464,12 +325,22 @@ def stream_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], array
     return load_cycles(layer, plane, array)[1] + compute_cycles(style, layer, plane, array) + 1
 
 
-def mm_cycles(style: str, manifest: Manifest, plane: tuple[int, int]) -> int:
-    """Cycles of `dut_mm` from the one in which it takes `start` to the first with `done`, which is not counted."""
-    return compute_cycles(style, manifest.layer, plane, manifest.array) + 2 + latency(manifest)
+def mm_cycles(style: str, manifest: Manifest, held: int = 0) -> int:
+    """Cycles of `dut_mm` from the one in which it takes `start` to the first with `done`, which is not counted.
+
+    `held`: those in which pools take no word.
+    """
+    shapes = {memory.name: memory.shape for memory in manifest.memories}
+    if isinstance(manifest.layer, MatMul):
+        (_, m, k), (*_, p) = shapes["input"], shapes["input2"]
+        cycles = product_cycles(m, k, p, manifest.array)
+    else:
+        plane = (shapes["input"][2], shapes["input"][3])
+        cycles = compute_cycles(style, manifest.layer, plane, manifest.array)
+    return cycles + 2 + latency(manifest) + held
 
 
 def latency(manifest: Manifest) -> int:
     """Cycles from the last word of sums to the last result: a register behind each stage, in a pool another one."""
-    steps = _served(manifest)
+    steps = served(manifest)
     return 1 + len(steps) + sum(isinstance(step, MaxPool) for step in steps)

@@ -6,7 +6,7 @@ from typing import Any
 
 from qexport.bench.context import BenchStream, base_context, bench_streams, render, work
 from qexport.bench.interface import layout_called, stands_as_preset, streams
-from qexport.bench.rtl import KEPT, SELECTS, mm_widths
+from qexport.bench.rtl import KEPT, mm_ports
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import require
 from qexport.errors import QexportError
@@ -93,7 +93,7 @@ def _interface(manifest: Manifest, style: str, needed: list[BenchStream]) -> dic
         "words": sum(m.total for m in loaded),
     }
     if style == "memory":
-        return context | {"selects": SELECTS} | mm_widths({m.name: m for m in manifest.memories})
+        return context | mm_ports(manifest)
     ports = [item for stream in needed for item in stream.stream.ports.items()]
     return context | {"groups": [("s" if s.driven else "m", s.memory) for s in needed], "ports": ports}
 

@@ -68,7 +68,7 @@ _OF_CHECKPOINT = ("checkpoint", "weight_bits", "act_bits", "data", "share")
 
 
 def _model_captures(asked: _Asked, of_model: OfModel, hardware: Hardware | None) -> list[tuple[Capture, int]]:
-    """The captures of a module's layers."""
+    """The captures of a module's layers, or of an ONNX file's."""
     if given := asked.given(_OF_CHECKPOINT):
         raise click.UsageError(f"{', '.join(given)} belongs to --checkpoint, not to --model")
     if asked.images == "auto":
@@ -273,6 +273,7 @@ def command(
     qexport dump --layer 33 --data cifar10/ --images auto --strength 99.5 --out vectors/
     qexport dump --all --images 16 --layout stream_nhwc64 --out vectors/ --dry-run
     qexport dump --model my_net:build --weights net.pth --layer conv1 --inputs pictures/ --out vectors/
+    qexport dump --model net.onnx --layer conv1 --inputs pictures.npy --out vectors/
     qexport dump --all --network vgg.network.safetensors --inputs pictures/ --images 4 --out vectors/
     qexport dump --capture capture.safetensors --out vectors/
     qexport dump --capture capture.safetensors --layout ws8x8 --out vectors/ --force
@@ -306,7 +307,8 @@ def command(
         elif of_model.model is not None:
             captures, hardware = _model_captures(asked, of_model, hardware), None
         chosen = load_layout(layout or default_layout(captures[0][0].layer.kind if captures else "conv2d"))
-        by_kind: LayoutOf = chosen if graph is None else functools.partial(_layout_of, layout)
+        several = graph is not None or of_model.model is not None  # whose layers may be of several kinds
+        by_kind: LayoutOf = functools.partial(_layout_of, layout) if several else chosen
         if not captures:
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
         if hardware is not None:

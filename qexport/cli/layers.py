@@ -8,7 +8,7 @@ import click
 import msgspec
 from rich.markup import escape
 
-from qexport.cli.common.model import OfModel, model_options, module_captures
+from qexport.cli.common.model import OfModel, blank_captures, model_options, module_captures
 from qexport.cli.common.network import load_network
 from qexport.cli.common.options import json_option, network_options, path_type
 from qexport.cli.common.output import emit
@@ -44,6 +44,7 @@ def command(
     qexport layers
     qexport layers --checkpoint model_best.pth.tar
     qexport layers --model my_net:build --weights net.pth --inputs pictures/
+    qexport layers --model net.onnx
     qexport layers --network vgg.network.safetensors
     """
     of_model = OfModel(model, weights, inputs)
@@ -58,7 +59,8 @@ def command(
     if model is not None:
         if (checkpoint, weight_bits, act_bits, capture) != (None, None, None, None):
             raise click.UsageError("--model stands alone; leave out --checkpoint, bits and --capture")
-        captures, refused = module_captures(of_model, None, None)
+        static = of_model.onnx is not None and inputs is None
+        captures, refused = blank_captures(of_model) if static else module_captures(of_model, None, None)
         rows = [_layer_row(one) for one in captures]
         result["refused"] = [{"name": one.name, "index": one.index, "why": one.why} for one in refused]
     elif capture is not None:

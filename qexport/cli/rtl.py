@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from qexport.bench.rtl import PARTS, behind_array, render_rtl
+from qexport.bench.rtl import PARTS, behind_array, default_style, render_rtl
 from qexport.cli.common.options import folder_argument, json_option, out_option
 from qexport.cli.common.output import emit, say
 from qexport.sets.folder import find_sets
@@ -15,12 +15,12 @@ from qexport.sets.staging import write_new_folders
 @click.command(name="rtl")
 @folder_argument
 @click.option(
-    "--style", type=click.Choice(list(PARTS)), default="ws", show_default=True,
-    help="ws: weight-stationary systolic array, os: output-stationary.",
+    "--style", type=click.Choice(list(PARTS)),
+    help="ws: weight-stationary systolic array, os: output-stationary.  [default: ws, of matrix products os]",
 )  # fmt: skip
 @out_option("New folder for the files.")
 @json_option
-def command(folder: Path, style: str, target: Path, as_json: bool) -> None:
+def command(folder: Path, style: str | None, target: Path, as_json: bool) -> None:
     """Write the reference RTL of a set's layer: a systolic array.
 
     It is synthesizable and stands behind AXI4-Streams and memories.
@@ -33,7 +33,7 @@ def command(folder: Path, style: str, target: Path, as_json: bool) -> None:
     designs: dict[Path, dict[str, str]] = {}
     for path in find_sets(folder):
         manifest = read_manifest(path)
-        files = render_rtl(style, manifest, *behind_array(path, manifest))
+        files = render_rtl(style or default_style(manifest), manifest, *behind_array(path, manifest))
         files["files.f"] = "".join(f"{name}\n" for name in files if name != "dut_mm.sv")
         designs[target if path == folder else target / path.name] = files
     write_new_folders(designs)

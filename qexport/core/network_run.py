@@ -78,6 +78,10 @@ class Engine:
                 del held[source]
         return {name: held[name] for name in wanted}
 
+    def sums(self, name: str, held: Mapping[str, Codes]) -> Int64:
+        """The accumulators of a layer, from the codes that it reads."""
+        return _layer(self.network.placed[name]).accumulators(self.operands(name, held))
+
     def operands(self, name: str, held: Mapping[str, Codes]) -> dict[str, Codes]:
         """The operands of a layer, from the codes that it reads."""
         placed = self.network.placed[name]

@@ -103,7 +103,7 @@ class Integers:
 
 
 class Network:
-    """The network's own codes: half_even(gain x accumulator + offset) + zero_point, clipped to low..high, by channel.
+    """The network's own codes: rounded gain x accumulator + offset, + zero_point, clipped to low..high, by channel.
 
     `gains`, `offsets`: of each channel, in output codes; floats are taken exactly. `least`, `greatest`: the bounds of
     each channel's accumulator. `zero_point`: what is added behind the rounding; 0 where it is in the offsets. A ReLU
@@ -119,10 +119,11 @@ class Network:
         low: int,
         high: int,
         zero_point: int = 0,
+        rounding: Round = "half_even",
     ):
         if high - low >= 2**MAX_OUTPUT_BITS:
             raise QexportError(f"output: {low}..{high} has more than 2^{MAX_OUTPUT_BITS} codes; use a narrower output")
-        self.low, self.high, self.zero_point = low, high, zero_point
+        self.low, self.high, self.zero_point, self.rounding = low, high, zero_point, rounding
         self.gains = [Fraction(gain) for gain in gains]
         self.offsets = [Fraction(offset) for offset in offsets]
         self.signs = np.array([-1 if gain < 0 else 1 for gain in self.gains], np.int64)
@@ -149,7 +150,7 @@ class Network:
 
         The first behind the bounds where none within gets it.
         """
-        return self.firsts("half_even", self.zero_point)
+        return self.firsts(self.rounding, self.zero_point)
 
     def firsts(self, rounding: Round, zero_point: int = 0) -> Int64:
         """The same for another rounding; `zero_point`: from where it counts even and odd, and away from 0."""
@@ -174,7 +175,7 @@ class Network:
     def ties(self, width: Fraction = TIE_WIDTH) -> list[tuple[int, int]]:
         """(channel, accumulator) pairs whose real value lies within `width` x max(1, size of the edge) of an edge."""
         codes = np.arange(self.low + 1, self.high + 1, dtype=np.int64)
-        twice = _edge(codes, "half_even", 0)[0].astype(object)
+        twice = _edge(codes, self.rounding, self.zero_point)[0].astype(object)
         spread = width.numerator * np.maximum(2, np.abs(twice - 2 * self.zero_point))
         found = set()
         for part in _parts(self.channels, len(codes)):

@@ -73,9 +73,9 @@ def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
     return found
 
 
-def holds(folder: Path, actual: Actual, cause: Cause) -> bool | None:
+def holds(folder: Path, actual: Actual, cause: Cause, anywhere: bool = False) -> bool | None:
     """Whether a cause that was found elsewhere gives these values too; None where nothing is wrong, or no hypothesis of
-    this memory has its name."""
+    this memory has its name. `anywhere`: with whatever detail, where channels and places have other numbers."""
     compared = Comparison(folder, actual)
     if not (compared.wrong & compared.known).any():
         return None
@@ -88,7 +88,8 @@ def holds(folder: Path, actual: Actual, cause: Cause) -> bool | None:
         scored = _pairs(trial, [replace(change, pair=True) for change in named])
     else:
         scored = [trial.score((change,)) for change in named]
-    return any(one.all and (one.name, one.detail) == (cause.name, cause.detail) for one in scored)
+    exact = [one for one in scored if one.all and one.name == cause.name]
+    return any(anywhere or one.detail == cause.detail for one in exact)
 
 
 def _cause(mistakes: Sequence[Mistake], detail: str, share: float, alike: tuple[str, ...] = ()) -> Cause:

@@ -29,6 +29,7 @@ from qexport.core.printed import Printed, pairs_text
 from qexport.core.steps import Pool, Step
 from qexport.errors import CheckFailed, QexportError, few
 from qexport.findings.ddmin import smallest
+from qexport.findings.diagnose import diagnose, holds
 from qexport.findings.words import Actual, Known, read_actual
 from qexport.layout.memory import Layout, Memory
 from qexport.layout.memory_files import MemoryFiles
@@ -56,7 +57,8 @@ class Shrunk(Printed):
     small set fails.
 
     actual: the folder with the words that the design gives for the small set, <memory>.hex. runs: simulations.
-    complete: False where the budget ended the search. kept: what was not reduced, and why.
+    complete: False where the budget ended the search. kept: what was not reduced, and why. cause: what `diagnose` says
+    of the small set, and whether it holds on the whole one.
     """
 
     set: Path
@@ -67,6 +69,7 @@ class Shrunk(Printed):
     runs: int = 0
     complete: bool = True
     kept: str | None = None
+    cause: str | None = None
 
     @property
     def rows(self) -> list[tuple[str, str]]:
@@ -75,6 +78,7 @@ class Shrunk(Printed):
         if self.runs:
             ended = "search complete" if self.complete else "ended by the budget; a larger --budget may find less"
             rows.append(("simulations", f"{self.runs}, {ended}"))
+        rows += [("cause", self.cause)] if self.cause else []
         return [*rows, ("not reduced", self.kept)] if self.kept else rows
 
     def __str__(self) -> str:
@@ -120,14 +124,18 @@ def shrink_dut(
 
         search = _Search(manifest, capture, scratch, run, budget, progress)
         search.start(folder)
+        whole = scratch / "whole"
+        write_files(whole, search.words)
         try:
             _reduce(search)
             complete = True
         except _OutOfTime:
             complete = False
+        actual = _write(out, search.best, search.layout, search.words)
         return Shrunk(
             set=out,
-            actual=_write(out, search.best, search.layout, search.words),
+            actual=actual,
+            cause=_cause_of(folder, whole, out, actual, search.results),
             before=_sizes(capture),
             after=_sizes(search.best),
             failures=tuple(sorted(search.failures)),
@@ -179,6 +187,24 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
             kept="input channels and taps stay, because only the design tells what it gives without them; give --dut",
         )
     raise QexportError(f"shrink: no smaller set of {folder} can be written ({why}); use this set as it is")
+
+
+def _cause_of(folder: Path, whole: Path, small: Path, actual: Path, results: Sequence[str]) -> str | None:
+    """The cause of what is wrong in the small set, which must hold on the whole one too."""
+    for name in results:
+        files = [run / f"{name}.hex" for run in (actual, whole)]
+        if not all(file.is_file() and file.stat().st_size for file in files):
+            continue
+        found = diagnose(small, read_actual(small, files[0], name))
+        if found.differing:
+            if not found.explained or not found.causes:
+                return "unexplained"
+            there = read_actual(folder, files[1], name)
+            held = [cause for cause in found.causes if holds(folder, there, cause, anywhere=True)]
+            if held:
+                return f"{held[0]}, on this set and on the whole one"
+            return f"unexplained: {found.causes[0]} explains this set, but not the whole one"
+    return None
 
 
 # --- what both ways share ---------------------------------------------------------------------------------------------
@@ -416,17 +442,22 @@ class _OutOfTime(Exception):
     """The budget is spent."""
 
 
-_VALUE = re.compile(r"FAIL memory=(\w+) (?:file=\S+ line=\d+ lane=|\d+ of \d+ values are wrong)")
+_VALUE = re.compile(r"FAIL memory=(\w+) file=\S+ line=\d+ lane=.* got=(\S+)")
+_COUNT = re.compile(r"FAIL memory=(\w+) \d+ of \d+ values are wrong")
 
 
 def _kinds(log: str) -> frozenset[str]:
     """In what ways a run failed, without the numbers; none where it passed."""
-    kinds = set()
+    kinds, counted = set[str](), set[str]()
     for line in log.splitlines():
         if value := _VALUE.match(line):
-            kinds.add(f"values of {value[1]}")
+            unknown = set(value[2].lower()) & set("xz")  # wrong numbers must not turn into these
+            kinds.add(f"{'unknown values' if unknown else 'values'} of {value[1]}")
+        elif count := _COUNT.match(line):
+            counted.add(count[1])
         elif line.startswith("FAIL") and not line.startswith("FAIL errors="):
             kinds.add(re.sub(r"\d+", "#", line.removeprefix("FAIL ")))
+    kinds |= {f"values of {name}" for name in counted if f"unknown values of {name}" not in kinds}
     return frozenset(kinds)
 
 
@@ -450,7 +481,7 @@ class _Search:
         self.first: dict[str, int] = {}  # the index of the first value that differs; empty where none does
         self.runs = 0
         order = operation(capture, manifest.array.get(TILE_AXIS), manifest.chain).result_names
-        self._results = [m.name for tensor in order for m in manifest.memories if m.tensor == tensor]
+        self.results = [m.name for tensor in order for m in manifest.memories if m.tensor == tensor]
         self._scratch, self._run, self._progress = scratch, run, progress
         self._began, self._budget = time.monotonic(), budget
         self._tried: set[bytes] = set()
@@ -509,7 +540,7 @@ class _Search:
         files = sorted((self._scratch / "run").glob("*.hex"))
         self.words = {file.name: file.read_text(errors="replace") for file in files}
         golden = Golden(capture, self.layout.array.get(TILE_AXIS))
-        for name in self._results:
+        for name in self.results:
             file = self._scratch / "run" / f"{name}.hex"
             if self.first or not file.is_file() or not file.stat().st_size:
                 continue

@@ -164,8 +164,7 @@ def _left_out(step: Step, v: Int64) -> Int64:
     return corners
 
 
-def _first(seen: Int64, axis: int) -> Int64:
-    first: Int64 = np.take(seen, 0, axis)
+def _first(first: Int64, other: Int64) -> Int64:
     return first
 
 
@@ -325,16 +324,16 @@ def _times(by: Int64, axis: int, v: Int64) -> Int64:
 
 def _other_pools(step: Pool) -> Iterator[tuple[Mistake, str, Function]]:
     """What else may be taken of a window, and windows elsewhere."""
-    largest, total = isinstance(step, MaxPool), np.sum
-    yield STEP_NUMBER, "takes the least of the window", partial(step.windows, reduce=np.min, fill=VALUE.high)
+    largest, total = isinstance(step, MaxPool), np.add
+    yield STEP_NUMBER, "takes the least of the window", partial(step.windows, reduce=np.minimum, fill=VALUE.high)
     if largest:
         yield STEP_NUMBER, "takes the sum of the window", partial(step.windows, reduce=total, fill=0)
-        yield STEP_NUMBER, "counts padding as 0", partial(step.windows, reduce=np.max, fill=0)
+        yield STEP_NUMBER, "counts padding as 0", partial(step.windows, reduce=np.maximum, fill=0)
         area = int(np.prod(step.kernel))
         mean = partial(step.windows, reduce=total, fill=0)
         yield STEP_NUMBER, "takes the mean of the window", lambda v: mean(v) // area
     else:
-        yield STEP_NUMBER, "takes the largest of the window", partial(step.windows, reduce=np.max, fill=0)
+        yield STEP_NUMBER, "takes the largest of the window", partial(step.windows, reduce=np.maximum, fill=0)
     for axis, name in ((-2, "row"), (-1, "column")):
         for by, way in ((1, "early"), (-1, "late")):
             yield STEP_ORDER, f"has windows one {name} too {way}", partial(_windows_moved, step, axis, by)

@@ -52,13 +52,14 @@ def _widths(facts: SetFacts) -> list[_Bits]:
         if not entry.memory().order.has_bits:
             held[entry.tensor] = min(entry.bits, held.get(entry.tensor, entry.bits))
             signed[entry.tensor] = entry.signed
-    rows = []
+    rows, chain = [], facts.operation.chain
+    last = chain.names[-1:] if chain is not None else ()  # the same as the output
     for name in facts.operation.result_names:
         bounds = facts.operation.tensor(name).range
         if bounds is None:
             continue
         two = signed.get(name, bounds[0] < 0)
-        seen = facts.scan.seen.get(name)
+        seen = facts.scan.seen.get("output" if name in last else name)
         shown = None if seen is None else needed((min(seen.low), max(seen.high)), two)
         rows.append(_Bits(name, shown, needed(bounds, two), held.get(name)))
     return rows

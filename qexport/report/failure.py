@@ -31,7 +31,7 @@ def failure_sections(run: Run) -> list[Section]:
         return []
     first = wrong[0]
     diagnosis, note = _diagnosed(run, first)
-    return [cause_section(run, first, diagnosis, note), where_section(wrong)]
+    return [cause_section(run, first, diagnosis, note), where_section(run.facts.channel, wrong)]
 
 
 def _diagnosed(run: Run, result: Result) -> tuple[Diagnosis, str]:
@@ -142,14 +142,14 @@ def sums_figure(said: Explanation) -> Figure:
 # --- where ----------------------------------------------------------------------------------------------------------
 
 
-def where_section(wrong: list[Result]) -> Section:
+def where_section(axis: str, wrong: list[Result]) -> Section:
     blocks: list[Block] = []
     for one in wrong:
         assert one.found is not None
         found = one.found
         blocks.append(Note(f"{one.memory}: {found.differing:,} of {found.total:,} values are wrong" + _seen(found)))
         if found.shares:
-            blocks.append(Pictures([shares_figure(one.memory, found.shares)]))
+            blocks.append(Pictures([shares_figure(axis, one.memory, found.shares)]))
     return Section(
         "Where",
         "The share of wrong values at each position of each output channel: empty where all are right, full where all "
@@ -162,8 +162,8 @@ def _seen(found: Diagnosis) -> str:
     return "".join(f"; {finding}" for finding in found.findings)
 
 
-def shares_figure(memory: str, shares: Mapping[int, NDArray[np.float64]]) -> Figure:
-    """A plane for each channel with wrong values."""
+def shares_figure(axis: str, memory: str, shares: Mapping[int, NDArray[np.float64]]) -> Figure:
+    """A plane for each channel with wrong values, along `axis`."""
     shown = list(shares.items())[:_MAPS]
     small = {channel: shrunk(plane, _SIDE) for channel, plane in shown}
     rows, cols = next(iter(small.values())).shape
@@ -173,7 +173,7 @@ def shares_figure(memory: str, shares: Mapping[int, NDArray[np.float64]]) -> Fig
     drawn: list[str] = []
     for at, (channel, plane) in enumerate(small.items()):
         x, y = at % a_row * (wide + 16), at // a_row * (high + 26)
-        drawn.append(text(x, y + 12, f"oc {channel}, {float(shares[channel].mean()):.0%}", "m num"))
+        drawn.append(text(x, y + 12, f"{axis} {channel}, {float(shares[channel].mean()):.0%}", "m num"))
         drawn.append(image(tinted(-plane), x, y + 17, wide, high))
         drawn.append(
             rect(x, y + 17, wide, high, "box", f"channel {channel}: {float(shares[channel].mean()):.1%} are wrong")

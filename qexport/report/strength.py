@@ -108,6 +108,6 @@ def _weight(facts: SetFacts, shown: np.ndarray, at: tuple[int, ...], bits: int, 
     where = describe_index(dict(zip(("oc", "ic", "kh", "kw"), at, strict=True)))
     title = f"weight {where}, code {code}: {count} of {bits} bits show"
     box = (64 + number * cell[0], 20 + at[0] * cell[1], cell[0] - 1, cell[1] - 1)
-    if not count:
-        return rect(*box, "f1", title)
+    if count in (0, bits):
+        return rect(*box, "f0" if count else "f1", title)
     return rect(*box, "cell") + rect(*box, f"f0 o{round(4 * count / bits)}", title)

@@ -16,7 +16,8 @@ from types import SimpleNamespace
 from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import Port, Stream, interface, preset_interface
 from qexport.bench.ports import connected, read_module
-from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers, rtl_stages
+from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers
+from qexport.bench.stages import held_cycles, rtl_stages
 from qexport.errors import CheckFailed, QexportError
 from qexport.sets.manifest import read_manifest
 from qexport.sim.cache import build_bench, cache_folder
@@ -186,7 +187,8 @@ def chosen_edits(style: str, folder: Path) -> list[Edit]:
     output = memories["accumulator"].shape
     facts = SimpleNamespace(
         **rtl_numbers(style, manifest), IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3],
-        HAS_BIAS=stages[0].bias, POOLS=any(stage.pool for stage in stages),
+        HAS_BIAS="bias" in [number.field for number in stages[0].numbers],
+        POOLS=any(stage.pool for stage in stages), HELD=held_cycles(stages, 1) > 0,
     )  # fmt: skip
     streams = [stream.name for stream in result_streams(manifest, stages)]
     return [edit for edit in (*behind(stages, streams), *EDITS[style]) if edit.when(facts)]

@@ -2,14 +2,14 @@
 
 `old` is text that stands once in the file; the part between « and » is what `new` replaces. `when` says for which
 layers the edit changes anything at all: `f` has the parameters of the array by their names, and IMAGES, OX, OUTPUTS
-(positions), HAS_BIAS (in the accumulator) and POOLS.
+(positions), HAS_BIAS (in the accumulator), POOLS and HELD (a pool has windows that end together).
 """
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from qexport.bench.rtl import Stage
+from qexport.bench.stages import Stage
 from qexport.core.steps import Add, Bias, Clamp, Multiply, Relu, ShiftRight, Threshold
 
 
@@ -64,7 +64,7 @@ _RESULTS = (  # of results.sv, whatever the steps
          "the sums of column 0 are stuck at 0"),
     Edit("sum-bit-stuck", "results.sv", _SUM, f"(data0{_WIDTH} | ACC_WIDTH'(c == 0))",
          "the lowest bit of column 0 is stuck at 1"),
-    Edit("bias-tile", "results.sv", ".read(advance), .read_addr(«32'(next_ot0)»), .read_data(biases)", "0",
+    Edit("bias-tile", "results.sv", ".read(advance), .read_addr(«32'(next_ot0)»), .read_data(bias1)", "0",
          "the bias is that of the first tile", when=lambda f: f.HAS_BIAS and f.OC > f.COL),
     Edit("bias-late", "results.sv", ".write(bias_write), .write_addr(«bias_addr»)", "bias_addr + 1",
          "biases are written one address off", when=lambda f: f.HAS_BIAS and f.OC > f.COL),
@@ -75,7 +75,7 @@ def behind(stages: Sequence[Stage], streams: Sequence[str]) -> tuple[Edit, ...]:
     """The mutants of results.sv, the text of which follows from the steps and from the streams of results."""
     free = " && ".join(f"{name}_free" for name in streams)
     unheard = (
-        Edit(f"{name}-unheard", "results.sv", f"free = «{free}»;",
+        Edit(f"{name}-unheard", "results.sv", f"moving = «{free}»;",
              " && ".join(f"{other}_free" for other in streams if other != name) or "1'b1",
              f"nobody waits for the stream {name}")
         for name in streams
@@ -133,12 +133,16 @@ SHARED = (
          "the least along a row", when=lambda f: f.POOLS),
     Edit("pool-open-late", "max_pool.sv", "larger = «x_opens[s]» || value > largest ?", "1'b0",
          "the largest of a row is that of windows before, too", when=lambda f: f.POOLS),
-    Edit("pool-rows-least", "max_pool.sv", "row_opens[s] || «value > old» ?", "value < old",
+    Edit("pool-rows-least", "max_pool.sv", "(row_opens[s] || «value > old»)", "value < old",
          "the least down the rows", when=lambda f: f.POOLS),
-    Edit("pool-rows-old", "max_pool.sv", "«row_opens[s]» || value > old ?", "1'b0",
+    Edit("pool-rows-old", "max_pool.sv", "(«row_opens[s]» || value > old)", "1'b0",
          "the largest down the rows is that of windows before, too", when=lambda f: f.POOLS),
     Edit("pool-last", "max_pool.sv", "next_last = «place_last && 32'(row_ot) == OT - 1»;", "place_last && 1'b0",
          "the last pooled word is not marked", when=lambda f: f.POOLS),
+    Edit("pool-held-not", "max_pool.sv", "hold = valid && «!(row_ended ? y_leaves : !y_again && x_leaves)»;", "1'b0",
+         "the word goes on while windows end that share it", when=lambda f: f.HELD),
+    Edit("pool-turn", "pool_scan.sv", "closes[s] = covers[s] && «turn[s]» &&", "1'b1",
+         "windows that share a last place end at once", when=lambda f: f.HELD),
     # --- streams ---
     Edit("beat-overwritten", "stream_out.sv", "free = «!tvalid || tready»;", "1'b1",
          "a beat that waits is overwritten by the next one"),

@@ -1,5 +1,6 @@
 // The largest of each window of a plane that comes row by row, a word of all columns a time: first along the row, in a
-// register, then down, in a memory of a row. Takes a word in every cycle; padding does not count.
+// register, then down, in a memory of a row. Padding does not count. Gives one word a cycle, and takes one a cycle but
+// where several windows end in the last column or row: it holds the last word until the others are given, too.
 `timescale 1ns / 1ps
 `default_nettype none
 
@@ -17,12 +18,15 @@ module max_pool #(
   parameter int STRIDE_Y = 2,
   parameter int STRIDE_X = 2,
   parameter int OUT_Y    = 2,  // the pooled plane
-  parameter int OUT_X    = 2
+  parameter int OUT_X    = 2,
+  parameter int VISITS_Y = 1,  // windows that end in the last row, one at least
+  parameter int VISITS_X = 1
 ) (
   input  wire                 clk,
   input  wire                 rst,
   input  wire                 advance,
   input  wire                 valid,
+  output wire                 hold,     // the word is needed once more
   input  wire [OT_BITS-1:0]   ot,
   input  wire [COL*WIDTH-1:0] data,
   output wire                 next_valid,
@@ -35,42 +39,49 @@ module max_pool #(
   localparam int Y_SLOTS = (KERNEL_Y + STRIDE_Y - 1) / STRIDE_Y;
 
   wire step = advance && valid;
-  wire x_last, unused_y_last;
+  wire x_last, x_leaves, unused_x_again, unused_y_last, y_again, y_leaves, column_last;
   wire [X_SLOTS-1:0] x_opens, x_covers, x_closes;
   wire [Y_SLOTS-1:0] y_opens, y_covers, y_closes;
 
   pool_scan #(
-    .SIZE(X), .PAD(PAD_LEFT), .KERNEL(KERNEL_X), .STRIDE(STRIDE_X), .OUT(OUT_X), .SLOTS(X_SLOTS)
+    .SIZE(X), .PAD(PAD_LEFT), .KERNEL(KERNEL_X), .STRIDE(STRIDE_X), .OUT(OUT_X), .SLOTS(X_SLOTS),
+    .VISITS(VISITS_X)
   ) x_scan (
-    .clk(clk), .rst(rst), .step(step), .last(x_last), .opens(x_opens), .covers(x_covers), .closes(x_closes)
+    .clk(clk), .rst(rst), .step(step && !y_again), .last(x_last), .again(unused_x_again), .leaves(x_leaves),
+    .opens(x_opens), .covers(x_covers), .closes(x_closes)
   );
   pool_scan #(
-    .SIZE(Y), .PAD(PAD_TOP), .KERNEL(KERNEL_Y), .STRIDE(STRIDE_Y), .OUT(OUT_Y), .SLOTS(Y_SLOTS)
+    .SIZE(Y), .PAD(PAD_TOP), .KERNEL(KERNEL_Y), .STRIDE(STRIDE_Y), .OUT(OUT_Y), .SLOTS(Y_SLOTS),
+    .VISITS(VISITS_Y)
   ) y_scan (
-    .clk(clk), .rst(rst), .step(step && x_last), .last(unused_y_last), .opens(y_opens), .covers(y_covers),
-    .closes(y_closes)
+    .clk(clk), .rst(rst), .step(step && row_ended), .last(unused_y_last), .again(y_again), .leaves(y_leaves),
+    .opens(y_opens), .covers(y_covers), .closes(y_closes)
   );
+
+  // A row that is visited again gives a word for each column, from the memory.
+  wire row_ended = y_again ? column_last : x_last && x_leaves;
+  assign hold = valid && !(row_ended ? y_leaves : !y_again && x_leaves);
 
   // ---- along the row -------------------------------------------------------------------------------------------------
 
-  wire row_done = valid && x_closes != 0;
+  wire row_done = valid && (y_again || x_closes != 0);
   wire [31:0] column;
-  wire unused_column_last;
   wire [COL*WIDTH-1:0] row_data;
-  reg row_valid;
+  reg row_valid, row_again;
   reg [OT_BITS-1:0] row_ot;
   reg [31:0] row_column;
   reg [Y_SLOTS-1:0] row_opens, row_covers, row_closes;
   reg [COL*WIDTH-1:0] row_largest;
 
   axis #(.SIZE(OUT_X)) x_axis (
-    .clk(clk), .rst(rst), .step(advance && row_done), .at(column), .last(unused_column_last)
+    .clk(clk), .rst(rst), .step(advance && row_done), .at(column), .last(column_last)
   );
 
   always @(posedge clk)
     if (rst) row_valid <= 1'b0;
     else if (advance) begin
       row_valid <= row_done;
+      row_again <= y_again;
       row_ot <= ot;
       row_column <= column;
       row_opens <= y_opens;
@@ -89,7 +100,7 @@ module max_pool #(
         reg signed [WIDTH-1:0] largest;
         wire signed [WIDTH-1:0] larger = x_opens[s] || value > largest ? value : largest;
         always @(posedge clk)
-          if (step && x_covers[s]) largest <= larger;
+          if (step && !y_again && x_covers[s]) largest <= larger;
         assign found[s+1] = x_closes[s] ? larger : found[s];
       end
       assign row_data[c*WIDTH +: WIDTH] = found[X_SLOTS];
@@ -121,7 +132,7 @@ module max_pool #(
       for (c = 0; c < COL; c = c + 1) begin : lane
         wire signed [WIDTH-1:0] old = above[c*WIDTH +: WIDTH];
         wire signed [WIDTH-1:0] value = row_largest[c*WIDTH +: WIDTH];
-        assign larger[c*WIDTH +: WIDTH] = row_opens[s] || value > old ? value : old;
+        assign larger[c*WIDTH +: WIDTH] = !row_again && (row_opens[s] || value > old) ? value : old;
       end
       if (s == 0) begin : chosen
         assign found = larger;

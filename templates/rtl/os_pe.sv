@@ -24,7 +24,9 @@ module os_pe #(
   // one bit more, so that signed and unsigned codes multiply alike
   wire signed [WEIGHT_BITS:0] weight = {WEIGHT_SIGNED != 0 && weight_north[WEIGHT_BITS-1], weight_north};
   wire signed [INPUT_BITS:0] activation = {INPUT_SIGNED != 0 && activation_west[INPUT_BITS-1], activation_west};
+  /* verilator lint_off UNUSEDSIGNAL */  // sums may need fewer bits
   wire signed [WEIGHT_BITS+INPUT_BITS+1:0] product = weight * activation;
+  /* verilator lint_on UNUSEDSIGNAL */
 
   always @(posedge clk)
     if (rst) begin

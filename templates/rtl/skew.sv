@@ -9,6 +9,7 @@ module skew #(
   parameter int REVERSE = 0
 ) (
   input  wire                  clk,
+  input  wire                  rst,
   input  wire                  advance,
   input  wire [LANES*BITS-1:0] from,
   output wire [LANES*BITS-1:0] to
@@ -18,12 +19,13 @@ module skew #(
     for (i = 0; i < LANES; i = i + 1) begin : lane
       localparam int DELAY = REVERSE != 0 ? LANES - 1 - i : i;
       if (DELAY == 0) begin : through
-        wire unused = &{1'b0, clk, advance};  // of an array of one line
+        wire unused = &{1'b0, clk, rst, advance};  // of an array of one line
         assign to[i*BITS +: BITS] = from[i*BITS +: BITS];
       end else begin : late
         reg [DELAY*BITS-1:0] line;
         always @(posedge clk)
-          if (advance) line <= (DELAY * BITS)'({line, from[i*BITS +: BITS]});
+          if (rst) line <= 0;
+          else if (advance) line <= (DELAY * BITS)'({line, from[i*BITS +: BITS]});
         assign to[i*BITS +: BITS] = line[(DELAY-1)*BITS +: BITS];
       end
     end

@@ -154,7 +154,7 @@ module ws_array #(
     .ROW(ROW), .COL(COL), .WEIGHT_BITS(WEIGHT_BITS), .WEIGHT_SIGNED(WEIGHT_SIGNED), .INPUT_BITS(INPUT_BITS),
     .INPUT_SIGNED(INPUT_SIGNED), .SUM_BITS(SUM_BITS)
   ) grid (
-    .clk(clk), .advance(advance), .shift_weight(shift_weight), .weights(weights), .activations(activations),
+    .clk(clk), .rst(rst), .advance(advance), .shift_weight(shift_weight), .weights(weights), .activations(activations),
     .psums(psums)
   );
 

@@ -15,6 +15,7 @@ module ws_grid #(
   parameter int SUM_BITS      = 16
 ) (
   input  wire                       clk,
+  input  wire                       rst,
   input  wire                       advance,
   input  wire                       shift_weight,
   input  wire [ROW*WEIGHT_BITS-1:0] weights,
@@ -28,9 +29,11 @@ module ws_grid #(
   wire [ROW*INPUT_BITS-1:0] west;
   wire [COL*SUM_BITS-1:0] south;
 
-  skew #(.LANES(ROW), .BITS(INPUT_BITS)) west_skew (.clk(clk), .advance(advance), .from(activations), .to(west));
+  skew #(.LANES(ROW), .BITS(INPUT_BITS)) west_skew (
+    .clk(clk), .rst(rst), .advance(advance), .from(activations), .to(west)
+  );
   skew #(.LANES(COL), .BITS(SUM_BITS), .REVERSE(1)) south_skew (
-    .clk(clk), .advance(advance), .from(south), .to(psums)
+    .clk(clk), .rst(rst), .advance(advance), .from(south), .to(psums)
   );
 
   genvar r, c;

@@ -84,8 +84,8 @@ MUTANTS: Mapping[str, Mutant] = {
         f"  wire [31:0] tap = {TAP};",
         f"  reg [31:0] tap = 0;\n  always @(posedge clk) if (pass_done) tap <= {TAP};")),
     "no skew": mutant("skew", ONE, "relu", "ws_grid", (
-        "west_skew (.clk(clk), .advance(advance), .from(activations), .to(west));",
-        "unused (.clk(clk), .advance(advance), .from(activations), .to());\n  assign west = activations;")),
+        "west_skew (\n    .clk(clk), .rst(rst), .advance(advance), .from(activations), .to(west)\n  );",
+        "unused (.clk(clk), .rst(rst), .advance(advance), .from(activations), .to());\n  assign west = activations;")),
     "rows of weights reversed": mutant("rows_reversed", ONE, "relu", "ws_grid", (
         "weights[r*WEIGHT_BITS +: WEIGHT_BITS]", "weights[(ROW-1-r)*WEIGHT_BITS +: WEIGHT_BITS]")),
     "columns of weights reversed": mutant("columns_reversed", ONE, "relu", "ws_array", (READ, "tap * COL + col")),

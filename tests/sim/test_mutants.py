@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from qexport.bench.interface import Port, Stream, interface
-from qexport.bench.rtl import FOLDER, PARTS, POOLS, SHARED
+from qexport.bench.rtl import FOLDER, INPUTS, PARTS, POOLS, SHARED
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.errors import CheckFailed, QexportError
@@ -85,7 +85,7 @@ def fates(results: list[MutantResult]) -> dict[str, str]:
 def test_every_edit_applies_to_the_templates_and_changes_them(style: str) -> None:
     assert len(EDITS[style]) == len({edit.name for edit in EDITS[style]}) >= 40
     for edit in EDITS[style]:
-        assert edit.file.removesuffix(".sv") in (*SHARED, *POOLS, *PARTS[style])
+        assert edit.file.removesuffix(".sv") in (*SHARED, *INPUTS, *POOLS, *PARTS[style])
         text = (FOLDER / edit.file).read_text()
         changed = applied(edit, text)
         assert changed != text

@@ -10,8 +10,10 @@ import msgspec
 import pytest
 
 from qexport.bench.rtl import behind_array, compute_cycles, latency, load_cycles, mm_cycles, render_rtl, stream_cycles
+from qexport.bench.stages import held_cycles, rtl_stages
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
+from qexport.core.steps import read_steps
 from qexport.errors import QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
@@ -123,6 +125,8 @@ def sizes(manifest: Manifest) -> dict[str, int]:
     numbers = {"ROW": manifest.array["row"], "COL": manifest.array["col"], "N": memories["input"].shape[0]}
     numbers |= {f"{m.name.upper()}_BITS": m.bits for m in (*driven, *results, memories["psum"])}
     numbers |= {f"{m.name.upper()}_WORDS": m.files[0].words for m in (*driven, memories["psum"])}
+    if "output" in memories:
+        numbers["OUTPUT_WORDS"] = memories["output"].files[0].words
     return numbers | {
         "RESULT_WORDS": results[0].files[0].words,
         "LATENCY": latency(manifest),
@@ -132,13 +136,13 @@ def sizes(manifest: Manifest) -> dict[str, int]:
 
 
 def bench_sizes(manifest: Manifest, bench: str) -> dict[str, int]:
-    others = ("LATENCY",) if bench == "tb_mm" else ("WR_BITS", "RD_BITS")
+    others = ("LATENCY",) if bench == "tb_mm" else ("WR_BITS", "RD_BITS", "OUTPUT_WORDS")
     return {name: value for name, value in sizes(manifest).items() if name not in others}
 
 
 def bench_streams(manifest: Manifest, style: str) -> set[str]:
     """The streams that not every design has."""
-    present = {memory.name.upper() for memory in manifest.memories} & {"BIAS", "OUTPUT"}
+    present = {memory.name.upper() for memory in manifest.memories} & {"BIAS", "OUTPUT", "RELU"}
     return present | ({"PSUM"} if style == "ws" else set())
 
 
@@ -211,7 +215,27 @@ def test_memories_give_the_golden_image_after_image_in_the_documented_cycles(
     manifest = read_manifest(folder)
     said = run(built(folder, style, "tb_mm", tmp_path), folder)
     assert said["words"] == compared_words(manifest, "accumulator", "relu", "output")
-    assert said["cycles"] == mm_cycles(style, manifest, plane_of(manifest))
+    assert said["cycles"] == mm_cycles(style, manifest)
+
+
+@on_icarus
+@pytest.mark.parametrize("style", STYLES)
+def test_pools_whose_windows_end_together_hold_the_array_in_the_documented_cycles(
+    simulator: str, style: str, tmp_path: Path
+) -> None:
+    steps = [
+        {"op": "max_pool", "kernel": [3, 3], "stride": [1, 1], "padding": [1, 1, 1, 1]},
+        {"op": "multiply", "by": list(range(-4, 6))},
+        {"op": "max_pool", "kernel": [3, 2], "stride": [1, 2], "padding": [2, 2, 0, 1]},
+    ]
+    capture = replace(make_capture(plane=(4, 5), in_channels=3, out_channels=10, bias=True), steps=read_steps(steps))
+    folder = checked_dump(capture, sized(4, 4), tmp_path)
+    manifest = read_manifest(folder)
+    held = held_cycles(rtl_stages(manifest, *behind_array(folder, manifest)), 3)
+    assert held == 3 * ((4 * 1 + 1 * 5) + (4 * 0 + 2 * 3))  # tiles; of 4x5 to 4x5, then to 6x3
+    said = run(built(folder, style, "tb_mm", tmp_path / style), folder)
+    assert said["words"] == compared_words(manifest, "accumulator", "relu", "output")
+    assert said["cycles"] == mm_cycles(style, manifest, held)
 
 
 @on_verilator

@@ -1,4 +1,4 @@
-"""Options of the commands that take a PyTorch module, and what they ask for."""
+"""Options of the commands that take a PyTorch module or an ONNX file, and what they ask for."""
 
 import re
 from dataclasses import dataclass
@@ -39,13 +39,14 @@ def _read_format(ctx: click.Context, param: click.Parameter, value: str | None) 
 
 model_options = together(
     click.option(
-        "--model", metavar="MODULE:FUNCTION",
-        help="A PyTorch module: what this function of yours returns; it is run. It may return inputs, too.",
+        "--model", metavar="MODULE:FUNCTION|FILE.onnx",
+        help="A PyTorch module: what this function of yours returns; it is run. It may return inputs, too. "
+        "Or an ONNX file: QDQ, QOperator or QONNX.",
     ),
     click.option("--weights", type=path_type(), help="A state_dict for --model."),
     click.option(
         "--inputs", type=path_type(),
-        help="What --model takes: .npy, .pt or .safetensors; a picture, or a folder of them, as RGB of 0..1.",
+        help="What --model takes: .npy, .npz, .pt or .safetensors; a picture, or a folder of them, as RGB of 0..1.",
     ),
 )  # fmt: skip
 scale_options = together(
@@ -68,7 +69,7 @@ scale_options = together(
 
 @dataclass(frozen=True)
 class OfModel:
-    """What the options ask of a PyTorch module."""
+    """What the options ask of a PyTorch module, or of an ONNX file."""
 
     model: str | None
     weights: Path | None
@@ -87,11 +88,35 @@ class OfModel:
         """The options that were given."""
         return [f"--{name}".replace("_", "-") for name, value in vars(self).items() if value is not None]
 
+    @property
+    def onnx(self) -> Path | None:
+        """The ONNX file; None where it is a PyTorch module."""
+        return Path(self.model) if self.model is not None and self.model.endswith(".onnx") else None
+
 
 def module_captures(
     asked: OfModel, layer: str | None, images: int | list[int] | None, hardware: Hardware | None = None
 ) -> tuple[list[LayerCapture], list[Any]]:
-    """The captures of a module's layer, or of all; and those that were refused. Says on stderr what is not certain."""
+    """The captures of a model's layer, or of all; and those that were refused. Says on stderr what is not certain."""
+    found = (
+        _of_onnx(asked.onnx, asked, layer, images, hardware)
+        if asked.onnx
+        else _of_torch(asked, layer, images, hardware)
+    )
+    captured = [one for one in found if hasattr(one, "capture")]
+    refused = [one for one in found if not hasattr(one, "capture")]
+    lines = [remark for one in captured for remark in one.remarks]
+    for line in [*lines, *(f"left out: {one.why}" for one in refused)]:
+        click.echo(f"qexport: {line}", err=True)
+    if not captured:
+        raise QexportError(f"model: none of its {len(refused)} layers can be captured; see the lines above")
+    return [one.capture for one in captured], refused
+
+
+def _of_torch(
+    asked: OfModel, layer: str | None, images: int | list[int] | None, hardware: Hardware | None
+) -> list[Any]:
+    """What is captured, and what is refused, of a PyTorch module."""
     from qexport.frontends import needs_torch
 
     needs_torch(("torch",))
@@ -118,17 +143,55 @@ def module_captures(
     if layer is None:
         if asked.weight_scale or asked.input_scale or asked.output_scale:
             raise click.UsageError("--weight-scale, --input-scale and --output-scale belong to one --layer")
-        found: list[Any] = list(capturing.capture_all(loaded.model, inputs, source, hardware))
-    else:
-        found = [capturing.capture_module(loaded.model, layer, inputs, _wishes(asked, hardware), source)]
-    captured = [one for one in found if isinstance(one, capturing.Captured)]
-    refused = [one for one in found if isinstance(one, capturing.Refused)]
-    lines = [remark for one in captured for remark in one.remarks]
-    for line in [*lines, *(f"left out: {one.why}" for one in refused)]:
-        click.echo(f"qexport: {line}", err=True)
-    if not captured:
-        raise QexportError(f"model: none of its {len(refused)} layers can be captured; see the lines above")
-    return [one.capture for one in captured], refused
+        return list(capturing.capture_all(loaded.model, inputs, source, hardware))
+    return [capturing.capture_module(loaded.model, layer, inputs, _wishes(asked, hardware), source)]
+
+
+def _of_onnx(
+    path: Path, asked: OfModel, layer: str | None, images: int | list[int] | None, hardware: Hardware | None
+) -> list[Any]:
+    """What is captured, and what is refused, of an ONNX file."""
+    from qexport.frontends import needs_onnx
+
+    needs_onnx()
+    from qexport.core.capture import Source
+    from qexport.frontends.onnx_model import capture as capturing
+    from qexport.frontends.onnx_model.reading import read_model
+    from qexport.frontends.onnx_model.walk import walk
+
+    _check_onnx(asked)
+    if asked.inputs is None:
+        raise click.UsageError(f"--model {path} needs --inputs: what the network is fed")
+    graph = read_model(path)
+    inputs = capturing.read_inputs(graph, asked.inputs, INPUTS if images is None else images)
+    source = Source(checkpoint_sha256=graph.sha256, data_sha256=inputs.digest, images=inputs.images, stimulus="images")
+    walked = walk(graph, inputs.shapes)
+    if layer is None:
+        return list(capturing.capture_all(walked, inputs, source, hardware))
+    return [capturing.capture_layer(walked, layer, inputs, source, hardware)]
+
+
+def blank_captures(asked: OfModel) -> tuple[list[LayerCapture], list[Any]]:
+    """The layers of an ONNX file without what is fed to them, and those that are refused."""
+    from qexport.frontends import needs_onnx
+
+    needs_onnx()
+    from qexport.frontends.onnx_model.capture import blank
+    from qexport.frontends.onnx_model.reading import read_model
+    from qexport.frontends.onnx_model.walk import walk
+
+    _check_onnx(asked)
+    assert asked.onnx is not None
+    walked = walk(read_model(asked.onnx))
+    for one in walked.refused:
+        click.echo(f"qexport: left out: {one.why}", err=True)
+    return [blank(one) for one in walked.layers], list(walked.refused)
+
+
+def _check_onnx(asked: OfModel) -> None:
+    stated = [name for name in asked.given() if name not in ("--model", "--inputs")]
+    if stated:
+        raise click.UsageError(f"{', '.join(stated)} belongs to a PyTorch module; an ONNX file says it")
 
 
 def _wishes(asked: OfModel, hardware: Hardware | None) -> Any:

@@ -130,6 +130,11 @@ class Operation:
         raise NotImplementedError
 
     @property
+    def folded(self) -> Int64 | None:
+        """What is added to the sums of raw codes for each channel, because of zero points; None where nothing is."""
+        return None
+
+    @property
     def start(self) -> Signal:
         """The accumulator, where the steps begin."""
         return Signal(self.layer.results, self.layer.channel, self.shapes["accumulator"][1:], *self.channel_bounds)

@@ -3,13 +3,12 @@
 import copy
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 import torch.utils._pytree as pytree
-from msgspec.structs import replace as replace_struct
 from torch import Tensor, nn
 
 from qexport.core.capture import LayerCapture, Source
@@ -18,10 +17,11 @@ from qexport.core.geometry import Conv2d, Linear, MatMul
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.rescale import Hardware
 from qexport.errors import QexportError, few, near
+from qexport.frontends.inputs import line_of
 from qexport.frontends.torch_module.grids import FLOAT_ERROR, Stated, operand_of
 from qexport.frontends.torch_module.layers import LAYERS
 from qexport.frontends.torch_module.lines import Call, Reals
-from qexport.frontends.torch_module.outputs import output_of
+from qexport.frontends.torch_module.outputs import with_output
 from qexport.frontends.torch_module.rules import RULES
 from qexport.frontends.torch_module.tracer import Tracer
 
@@ -128,12 +128,6 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
     return tracer.calls
 
 
-def line_of(error: Exception) -> str:
-    """What an error says, in one line."""
-    lines = str(error).strip().splitlines()
-    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__
-
-
 def digest(inputs: Any) -> str:
     """SHA-256 of the numbers of all inputs."""
     whole = hashlib.sha256()
@@ -176,22 +170,14 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
         **codes,
     )
     try:
-        output = output_of(call, captured, unit, real, wishes.output, wishes.hardware)
+        ending = with_output(call, captured, unit, real, wishes.output, wishes.hardware)
     except QexportError as error:
         lacks = ", without the bias, which is no multiple of their unit" if real is not None else ""
         remarks.append(f"{name}: accumulators only{lacks}: {error}")
         return Captured(captured, tuple(remarks))
     if wishes.output is not None and call.found:
         remarks.append(f"{name}: the quantizer behind it gives the output; the format that is stated is not used")
-    with_output = replace(
-        captured,
-        formats=replace_struct(captured.formats, output=output.format),
-        steps=output.steps,
-        reference_codes=output.codes,
-        ties=output.ties or None,
-        departs=output.departs,
-    )
-    return Captured(with_output, tuple(remarks))
+    return Captured(ending, tuple(remarks))
 
 
 def _layer(call: Call, codes: dict[str, Any], relu: bool) -> Any:

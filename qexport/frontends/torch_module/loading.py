@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file
@@ -16,10 +15,9 @@ from torch import Tensor, nn
 
 from qexport.core.budget import CHECKPOINT_BYTES, check_header
 from qexport.errors import QexportError, few
+from qexport.frontends.inputs import PICTURES, arrays, chosen, is_pictures, line_of, pictures
 from qexport.frontends.pickles import unpickle
-from qexport.frontends.torch_module.capture import line_of
 
-PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 ARRAYS = (".npy", ".pt", ".pth", ".safetensors")
 
 
@@ -90,56 +88,21 @@ def load_inputs(path: Path, wanted: int | Sequence[int]) -> tuple[Tensor, tuple[
     A file with an array (.npy, .pt, .safetensors with one tensor) is taken as it is, its first axis counts inputs. A
     picture, or each of a folder by name, is RGB of 0..1, (3, y, x).
     """
-    if path.is_dir():
-        files = sorted(file for file in path.iterdir() if file.suffix.lower() in PICTURES)
-        if not files:
-            raise QexportError(f"inputs: {path} holds no picture ({', '.join(PICTURES)}); give one array in a file")
-        chosen = _chosen(wanted, len(files), path)
-        pictures = [_picture(files[index]) for index in chosen]
-        sizes = {tuple(picture.shape) for picture in pictures}
-        if len(sizes) > 1:
-            raise QexportError(f"inputs: pictures of {path} have sizes {few(sorted(sizes))}; give them one size")
-        return torch.stack(pictures), chosen
-    if path.suffix.lower() in PICTURES:
-        return _picture(path)[None], _chosen(wanted, 1, path)
+    if is_pictures(path):
+        read, indices = pictures(path, wanted)
+        return torch.from_numpy(read), indices
     whole = _array(path)
     if whole.ndim < 1 or not len(whole):
         raise QexportError(f"inputs: {path} holds no inputs; its first axis counts them")
-    chosen = _chosen(wanted, len(whole), path)
-    return whole[list(chosen)], chosen
-
-
-def _chosen(wanted: int | Sequence[int], there: int, path: Path) -> tuple[int, ...]:
-    indices = range(min(wanted, there)) if isinstance(wanted, int) else wanted
-    for index in indices:
-        if index >= there:
-            raise QexportError(f"indices: {index} is outside 0..{there - 1}, the inputs of {path}")
-    if not indices:
-        raise QexportError(f"images: {wanted} is outside 1..{there}, the inputs of {path}")
-    return tuple(indices)
-
-
-def _picture(path: Path) -> Tensor:
-    from PIL import Image, UnidentifiedImageError
-
-    try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("RGB"))
-    except (UnidentifiedImageError, OSError) as error:
-        raise QexportError(f"inputs: {path} is not a readable picture: {line_of(error)}") from None
-    return torch.from_numpy(pixels.transpose(2, 0, 1).astype(np.float32) / 255)
+    indices = chosen(wanted, len(whole), path)
+    return whole[list(indices)], indices
 
 
 def _array(path: Path) -> Tensor:
     if path.suffix not in ARRAYS:
         raise QexportError(f"inputs: {path} is none of {', '.join((*ARRAYS, *PICTURES))}; give one, or a folder")
     if path.suffix == ".npy":
-        if not path.is_file():
-            raise QexportError(f"inputs: {path} does not exist or is no file; give one")
-        try:
-            return torch.from_numpy(np.load(path))
-        except (ValueError, OSError, TypeError, EOFError) as error:
-            raise QexportError(f"inputs: {path} is not a readable array: {line_of(error)}") from None
+        return torch.from_numpy(arrays(path)[""])
     found = _read_tensors(path, "inputs", "save one tensor")
     if isinstance(found, dict) and len(found) == 1:
         (found,) = found.values()

@@ -4,7 +4,7 @@ Places come from the manifest and the judge's own reader (notation.py); what a b
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -38,8 +38,19 @@ class Set:
 
     def read(self, name: str) -> tuple[Ints, Ints, Ints]:
         """Stored codes [file, word, lane], the element at each place (-1: fill), and the tensor."""
-        memories = self.manifest["memories"]
-        return read_memory(self.folder, self.memory(name), self.manifest["array"], memories)
+        mem, array = self.memory(name), self.manifest["array"]
+        if mem["radix"] != "raw_le":
+            return read_memory(self.folder, mem, array, self.manifest["memories"])
+        place, _ = read_order(mem, array)  # of one byte a word here
+        files = [np.frombuffer((self.folder / file["path"]).read_bytes(), np.int8) for file in mem["files"]]
+        stored, tensor = np.stack(files).astype(np.int64).reshape(place.shape), np.zeros(mem["shape"], np.int64)
+        tensor.flat[place] = stored
+        return stored, place, tensor
+
+    def compared(self, name: str) -> int:
+        """How many values of a memory are compared: all but what `skew` added."""
+        stored, place, _ = self.read(name)
+        return int((place >= 0).sum()) if "skew" in self.memory(name) else stored.size
 
     def tensor(self, name: str) -> Ints:
         return self.read(name)[2]
@@ -91,6 +102,24 @@ class Edit:
         return root / design.name
 
 
+Broken = dict[str, Ints]  # what a design gives in place of a result
+Model = Callable[[Set], Broken]
+
+
+class Faults(list[tuple[str, Edit, Model]]):
+    """Faults planted in designs, and what each gives in every result that it touches."""
+
+    def plant(self, design: str, old: str, new: str) -> Callable[[Model], Model]:
+        def add(model: Model) -> Model:
+            self.append((design, Edit(old, new), model))
+            return model
+
+        return add
+
+    def names(self) -> list[str]:
+        return [model.__name__ for *_, model in self]
+
+
 def simulate(found: Set, design: Path, *options: object, simulator: str = "icarus", ok: bool = True) -> Json:
     """One run of `qexport simulate`; the module is named like the file."""
     arguments = ("--dut", design, "--top", design.stem, "--simulator", simulator, "--json", *options)
@@ -106,7 +135,7 @@ def simulate(found: Set, design: Path, *options: object, simulator: str = "icaru
 def passes(found: Set, design: Path, results: Sequence[str], *options: object, simulator: str = "icarus") -> Json:
     """The design passes, and every value of those results was compared."""
     said = simulate(found, design, *options, simulator=simulator)
-    assert said["compared"] == {name: found.read(name)[0].size for name in results}
+    assert said["compared"] == {name: found.compared(name) for name in results}
     assert said["checks"] == sum(said["compared"].values())
     return said
 
@@ -116,6 +145,8 @@ TENSORS = {"psum": "n it kh kw oc py px"}
 
 def lines_of(found: Set, name: str, broken: Ints) -> list[tuple[str, int, int, dict[str, int], str, int]]:
     """Every wrong value in the order of the stream: file, line, lane, index, got, want.
+
+    Where the bench has a hex text of the words beside a file that Verilog cannot load, the place is one in that text.
 
     What a broken tensor does not reach is the set's own fill; a larger one says what stands there instead.
     """
@@ -130,15 +161,29 @@ def lines_of(found: Set, name: str, broken: Ints) -> list[tuple[str, int, int, d
     wrong = []
     for file, word, lane in np.argwhere(got != stored).tolist():
         entry = mem["files"][file]
-        line = len(mem["header"]) + entry.get("first_word", 0) + word + 1
+        path, line = entry["path"], len(mem["header"]) + entry.get("first_word", 0) + word + 1
+        if texts := {f"{path}.hex", f"{path}.{name}.hex"} & {bench["path"] for bench in found.manifest["bench"]}:
+            path, line = texts.pop(), word + 1
         index = np.unravel_index(place[file, word, lane], broken.shape)
         named = {REPORTED.get(axis, axis): int(i) for axis, i in zip(axes, index, strict=True)}
         code = "x" if got[file, word, lane] == UNKNOWN else str(got[file, word, lane])
-        wrong.append((entry["path"], line, lane, named, code, int(stored[file, word, lane])))
+        wrong.append((path, line, lane, named, code, int(stored[file, word, lane])))
     return wrong
 
 
-def fails(found: Set, design: Path, broken: dict[str, Ints], *options: object, simulator: str = "icarus") -> str:
+def word_at(found: Set, name: str, file: str, line: int, lane: int) -> int:
+    """The number that stands there in the text of a file."""
+    mem = found.memory(name)
+    text = (found.folder / file).read_text().splitlines()[line - 1]
+    bits, (low, _) = int(mem["bits"]), code_range(mem)
+    lanes = mem["word_bits"] // bits
+    if mem["radix"] == "dec" and file in [entry["path"] for entry in mem["files"]]:
+        return int(text.split()[lane])
+    word = int(text, 2 if mem["radix"] == "bin" else 16) >> (lanes - 1 - lane) * bits
+    return int((word - low) % (1 << bits) + low)
+
+
+def fails(found: Set, design: Path, broken: Broken, *options: object, simulator: str = "icarus") -> str:
     """The design fails, and exactly the values are reported as wrong that the broken tensors have elsewhere."""
     said = simulate(found, design, *options, simulator=simulator, ok=False)
     text: str = said["why"]
@@ -146,10 +191,11 @@ def fails(found: Set, design: Path, broken: dict[str, Ints], *options: object, s
     for name, file, line, lane, index, got, want in FAIL.findall(text):
         place = {key: int(value) for key, value in (part.split("=") for part in index.split())}
         reports.setdefault(name, []).append((file, int(line), int(lane), place, got, int(want)))
+        assert word_at(found, name, file, int(line), int(lane)) == int(want)
     totals = {name: (int(wrong), int(of)) for name, wrong, of in TOTAL.findall(text)}
     expected = {name: lines_of(found, name, tensor) for name, tensor in broken.items()}
     assert any(expected.values()), "this fault changes nothing: the set is too weak"
-    assert totals == {n: (len(e), found.read(n)[0].size) for n, e in expected.items() if e}, text
+    assert totals == {n: (len(e), found.compared(n)) for n, e in expected.items() if e}, text
     assert sum(map(len, reports.values())) == min(10, sum(map(len, expected.values()))), text
     for name, lines in reports.items():
         assert lines == expected[name][: len(lines)], name

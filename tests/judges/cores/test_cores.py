@@ -1,17 +1,29 @@
 """Five accelerators of different style pass; a fault in each is reported wherever it shows, and nowhere else."""
 
 import re
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from tests.judges.cores import layers
-from tests.judges.cores.bench import UNKNOWN, Edit, Set, convolved, fails, padded, passes, signed, simulate, unsigned
+from tests.judges.cores.bench import (
+    UNKNOWN,
+    Broken,
+    Edit,
+    Faults,
+    Model,
+    Set,
+    convolved,
+    fails,
+    padded,
+    passes,
+    signed,
+    simulate,
+    unsigned,
+)
 from tests.judges.notation import Ints
 
-Broken = dict[str, Ints]
 pytestmark = pytest.mark.whole
 
 
@@ -27,18 +39,7 @@ def operands(found: Set) -> tuple[Ints, Ints, Ints]:
     return found.tensor("weight"), found.tensor("input"), bias
 
 
-Model = Callable[[Set], Broken]
-FAULTS: list[tuple[str, Edit, Model]] = []
-
-
-def fault(name: str, old: str, new: str) -> Callable[[Model], Model]:
-    """A fault planted in a design, and what it gives in every result that it touches."""
-
-    def add(model: Model) -> Model:
-        FAULTS.append((name, Edit(old, new), model))
-        return model
-
-    return add
+FAULTS = Faults()
 
 
 # ---- what each fault gives ------------------------------------------------------------------------------------------
@@ -49,38 +50,38 @@ def requantized(sums: Ints) -> Broken:
     return {"accumulator": sums, "relu": np.maximum(sums, 0), "output": codes}
 
 
-@fault("mac_fsm", "wire signed [WEIGHT_BITS-1:0] weight =", "wire signed [WEIGHT_BITS:0] weight =")
+@FAULTS.plant("mac_fsm", "wire signed [WEIGHT_BITS-1:0] weight =", "wire signed [WEIGHT_BITS:0] weight =")
 def mac_weight_unsigned(found: Set) -> Broken:
     w, x, bias = operands(found)
     return requantized(convolved(unsigned(w, 4), padded(x, 1, 1, 1, 1), bias=bias))
 
 
-@fault("mac_fsm", "INPUT_BITS+:INPUT_BITS] : 0;", "INPUT_BITS+:INPUT_BITS] : 1;")
+@FAULTS.plant("mac_fsm", "INPUT_BITS+:INPUT_BITS] : 0;", "INPUT_BITS+:INPUT_BITS] : 1;")
 def mac_pads_with_one(found: Set) -> Broken:
     w, x, bias = operands(found)
     return requantized(convolved(w, padded(x, 1, 1, 1, 1, value=1), bias=bias))
 
 
-@fault("mac_fsm", "rounded > 15 ? 4'd15 : ", "")
+@FAULTS.plant("mac_fsm", "rounded > 15 ? 4'd15 : ", "")
 def mac_code_wraps(found: Set) -> Broken:
     codes = found.tensor("accumulator") + 8 >> 4
     return {"output": np.where(codes < 0, 0, codes % 16)}
 
 
-@fault("dot_tree", "$signed(v[4*i+:4])", "$signed({1'b0, v[4*i+:4]})")
+@FAULTS.plant("dot_tree", "$signed(v[4*i+:4])", "$signed({1'b0, v[4*i+:4]})")
 def tree_input_unsigned(found: Set) -> Broken:
     w, x, bias = operands(found)
     return {"accumulator": convolved(w, unsigned(x, 4), bias=bias)}
 
 
-@fault("dot_tree", "p[2*i] + p[2*i+1]", "p[2*i] + (i == 2 ? 8'sd0 : p[2*i+1])")
+@FAULTS.plant("dot_tree", "p[2*i] + p[2*i+1]", "p[2*i] + (i == 2 ? 8'sd0 : p[2*i+1])")
 def tree_lacks_a_leaf(found: Set) -> Broken:
     w, x, bias = operands(found)
     kept = np.arange(x.shape[1]) % 8 != 5
     return {"accumulator": convolved(w[:, kept], x[:, kept], bias=bias)}
 
 
-@fault("dot_tree", "b[32*column+:16]", "b[32*(column-(column!=0))+:16]")
+@FAULTS.plant("dot_tree", "b[32*column+:16]", "b[32*(column-(column!=0))+:16]")
 def tree_bias_of_the_next_lane(found: Set) -> Broken:
     w, x, bias = operands(found)
     lanes = np.pad(bias, (0, 1)).reshape(2, 3)[:, [0, 0, 1]].ravel()
@@ -91,7 +92,9 @@ def rectified(sums: Ints) -> Broken:
     return {"accumulator": sums, "relu": np.maximum(sums, 0)}
 
 
-@fault("os_2x2", "sums[1][1]);", "low);\n  wire signed [15:0] low;\n  assign sums[1][1] = 16'($signed(low[7:0]));")
+@FAULTS.plant(
+    "os_2x2", "sums[1][1]);", "low);\n  wire signed [15:0] low;\n  assign sums[1][1] = 16'($signed(low[7:0]));"
+)
 def array_element_is_narrow(found: Set) -> Broken:
     """Element (1, 1) has odd positions and odd channels, and only 8 bits."""
     sums = found.tensor("accumulator").copy()
@@ -100,13 +103,13 @@ def array_element_is_narrow(found: Set) -> Broken:
     return rectified(sums)
 
 
-@fault("os_2x2", "weights[{out, term[3:2], 1'(l)}]", "weights[{out, term[2], term[3], 1'(l)}]")
+@FAULTS.plant("os_2x2", "weights[{out, term[3:2], 1'(l)}]", "weights[{out, term[2], term[3], 1'(l)}]")
 def array_taps_transposed(found: Set) -> Broken:
     w, x, _ = operands(found)
     return rectified(convolved(w.transpose(0, 1, 3, 2), x, (2, 2)))
 
 
-@fault("os_2x2", "pe00 (clk, beat == 0,", "pe00 (clk, 1'b0,")
+@FAULTS.plant("os_2x2", "pe00 (clk, beat == 0,", "pe00 (clk, 1'b0,")
 def array_sum_not_cleared(found: Set) -> Broken:
     """Element (0, 0) goes on from what it never had: even positions of even channels."""
     sums = found.tensor("accumulator").copy()
@@ -115,18 +118,18 @@ def array_sum_not_cleared(found: Set) -> Broken:
     return {"accumulator": sums, "relu": np.where(sums == UNKNOWN, UNKNOWN, np.maximum(sums, 0))}
 
 
-@fault("line_buffer", "{sum[1], sum[0]}", "{sum[0], sum[1]}")
+@FAULTS.plant("line_buffer", "{sum[1], sum[0]}", "{sum[0], sum[1]}")
 def buffer_lanes_swapped(found: Set) -> Broken:
     return {"accumulator": found.tensor("accumulator")[:, ::-1]}
 
 
-@fault("line_buffer", "window[4*k +: 4]", "window[4*(k%3*3 + k/3) +: 4]")
+@FAULTS.plant("line_buffer", "window[4*k +: 4]", "window[4*(k%3*3 + k/3) +: 4]")
 def buffer_kernel_transposed(found: Set) -> Broken:
     w, x, _ = operands(found)
     return {"accumulator": convolved(w.transpose(0, 1, 3, 2), padded(x, 1, 1, 1, 1))}
 
 
-@fault("line_buffer", "r > 1 ? two_ago", "r > 2 ? two_ago")
+@FAULTS.plant("line_buffer", "r > 0 ? two_ago", "r > 2 ? two_ago")
 def buffer_first_row_twice(found: Set) -> Broken:
     """The row above the second one is taken for nothing: the window has no top at y = 1."""
     w, x, _ = operands(found)
@@ -142,14 +145,14 @@ def partial_sums(w: Ints, x: Ints, tiles: list[list[int]]) -> Ints:
     return np.stack([np.einsum("oiab,niyx->naboyx", w[:, tile], x[:, tile]) for tile in tiles], axis=1)
 
 
-@fault("bit_serial", "? -now :", "? now :")
+@FAULTS.plant("bit_serial", "? -now :", "? now :")
 def serial_sign_is_a_value(found: Set) -> Broken:
     w, x, _ = operands(found)
     plane = unsigned(padded(x, 1, 0, 0, 1), 4)
     return {"psum": partial_sums(w, plane, [[0, 1], [2]]), "accumulator": convolved(w, plane)}
 
 
-@fault("bit_serial", "(run[c] <<< 1) + now;", "(run[c] <<< 1) + (it == 1 && last_bit ? 16'sd0 : now);")
+@FAULTS.plant("bit_serial", "(run[c] <<< 1) + now;", "(run[c] <<< 1) + (it == 1 && last_bit ? 16'sd0 : now);")
 def serial_second_tile_lacks_a_bit(found: Set) -> Broken:
     w, x, _ = operands(found)
     plane = padded(x, 1, 0, 0, 1)
@@ -157,7 +160,7 @@ def serial_second_tile_lacks_a_bit(found: Set) -> Broken:
     return {"psum": partial_sums(w, plane, [[0, 1], [2]]), "accumulator": convolved(w, plane)}
 
 
-@fault("bit_serial", "fresh ? 16'd0 :", "1'b0 ? 16'd0 :")
+@FAULTS.plant("bit_serial", "fresh ? 16'd0 :", "1'b0 ? 16'd0 :")
 def serial_totals_go_on(found: Set) -> Broken:
     return {"accumulator": np.full_like(found.tensor("accumulator"), UNKNOWN)}
 
@@ -172,7 +175,7 @@ def test_a_design_passes(sets: dict[str, Set], name: str, seed: int) -> None:
     assert said["seed"] == seed
 
 
-@pytest.mark.parametrize(("name", "edit", "gives"), FAULTS, ids=[gives.__name__ for *_, gives in FAULTS])
+@pytest.mark.parametrize(("name", "edit", "gives"), FAULTS, ids=FAULTS.names())
 def test_a_fault_is_reported_where_it_shows(
     sets: dict[str, Set], tmp_path: Path, name: str, edit: Edit, gives: Model
 ) -> None:

@@ -34,7 +34,7 @@ module line_buffer #(
   reg [3:0] one_ago[0:W], two_ago[0:W];
   wire [3:0] low = edge_of_image ? 4'd0 : s_input_tdata;
   wire [3:0] mid = r > 0 ? one_ago[c] : 4'd0;
-  wire [3:0] top = r > 1 ? two_ago[c] : 4'd0;
+  wire [3:0] top = r > 0 ? two_ago[c] : 4'd0;
   reg [3:0] t1, t2, m1, m2, l1, l2;  // the columns before
 
   wire [35:0] window = {low, l1, l2, mid, m1, m2, top, t1, t2};  // tap 0 in the lowest bits
