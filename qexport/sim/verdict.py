@@ -144,7 +144,7 @@ class Verdict(Printed):
         return found | {
             "streams": list(map(str, self.streams)),
             "beside": msgspec.to_builtins(self.beside),
-            "coverage": msgspec.to_builtins(self.coverage),
+            "coverage": self.coverage.told,
             "cannot_see": self.unseen,
         }
 
