@@ -169,3 +169,18 @@ def test_a_fail_and_the_sets_own_design_have_records_too(simulator: str, tiny_se
     fails(cli("simulate", tiny_set, "--verdict", tiny_set / "v.json"), "lies in the set")
     fails(cli("simulate", tiny_set, "--verdict", wrong), "is no record of a verdict")
     fails(cli("simulate", tiny_set, "--requirement", "A"), "--requirement belongs to --verdict or --keep")
+
+
+@on_icarus
+def test_sets_of_one_geometry_are_told_together(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        copied(tiny_set, tmp_path / "sets" / name)
+    given = ("simulate", tmp_path / "sets", "--simulator", simulator, "--streams", "smooth")
+    result = cli(*given)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("cannot see  ") == 2
+    assert "together  2 sets: " in result.stdout
+    found = json.loads(cli(*given, "--json").stdout)
+    assert found["together"][0]["sets"] == 2
+    assert found["together"][0]["products"] == found["sets"][0]["coverage"]["products"]
+    fails(cli(*given, "--verdict", tmp_path / "v.json"), "--verdict is for one set", "has 2")
