@@ -22,7 +22,7 @@ from tests.sim.test_stub import MIXED
 
 on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 EXAMPLE = Path(__file__).parent.parent.parent / "vectors" / "features_33"
-TOOLS = ("sh", "make", "iverilog", "vvp", "mktemp", "od", "tr", "cat", "grep", "rm", "ln")
+TOOLS = ("sh", "make", "iverilog", "vvp", "mktemp", "od", "tr", "cat", "grep", "rm", "ln", "cmp")
 SetOf = Callable[[str], Path]
 Sim = Callable[..., subprocess.CompletedProcess[str]]
 
