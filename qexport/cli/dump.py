@@ -140,6 +140,8 @@ def _network_captures(
         raise QexportError(f"images: {wanted} is outside 1..{len(source)}, the pictures of this source")
     if asked.layer is None:
         layers = capturing.layer_facts(network.model)
+        for one in capturing.unusable_layers(network.model):
+            click.echo(f"qexport: left out: {one.why}", err=True)
     else:
         layers = [capturing.choose_layer(network.model, asked.layer)]
     if isinstance(wanted, _Auto):
@@ -334,9 +336,9 @@ def command(
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]
-    result = results[0] if index is None else {"index": str(index), "sets": results}
+    result: dict[str, Any] = results[0] if index is None else {"index": str(index), "sets": results}
     if covered is not None:
-        result["coverage"] = msgspec.to_builtins(covered)
+        result["coverage"] = covered.told
 
     def show() -> None:
         if index is None:
