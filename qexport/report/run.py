@@ -114,7 +114,7 @@ class Run:
         return [self._result(stream) for stream in self.streams if not stream.driven]
 
     def _result(self, stream: Stream) -> Result:
-        words, values = self.folder / f"{stream.memory}.hex", stream.values
+        words, values = self.folder / f"{verilog_name(stream.memory)}.hex", stream.values
         if not words.is_file():
             return Result(stream.memory, values, None, "not there: the design has no such port, or the run was cut off")
         try:
