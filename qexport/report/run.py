@@ -16,6 +16,7 @@ from qexport.findings.compared import Comparison
 from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import Handshakes, handshakes
 from qexport.findings.words import read_actual
+from qexport.layout.memory import verilog_name
 from qexport.report.blocks import Block, Details, Facts, Note, Section, Tile, marked
 from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
