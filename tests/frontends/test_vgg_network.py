@@ -12,7 +12,7 @@ import torch
 from qexport.core.capture import CaptureFile
 from qexport.core.network_file import network_bytes, read_network, write_network
 from qexport.core.network_run import Engine
-from qexport.core.steps import Threshold
+from qexport.core.steps import Multiply, Threshold
 from qexport.errors import QexportError
 from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.capture import capture_layers, layer_facts
@@ -116,6 +116,22 @@ def test_scales_of_powers_of_two_give_thresholds() -> None:
     made = integer_network(loaded(model))
     assert isinstance(made.network.placed["features.4"].node.steps[-1], Threshold)
     assert made.ties > 0
+
+
+def test_the_steps_may_be_those_of_a_hardware(tmp_path: Path) -> None:
+    torch.save(settled().state_dict(), tmp_path / "m.pth")
+    file = tmp_path / "m.network.safetensors"
+    done = cli(
+        "import", tmp_path / "m.pth", "--round", "floor", "--mul-bits", 6, "--per-tensor", "--out", file, "--json"
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["departs"] > 0
+    node = read_network(file).placed["features.0"].node
+    assert isinstance(node.steps[0], Multiply)
+    assert abs(node.steps[0].arrays["by"]).max() < 32
+    assert node.steps[2].arrays["by"].ndim == 0
+    done = cli("import", tmp_path / "m.pth", "--round", "half_even", "--out", file)
+    assert "other codes" in done.stdout or "proven" in done.stdout
 
 
 def test_a_convolution_that_is_not_quantized_is_refused() -> None:
