@@ -140,6 +140,8 @@ def test_layers_of_every_kind_and_changed_files_have_a_page(tmp_path: Path) -> N
         page = qx.dump(capture, tmp_path).report(tmp_path / f"{capture.layer.name}.html").read_text()
         assert "verified" in page
     assert "step0_by by channel" in (tmp_path / "conv.html").read_text()
+    drawn = {name: "from accumulator to code" in (tmp_path / f"{name}.html").read_text() for name in ("conv", "sum")}
+    assert drawn == {"conv": True, "sum": False}  # behind a sum_pool a code is of several accumulators
     cli("report", tmp_path, "--out", tmp_path / "all.html")
     assert all(f">{capture.layer.name}</a>" in (tmp_path / "all.html").read_text() for capture in captures)
     for file in (tmp_path / "conv").glob("weight*.hex"):
