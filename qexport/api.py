@@ -34,6 +34,7 @@ from qexport.findings.exhaust.run import exhaust as exhaust_set
 from qexport.findings.explain import Explanation
 from qexport.findings.explain import explain as explain_value
 from qexport.findings.shrink import BUDGET, Shrunk, shrink_actual, shrink_dut
+from qexport.findings.whole_run import diagnose_run
 from qexport.findings.words import read_actual
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
@@ -440,16 +441,12 @@ class VectorSet:
             return diagnose_words(self.folder, read_actual(self.folder, _paths(actual), memory))
         if actual.kept is None:
             raise QexportError("actual: the run kept no words; give `simulate` a folder with keep")
-        found: Diagnosis | None = None
-        for name in [memory] if memory is not None else actual.compared:
-            words = actual.kept / f"{name}.hex"
-            if words.is_file():
-                found = diagnose_words(self.folder, read_actual(self.folder, words, name))
-                if found.differing or found.findings:
-                    break
-        if found is None:
-            raise QexportError(f"actual: the run left no words in {actual.kept}; its log says why")
-        return found
+        if memory is None:
+            return diagnose_run(self.folder, actual.kept)[1]
+        words = actual.kept / f"{memory}.hex"
+        if not words.is_file():
+            raise QexportError(f"actual: the run left no words of {memory} in {actual.kept}; its log says why")
+        return diagnose_words(self.folder, read_actual(self.folder, words, memory))
 
     def explain(self, *at: int, **by_axis: int) -> Explanation:
         """How a value comes about, term by term: that of image n, output channel oc, position (oy, ox), or, of a matrix

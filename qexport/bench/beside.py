@@ -149,6 +149,7 @@ _TASKS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("finish", "stop", "fatal", "exit"), (END, "can end the run")),
     **dict.fromkeys(("test$plusargs", "value$plusargs"), ("plusargs", "reads the arguments of the bench")),
 }
+_HIDING = re.compile(r"`(undefineall|pragma\s+protect|protect\w*)")
 _UNRESOLVED = ("UndeclaredIdentifier", "CouldNotResolveHierarchicalPath", "TypoIdentifier")
 
 
@@ -194,7 +195,7 @@ def beside(
             calls.setdefault(place, []).append([_text(argument, context) for argument in node.arguments[:2]])
 
     compilation.getRoot().visit(visit)
-    found = [*errors, *scan.of_included()]
+    found = [*errors, *scan.of_included(), *scan.of_directives()]
     for tree in compilation.getSyntaxTrees():
         found += scan.of_tokens(tree.root, calls)
     return tuple(sorted(set(found))), _sources(design, manager, [] if package is None else [package], folders)
@@ -258,7 +259,7 @@ class _Scan:
         for found in diagnostics:
             code = str(found.code).removeprefix("DiagCode(").removesuffix(")")
             name = str(found.args[0]) if found.args else ""
-            if code in _UNRESOLVED and name not in self._around.names:  # of those each word is named below
+            if code in _UNRESOLVED and not self._is_bench(name):  # of those each word is named below
                 yield self._one(found.location, "upward", f"names '{name}', which is not in the design")
             elif found.isError() and code not in _UNRESOLVED:
                 yield self._one(
@@ -272,6 +273,20 @@ class _Scan:
             if path.is_file() and self._in_set(path) and path.suffix not in (".sv", ".vh", ".svh", ".v"):
                 included = self._manager.getIncludedFrom(buffer)
                 yield self._one(included, "set", f"includes {path}, a file of the set")
+
+    def of_directives(self) -> Iterator[Beside]:
+        """Directives behind which a simulator reads what slang does not."""
+        for buffer in self._manager.getAllBuffers():
+            path, text = Path(str(self._manager.getRawFileName(buffer))), str(self._manager.getSourceText(buffer))
+            if path.is_file():
+                for found in _HIDING.finditer(text):
+                    line = text.count("\n", 0, found.start()) + 1
+                    what = f"{' '.join(found[0].split())} leaves open what is read"
+                    file = str(self._design.origins.get(path, path))
+                    yield Beside(file=file, line=line, kind="unread", what=what)
+
+    def _is_bench(self, name: str) -> bool:
+        return any(name == own or name.startswith(f"{own}_") for own in self._around.names)
 
     def _in_set(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._around.folder.resolve())
@@ -302,7 +317,7 @@ class _Scan:
                 found.append(self._one(node.location, *words[node.kind]))
             elif node.kind == parsing.TokenKind.SystemIdentifier:
                 found.extend(self._of_task(node, calls))
-            elif node.kind == parsing.TokenKind.Identifier and node.valueText in self._around.names:
+            elif node.kind == parsing.TokenKind.Identifier and self._is_bench(node.valueText):
                 found.append(self._one(node.location, "upward", f"names '{node.valueText}', a module of the bench"))
 
         root.visit(visit)

@@ -336,9 +336,9 @@ def command(
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]
-    result = results[0] if index is None else {"index": str(index), "sets": results}
+    result: dict[str, Any] = results[0] if index is None else {"index": str(index), "sets": results}
     if covered is not None:
-        result["coverage"] = msgspec.to_builtins(covered)
+        result["coverage"] = covered.told
 
     def show() -> None:
         if index is None:

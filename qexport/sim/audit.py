@@ -54,14 +54,17 @@ def audit(record: Path, folder: Path, design: Design) -> list[Doubt]:
         raise QexportError(f"audit: {record} is no record of a verdict; give what simulate --verdict wrote") from None
     if not isinstance(schema, str) or not schema.startswith("qexport.verdict/"):
         raise QexportError(f"audit: {record} has schema {schema!r:.40}, needs {SCHEMA}; give what simulate wrote")
-    doubts = list(broken_seals(document))
-    if json_bytes(document) != data:
-        doubts.append(Doubt("/", "is not written as a record is: sorted keys, two-space indent"))
     try:
+        doubts = list(broken_seals(document))
+        if json_bytes(document) != data:
+            doubts.append(Doubt("/", "is not written as a record is: sorted keys, two-space indent"))
         found = msgspec.convert(document, Record)
     except msgspec.ValidationError as error:
         return [*doubts, Doubt("/", str(error))]
+    except RecursionError:
+        raise QexportError(f"audit: {record} is nested too deeply; give what simulate --verdict wrote") from None
     manifest = read_manifest(folder)
+    interface(folder, manifest)  # which a set without a bench does not have
     doubts += [Doubt("/set", f"{fault}") for fault in verify(folder).faults]
     doubts += contradictions(found, manifest, folder)
     if not doubts or all(doubt.field != "/set" for doubt in doubts):

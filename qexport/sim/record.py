@@ -21,7 +21,7 @@ from qexport.bench.beside import Beside
 from qexport.bench.design import Design
 from qexport.build.blind_spots import spots_of
 from qexport.core.coverage import Coverage
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.layout.paths import SUMS
 from qexport.sets.folder import file_sha256
 from qexport.sets.manifest import Entry, Manifest, NamedFile, Tool, json_bytes
@@ -86,7 +86,8 @@ class RunRecord(Entry, frozen=True, kw_only=True):
 
 class Record(Entry, frozen=True, kw_only=True):
     """What `simulate --verdict` writes. `words`: SHA-256 of the words that came back, of each memory, as the bench
-    records them. `coverage`: what the set's vectors exercise. `seals`: of each leaf, by its place."""
+    records them. `coverage`: what the set's vectors exercise; None where the set is not as it was dumped. `seals`: of
+    each leaf, by its place."""
 
     schema: str
     result: str
@@ -101,7 +102,7 @@ class Record(Entry, frozen=True, kw_only=True):
     compared: dict[str, int]
     not_compared: dict[str, int]
     words: dict[str, str]
-    coverage: Coverage
+    coverage: Coverage | None
     blind_spots: tuple[str, ...]
     requirements: tuple[str, ...]
     seals: dict[str, str] = msgspec.field(default_factory=dict)
@@ -116,6 +117,10 @@ class Record(Entry, frozen=True, kw_only=True):
 def record_of(verdict: Verdict, requirements: Sequence[str] = ()) -> Record:
     """The record of a verdict; `requirements`: the ids of what it shows."""
     said = () if verdict.failure is None else tuple(str(verdict.failure).splitlines())
+    coverage: Coverage | None = None
+    spots: tuple[str, ...] = ()
+    with suppress(CheckFailed):  # of a set that was changed
+        coverage, spots = verdict.coverage, spots_of(verdict.set, verdict.manifest)
     return Record(
         schema=SCHEMA,
         result="PASS" if verdict.passed else "FAIL",
@@ -133,8 +138,8 @@ def record_of(verdict: Verdict, requirements: Sequence[str] = ()) -> Record:
         compared=verdict.compared,
         not_compared=verdict.not_compared,
         words=verdict.words,
-        coverage=verdict.coverage,
-        blind_spots=spots_of(verdict.set, verdict.manifest),
+        coverage=coverage,
+        blind_spots=spots,
         requirements=tuple(requirements),
     )  # fmt: skip
 

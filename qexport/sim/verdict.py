@@ -76,7 +76,7 @@ class Verdict(Printed):
             lacks.append(f"{hidden} of {flips.flips} single-bit {operand} errors")
         lacks += self.coverage.lacks
         if spots := spots_of(self.set, self.manifest):
-            lacks.append(f"{len(spots)} permutations that all memories share (qexport strength names them)")
+            lacks.append(f"{len(spots)} permutations of the layout (qexport strength)")
         return "; ".join(lacks) or "nothing that is counted"
 
     @property
@@ -144,7 +144,7 @@ class Verdict(Printed):
         return found | {
             "streams": list(map(str, self.streams)),
             "beside": msgspec.to_builtins(self.beside),
-            "coverage": msgspec.to_builtins(self.coverage),
+            "coverage": self.coverage.told,
             "cannot_see": self.unseen,
         }
 

@@ -131,9 +131,13 @@ def test_nothing_of_an_earlier_run_stays_beside_the_new_one(simulator: str, tiny
     assert words(keep) == before, "no run has begun"
     core.write_text(without(core.read_text(), "psum"))
     assert cli(*run, "--dut", core).exit_code == 0
-    assert {path.name for path in keep.iterdir()} == {"build.log", "run.log", "accumulator.hex", "relu.hex"}
+    assert {path.name for path in keep.iterdir()} == {
+        "build.log", "run.log", "verdict.json", "accumulator.hex", "relu.hex",
+    }  # fmt: skip
     assert cli(*run).exit_code == 0  # with the build of the cache
-    assert {path.name for path in keep.iterdir()} - {"build.log"} == {"run.log", *(f"{name}.hex" for name in RESULTS)}
+    assert {path.name for path in keep.iterdir()} - {"build.log", "verdict.json"} == {
+        "run.log", *(f"{name}.hex" for name in RESULTS),
+    }  # fmt: skip
     (keep / "build.log").write_text("of another design")
     assert cli(*run).exit_code == 0
     assert not (keep / "build.log").exists()
