@@ -122,6 +122,7 @@ def test_operators_of_integers_from_pixels_on(tmp_path: Path) -> None:
     assert captured["of_integers"].capture.formats.weight.zero_points != (0,)
     assert not any(one.capture.ties for one in captured.values())
     network = integer_network(walked)
+    np.testing.assert_array_equal(network.inputs[0].codes(pictures), pictures)
     outputs = Engine(network).run({"picture": pictures.astype(np.int64)}, list(captured))
     for name, one in captured.items():
         np.testing.assert_array_equal(outputs[name], one.capture.reference_codes, name)
