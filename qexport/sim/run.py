@@ -120,7 +120,7 @@ def simulate(
             work.lay(folder, [path for memory in driven for path in memory.loaded])
         else:
             work.link(folder)
-        verdict = run.all_recorded(verdict)
+        verdict = run.all_recorded(replace(verdict, isolated=run.records))
         if waves is not None and (around is None or not verdict.passed):
             run.show(f"out/waves.{waves}", around, verdict.streams[-1])
     return verdict
@@ -150,8 +150,7 @@ class _Run:
 
     @cached_property
     def records(self) -> bool:
-        """Whether the bench can do without the expected words; those of qexport 0.1 cannot, and judge by themselves."""
-        return "+record=" in (self.folder / f"tb_{self.manifest.layer.slug}.sv").read_text()
+        return records(self.folder, self.manifest)
 
     def all_recorded(self, verdict: Verdict) -> Verdict:
         """The verdict of all its runs: that of the first that fails, else that of the first with all of them in it."""
@@ -256,6 +255,11 @@ class _Run:
                 recording += [f"+waves_from={begin}", f"+waves_to={end}"]
                 self._tell([first[0]])
             run_bench([*command, *recording], self.work.root, log, self.limit, self.progress)
+
+
+def records(folder: Path, manifest: Manifest) -> bool:
+    """Whether the set's bench can do without the expected words; those of qexport 0.1 cannot, and judge themselves."""
+    return "+record=" in (folder / f"tb_{manifest.layer.slug}.sv").read_text()
 
 
 def _changed(folder: Path, manifest: Manifest, own_design: bool) -> dict[str, str]:

@@ -14,12 +14,15 @@ import numpy as np
 import torch
 from PIL import Image
 
+from qexport.bench.interface import streams
 from qexport.build.dump import dump
 from qexport.core.capture import CaptureFile
 from qexport.frontends.vgg.data import CLASS_NAMES
 from qexport.layout.toml import layout_text, load_layout, preset_names
 from qexport.sets.folder import file_sha256, sha256, sums_text
 from qexport.sets.manifest import read_manifest
+from qexport.sim.record import record_of, seals
+from qexport.sim.verdict import Verdict
 from tests.conftest import make_capture
 from tests.frontends.networks import small_network
 from tests.fuzz import mutate
@@ -53,6 +56,7 @@ class Target:
         self.network = base / "network.pth"
         torch.save(small_network().state_dict(), self.network)
         self.vcd = _waves(self.set)
+        self.record = json.loads(_record(self.set))
 
     def captures(self, rng: random.Random, case: Path) -> Arguments:
         file = case / "capture.safetensors"
@@ -144,6 +148,18 @@ class Target:
             ["eval", *network, *data],
         ])  # fmt: skip
 
+    def verdicts(self, rng: random.Random, case: Path) -> Arguments:
+        file = case / "verdict.json"
+        document = {key: value for key, value in self.record.items() if key != "seals"}
+        if rng.random() < 0.7:
+            changed = rng.choice([mutate.plausible, mutate.document])(rng, document)
+            sealed = isinstance(changed, dict) and rng.random() < 0.7
+            text = json.dumps(changed | {"seals": seals(changed)} if sealed else changed, sort_keys=True, indent=2)
+            file.write_text(f"{text}\n", errors="surrogatepass")
+        else:
+            file.write_bytes(mutate.data(rng, json.dumps(self.record).encode()))
+        return ["audit", str(file), "--set", str(self.set)]
+
     def _reading(self, rng: random.Random, whole: Path, folder: Path, case: Path) -> Arguments:
         """A command that reads a set, which was `whole`."""
         memory = rng.choice(read_manifest(whole).memories)
@@ -165,7 +181,19 @@ class Target:
 KINDS: dict[str, Callable[[Target, random.Random, Path], Arguments]] = {
     "captures": Target.captures, "layouts": Target.layouts, "manifests": Target.manifests,
     "memories": Target.memories, "waves": Target.waves, "checkpoints": Target.checkpoints, "pictures": Target.pictures,
+    "verdicts": Target.verdicts,
 }  # fmt: skip
+
+
+def _record(folder: Path) -> bytes:
+    """The record of a PASS of the set's own design."""
+    manifest = read_manifest(folder)
+    words = {stream.memory: stream.values for stream in streams(manifest) or () if not stream.driven}
+    verdict = Verdict(
+        set=folder, simulator="icarus", version="12.0", seed=0, compared=words, not_compared={}, manifest=manifest,
+        cycles=9, macs=216, words=dict.fromkeys(words, "0" * 64), sources={"dut.sv": "0" * 64},
+    )  # fmt: skip
+    return record_of(verdict).to_bytes()
 
 
 def _others(base: Path) -> list[tuple[Path, str]]:
