@@ -155,6 +155,7 @@ module tb_features_33;
   endtask
 
   function automatic string name_of(input integer memory);
+    /* verilator no_inline_task */
     begin
       name_of = "";
       case (memory)
@@ -172,6 +173,7 @@ module tb_features_33;
   endfunction
 
   function automatic string file_of(input integer memory, input integer number);
+    /* verilator no_inline_task */
     begin
       file_of = "";
       case (memory)
@@ -398,35 +400,35 @@ module tb_features_33;
   endfunction
 
   // Words that went over.
-  function automatic integer moved();
+  function automatic integer words_moved();
     begin
-      moved = 0;
+      words_moved = 0;
 `ifndef QEXPORT_WITHOUT_WEIGHT
-      moved = moved + weight_source.sent;
+      words_moved = words_moved + weight_source.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_INPUT
-      moved = moved + input_source.sent;
+      words_moved = words_moved + input_source.moved;
 `endif
 `ifdef QEXPORT_WITH_INPUT_PADDED
-      moved = moved + input_padded_source.sent;
+      words_moved = words_moved + input_padded_source.moved;
 `endif
 `ifdef QEXPORT_WITH_PATCHES
-      moved = moved + patches_source.sent;
+      words_moved = words_moved + patches_source.moved;
 `endif
 `ifdef QEXPORT_WITH_PSUM
-      moved = moved + psum_source.sent;
+      words_moved = words_moved + psum_source.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_PSUM
-      moved = moved + psum_check.got;
+      words_moved = words_moved + psum_check.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      moved = moved + accumulator_check.got;
+      words_moved = words_moved + accumulator_check.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-      moved = moved + relu_check.got;
+      words_moved = words_moved + relu_check.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-      moved = moved + output_check.got;
+      words_moved = words_moved + output_check.moved;
 `endif
     end
   endfunction
@@ -436,31 +438,31 @@ module tb_features_33;
     begin
       complete = 1;
 `ifndef QEXPORT_WITHOUT_WEIGHT
-      if (weight_source.sent < 72) complete = 0;
+      if (weight_source.moved < 72) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_INPUT
-      if (input_source.sent < 64) complete = 0;
+      if (input_source.moved < 64) complete = 0;
 `endif
 `ifdef QEXPORT_WITH_INPUT_PADDED
-      if (input_padded_source.sent < 144) complete = 0;
+      if (input_padded_source.moved < 144) complete = 0;
 `endif
 `ifdef QEXPORT_WITH_PATCHES
-      if (patches_source.sent < 576) complete = 0;
+      if (patches_source.moved < 576) complete = 0;
 `endif
 `ifdef QEXPORT_WITH_PSUM
-      if (psum_source.sent < 1296) complete = 0;
+      if (psum_source.moved < 1296) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_PSUM
-      if (psum_check.got < 1296) complete = 0;
+      if (psum_check.moved < 1296) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      if (accumulator_check.got < 64) complete = 0;
+      if (accumulator_check.moved < 64) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-      if (relu_check.got < 64) complete = 0;
+      if (relu_check.moved < 64) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-      if (output_check.got < 64) complete = 0;
+      if (output_check.moved < 64) complete = 0;
 `endif
     end
   endfunction
@@ -504,50 +506,50 @@ module tb_features_33;
     begin
       if (!stop && !complete()) say($sformatf("timeout after %0d cycles", cycles));
 `ifndef QEXPORT_WITHOUT_WEIGHT
-      if (weight_source.sent < 72)
-        say($sformatf("memory=weight %0d of %0d words were taken", weight_source.sent, 72));
+      if (weight_source.moved < 72)
+        say($sformatf("memory=weight %0d of %0d words were taken", weight_source.moved, 72));
 `endif
 `ifndef QEXPORT_WITHOUT_INPUT
-      if (input_source.sent < 64)
-        say($sformatf("memory=input %0d of %0d words were taken", input_source.sent, 64));
+      if (input_source.moved < 64)
+        say($sformatf("memory=input %0d of %0d words were taken", input_source.moved, 64));
 `endif
 `ifdef QEXPORT_WITH_INPUT_PADDED
-      if (input_padded_source.sent < 144)
-        say($sformatf("memory=input_padded %0d of %0d words were taken", input_padded_source.sent, 144));
+      if (input_padded_source.moved < 144)
+        say($sformatf("memory=input_padded %0d of %0d words were taken", input_padded_source.moved, 144));
 `endif
 `ifdef QEXPORT_WITH_PATCHES
-      if (patches_source.sent < 576)
-        say($sformatf("memory=patches %0d of %0d words were taken", patches_source.sent, 576));
+      if (patches_source.moved < 576)
+        say($sformatf("memory=patches %0d of %0d words were taken", patches_source.moved, 576));
 `endif
 `ifdef QEXPORT_WITH_PSUM
-      if (psum_source.sent < 1296)
-        say($sformatf("memory=psum %0d of %0d words were taken", psum_source.sent, 1296));
+      if (psum_source.moved < 1296)
+        say($sformatf("memory=psum %0d of %0d words were taken", psum_source.moved, 1296));
 `endif
 `ifndef QEXPORT_WITHOUT_PSUM
       if (psum_check.file != 0) $fclose(psum_check.file);
-      if (psum_check.got < 1296)
-        say($sformatf("memory=psum %0d of %0d words were delivered", psum_check.got, 1296));
+      if (psum_check.moved < 1296)
+        say($sformatf("memory=psum %0d of %0d words were delivered", psum_check.moved, 1296));
       if (psum_check.bad != 0)
         $display("FAIL memory=psum %0d of %0d values are wrong", psum_check.bad, 64'd10368);
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
       if (accumulator_check.file != 0) $fclose(accumulator_check.file);
-      if (accumulator_check.got < 64)
-        say($sformatf("memory=accumulator %0d of %0d words were delivered", accumulator_check.got, 64));
+      if (accumulator_check.moved < 64)
+        say($sformatf("memory=accumulator %0d of %0d words were delivered", accumulator_check.moved, 64));
       if (accumulator_check.bad != 0)
         $display("FAIL memory=accumulator %0d of %0d values are wrong", accumulator_check.bad, 64'd512);
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
       if (relu_check.file != 0) $fclose(relu_check.file);
-      if (relu_check.got < 64)
-        say($sformatf("memory=relu %0d of %0d words were delivered", relu_check.got, 64));
+      if (relu_check.moved < 64)
+        say($sformatf("memory=relu %0d of %0d words were delivered", relu_check.moved, 64));
       if (relu_check.bad != 0)
         $display("FAIL memory=relu %0d of %0d values are wrong", relu_check.bad, 64'd512);
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
       if (output_check.file != 0) $fclose(output_check.file);
-      if (output_check.got < 64)
-        say($sformatf("memory=output %0d of %0d words were delivered", output_check.got, 64));
+      if (output_check.moved < 64)
+        say($sformatf("memory=output %0d of %0d words were delivered", output_check.moved, 64));
       if (output_check.bad != 0)
         $display("FAIL memory=output %0d of %0d values are wrong", output_check.bad, 64'd512);
 `endif
@@ -568,7 +570,7 @@ module tb_features_33;
   // One stream after the other is blocked: the next where nothing else moves any more, or after a while.
   task automatic choose_blocked(input integer earlier);
     begin
-      quiet = moved() == earlier ? quiet + 1 : 0;
+      quiet = words_moved() == earlier ? quiet + 1 : 0;
       turn = turn + 1;
       if (quiet == QUIET_CYCLES || turn == BLOCKED_CYCLES) begin
         blocked = (blocked + 1) % 9;
@@ -740,14 +742,14 @@ module tb_features_33;
     // The bench's signals change while clk is low, and all are looked at just before it rises.
     while (!stop && drained < DRAIN_CYCLES && (complete() || cycles < limit)) begin
       clk = 0;
-      if (mode == RESET && !again && 2 * moved() >= all) begin
+      if (mode == RESET && !again && 2 * words_moved() >= all) begin
         again = 1;
         restart;
         reset_design;
       end
       if (waving && cycles == waves_from) $dumpvars(0, tb_features_33);
       if (waving && cycles == waves_to) $dumpoff;
-      earlier = moved();
+      earlier = words_moved();
 `ifndef QEXPORT_WITHOUT_WEIGHT
       weight_source.drive;
 `endif
@@ -938,13 +940,13 @@ module tb_features_33_source #(
     end
   endfunction
 
-  integer sent;
+  integer moved;
   reg taken;
 
   // Before the first word, at the beginning and after a reset.
   task automatic restart;
     begin
-      sent = 0;
+      moved = 0;
       taken = 0;
       tvalid = 0;
     end
@@ -956,9 +958,9 @@ module tb_features_33_source #(
     begin
       stall = held_back();
       if (!tvalid || taken) begin
-        tvalid = sent < WORDS && !stall;
-        tdata = tvalid ? words[sent] : 'x;
-        tlast = tvalid ? (sent + 1) % LASTS == 0 : 1'bx;
+        tvalid = moved < WORDS && !stall;
+        tdata = tvalid ? words[moved] : 'x;
+        tlast = tvalid ? (moved + 1) % LASTS == 0 : 1'bx;
       end
     end
   endtask
@@ -967,7 +969,7 @@ module tb_features_33_source #(
     begin
       if (^tready === 1'bx) tb_features_33.halt($sformatf("s_%0s_tready of the design is X", tb_features_33.name_of(MEMORY)));  // or Z
       taken = tvalid && tready === 1'b1;
-      if (taken) sent = sent + 1;
+      if (taken) moved = moved + 1;
     end
   endtask
 endmodule
@@ -1088,7 +1090,7 @@ module tb_features_33_sink #(
     end
   endfunction
 
-  integer got;
+  integer moved;
   reg taken;
   reg held;                   // a word was offered and not taken yet
   reg [WIDTH:0] offer;        // what it was, tlast first
@@ -1099,7 +1101,7 @@ module tb_features_33_sink #(
   // the index of the first that differs.
   /* verilator lint_off UNUSEDSIGNAL */
   reg compared = 0, mismatch = 0;  // at this rising edge of clk
-  reg [WIDTH-1:0] want;
+  reg [WIDTH-1:0] want, got;
   reg [LANES-1:0] wrong;
   integer line, n, oc, it, kh, kw, y, x;
   /* verilator lint_on UNUSEDSIGNAL */
@@ -1180,7 +1182,7 @@ module tb_features_33_sink #(
 
   task automatic restart;
     begin
-      got = 0;
+      moved = 0;
       held = 0;
       taken = 0;
       tready = 0;
@@ -1223,23 +1225,24 @@ module tb_features_33_sink #(
     reg last;
     begin
       if (file != 0) $fwrite(file, "%h\n", tdata);
-      if (got == WORDS)
+      if (moved == WORDS)
         tb_features_33.say($sformatf("memory=%0s more than %0d words were delivered", tb_features_33.name_of(MEMORY), WORDS));
-      if (got < WORDS) begin
-        last = (got + 1) % LASTS == 0;
+      if (moved < WORDS) begin
+        last = (moved + 1) % LASTS == 0;
         if (tlast !== last)
           tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d tlast got=%b want=%b", tb_features_33.name_of(MEMORY),
-                              tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, tlast, last));
+                              tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, tlast, last));
         if (!tb_features_33.recording) compare;
       end
-      got = got + 1;
+      moved = moved + 1;
     end
   endtask
 
   task automatic compare;
     integer lane;
     begin
-      want = words[got];
+      want = words[moved];
+      got = tdata;
       wrong = 0;
       compared = 1;
       checks = checks + 64'(LANES);
@@ -1247,10 +1250,10 @@ module tb_features_33_sink #(
         for (lane = 0; lane < LANES; lane = lane + 1) compare_lane(lane);
       mismatch = wrong != 0;
       if (tb_features_33.waving) begin
-        line = SKIP + got % PER_FILE + 1;
+        line = SKIP + moved % PER_FILE + 1;
         lane = LANES - 1;
         while (lane > 0 && wrong != 0 && wrong[lane] == 0) lane = lane - 1;
-        locate(got, LANES - 1 - lane);
+        locate(moved, LANES - 1 - lane);
       end
     end
   endtask
@@ -1262,7 +1265,7 @@ module tb_features_33_sink #(
       g = tdata[(LANES - 1 - lane) * BITS +: BITS];
       w = want[(LANES - 1 - lane) * BITS +: BITS];
       differs = g !== w;
-      if (SKEWED != 0 || differs) locate(got, lane);
+      if (SKEWED != 0 || differs) locate(moved, lane);
       if (SKEWED != 0 && added) begin
         differs = 0;
         checks = checks - 1;
@@ -1272,10 +1275,10 @@ module tb_features_33_sink #(
         bad = bad + 1;
         if (SIGNED != 0)
           tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
-            tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, lane, place, $signed(g), $signed(w)));
+            tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, lane, place, $signed(g), $signed(w)));
         else
           tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
-            tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, lane, place, g, w));
+            tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, lane, place, g, w));
       end
     end
   endtask
