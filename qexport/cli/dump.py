@@ -332,7 +332,9 @@ def command(
                 def advance(done: int) -> None:
                     tell("layers", done, len(captures))
 
-                dumps, index = dump_all((one for one, _ in captures), by_kind, folder, force, advance, graph)
+                dumps, index = dump_all(
+                    (one for one, _ in captures), by_kind, folder, force, advance, None if stress else graph
+                )
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]

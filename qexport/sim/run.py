@@ -95,6 +95,8 @@ def simulate(
                 raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
             raise
         refuse(reading.beside, design.allow)
+        if design and (new := [path for path, digest in reading.sources.items() if file_sha256(Path(path)) != digest]):
+            raise QexportError(f"dut: {few(new)} changed while it was read and built; simulate it again")
         _lay_tables(reading.beside, work.root)
         clear(work.out, [verilog_name(stream.memory) for stream in offered])
         verdict = Verdict(
@@ -170,6 +172,9 @@ class _Run:
         before = changed_files(self.folder, self.manifest)
         entries = [entry for entry in self.manifest.memories if entry.name in verdict.compared]
         found: list[Compared] = []
+        recorded = {entry.name: self.work.out / f"{verilog_name(entry.name)}.hex" for entry in entries}
+        for path in recorded.values():  # of the run before, which a design that ends at once would leave
+            path.unlink(missing_ok=True)
         try:
             arguments = [
                 "+dir=set",
@@ -184,9 +189,7 @@ class _Run:
                     f"simulate: {self.folder}: {_named(new)}, while the design ran; nothing else may write into the "
                     "set, dump it again"
                 )
-            found = [
-                compare(self.folder, self.manifest, e, self.work.out / f"{verilog_name(e.name)}.hex") for e in entries
-            ]
+            found = [compare(self.folder, self.manifest, entry, recorded[entry.name]) for entry in entries]
             cycles, macs = self._judge(found, status, verdict.seed)
         except CheckFailed as failure:
             verdict = replace(verdict, failure=failure)
@@ -200,9 +203,8 @@ class _Run:
         Nothing else that is printed counts: a design may print, too.
         """
         output = self.log.read_text(errors="replace")
-        words = sum(
-            e.files[0].words * len(e.files) for e in self.manifest.memories if e.name in [f.memory for f in found]
-        )
+        ours = [one.memory for one in found]
+        words = sum(file.words for entry in self.manifest.memories if entry.name in ours for file in entry.files)
         ended = f"RECORDED words={words}" if self.records else f"PASS checks={sum(one.values for one in found)}"
         end = re.search(rf"^DONE cycles=(\d+) macs=(\d+) [^\n]*\n{ended} nonce={self.nonce}$", output, re.MULTILINE)
         if status == 0 and end is not None and all(one.right for one in found):
