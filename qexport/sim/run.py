@@ -206,7 +206,8 @@ class _Run:
         ours = [one.memory for one in found]
         words = sum(file.words for entry in self.manifest.memories if entry.name in ours for file in entry.files)
         ended = f"RECORDED words={words}" if self.records else f"PASS checks={sum(one.values for one in found)}"
-        end = re.search(rf"^DONE cycles=(\d+) macs=(\d+) [^\n]*\n{ended} nonce={self.nonce}$", output, re.MULTILINE)
+        # a design may have begun the line; what stands last in it is the bench's
+        end = re.search(rf"^.*DONE cycles=(\d+) macs=(\d+) [^\n]*\n{ended} nonce={self.nonce}$", output, re.MULTILINE)
         if status == 0 and end is not None and all(one.right for one in found):
             if self.records:
                 self._tell([f"PASS checks={sum(one.checked for one in found)} nonce={self.nonce}"])
