@@ -7,7 +7,7 @@ words are compared here, after the run.
 import io
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -158,7 +158,7 @@ class _Run:
         """The verdict of all its runs: that of the first that fails, else that of the first with all of them in it."""
         done: list[Verdict] = []
         for streams in verdict.streams:
-            one = self.recorded(replace(verdict, seed=streams.seed, streams=(streams,)))
+            one = self.recorded(replace(verdict, seed=streams.seed, streams=(streams,)), done[0].words if done else {})
             made = tuple(run for before in (*done, one) for run in before.streams)
             if one.failure is not None:
                 passed = [run for before in done for run in before.streams]
@@ -167,9 +167,17 @@ class _Run:
             done.append(one)
         return replace(done[0], streams=verdict.streams)
 
-    def recorded(self, verdict: Verdict) -> Verdict:
-        """The verdict of a run that cannot reach what is expected: the bench records, and then it is compared."""
-        before = changed_files(self.folder, self.manifest)
+    @cached_property
+    def _before(self) -> dict[str, str]:
+        """The files that are not as dumped, before the first run."""
+        return changed_files(self.folder, self.manifest)
+
+    def recorded(self, verdict: Verdict, known: Mapping[str, str]) -> Verdict:
+        """The verdict of a run that cannot reach what is expected: the bench records, and then it is compared.
+
+        `known`: of each memory the SHA-256 of its right words, where a run before has shown it.
+        """
+        before = self._before
         entries = [entry for entry in self.manifest.memories if entry.name in verdict.compared]
         found: list[Compared] = []
         recorded = {entry.name: self.work.out / f"{verilog_name(entry.name)}.hex" for entry in entries}
@@ -189,7 +197,10 @@ class _Run:
                     f"simulate: {self.folder}: {_named(new)}, while the design ran; nothing else may write into the "
                     "set, dump it again"
                 )
-            found = [compare(self.folder, self.manifest, entry, recorded[entry.name]) for entry in entries]
+            found = [
+                compare(self.folder, self.manifest, entry, recorded[entry.name], known.get(entry.name, ""))
+                for entry in entries
+            ]
             cycles, macs = self._judge(found, status, verdict.seed)
         except CheckFailed as failure:
             verdict = replace(verdict, failure=failure)
