@@ -19,7 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 
 
 class Inputs:
-    """The codes of all inputs of a network for some pictures; `names`: what tells a picture, its file or number."""
+    """The codes of all inputs of a network for some pictures."""
 
     def __init__(self, path: Path, arrays: dict[str, Any], files: Sequence[Path], network: IntegerNetwork):
         self.path, self._arrays, self._files, self._network = path, arrays, files, network
