@@ -66,8 +66,8 @@ def simulate(
     streams stall at random where `seed` is not 0. `keep` gets run.log, build.log, the words that came back
     (<memory>.hex) and waves.vcd or waves.fst, for which the run is done again with the expected words at hand; with
     `around` those of a failed run are of so many cycles before and behind the first error. `progress` is given lines of
-    a long run. `builds` keeps the builds of `dut` for further calls, for a caller in whose time the files that these
-    may include do not change. `limit`: seconds for the build, and again for each run.
+    a long run or build. `builds` keeps builds instead of the cache, for a caller with many designs. `limit`: seconds
+    for the build, and again for each run.
 
     Raises CheckFailed when the set is not as it was dumped; QexportError when it has no bench, the ports do not fit,
     the sources do not compile or no simulator is found.
@@ -87,9 +87,17 @@ def simulate(
         job, found = replace(reading.job, waves=waves), reading.streams
         refuse([one for one in reading.beside if one.kind not in LATE], design.allow)
         compared = {stream.memory: stream.values for stream in found if not stream.driven}
-        kept_builds = builds if design else cache_folder()
+        included = reading.sources.values() if design else ()
         try:
-            executable = build_bench(simulator, job, work.root, work.out / "build.log", kept_builds)
+            executable = build_bench(
+                simulator,
+                job,
+                work.root,
+                work.out / "build.log",
+                builds or cache_folder(),
+                read_too=included,
+                say=progress,
+            )
         except NotCompiled as error:
             if simulator.name == "icarus" and design and is_legal(reading.design, job.sources[:1], (job.include,)):
                 raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
