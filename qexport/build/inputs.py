@@ -1,6 +1,7 @@
 """Pictures and codes that go through a network, read part by part, so that memory does not grow with their number."""
 
 import hashlib
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -132,7 +133,10 @@ def _pixels(path: Path, one: NetworkInput) -> Codes:
     if channels not in (1, 3) or len(size) != 2:
         raise QexportError(f"inputs: input {one.name} is {shape_text(one.shape)}, not a picture; give codes as .npy")
     try:
-        with Image.open(path) as image:
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(path) as image,
+        ):
             if image.size != (size[1], size[0]):
                 raise QexportError(f"inputs: {path} is {image.size[0]}x{image.size[1]}; needs {size[1]}x{size[0]}")
             pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))
