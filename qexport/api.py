@@ -34,6 +34,7 @@ from qexport.findings.exhaust.run import exhaust as exhaust_set
 from qexport.findings.explain import Explanation
 from qexport.findings.explain import explain as explain_value
 from qexport.findings.shrink import BUDGET, Shrunk, shrink_actual, shrink_dut
+from qexport.findings.whole_run import diagnose_run
 from qexport.findings.words import read_actual
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
@@ -47,13 +48,14 @@ from qexport.sim.verdict import Verdict
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from qexport.frontends.onnx_model.reading import Graph
     from qexport.frontends.vgg.checkpoint import Network
 
 PathLike = str | os.PathLike[str]
 
 
 def capture(
-    network: "Network | Module | None" = None,
+    network: "Network | Graph | Module | None" = None,
     layer: str | int | None = None,
     pictures: Any = None,
     *,
@@ -86,7 +88,7 @@ def capture(
     relu: bool = False,
     name: str = "layer",
 ) -> LayerCapture:
-    """The codes of one layer, of arrays, of a network that `load` gave, or of any PyTorch module.
+    """The codes of one layer, of arrays, of a network that `load` gave, of an ONNX file, or of any PyTorch module.
 
     Of arrays: integer codes `weight` (oc, ic of one group, kh, kw) and `input` (n, ic, iy, ix), a convolution; or
     (oc, ic) and (n, ic), a linear layer; `bias` (oc,) in accumulator units. `input` (n, m, k) and `input2` (n, k, p), a
@@ -103,6 +105,9 @@ def capture(
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
 
+    Of an ONNX file that `load` read: its `layer` by name or number; `pictures`: an array, or arrays by the names of the
+    model's inputs.
+
     Of a module: its `layer` by name or number; `pictures`: what the module is called with, or a tuple of arguments.
     Formats and scales are found, in what runs or in the values; those that are given count. What is not certain of
     them is warned of.
@@ -112,6 +117,8 @@ def capture(
     if network is not None:
         if layer is None or weight is not None or input is not None:
             raise QexportError("capture: give a network and its layer, or weight and input; not both")
+        if type(network).__module__.startswith("qexport.frontends.onnx_model"):  # without loading onnx to ask
+            return _of_onnx(network, str(layer), pictures)
         from qexport.frontends import needs_torch
 
         needs_torch(("torch",))
@@ -123,7 +130,7 @@ def capture(
             return _of_module(
                 network, str(layer), pictures, weight_facts, (inputs, input_scale, input_zero_point), output
             )
-        return _of_network(network, str(layer), pictures)
+        return _of_network(network, str(layer), pictures)  # type: ignore[arg-type]  # a Graph has gone its way
     if input is None or (weight is None and input2 is None and mul is None):
         raise QexportError("capture: give weight and input, or a network (qexport.load) and a layer")
     first = _format("inputs", inputs or "uint8", _or_1(input_scale), input_zero_point)
@@ -259,6 +266,21 @@ def _of_module(
     return found.capture
 
 
+def _of_onnx(graph: Any, layer: str, inputs: Any) -> LayerCapture:
+    from qexport.frontends.onnx_model import capture as capturing
+    from qexport.frontends.onnx_model.walk import walk
+
+    if inputs is None:
+        raise QexportError("capture: give what the network is fed")
+    named = inputs if isinstance(inputs, Mapping) else dict.fromkeys(graph.inputs, inputs)
+    fed = capturing.fed(graph, {name: np.asarray(array) for name, array in named.items()})
+    source = Source(checkpoint_sha256=graph.sha256, data_sha256=fed.digest)
+    found = capturing.capture_layer(walk(graph, fed.shapes), layer, fed, source)
+    for remark in found.remarks:
+        warnings.warn(remark, stacklevel=3)
+    return found.capture
+
+
 def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> LayerCapture:
     import torch
 
@@ -281,10 +303,18 @@ def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> L
         return LayerCapture.load(found.path)
 
 
-def load(path: PathLike) -> "Network":
-    """The trained network of a checkpoint; "builtin": the one that ships. Raises QexportError when there is none."""
-    from qexport.frontends import needs_torch
+def load(path: PathLike) -> "Network | Graph":
+    """The trained network of a checkpoint, "builtin": the one that ships; or of an ONNX file.
 
+    Raises QexportError when there is none.
+    """
+    from qexport.frontends import needs_onnx, needs_torch
+
+    if os.fspath(path).endswith(".onnx"):
+        needs_onnx()
+        from qexport.frontends.onnx_model.reading import read_model
+
+        return read_model(Path(path))
     needs_torch()
     from qexport.frontends.vgg import checkpoint
 
@@ -411,16 +441,12 @@ class VectorSet:
             return diagnose_words(self.folder, read_actual(self.folder, _paths(actual), memory))
         if actual.kept is None:
             raise QexportError("actual: the run kept no words; give `simulate` a folder with keep")
-        found: Diagnosis | None = None
-        for name in [memory] if memory is not None else actual.compared:
-            words = actual.kept / f"{name}.hex"
-            if words.is_file():
-                found = diagnose_words(self.folder, read_actual(self.folder, words, name))
-                if found.differing or found.findings:
-                    break
-        if found is None:
-            raise QexportError(f"actual: the run left no words in {actual.kept}; its log says why")
-        return found
+        if memory is None:
+            return diagnose_run(self.folder, actual.kept)[1]
+        words = actual.kept / f"{memory}.hex"
+        if not words.is_file():
+            raise QexportError(f"actual: the run left no words of {memory} in {actual.kept}; its log says why")
+        return diagnose_words(self.folder, read_actual(self.folder, words, memory))
 
     def explain(self, *at: int, **by_axis: int) -> Explanation:
         """How a value comes about, term by term: that of image n, output channel oc, position (oy, ox), or, of a matrix

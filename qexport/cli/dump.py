@@ -140,6 +140,8 @@ def _network_captures(
         raise QexportError(f"images: {wanted} is outside 1..{len(source)}, the pictures of this source")
     if asked.layer is None:
         layers = capturing.layer_facts(network.model)
+        for one in capturing.unusable_layers(network.model):
+            click.echo(f"qexport: left out: {one.why}", err=True)
     else:
         layers = [capturing.choose_layer(network.model, asked.layer)]
     if isinstance(wanted, _Auto):

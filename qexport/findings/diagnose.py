@@ -18,7 +18,7 @@ from qexport.findings.diagnosis import Cause, Diagnosis
 from qexport.findings.hypotheses.inputs import LANE_STUCK
 from qexport.findings.hypotheses.post import OTHER_LAYER
 from qexport.findings.hypotheses.registry import hypotheses
-from qexport.findings.hypotheses.words import RESULTS_CONSTANT, WORD_COUNT, X_VALUES
+from qexport.findings.hypotheses.words import RESULTS_CONSTANT, WORD_COUNT, WORDS_SHIFTED, X_VALUES
 from qexport.findings.model import AnyModel, Model, array_sides
 from qexport.findings.separate import separate
 from qexport.findings.trial import Scored, Trial, constant_results, name_of
@@ -68,6 +68,10 @@ def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
     if found.differing:
         return replace(found, **(_only_unknown(compared) or _search(compared, progress, behind)))
     if actual.extra or actual.missing:
+        first, count = int(np.argmax(actual.there)), int(actual.there.sum())
+        if not actual.extra and 0 < first < count and actual.there[-1]:
+            detail = f"by -{first} word{'s' * (first > 1)}: the first of the memory did not come"
+            return replace(found, causes=(_cause([WORDS_SHIFTED], detail, 1.0),))
         detail = f"{actual.extra} words too many at the end" if actual.extra else actual.lacking
         return replace(found, causes=(_cause([WORD_COUNT], detail, 1.0),))
     return found

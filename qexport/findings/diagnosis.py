@@ -111,6 +111,8 @@ class Diagnosis(Printed):
 
     def share_text(self, cause: Cause) -> str:
         """How much a cause explains."""
+        if cause.share == 1 and not self.explained:
+            return "gives all, but so few values do not tell it"
         if cause.share == 1:
             return f"explains all {self.differing}" if self.differing else "explains it"
         return f"explains {math.floor(1000 * cause.share) / 10:.1f} %"

@@ -86,6 +86,16 @@ def numbers(chain: Chain, at: int) -> Iterator[Way]:
     step = chain.steps[at]
     for text, fields in _other_numbers(step):
         yield from _replaced(chain, at, STEP_NUMBER, text, fields)
+    for fields in _far_clips(step):
+        yield from _replaced(chain, at, STEP_CLIP, f"clamps to {fields['low']}..{fields['high']}", fields)
+
+
+def _far_clips(step: Step) -> Iterator[dict[str, Any]]:
+    """Clips to formats that are two bits narrower or wider."""
+    if isinstance(step, Clamp):
+        bits = IntFormat.holding(step.low, step.high, step.low < 0).bits
+        for span in (IntFormat(max(bits + more, 1), signed) for more in (-2, 2) for signed in (False, True)):
+            yield {"low": span.low, "high": span.high}
 
 
 def channels(chain: Chain, at: int) -> Iterator[Way]:
@@ -208,7 +218,7 @@ def _other_ways(step: Step) -> Iterator[tuple[Mistake, str, dict[str, Any]]]:
         case Clamp(low=low, high=high):
             yield STEP_CLIP, f"clamps to {-high}..{high}", {"low": -high}
             bits = IntFormat.holding(low, high, low < 0).bits
-            spans = [IntFormat(max(bits + more, 1), signed) for more in (-2, -1, 0, 1, 2) for signed in (False, True)]
+            spans = [IntFormat(max(bits + more, 1), signed) for more in (-1, 0, 1) for signed in (False, True)]
             for span in spans:
                 yield STEP_CLIP, f"clamps to {span.low}..{span.high}", {"low": span.low, "high": span.high}
             for name, value in (("low", low), ("high", high)):
@@ -260,7 +270,7 @@ def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]
             for bits in (8, 16, 24, 32, 40, 48, VALUE.bits):
                 if bits > int(step.arrays["by"].max()):
                     text = f"shifts zeros into {bits} bits, not the sign"
-                    yield STEP_SIGN, text, partial(_before, chain, step, IntFormat(bits, False).wrap)
+                    yield STEP_SIGN, text, partial(_logical, chain, step, bits)
             yield STEP_ROUNDING, "rounds twice", lambda v: _twice(v, number("by", v))
         case Tflite():
             for ways in (*((way,) for way in ROUNDINGS), *itertools.product(ROUNDINGS, repeat=2)):
@@ -276,8 +286,9 @@ def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]
             yield STEP_SIGN, "shifts values above 0, too", lambda v: shift_right(v, step.shift, step.round)
         case Clamp(low=low, high=high):
             span = IntFormat.holding(low, high, low < 0)
-            for other in dict.fromkeys((span, IntFormat(span.bits, not span.signed))):
-                yield STEP_CLIP, f"wraps to {other}", other.wrap
+            yield STEP_CLIP, f"wraps to {span.bits} bits", span.wrap
+            other = IntFormat(span.bits, not span.signed)
+            yield STEP_CLIP, f"wraps to {other}", other.wrap
             yield STEP_CLIP, "lets values below low pass", lambda v: np.minimum(v, high)
             yield STEP_CLIP, "lets values above high pass", lambda v: np.maximum(v, low)
             yield STEP_SIGN, "takes the size of the value", lambda v: np.clip(np.abs(v), low, high)
@@ -342,6 +353,12 @@ def _other_pools(step: Pool) -> Iterator[tuple[Mistake, str, Function]]:
 def _windows_moved(step: Pool, axis: int, by: int, v: Int64) -> Int64:
     given: Int64 = step.apply(np.roll(v, by, axis), 1)
     return given
+
+
+def _logical(chain: Chain, step: ShiftRight, bits: int, v: Int64) -> Int64:
+    left = bits - step._along("by", v, chain.start.axis)
+    shifted: Int64 = done(chain, step, v) & ((1 << left) - 1)
+    return shifted
 
 
 def _twice(v: Int64, by: Any) -> Int64:

@@ -143,7 +143,7 @@ def _ties_of_windows(accumulator: Int64, tied: NDArray[np.bool_], before: tuple[
     """The largest accumulator of each window whose sum is tied: it marks the window."""
     largest = accumulator
     for step in before:
-        largest = step.windows(largest, np.max, np.iinfo(np.int64).min)  # type: ignore[attr-defined]
+        largest = step.windows(largest, np.maximum, np.iinfo(np.int64).min)  # type: ignore[attr-defined]
     places = np.argwhere(tied)
     return tuple(sorted({(int(place[axis]), int(largest[tuple(place)])) for place in places}))
 

@@ -12,13 +12,14 @@ from qexport.findings.diagnose import diagnose
 from qexport.findings.diagnosis import Diagnosis, First
 from qexport.findings.explain import Explanation, Step, explain
 from qexport.findings.words import read_actual
+from qexport.layout.memory import verilog_name
 from qexport.layout.tiling import describe_index
 from qexport.report.blocks import Block, Details, Facts, Note, Pictures, Section
 from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
 from qexport.report.run import Result, Run
 from qexport.report.svg import WIDE, Series, curves, image, rect, shrunk, text, tinted
-from qexport.report.tables import AnyCell, Cell, Table
+from qexport.report.tables import AnyCell, Cell, Table, share
 
 _MAPS, _SIDE = 64, 64  # channels that are drawn, and positions along an axis
 _TERMS = 600  # of an explanation that are listed
@@ -38,7 +39,9 @@ def _diagnosed(run: Run, result: Result) -> tuple[Diagnosis, str]:
     """With its causes; where these cannot be looked for, why."""
     folder = run.facts.folder
     try:
-        return diagnose(folder, read_actual(folder, run.folder / f"{result.memory}.hex", result.memory)), ""
+        return diagnose(
+            folder, read_actual(folder, run.folder / f"{verilog_name(result.memory)}.hex", result.memory)
+        ), ""
     except QexportError as error:
         assert result.found is not None
         return result.found, str(error)
@@ -181,7 +184,7 @@ def shares_figure(axis: str, memory: str, shares: Mapping[int, NDArray[np.float6
     more = f" The first {len(shown)} of {len(shares)} channels." if len(shares) > len(shown) else ""
     table = Table(
         f"Wrong values of {memory} by channel", ["channel", "wrong"],
-        [[channel, f"{float(plane.mean()):.2%}"] for channel, plane in shares.items()],
+        [[channel, share(float(plane.mean()))] for channel, plane in shares.items()],
     )  # fmt: skip
     count = -(-len(small) // a_row)
     said = f"{len(shares)} channels with wrong values, {rows}\u00d7{cols} positions each.{more}"

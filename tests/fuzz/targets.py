@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +15,22 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qexport.build.dump import dump
+from qexport.build.dump import dump, dump_all
+from qexport.build.inputs import open_inputs
+from qexport.build.network import layer_captures
 from qexport.core.capture import CaptureFile
+from qexport.core.network_file import read_network, write_network
+from qexport.core.network_run import Engine
 from qexport.frontends.vgg.data import CLASS_NAMES
-from qexport.layout.toml import layout_text, load_layout, preset_names
+from qexport.layout.toml import default_layout, layout_text, load_layout, preset_names
 from qexport.sets.folder import file_sha256, sha256, sums_text
+from qexport.sets.graph import Graph
 from qexport.sets.manifest import read_manifest
 from tests.conftest import make_capture
 from tests.frontends.networks import small_network
 from tests.fuzz import mutate
 from tests.judges.layers import codes, conv, matmul, total
+from tests.networks import small_network as small_integers
 
 Arguments = list[str]
 VCD = """$timescale 1ns $end
@@ -53,6 +60,20 @@ class Target:
         self.network = base / "network.pth"
         torch.save(small_network().state_dict(), self.network)
         self.vcd = _waves(self.set)
+        self.integers, self.pixels = base / "small.network.safetensors", base / "pixels.npy"
+        write_network(small_integers(), self.integers)
+        np.save(self.pixels, np.random.default_rng(0).integers(0, 256, (1, 3, 6, 6), np.uint8))
+        network = read_network(self.integers)
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = layer_captures(
+                Engine(network), open_inputs(self.pixels, network), [0], list(network.placed), Path(scratch)
+            )
+            captures = [CaptureFile(path) for path in paths.values()]
+            self.sets = base / "sets"
+            dump_all(
+                captures, lambda kind: load_layout(default_layout(kind)), self.sets,
+                graph=lambda index: Graph.of(network, "0" * 64, index),
+            )  # fmt: skip
 
     def captures(self, rng: random.Random, case: Path) -> Arguments:
         file = case / "capture.safetensors"
@@ -144,6 +165,26 @@ class Target:
             ["eval", *network, *data],
         ])  # fmt: skip
 
+    def networks(self, rng: random.Random, case: Path) -> Arguments:
+        """A network's file, or the graph beside its sets."""
+        if rng.random() < 0.2:
+            folder = Path(shutil.copytree(self.sets, case / "sets"))
+            path = folder / "graph.json"
+            document = mutate.document(rng, json.loads(path.read_bytes()))
+            path.write_text(json.dumps(document), errors="surrogatepass")
+            return rng.choice([["verify", str(folder)], ["diagnose", str(folder), "--actual", str(self.sets)]])
+        file = case / "changed.network.safetensors"
+        whole = self.integers.read_bytes()
+        file.write_bytes(_safetensors(rng, whole) if rng.random() < 0.8 else mutate.data(rng, whole))
+        inputs = ["--inputs", str(self.pixels)]
+        return rng.choice([
+            ["layers", "--network", str(file)],
+            ["run", str(file), *inputs, "--out", str(case / "out.npy")],
+            ["run", str(file), *inputs],
+            ["export", str(file), "--onnx", str(case / "out.onnx")],
+            ["dump", "--all", "--network", str(file), *inputs, "--out", str(case / "out")],
+        ])  # fmt: skip
+
     def _reading(self, rng: random.Random, whole: Path, folder: Path, case: Path) -> Arguments:
         """A command that reads a set, which was `whole`."""
         memory = rng.choice(read_manifest(whole).memories)
@@ -153,6 +194,7 @@ class Target:
             ["verify", str(folder)],
             ["show", str(folder), f"{file}:{number}"],
             ["strength", str(folder)],
+            ["report", str(folder), "--out", str(case / "page.html")],
             ["explain", str(folder), "--at", rng.choice(["0,0,0,0", "0,2,1,1", "0,1,1", "9,9,9,9"])],
             ["diagnose", str(folder), "--actual", str(whole / file)],
             ["shrink", str(folder), "--actual", str(folder / file), "--out", str(case / "out")],
@@ -165,6 +207,7 @@ class Target:
 KINDS: dict[str, Callable[[Target, random.Random, Path], Arguments]] = {
     "captures": Target.captures, "layouts": Target.layouts, "manifests": Target.manifests,
     "memories": Target.memories, "waves": Target.waves, "checkpoints": Target.checkpoints, "pictures": Target.pictures,
+    "networks": Target.networks,
 }  # fmt: skip
 
 

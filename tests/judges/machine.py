@@ -643,6 +643,19 @@ def listed(m: Machine) -> Iterator[Fault]:
     yield fault("x_values", "one lane", lines=unknown(lambda word, lane: lane == 2))
     yield fault("x_values", "first words", lines=unknown(lambda word, lane: word < 3))
     yield fault("x_values", "all", lines=unknown(lambda word, lane: True))
+    yield fault("pe_dead", "one dead element", weights=changed(np.s_[:, 4, :, 3], lambda w: 0))
+    yield fault("input_bit_stuck", "lowest bit of activations is 0", image=lambda x: x & ~1)
+    yield fault("pe_dead", "column 5 leaves out row 7", weights=changed(np.s_[:, 5, :, -1], lambda w: 0))
+    yield fault("input_axes", "image upside down", image=lambda x: x[:, :, ::-1])
+    yield fault("output_axes", "results mirrored", arrange=lambda r: r[..., ::-1])
+    yield fault("words_held", "every 5th word repeats", words=held_words(5))
+    yield fault("results_clipped", "ReLU cuts at a third", rectify=lambda s: s.clip(0, m.high // 3))
+    yield fault("relu_wrong", "leaky ReLU", rectify=lambda s: np.where(s < 0, s >> 3, s))
+    yield fault("relu_wrong", "absolute value for ReLU", rectify=np.abs)
+    yield fault(
+        "weight_channel", "column 1 holds the weights of column 0", weights=changed(np.s_[:, 1], lambda w: w[:, 0])
+    )
+    yield fault("requant_fitted", "requantized by 9/10", code=lambda relu: m.requantize(relu * 9 // 10))
 
 
 PAIRS = (
@@ -763,29 +776,18 @@ def outside(m: Machine) -> Iterator[Fault]:
     yield other("input lanes 0 and 1 XORed", input_word=lanewise(mixed_lanes))
     yield other("weight columns at gray-coded addresses", weights=lambda w: w[:, gray])
     yield other("adder saturates at 3/4 of the largest sum", add=after(lambda s: np.minimum(s, m.high * 3 // 4)))
-    yield other("one dead element", weights=changed(np.s_[:, 4, :, 3], lambda w: 0))
     yield other("two outputs exchanged", arrange=swapped_places(4))
     yield other("weights clipped to +-4", weights=lambda w: w.clip(-4, 4))
     yield other("activations clipped to 7", image=lambda x: x.clip(max=7))
-    yield other("lowest bit of activations is 0", image=lambda x: x & ~1)
     yield other("bit 4 of sums is 1", total=lambda sums: sums | 16)
     yield other("row 0 adds twice", column=lambda products: products.sum(1) + products[:, 0])
-    yield other("column 5 leaves out row 7", weights=changed(np.s_[:, 5, :, -1], lambda w: 0))
-    yield other("image upside down", image=lambda x: x[:, :, ::-1])
-    yield other("results mirrored", arrange=lambda r: r[..., ::-1])
-    yield other("every 5th word repeats", words=held_words(5))
-    yield other("ReLU cuts at a third", rectify=lambda s: s.clip(0, m.high // 3))
-    yield other("leaky ReLU", rectify=lambda s: np.where(s < 0, s >> 3, s))
-    yield other("absolute value for ReLU", rectify=np.abs)
     yield other("weights read as ones' complement", weight_code=lambda c, bits, _: value_of(c, bits, True) + (
         c >> bits - 1))  # fmt: skip
     yield other("activation bits 0 and 1 exchanged", input_word=lanewise(low_bits_swapped))
     yield other("positions exchanged in pairs", rows=pairs_swapped)
-    yield other("column 1 holds the weights of column 0", weights=changed(np.s_[:, 1], lambda w: w[:, 0]))
     yield other("rows skipped after a zero", column=skipped)
     yield other("activations of the image before in row 1", rows=changed(
         np.s_[:, :, 1], lambda fed: np.roll(fed[:, :, 1], 1, axis=2)))  # fmt: skip
     yield other(
         "sums lose an eighth before the last pass", before=at_pass(m.it * len(m.taps) - 1, lambda s: s - (s >> 3))
     )
-    yield other("requantized by 9/10", code=lambda relu: m.requantize(relu * 9 // 10))

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 import qexport as qx
+from qexport.build.coverage import coverage_of_set
 from qexport.report.sets import PLOTS, plot, set_page
 from tests.conftest import cli, fails, make_capture, one_memory_layout
 
@@ -75,6 +76,11 @@ def test_the_numbers_of_a_page_are_those_of_the_set(page: bytes) -> None:
     assert ["accumulator", "10", "12", "16"] in tables["Bits of each tensor"]
     listed = json.loads(cli("strength", EXAMPLE, "--json").stdout)["sets"][0]["unexercised"]["relu"]
     assert [list(map(int, row)) for row in tables["Weights of which no error shows in relu"]] == listed
+    found = coverage_of_set(EXAMPLE, vs.manifest)
+    assert found.products is not None
+    never = int((~found.products.array().any(axis=0)).sum())
+    assert f"{never} of 256 products no element has seen" in page.decode()
+    assert [row[:2] for row in tables["Edges that no vector reaches"]] == [edge.split(": ") for edge in found.missed]
     for file in json.loads((EXAMPLE / "manifest.json").read_text())["memories"]:
         assert file["files"][0]["sha256"] in page.decode()
 
@@ -98,8 +104,8 @@ def test_what_stands_in_a_name_is_text(tmp_path: Path) -> None:
     assert (tags["script"], tags.get("img", 0)) == (1, 0)
     assert "&lt;script&gt;alert(1)" in page.decode()
     assert "\u202e" not in page.decode()
-    for what in ("layer", "channels"):
-        ElementTree.fromstring(plot(vs.folder, what))
+    drawn = ElementTree.fromstring(plot(vs.folder, "codes"))  # all codes below each other, with the layer's name above
+    assert (drawn[0].text or "").startswith('codes of "><script>alert(1)</script>')
 
 
 @pytest.mark.parametrize("what", PLOTS)
@@ -169,6 +175,18 @@ def test_a_folder_shows_its_network(tmp_path: Path) -> None:
     fails(cli("report", tmp_path, "--out", tmp_path / "network.html"), "schema 'qexport.graph/7'")
 
 
+def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(EXAMPLE, tmp_path / "vectors" / EXAMPLE.name)
+    monkeypatch.chdir(tmp_path)
+    text = (Path(__file__).parents[2] / "docs/report.md").read_text()
+    commands = re.findall(r"^qexport ((?:report|plot) vectors/.*)$", text, re.M)
+    commands = [command for command in commands if "--data" not in command]  # which is not there
+    assert len(commands) == 4
+    for command in commands:
+        assert cli(*command.split()).exit_code == 0, command
+        assert (tmp_path / command.split()[-1]).stat().st_size > 1000
+
+
 def test_a_page_is_written_where_it_may_be(tmp_path: Path) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "set")
     fails(cli("report", tmp_path / "set", "--out", tmp_path / "set" / "page.html"), "holds its own files only")
@@ -188,4 +206,8 @@ def test_a_training_is_shown_and_a_log_of_others_refused(tmp_path: Path) -> None
     assert cli("report", tmp_path, "--out", tmp_path / "page.html").exit_code == 0
     assert "quantizers off" in (tmp_path / "page.html").read_text()
     log.write_text(log.read_text() + '{"epoch": 3}\n')
-    fails(cli("report", tmp_path, "--out", tmp_path / "page.html"), "log.jsonl:3 is not a record of `qexport train`")
+    fails(
+        cli("report", tmp_path, "--out", tmp_path / "page.html"),
+        "log.jsonl:3 is not a record of `qexport train`",
+        "loss",
+    )

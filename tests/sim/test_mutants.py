@@ -224,7 +224,7 @@ def test_what_a_bench_sees_is_never_proven_equivalent(simulator: str, small_set:
     results = general_mutants(small_set, small_netlist, streams(small_set), "os", simulator, False, quiet)
     killed = [n for n, result in enumerate(results) if result.fate == "killed"]
     assert len(killed) > 4
-    for number in killed[:6]:
+    for number in killed[:3]:
         options = (small_netlist.folder / "changes.txt").read_text().splitlines()[number]
         change = re.sub(r"^mutate -ctrl \S+ \d+ \d+ ", "", options)
         assert not equivalent(small_netlist.folder / "unchanged.il", change, WORDS)

@@ -107,17 +107,21 @@ def _early_relus(m: Model) -> Iterator[Change]:
 
 
 def _cut_psums(m: Model) -> Iterator[Change]:
-    """What each step adds has no more bits than a weight."""
-    weight = m.facts.formats.weight.integer
-    cuts = [("", weight.wrap), (" and saturated", weight.saturate)]
-    cuts += [(" without sign", IntFormat(weight.bits, False).wrap)] if weight.signed else []
-    for detail, cut in cuts:
+    """What each step adds has too few bits, such as those of a weight."""
+    weight = m.facts.formats.weight
+    need = IntFormat.holding(*m.facts.psum_bounds, True).bits
+    for bits in dict.fromkeys((weight.bits, *range(need - 1, 1, -1))):
+        fmt = IntFormat(bits, True)
+        cuts = [("", fmt.wrap), (" and saturated", fmt.saturate)]
+        cuts += [(" without sign", IntFormat(bits, False).wrap)] if weight.signed else []
+        for detail, cut in cuts:
 
-        def change(sums: Sums, cut: Callable[[Int64], Int64] = cut) -> Int64:
-            total: Int64 = cut(sums.steps).sum(axis=(0, 1))
-            return total + sums.offset
+            def change(sums: Sums, cut: Callable[[Int64], Int64] = cut) -> Int64:
+                total: Int64 = cut(sums.steps).sum(axis=(0, 1))
+                return total + sums.offset
 
-        yield Change(PSUM_CUT, f"to {weight.bits} bits{detail}", Stage.SUM, change, not detail)
+            own = bits == weight.bits and not detail
+            yield Change(PSUM_CUT, f"to {bits} bits{detail}", Stage.SUM, change, own)
 
 
 def _relu_before(last: _Steps, biased: bool) -> Callable[[Sums], Int64]:

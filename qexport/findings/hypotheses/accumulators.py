@@ -1,6 +1,7 @@
 """Accumulators of too few bits."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,7 @@ def narrow_accumulators(m: AnyModel, values: Int64, known: Bools) -> Iterator[Ch
         unsigned = IntFormat(bits, False)
         yield Change(ACCUMULATOR_WRAPS, f"k={bits} bits, without sign", Stage.ACCUMULATOR, unsigned.wrap)
         yield Change(ACCUMULATOR_SATURATES, f"k={bits} bits, without sign", Stage.ACCUMULATOR, unsigned.saturate)
+    yield from _narrow_before_the_last(m, needed)
     ways = [("after each step", None, 0), ("after each step, taps outside", None, 1),
             ("after each product", 1, 0), ("after each product, taps outside", 1, 1)]  # fmt: skip
     widest = m.facts.bounds
@@ -48,6 +50,20 @@ def narrow_accumulators(m: AnyModel, values: Int64, known: Bools) -> Iterator[Ch
                 late, again = (_saturating(IntFormat(bits, True), row, bool(taps_first), way) for way in (False, True))
                 yield Change(ACCUMULATOR_SATURATES, f"k={bits} bits, {detail}, the bias after it", Stage.SUM, late)
                 yield Change(ACCUMULATOR_SATURATES, f"k={bits} bits, {detail} and after the bias", Stage.SUM, again)
+
+
+def _narrow_before_the_last(m: AnyModel, needed: int) -> Iterator[Change]:
+    """The accumulator has too few bits; what is added last goes on at full width."""
+    for bits in range(needed, 3, -1):
+        fmt = IntFormat(bits, True)
+        for name, last in (("step", (-1, -1)), ("tap", (slice(None), -1)), ("input tile", (-1, slice(None)))):
+            for mistake, way in ((ACCUMULATOR_WRAPS, fmt.wrap), (ACCUMULATOR_SATURATES, fmt.saturate)):
+
+                def change(sums: Sums, last: Any = last, way: Callable[[Int64], Int64] = way) -> Int64:
+                    added = sums.part(*last)
+                    return way(sums.total + sums.offset - added) + added
+
+                yield Change(mistake, f"k={bits} bits before the last {name}", Stage.SUM, change)
 
 
 def _saturating(

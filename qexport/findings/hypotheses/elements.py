@@ -165,6 +165,8 @@ def _one_product(
     for channel in channels.tolist():
         weight, seen, _ = _operands(m, sums, channel, slice(row, row + 1))
         places = np.argwhere(told[:, channel])
+        if not len(places):
+            continue
         bad = wrong[:, channel][tuple(places.T)]
         order = np.argsort(~bad, kind="stable")[:_PLACES]
         n, y, x = places[order].T
@@ -172,9 +174,9 @@ def _one_product(
         taps = np.broadcast_to(weight[0, :, :, 0, 0].reshape(1, -1), codes.shape)
         pairs.append(taps * (1 << 32) + codes)
         errors.append((actual - m.golden)[n, channel, y, x])
-    pair, error = np.concatenate(pairs), np.concatenate(errors)
-    if not error.any():
+    if not any(error.any() for error in errors):
         return
+    pair, error = np.concatenate(pairs), np.concatenate(errors)
     left = set(pair[error != 0][0].tolist()).difference(pair[error == 0].ravel().tolist())
     for one in left:
         counts = (pair == one).sum(axis=1)

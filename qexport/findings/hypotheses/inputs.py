@@ -85,6 +85,7 @@ def _skews(m: Model) -> Iterator[Change]:
             yield Change(SKEW, f"{what}, padded plane", Stage.PLANE, delayed_planes(by, edge), first)
             yield Change(SKEW, f"{what}, unpadded plane", Stage.INPUT_TILES, delayed_planes(by, edge))
             yield Change(SKEW, f"{what}, output positions", Stage.PATCHES, windows(by, edge))
+    yield from _one_row_skewed(m, rows, used, windows)
     if m.tensor == "psum":
         return
     # output-stationary: a row of the array is an output position, a column an output channel, and time runs over taps
@@ -99,6 +100,21 @@ def _skews(m: Model) -> Iterator[Change]:
                 yield Change(
                     SKEW, f"column r of weights {what}", Stage.WEIGHT_TILES, _column_skew(m.col, time, delay, edge)
                 )
+
+
+def _one_row_skewed(
+    m: Model, rows: Int64, used: int, windows: Callable[[Int64, str], Callable[[Int64], Int64]]
+) -> Iterator[Change]:
+    """One row of the array, or all from one on, a step too late or too early."""
+    some = range(used) if used <= 16 else (0, used - 1)
+    for row in some if used > 1 else ():
+        for by, way in ((1, "late"), (-1, "early")):
+            for edge in ("zero", "carry"):
+                late = np.where(rows == row, by, 0)
+                what = f"row {row} alone {way} by one ({edge} at the edges)"
+                yield Change(SKEW, f"{what}, padded plane", Stage.PLANE, delayed_planes(late, edge))
+                yield Change(SKEW, f"{what}, unpadded plane", Stage.INPUT_TILES, delayed_planes(late, edge))
+                yield Change(SKEW, f"{what}, output positions", Stage.PATCHES, windows(late, edge))
 
 
 def _position_skew(

@@ -86,6 +86,18 @@ def _other_codes(m: Model) -> Iterator[Change]:
     yield Change(PADDING_MISSING, "addresses run on, round the plane", Stage.PAD, around, True)
     yield Change(PADDING_MISSING, "addresses run on, held at the ends", Stage.PAD, read(flat, everywhere))
     yield Change(PADDING_MISSING, "on the left and right only", Stage.PAD, read(flat, (y >= 0) & (y < high) & in_plane))
+    inside = (y >= 0) & (y < high) & (x >= 0) & (x < wide)
+    held = np.clip(y, 0, high - 1) * wide + np.clip(x, 0, wide - 1)
+    in_rows = (y >= 0) & (y < high)
+    for side, there in (
+        ("right", (x >= wide) & in_rows), ("left", (x < 0) & in_rows), ("upper side", y < 0), ("lower side", y >= high),
+    ):  # fmt: skip
+        where = f"on the {side} only"
+        if (there & in_plane).any():
+            change = read(flat, inside | there & in_plane)
+            yield Change(PADDING_MISSING, f"addresses run on, {where}", Stage.PAD, change)
+        if there.any():
+            yield Change(PADDING_MISSING, f"the edge repeated {where}", Stage.PAD, read(held, inside | there))
     rows = np.clip(y, 0, high - 1) * wide + x
     yield Change(PADDING_MISSING, "above and below only", Stage.PAD, read(rows, (x >= 0) & (x < wide)))
     count = np.arange(math.prod(padded)).reshape(padded)

@@ -5,15 +5,23 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from fractions import Fraction
 from functools import partial
+from itertools import pairwise
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from qexport.core.codes import CodeFormat
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.rescale import Integers
+from qexport.core.steps import Add, ShiftRight, Step, shift_right
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.model import AnyModel
+from qexport.findings.step_mistakes import done
 
+RELU_WRONG = Mistake("relu_wrong", "Let max(accumulator, 0) pass, and nothing else.")
+REQUANT_SHIFT = Mistake("requant_shift", "Multiply before the shift, and shift by as much as the manifest's steps say.")
+OUTPUT_ZERO_POINT = Mistake("output_zero_point", "Add the output's zero point to the codes.")
 RELU_MISSING = Mistake("relu_missing", "Put max(accumulator, 0) before what is written.")
 _FORMULA = "(accumulator * by + value) >> shift"
 REQUANT_FLOOR = Mistake("requant_floor", f"Add the step's value before the shift: {_FORMULA}.")
@@ -30,6 +38,15 @@ def post_mistakes(m: AnyModel) -> Iterator[Change]:
         yield from _scaled(m)
     if m.tensor == "relu":
         yield Change(RELU_MISSING, "", Stage.POST, lambda acc: acc, True)
+        yield from _other_relus(m, lambda acc: acc)
+    elif m.layer.relu and m.tensor != "accumulator":
+        yield from _other_relus(m, m.post)
+        if m.tensor == "output" and m.facts.integers is not None:
+            yield from _other_relus(m, without_relu(m), ", low bits kept")
+    if m.tensor == "output" and m.tensor not in m.facts.pooled:
+        yield from _plain_shifts(m)
+        if m.facts.formats.output is not None:
+            yield from _without_zero_point(m, m.facts.formats.output)
     stored = {entry.tensor: entry.name for entry in m.manifest.memories}
     shape = m.facts.tensor(m.tensor).shape(1)
     for tensor in m.facts.result_names:
@@ -39,6 +56,57 @@ def post_mistakes(m: AnyModel) -> Iterator[Change]:
     integers, output = m.facts.integers, m.facts.formats.output
     if m.tensor == "output" and integers is not None and output is not None and m.layer.relu:
         yield from _requantizations(m, integers, output)
+
+
+def _other_relus(m: AnyModel, behind: Callable[[Int64], Int64], kept: str = "") -> Iterator[Change]:
+    """What stands in place of max(accumulator, 0), and what is made of it."""
+    yield Change(RELU_WRONG, f"the size of the value{kept}", Stage.POST, lambda acc: behind(np.abs(acc)))
+    yield Change(
+        RELU_WRONG, f"keeps values below 0, not above{kept}", Stage.POST, lambda acc: behind(np.minimum(acc, 0))
+    )
+    for by in range(1, 8):
+        leaky = partial(_leaky, by, behind)
+        yield Change(RELU_WRONG, f"leaky, by 1/{1 << by}{kept}", Stage.POST, leaky)
+
+
+def _leaky(by: int, behind: Callable[[Int64], Int64], acc: Int64) -> Int64:
+    return behind(np.where(acc < 0, acc >> by, acc))
+
+
+def _plain_shifts(m: AnyModel) -> Iterator[Change]:
+    """A shift without multiplier, in place of all steps but the clip."""
+    most = IntFormat.holding(*m.facts.bounds, True).bits
+    output, (low, high) = m.facts.formats.output, m.facts.end.range
+    zero = 0 if output is None else output.zero_points[0]
+    for by in range(most):
+        for rounding in ("floor", "half_up"):
+
+            def shifted(acc: Int64, by: int = by, rounding: Any = rounding) -> Int64:
+                values = np.maximum(acc, 0) if m.layer.relu else acc
+                codes: Int64 = np.clip(shift_right(values, by, rounding) + zero, low, high)
+                return codes
+
+            yield Change(REQUANT_SHIFT, f"by {by}, {rounding}", Stage.POST, shifted)
+
+
+def _without_zero_point(m: AnyModel, output: CodeFormat) -> Iterator[Change]:
+    """The addend before the shift holds the zero point of the codes."""
+    chain, zero = m.facts.chain, output.zero_points[0]
+    pairs = [] if chain is None or not zero else list(pairwise(chain.steps))
+    for at, (step, following) in enumerate(pairs):
+        if not (isinstance(step, Add) and isinstance(following, ShiftRight)):
+            continue
+        for times, how in ((1, "not added"), (2, "taken off, not added")):
+            value = step.arrays["value"] - times * (zero << following.arrays["by"])
+            other = msgspec.structs.replace(step, value=tuple(value.tolist()) if value.ndim else int(value))
+
+            def change(acc: Int64, at: int = at, other: Step = other) -> Int64:
+                v = acc
+                for one in (*chain.steps[:at], other, *chain.steps[at + 1 :]):  # type: ignore[union-attr]
+                    v = done(chain, one, v)  # type: ignore[arg-type]
+                return v
+
+            yield Change(OUTPUT_ZERO_POINT, how, Stage.POST, change)
 
 
 def _scaled(m: AnyModel) -> Iterator[Change]:
@@ -79,8 +147,14 @@ def _requantizations(m: AnyModel, integers: Integers, output: CodeFormat) -> Ite
             kept = shifted(by, integers.value)
             yield Change(SCALE_POWER_OF_TWO, f"{detail}, the half as before", Stage.POST, kept)
     yield Change(RELU_MISSING, "low bits kept", Stage.POST, without_relu(m), True)
+    too_large = partial(_where_below_0, m.post, output.integer.high)
+    yield Change(RELU_MISSING, "sums below 0 are too large for an unsigned requantizer", Stage.POST, too_large)
     signed = IntFormat(output.bits, True)
     yield Change(RELU_MISSING, "codes signed", Stage.POST, lambda acc: signed.saturate(integers.scaled(acc)))
+
+
+def _where_below_0(post: Callable[[Int64], Int64], code: int, acc: Int64) -> Int64:
+    return np.where(acc < 0, code, post(acc))
 
 
 def _roundings(m: AnyModel, integers: Integers, output: CodeFormat) -> Iterator[Change]:

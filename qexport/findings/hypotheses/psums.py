@@ -14,9 +14,12 @@ from qexport.findings.model import Model
 
 def psum_mistakes(m: Model) -> Iterator[Change]:
     weight = m.facts.formats.weight.integer
-    yield Change(PSUM_CUT, f"to {weight.bits} bits", Stage.PSUM, weight.wrap, True)
-    yield Change(PSUM_CUT, f"to {weight.bits} bits and saturated", Stage.PSUM, weight.saturate)
-    yield Change(PSUM_CUT, f"to {weight.bits} bits without sign", Stage.PSUM, IntFormat(weight.bits, False).wrap)
+    need = IntFormat.holding(*m.facts.psum_bounds, True).bits
+    for bits in dict.fromkeys((weight.bits, *range(need - 1, 1, -1))):
+        fmt = IntFormat(bits, True)
+        yield Change(PSUM_CUT, f"to {bits} bits", Stage.PSUM, fmt.wrap, bits == weight.bits)
+        yield Change(PSUM_CUT, f"to {bits} bits and saturated", Stage.PSUM, fmt.saturate)
+        yield Change(PSUM_CUT, f"to {bits} bits without sign", Stage.PSUM, IntFormat(bits, False).wrap)
     for detail, tiles, pair in wrong_orders(m.shape[1]):
         yield Change(INPUT_TILE_ORDER, f"of the psums, {detail}", Stage.RESULT, reordered(1, tiles), pair)
     its, taps = m.shape[1], math.prod(m.shape[2:4])

@@ -7,6 +7,9 @@ import numpy as np
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Stage
 from qexport.findings.hypotheses.accumulation import sum_mistakes
+from qexport.findings.hypotheses.addresses import address_mistakes, axes_mistakes, mirrored, output_addresses
+from qexport.findings.hypotheses.arithmetic import arithmetic_mistakes
+from qexport.findings.hypotheses.biases import bias_mistakes, passed_through
 from qexport.findings.hypotheses.elements import element_mistakes
 from qexport.findings.hypotheses.inputs import input_mistakes
 from qexport.findings.hypotheses.operands import operand_mistakes
@@ -63,13 +66,15 @@ def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
             post_mistakes(m),
             step_mistakes(m),
             sum_mistakes(m, actual, known),
+            bias_mistakes(m),
             solved_tap_order(m, actual, known),
             solved_kernel(m, actual, known),
             solved_requantization(m, actual, known),
         ]
     groups += [
         result_mistakes(m, actual, known), stream_mistakes(m, blocks, sure), word_mistakes(m, blocks, sure),
-        stored_word_mistakes(m),
+        stored_word_mistakes(m), arithmetic_mistakes(m), axes_mistakes(m), mirrored(m), address_mistakes(m),
+        output_addresses(m), passed_through(m),
     ]  # fmt: skip
     for group in groups:
         for change in group:

@@ -31,11 +31,20 @@ def result_mistakes(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change
             yield Change(OUTPUT_TILE_ORDER, detail, Stage.RESULT, reordered(axis, order), pair)
         else:
             yield Change(OUTPUT_TILE_ORDER, detail, Stage.RESULT, _on_tiles(axis, col, reordered(0, tiles)), pair)
+    for tile in range(min(ots, 16)) if ots > 1 else ():
+        shown = np.arange(outputs)
+        stale = (shown // col == tile) & (shown % col + (tile - 1) % ots * col < outputs)
+        shown[stale] = shown[stale] % col + (tile - 1) % ots * col
+        detail = f"tile {tile} shows the tile before it"
+        yield Change(OUTPUT_TILE_ORDER, detail, Stage.RESULT, reordered(axis, shown.tolist()))
     found = _matching(m.golden, actual, known, 0)
     if found is not None:
         yield Change(IMAGE_ORDER, f"images {found} in place of 0..{m.images - 1}", Stage.RESULT, reordered(0, found))
     for detail, images, pair in wrong_orders(m.images):
         yield Change(IMAGE_ORDER, detail, Stage.RESULT, reordered(0, images), pair)
+    if m.images > 1:
+        late = [max(image - 1, 0) for image in range(m.images)]
+        yield Change(IMAGE_ORDER, "late by one image", Stage.RESULT, reordered(0, late))
     for image in range(min(m.images, 16)) if m.images > 1 else ():
         yield Change(IMAGE_ORDER, f"always image {image}", Stage.RESULT, reordered(0, [image] * m.images))
 

@@ -10,12 +10,14 @@ from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import patches
 from qexport.core.steps import Clamp, Relu, ShiftRight
 from qexport.findings.change import Bools, Change, Mistake, Stage
+from qexport.findings.hypotheses.orders import reordered
 from qexport.findings.model import AnyModel, Model
 from qexport.findings.step_mistakes import done
 
 EFFECTIVE_KERNEL = Mistake(
     "effective_kernel", "See which weights reach the array: these are the ones that give what came back."
 )
+WEIGHT_CHANNEL = Mistake("weight_channel", "Load each column of the array with the weights of its own output channel.")
 REQUANT_FITTED = Mistake(
     "requant_fitted", "Correct multiplier, shift, addend and clip: these are the ones that give what came back."
 )
@@ -35,6 +37,7 @@ def solved_kernel(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     if not 1 <= len(channels) <= _CHANNELS:
         return
     told = known & ((actual > 0) | (m.tensor != "relu"))
+    yield from _other_channels(m, actual, told, channels)
     found: dict[int, Int64] = {}
     for channel in channels:
         solved = _of_channel(m, channel, actual[:, channel], told[:, channel], wrong[:, channel])
@@ -51,6 +54,23 @@ def solved_kernel(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     differ = sum(int((solved != m.weight[channel]).sum()) for channel, solved in found.items())
     detail = "; ".join(_said(m, channel, solved) for channel, solved in found.items())
     yield Change(EFFECTIVE_KERNEL, detail, Stage.WEIGHT_TILES, change, cost=12.0 * differ)
+
+
+def _other_channels(m: Model, actual: Int64, told: Bools, channels: list[int]) -> Iterator[Change]:
+    """Channels that have the weights of others of their group."""
+    bias = np.zeros(m.layer.out_channels, np.int64) if m.facts.added is None else m.facts.added
+    per_group = m.layer.out_channels // m.layer.groups
+    taken = np.arange(m.layer.out_channels)
+    for channel in channels:
+        group = range(channel // per_group * per_group, (channel // per_group + 1) * per_group)
+        for other in group:
+            given = m.accumulator[:, other] - bias[other] + bias[channel]
+            if other != channel and (given == actual[:, channel])[told[:, channel]].all():
+                taken[channel] = other
+    pairs = [f"output channel {channel} has those of {taken[channel]}" for channel in channels]
+    if all(taken[channel] != channel for channel in channels):
+        change = reordered(0, taken.tolist())
+        yield Change(WEIGHT_CHANNEL, ", ".join(pairs), Stage.WEIGHT_TILES, change, cost=12.0 * len(pairs))
 
 
 def _of_channel(m: Model, channel: int, actual: Int64, told: Bools, wrong: Bools) -> Int64 | None:
@@ -93,9 +113,6 @@ def _said(m: Model, channel: int, solved: Int64) -> str:
             if len(solved) > 1 and other != tap and np.array_equal(kernels[:, tap], own[:, other]):
                 where, there = (f"kh={t // m.layer.kernel[1]} kw={t % m.layer.kernel[1]}" for t in (tap, other))
                 text += f", tap {where} has the weights of tap {there}"
-    for other in range(m.layer.out_channels):
-        if other != channel and np.array_equal(solved, m.weight[other]):
-            return f"output channel {channel} has the weights of output channel {other}"
     rows = np.flatnonzero((kernels != own).any(axis=1))
     shown = [
         f"input channel {ic}: {solved[ic].tolist()} in place of {m.weight[channel][ic].tolist()}" for ic in rows[:2]

@@ -34,6 +34,7 @@ def tap_mistakes(kernel: tuple[int, int]) -> Iterator[Change]:
     yield from _tap_orders(kernel, places)
     yield from _taps_shifted()
     yield from _taps_counted_wrong(places)
+    yield from _parts_missing(kernel)
 
 
 def _tap_orders(kernel: tuple[int, int], places: Sequence[str]) -> Iterator[Change]:
@@ -103,6 +104,20 @@ def _taps_counted_wrong(places: Sequence[str]) -> Iterator[Change]:
         yield Change(TAP_TWICE, detail, Stage.WEIGHT_TAPS, by_taps(reordered(2, taken)))
     for tap, other in neighbours:
         yield Change(TAP_TWICE, f"tap {places[tap]} in place of {places[other]}", Stage.SUM, _tap_instead(tap, other))
+
+
+def _parts_missing(kernel: tuple[int, int]) -> Iterator[Change]:
+    """Whole rows or columns of the kernel that are never accumulated, or all others."""
+    for axis, name in ((0, "row"), (1, "column")):
+        if kernel[axis] < 2 or kernel[1 - axis] < 2:
+            continue
+        for at in range(kernel[axis]):
+            one = np.zeros(kernel, np.int64)
+            one[(slice(None),) * axis + (at,)] = 1
+            for detail, kept in ((f"kernel {name} {at}", 1 - one), (f"all but kernel {name} {at}", one)):
+                factors = kept.ravel()
+                change = by_taps(lambda w, factors=factors: w * factors)  # type: ignore[misc]
+                yield Change(TAP_MISSING, detail, Stage.WEIGHT_TAPS, change)
 
 
 def _factors(count: int, tap: int, factor: int) -> Callable[[Int64], Int64]:

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import numpy as np
 
@@ -138,6 +139,7 @@ def _stale_weights(m: Model, its: int, ots: int) -> Iterator[Change]:
                     where = f"loops {' '.join(loops)}, the first of all {what}, of each image from the last"
                     also = (_first_pass(m, right),)
                     yield Change(STALE_WEIGHTS, where, Stage.WEIGHT_TILES, stale(order, shifted, 2), also=also)
+    yield from _early_weights(m, its, ots)
     steps = its * sizes["tap"]
     if 1 < steps <= 72:  # a single load that came too late
         for step in range(1, steps):
@@ -145,6 +147,23 @@ def _stale_weights(m: Model, its: int, ots: int) -> Iterator[Change]:
                 STALE_WEIGHTS, f"of input tile {step // sizes['tap']}, tap {step % sizes['tap']} only",
                 Stage.WEIGHT_TILES, on_tiles(m.row, m.col, _one_stale(step)),
             )  # fmt: skip
+
+
+def _early_weights(m: Model, its: int, ots: int) -> Iterator[Change]:
+    """The weights one step ahead."""
+
+    def early(tiles: Int64, axes: tuple[int, ...]) -> Int64:
+        ot, col, it, row, kh, kw = tiles.shape
+        steps = tiles.transpose(0, 2, 4, 5, 1, 3).reshape(ot, it, kh * kw, col, row).transpose(*axes, 3, 4)
+        flat = steps.reshape(-1, col, row)
+        moved = np.concatenate((flat[1:], flat[-1:])).reshape(steps.shape)
+        back = moved.transpose(*np.argsort(axes), 3, 4).reshape(ot, it, kh, kw, col, row)
+        return back.transpose(0, 4, 1, 5, 2, 3)
+
+    for axes, name in (((0, 1, 2), "ot it tap"), ((0, 2, 1), "ot tap it"), ((2, 0, 1), "tap ot it")):
+        if its * ots * math.prod(m.layer.kernel) > 1:
+            change = on_tiles(m.row, m.col, partial(early, axes=axes))
+            yield Change(STALE_WEIGHTS, f"early by one, loops {name}", Stage.WEIGHT_TILES, change)
 
 
 def _first_pass(m: Model, right: bool) -> Change:

@@ -21,6 +21,8 @@ WORDS_SHIFTED = Mistake(
     "words_shifted", "Start to record at the first valid word: check the latency or the write address."
 )
 X_VALUES = Mistake("x_values", "Reset or initialise what drives these words: the simulation gives X or Z there.")
+OUTPUT_BIT_STUCK = Mistake("output_bit_stuck", "Look at what drives this bit of the words that are written.")
+RESULTS_CLIPPED = Mistake("results_clipped", "Clip where the manifest's steps say, or not at all.")
 RESULTS_CONSTANT = Mistake(
     "results_constant",
     "Look at valid, at reset and at the load of the weights: these results do not depend on the data.",
@@ -46,6 +48,8 @@ def word_mistakes(m: AnyModel, blocks: Int64, known: Bools) -> Iterator[Change]:
                 return values
 
             yield Change(LANE_STUCK, f"lane {lane} at {int(seen[0])}", Stage.WORDS, stuck, True)
+    yield from _bits_stuck(m, golden, blocks, known)
+    yield from _clipped(m, golden, blocks, known)
     yield from _shifts(m, golden, blocks, known)
     lanes = m.tiling.lanes
     for detail, delay in DELAYS if lanes > 1 else ():
@@ -55,6 +59,40 @@ def word_mistakes(m: AnyModel, blocks: Int64, known: Bools) -> Iterator[Change]:
             return np.stack([_moved(values[:, :, lane], int(by[lane])) for lane in range(len(by))], axis=2)
 
         yield Change(SKEW, f"lane r of the results {detail}", Stage.WORDS, skewed)
+
+
+def _bits_stuck(m: AnyModel, golden: Int64, blocks: Int64, known: Bools) -> Iterator[Change]:
+    """A bit of the results, of all lanes or of one, that never changes."""
+    element = m.entry.element
+    for lanes in [slice(None), *(slice(lane, lane + 1) for lane in range(m.tiling.lanes))]:
+        seen = element.encode(blocks[:, :, lanes][known[:, :, lanes]])
+        want = element.encode(golden[:, :, lanes][known[:, :, lanes]])
+        for bit in range(element.bits) if len(seen) else ():
+            value = int(seen[0] >> bit & 1)
+            if ((seen >> bit & 1) == value).all() and ((want >> bit & 1) != value).any():
+
+                def stuck(values: Int64, lanes: slice = lanes, bit: int = bit, value: int = value) -> Int64:
+                    out = values.copy()
+                    part = element.encode(out[:, :, lanes])
+                    out[:, :, lanes] = element.decode(part | 1 << bit if value else part & ~(1 << bit))
+                    return np.where(values == UNKNOWN, UNKNOWN, out)
+
+                where = "" if lanes == slice(None) else f"lane {lanes.start}, "
+                yield Change(OUTPUT_BIT_STUCK, f"{where}bit {bit} at {value}", Stage.WORDS, stuck)
+
+
+def _clipped(m: AnyModel, golden: Int64, blocks: Int64, known: Bools) -> Iterator[Change]:
+    """Results that reach less far than they should."""
+    if not known.any():
+        return
+    low, high = int(blocks[known].min()), int(blocks[known].max())
+    if low <= golden[known].min() and high >= golden[known].max():
+        return
+
+    def clipped(values: Int64) -> Int64:
+        return np.where(values == UNKNOWN, UNKNOWN, np.clip(values, low, high))
+
+    yield Change(RESULTS_CLIPPED, f"to {low}..{high}", Stage.WORDS, clipped, cost=8.0)
 
 
 def _moved(values: Int64, by: int) -> Int64:

@@ -8,6 +8,7 @@ from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.model import Model
+from qexport.findings.sums import Sums
 
 INPUT_ZERO_POINT = Mistake(
     "input_zero_point", "Take the input's zero point off each code, or fold it into the bias (tensor bias_folded)."
@@ -31,8 +32,8 @@ def zero_mistakes(m: Model) -> Iterator[Change]:
         yield Change(INPUT_ZERO_POINT, how, Stage.PLANE, everywhere)
         yield Change(INPUT_ZERO_POINT, f"{how}, padding right", Stage.PAD, inside)
     if m.facts.added is not None and zero:
-        folded = zero * m.weight.sum(axis=(1, 2, 3))[:, np.newaxis, np.newaxis]
-        yield Change(INPUT_ZERO_POINT, "taken off twice", Stage.ACCUMULATOR, _less(m, folded))
+        twice = m.facts.added - zero * m.weight.sum(axis=(1, 2, 3))
+        yield Change(INPUT_ZERO_POINT, "taken off twice", Stage.SUM, _with(twice))
     if zeros.any():
         for factor, how in ((1, "not taken off"), (2, "added, not taken off")):
             more = factor * zeros[:, np.newaxis, np.newaxis, np.newaxis]
@@ -46,8 +47,5 @@ def _plus(more: Int64) -> Callable[[Int64], Int64]:
     return lambda values: values + more
 
 
-def _less(m: Model, folded: Int64) -> Callable[[Int64], Int64]:
-    def change(accumulators: Int64) -> Int64:
-        return accumulators - folded if accumulators.shape[1] == m.layer.out_channels else accumulators
-
-    return change
+def _with(bias: Int64) -> Callable[[Sums], Int64]:
+    return lambda sums: sums.total + bias[sums.outputs][:, np.newaxis, np.newaxis]

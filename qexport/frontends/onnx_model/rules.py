@@ -10,7 +10,7 @@ from onnx import TensorProto
 from qexport.core.steps import MaxPool, SumPool
 from qexport.frontends.onnx_model.layers import conv, gemm, line_of, matmul, sum_of
 from qexport.frontends.onnx_model.quantizers import clipped_codes, dequantized, quantized
-from qexport.frontends.onnx_model.state import Lost, Op, need
+from qexport.frontends.onnx_model.state import UNKNOWN, Lost, Op, need
 from qexport.frontends.onnx_model.values import (
     NO_SIDES,
     Constant,
@@ -31,7 +31,7 @@ Rule = Callable[[Op], Value]
 def _operand(op: Op, at: int = 0) -> Value:
     value = op[at]
     if value is None or isinstance(value, Constant):
-        raise Lost(f"{op.kind} of what is not known")
+        raise Lost(UNKNOWN)
     return value
 
 

@@ -19,7 +19,7 @@ from qexport.core.rescale import Network as RealNetwork
 from qexport.core.rescale import rescale
 from qexport.core.steps import MaxPool
 from qexport.errors import QexportError
-from qexport.frontends.vgg.capture import LayerFacts, layer_facts
+from qexport.frontends.vgg.capture import LayerFacts, layer_facts, unusable_layers
 from qexport.frontends.vgg.checkpoint import Network
 from qexport.frontends.vgg.data import SIDE, normalise
 from qexport.frontends.vgg.quant import QuantConv2d
@@ -50,6 +50,8 @@ def integer_network(network: Network) -> Imported:
             f"checkpoint: {network.path}: features.{plain[0]} is not quantized; the integer network needs codes of "
             "every convolution"
         )
+    if unusable := unusable_layers(model):
+        raise QexportError(f"checkpoint: {network.path}: {unusable[0].why}; train it again")
     facts = layer_facts(model)
     after = [*facts[1:], None]
     layers: list[NetworkLayer] = []

@@ -60,6 +60,9 @@ def design_of(name: str) -> Path:
     return found
 
 
+def layout_of(name: str) -> str:
+    return default(*ARRAYS[name], *(() if name == "bit_serial" else ("psum",)))
+
+
 def set_of(name: str, root: Path) -> Set:
-    without = () if name == "bit_serial" else ("psum",)
-    return made(LAYERS[name](), root / name, default(*ARRAYS[name], *without))
+    return made(LAYERS[name](), root / name, layout_of(name))
