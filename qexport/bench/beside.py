@@ -26,126 +26,31 @@ if TYPE_CHECKING:
 LATE = ("upward", "unread")  # said when the simulator has compiled the sources: other mistakes are its to name
 TABLE, PRINT, END = "table", "print", "end"  # what is fine, and named in the verdict
 
-_COMPUTE = [
-    "bits",
-    "clog2",
-    "signed",
-    "unsigned",
-    "cast",
-    "typename",
-    "isunknown",
-    "countbits",
-    "countones",
-    "onehot",
-    "onehot0",
-    "past",
-    "rose",
-    "fell",
-    "stable",
-    "changed",
-    "sampled",
-    "left",
-    "right",
-    "low",
-    "high",
-    "increment",
-    "size",
-    "dimensions",
-    "unpacked_dimensions",
-    "time",
-    "stime",
-    "realtime",
-    "random",
-    "urandom",
-    "urandom_range",
-    "dist_uniform",
-    "dist_normal",
-    "dist_exponential",
-    "dist_poisson",
-    "dist_chi_square",
-    "dist_t",
-    "dist_erlang",
-    "itor",
-    "rtoi",
-    "realtobits",
-    "bitstoreal",
-    "shortrealtobits",
-    "bitstoshortreal",
-    "ln",
-    "log10",
-    "exp",
-    "sqrt",
-    "pow",
-    "floor",
-    "ceil",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "atan2",
-    "hypot",
-    "sinh",
-    "cosh",
-    "tanh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "abs",
-    "min",
-    "max",
-    "sformat",
-    "sformatf",
-    "psprintf",
-    "swrite",
-    "swriteb",
-    "swriteh",
-    "swriteo",
-    "sscanf",
-    "timeformat",
-    "printtimescale",
-    "assertkill",
-    "assertcontrol",
-    "asserton",
-    "assertoff",
-    "fgetc",
-    "fgets",
-    "fscanf",
-    "fread",
-    "ungetc",
-    "feof",
-    "ferror",
-    "rewind",
-    "fseek",
-    "ftell",
-    "fclose",
-    "fflush",
-    "setup",
-    "hold",
-    "setuphold",
-    "recovery",
-    "removal",
-    "recrem",
-    "skew",
-    "timeskew",
-    "fullskew",
-    "period",
-    "width",
-    "nochange",
-    "unit",
-    "root",
-]
+_COMPUTE = frozenset(
+    re.findall(
+        r"\w+",
+        """
+  bits clog2 signed unsigned cast typename isunknown countbits countones onehot onehot0 past rose fell stable changed
+  sampled left right low high increment size dimensions unpacked_dimensions time stime realtime random urandom
+  urandom_range dist_uniform dist_normal dist_exponential dist_poisson dist_chi_square dist_t dist_erlang itor rtoi
+  realtobits bitstoreal shortrealtobits bitstoshortreal ln log10 exp sqrt pow floor ceil sin cos tan asin acos atan
+  atan2 hypot sinh cosh tanh asinh acosh atanh abs min max sformat sformatf psprintf swrite swriteb swriteh swriteo
+  sscanf timeformat printtimescale assertkill assertcontrol asserton assertoff fgetc fgets fscanf fread ungetc feof
+  ferror ftell fclose fflush setup hold setuphold recovery removal recrem skew timeskew fullskew period width
+  nochange unit root
+""",
+    )
+)
 _PRINTS = [f"{task}{base}" for task in ("display", "write", "strobe", "monitor") for base in ("", "b", "h", "o")]
 _PRINTS += ["monitoron", "monitoroff", "info", "warning", "error"]
 _WRITES = [f"f{task}{base}" for task in ("display", "write", "strobe", "monitor") for base in ("", "b", "h", "o")]
-_WRITES += ["writememh", "writememb", "sdf_annotate", "dumpfile", "dumpvars", "dumpon", "dumpoff", "dumpall",
-            "dumplimit", "dumpflush", "dumpports", "dumpportson", "dumpportsoff", "dumpportsall", "dumpportslimit",
-            "dumpportsflush"]  # fmt: skip
+_WRITES += ["rewind", "fseek", "writememh", "writememb", "sdf_annotate"]
+_WRITES += [f"dump{what}" for what in ("file", "vars", "on", "off", "all", "limit", "flush")]
+_WRITES += [f"dumpports{what}" for what in ("", "on", "off", "all", "limit", "flush")]
 _LOADS = ("readmemh", "readmemb", "fopen")
 _TASKS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(_PRINTS, (PRINT, "prints")),
-    **dict.fromkeys(_WRITES, ("files", "writes files")),
+    **dict.fromkeys(_WRITES, ("files", "writes files, or moves in them")),
     **dict.fromkeys(("finish", "stop", "fatal", "exit"), (END, "can end the run")),
     **dict.fromkeys(("test$plusargs", "value$plusargs"), ("plusargs", "reads the arguments of the bench")),
 }

@@ -18,7 +18,7 @@ from qexport.build.hardware import for_hardware
 from qexport.build.images import DEFAULT_SHARE, choose_images
 from qexport.cli.common.model import OfModel, model_options, module_captures, scale_options
 from qexport.cli.common.network import load_network
-from qexport.cli.common.options import hardware_options, json_option, network_options, path_type
+from qexport.cli.common.options import hardware_options, json_option, network_options, path_type, seed_option
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.progress import show_progress
 from qexport.cli.common.tables import make_table, print_pairs, print_table
@@ -249,6 +249,7 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
     help="Instead of the pictures: codes that try the arithmetic as hard as they can, in as many sets as show every "
     "product of the layout's array.",
 )  # fmt: skip
+@seed_option("Of --stress: other codes.", default=None)
 @click.option("--force", is_flag=True, help="Replace another set of this layer.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; print files, words and bytes.")
 @hardware_options
@@ -259,6 +260,7 @@ def command(
     layout: str | None,
     folder: Path,
     stress: bool,
+    seed: int | None,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -294,6 +296,8 @@ def command(
         raise click.UsageError("give either --model or --capture")
     if [asked.layer is not None, capture is not None, asked.every].count(True) != 1:
         raise click.UsageError("give one of --layer and --all (from a network) and --capture (from a file)")
+    if seed is not None and not stress:
+        raise click.UsageError("--seed belongs to --stress")
     if stress and asked.every:
         raise click.UsageError("--stress belongs to one layer, not to --all")
     if asked.images is not None and asked.indices is not None:
@@ -319,7 +323,7 @@ def command(
         if stress:
             from qexport.trust.stress import stress_captures
 
-            made, covered = stress_captures(captures[0][0], chosen)
+            made, covered = stress_captures(captures[0][0], chosen, seed or 0)
             captures = [(one, one.images) for one in made]
         if dry_run:
             _emit_plan(captures, by_kind, as_json)
@@ -332,7 +336,9 @@ def command(
                 def advance(done: int) -> None:
                     tell("layers", done, len(captures))
 
-                dumps, index = dump_all((one for one, _ in captures), by_kind, folder, force, advance, graph)
+                dumps, index = dump_all(
+                    (one for one, _ in captures), by_kind, folder, force, advance, None if stress else graph
+                )
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]

@@ -21,7 +21,7 @@ from qexport.sets.manifest import Manifest, json_bytes, read_manifest
 from qexport.sim.compare import expected_words
 from qexport.sim.record import SCHEMA, DesignRecord, Record, leaves, seals, set_record
 from qexport.sim.registry import SIMULATORS
-from qexport.sim.run import read_design
+from qexport.sim.run import read_design, records
 from qexport.sim.work import work_folder
 
 MOST_BYTES = 64 << 20
@@ -110,6 +110,8 @@ def contradictions(found: Record, manifest: Manifest, folder: Path) -> Iterator[
     bad = [one for one in found.beside if one.kind not in ("table", "print", "end", *found.design.allow)]
     if bad:
         yield Doubt("/beside", f"{bad[0]}, which was not allowed")
+    if found.run.isolated != records(folder, manifest):
+        yield Doubt("/run/isolated", f"is {found.run.isolated}, of the set's bench {not found.run.isolated}")
     if found.simulator.name not in SIMULATORS:
         yield Doubt("/simulator/name", f"'{found.simulator.name}' is none of {', '.join(SIMULATORS)}")
     macs = re.search(r"MACS = 64'd(\d+);", (folder / f"tb_{manifest.layer.slug}.sv").read_text())

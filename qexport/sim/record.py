@@ -4,7 +4,6 @@ Facts of the environment stand here, never in a manifest. Each leaf has a seal, 
 named; what follows from set and design `audit` computes anew.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -23,7 +22,7 @@ from qexport.build.blind_spots import spots_of
 from qexport.core.coverage import Coverage
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.paths import SUMS
-from qexport.sets.folder import file_sha256
+from qexport.sets.folder import file_sha256, sha256
 from qexport.sets.manifest import Entry, Manifest, NamedFile, Tool, json_bytes
 from qexport.sim.verdict import Verdict
 
@@ -76,10 +75,12 @@ class DesignRecord(Entry, frozen=True, kw_only=True):
 
 
 class RunRecord(Entry, frozen=True, kw_only=True):
-    """How it ran. `streams`: the modes in which streams stalled."""
+    """How it ran. `streams`: the modes in which streams stalled; `isolated`: whether the words were compared out of the
+    design's reach."""
 
     seed: int
     streams: tuple[str, ...]
+    isolated: bool
     cycles: int
     macs: int
 
@@ -132,8 +133,8 @@ def record_of(verdict: Verdict, requirements: Sequence[str] = ()) -> Record:
         design=DesignRecord.of(verdict.design, verdict.sources),
         beside=verdict.beside,
         run=RunRecord(
-            seed=verdict.seed, streams=tuple(map(str, verdict.streams)), cycles=verdict.cycles,
-            macs=verdict.macs,
+            seed=verdict.seed, streams=tuple(map(str, verdict.streams)), isolated=verdict.isolated,
+            cycles=verdict.cycles, macs=verdict.macs,
         ),
         compared=verdict.compared,
         not_compared=verdict.not_compared,
@@ -186,4 +187,5 @@ def seals(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _seal(place: str, value: Any) -> str:
-    return hashlib.sha256(f"{place}\n{json.dumps(value, sort_keys=True)}".encode()).hexdigest()[:12]
+    text = f"{place}\n{json.dumps(value, sort_keys=True)}"
+    return sha256(text.encode(errors="surrogatepass"))[:12]  # a forger's names may hold half a character

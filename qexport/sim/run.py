@@ -7,7 +7,7 @@ words are compared here, after the run.
 import io
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -103,6 +103,8 @@ def simulate(
                 raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
             raise
         refuse(reading.beside, design.allow)
+        if design and (new := [path for path, digest in reading.sources.items() if file_sha256(Path(path)) != digest]):
+            raise QexportError(f"dut: {few(new)} changed while it was read and built; simulate it again")
         _lay_tables(reading.beside, work.root)
         clear(work.out, [verilog_name(stream.memory) for stream in offered])
         verdict = Verdict(
@@ -128,7 +130,7 @@ def simulate(
             work.lay(folder, [path for memory in driven for path in memory.loaded])
         else:
             work.link(folder)
-        verdict = run.all_recorded(verdict)
+        verdict = run.all_recorded(replace(verdict, isolated=run.records))
         if waves is not None and (around is None or not verdict.passed):
             run.show(f"out/waves.{waves}", around, verdict.streams[-1])
     return verdict
@@ -158,14 +160,13 @@ class _Run:
 
     @cached_property
     def records(self) -> bool:
-        """Whether the bench can do without the expected words; those of qexport 0.1 cannot, and judge by themselves."""
-        return "+record=" in (self.folder / f"tb_{self.manifest.layer.slug}.sv").read_text()
+        return records(self.folder, self.manifest)
 
     def all_recorded(self, verdict: Verdict) -> Verdict:
         """The verdict of all its runs: that of the first that fails, else that of the first with all of them in it."""
         done: list[Verdict] = []
         for streams in verdict.streams:
-            one = self.recorded(replace(verdict, seed=streams.seed, streams=(streams,)))
+            one = self.recorded(replace(verdict, seed=streams.seed, streams=(streams,)), done[0].words if done else {})
             made = tuple(run for before in (*done, one) for run in before.streams)
             if one.failure is not None:
                 passed = [run for before in done for run in before.streams]
@@ -174,11 +175,22 @@ class _Run:
             done.append(one)
         return replace(done[0], streams=verdict.streams)
 
-    def recorded(self, verdict: Verdict) -> Verdict:
-        """The verdict of a run that cannot reach what is expected: the bench records, and then it is compared."""
-        before = changed_files(self.folder, self.manifest)
+    @cached_property
+    def _before(self) -> dict[str, str]:
+        """The files that are not as dumped, before the first run."""
+        return changed_files(self.folder, self.manifest)
+
+    def recorded(self, verdict: Verdict, known: Mapping[str, str]) -> Verdict:
+        """The verdict of a run that cannot reach what is expected: the bench records, and then it is compared.
+
+        `known`: of each memory the SHA-256 of its right words, where a run before has shown it.
+        """
+        before = self._before
         entries = [entry for entry in self.manifest.memories if entry.name in verdict.compared]
         found: list[Compared] = []
+        recorded = {entry.name: self.work.out / f"{verilog_name(entry.name)}.hex" for entry in entries}
+        for path in recorded.values():  # of the run before, which a design that ends at once would leave
+            path.unlink(missing_ok=True)
         try:
             arguments = [
                 "+dir=set",
@@ -194,7 +206,8 @@ class _Run:
                     "set, dump it again"
                 )
             found = [
-                compare(self.folder, self.manifest, e, self.work.out / f"{verilog_name(e.name)}.hex") for e in entries
+                compare(self.folder, self.manifest, entry, recorded[entry.name], known.get(entry.name, ""))
+                for entry in entries
             ]
             cycles, macs = self._judge(found, status, verdict.seed)
         except CheckFailed as failure:
@@ -209,11 +222,11 @@ class _Run:
         Nothing else that is printed counts: a design may print, too.
         """
         output = self.log.read_text(errors="replace")
-        words = sum(
-            e.files[0].words * len(e.files) for e in self.manifest.memories if e.name in [f.memory for f in found]
-        )
+        ours = [one.memory for one in found]
+        words = sum(file.words for entry in self.manifest.memories if entry.name in ours for file in entry.files)
         ended = f"RECORDED words={words}" if self.records else f"PASS checks={sum(one.values for one in found)}"
-        end = re.search(rf"^DONE cycles=(\d+) macs=(\d+) [^\n]*\n{ended} nonce={self.nonce}$", output, re.MULTILINE)
+        # a design may have begun the line; what stands last in it is the bench's
+        end = re.search(rf"^.*DONE cycles=(\d+) macs=(\d+) [^\n]*\n{ended} nonce={self.nonce}$", output, re.MULTILINE)
         if status == 0 and end is not None and all(one.right for one in found):
             if self.records:
                 self._tell([f"PASS checks={sum(one.checked for one in found)} nonce={self.nonce}"])
@@ -264,6 +277,11 @@ class _Run:
                 recording += [f"+waves_from={begin}", f"+waves_to={end}"]
                 self._tell([first[0]])
             run_bench([*command, *recording], self.work.root, log, self.limit, self.progress)
+
+
+def records(folder: Path, manifest: Manifest) -> bool:
+    """Whether the set's bench can do without the expected words; those of qexport 0.1 cannot, and judge themselves."""
+    return "+record=" in (folder / f"tb_{manifest.layer.slug}.sv").read_text()
 
 
 def _changed(folder: Path, manifest: Manifest, own_design: bool) -> dict[str, str]:

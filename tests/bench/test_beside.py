@@ -38,6 +38,7 @@ def scan(tmp_path: Path, body: str, head: str = "", **given: object) -> tuple[Be
         ("files", 'initial $writememh("a.txt", mem);'),
         ("files", 'initial $fwrite(32\'h80000003, "PASS");'),
         ("files", 'initial $dumpfile("a.vcd");'),
+        ("files", "always @(posedge clk) fd = $rewind(32'h80000003);"),  # of a file of the bench
         ("upward", "wire [7:0] x = tb_tiny.psum_mem[0];"),
         ("upward", "initial tb_tiny.random = 0;"),
         ("upward", "initial \\tb_tiny .cycles = 0;"),

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from qexport.bench.interface import streams
 from qexport.build.dump import dump, dump_all
 from qexport.build.inputs import open_inputs
 from qexport.build.network import layer_captures
@@ -26,6 +27,8 @@ from qexport.layout.toml import default_layout, layout_text, load_layout, preset
 from qexport.sets.folder import file_sha256, sha256, sums_text
 from qexport.sets.graph import Graph
 from qexport.sets.manifest import read_manifest
+from qexport.sim.record import record_of, seals
+from qexport.sim.verdict import Verdict
 from tests.conftest import make_capture
 from tests.frontends.networks import small_network
 from tests.fuzz import mutate
@@ -60,6 +63,7 @@ class Target:
         self.network = base / "network.pth"
         torch.save(small_network().state_dict(), self.network)
         self.vcd = _waves(self.set)
+        self.record = json.loads(_record(self.set))
         self.integers, self.pixels = base / "small.network.safetensors", base / "pixels.npy"
         write_network(small_integers(), self.integers)
         np.save(self.pixels, np.random.default_rng(0).integers(0, 256, (1, 3, 6, 6), np.uint8))
@@ -165,6 +169,18 @@ class Target:
             ["eval", *network, *data],
         ])  # fmt: skip
 
+    def verdicts(self, rng: random.Random, case: Path) -> Arguments:
+        file = case / "verdict.json"
+        document = {key: value for key, value in self.record.items() if key != "seals"}
+        if rng.random() < 0.7:
+            changed = rng.choice([mutate.plausible, mutate.document])(rng, document)
+            sealed = isinstance(changed, dict) and rng.random() < 0.7
+            text = json.dumps(changed | {"seals": seals(changed)} if sealed else changed, sort_keys=True, indent=2)
+            file.write_text(f"{text}\n", errors="surrogatepass")
+        else:
+            file.write_bytes(mutate.data(rng, json.dumps(self.record).encode()))
+        return ["audit", str(file), "--set", str(self.set)]
+
     def networks(self, rng: random.Random, case: Path) -> Arguments:
         """A network's file, or the graph beside its sets."""
         if rng.random() < 0.2:
@@ -207,8 +223,20 @@ class Target:
 KINDS: dict[str, Callable[[Target, random.Random, Path], Arguments]] = {
     "captures": Target.captures, "layouts": Target.layouts, "manifests": Target.manifests,
     "memories": Target.memories, "waves": Target.waves, "checkpoints": Target.checkpoints, "pictures": Target.pictures,
+    "verdicts": Target.verdicts,
     "networks": Target.networks,
 }  # fmt: skip
+
+
+def _record(folder: Path) -> bytes:
+    """The record of a PASS of the set's own design."""
+    manifest = read_manifest(folder)
+    words = {stream.memory: stream.values for stream in streams(manifest) or () if not stream.driven}
+    verdict = Verdict(
+        set=folder, simulator="icarus", version="12.0", seed=0, compared=words, not_compared={}, manifest=manifest,
+        cycles=9, macs=216, words=dict.fromkeys(words, "0" * 64), sources={"dut.sv": "0" * 64},
+    )  # fmt: skip
+    return record_of(verdict).to_bytes()
 
 
 def _others(base: Path) -> list[tuple[Path, str]]:

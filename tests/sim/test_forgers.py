@@ -10,6 +10,7 @@ from qexport.bench.design import Design
 from qexport.errors import CheckFailed, QexportError
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
+from qexport.sim.streams import all_streams
 from tests.conftest import cli
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import Edits, at_end, on_icarus
@@ -127,3 +128,22 @@ def test_a_stub_needs_words_that_came_back(simulator: str, tiny_set: Path, tmp_p
     done = make(tiny_set / "dut.sv")
     assert done.returncode == 0, done.stdout
     assert "trusts the design" in done.stdout
+
+
+@on_icarus
+def test_words_of_the_run_before_do_not_count(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    ends_at_once = r"""
+  string nonce, mode;
+  integer found;
+  initial begin
+    found = $value$plusargs("nonce=%s", nonce) + $value$plusargs("streams=%s", mode);
+    if (mode != "smooth") begin
+      $display("DONE cycles=1 macs=1 \nRECORDED words=12 nonce=%0s", nonce);
+      $finish;
+    end
+  end"""
+    dut = edited(tiny_set / "dut.sv", tmp_path / "core.sv", at_end(ends_at_once))
+    design = Design.read([dut], allow=["plusargs"])
+    assert simulate(tiny_set, simulator, design, streams=all_streams(["smooth"])).passed
+    with pytest.raises(CheckFailed, match="not all words came back"):
+        simulate(tiny_set, simulator, design, streams=all_streams(["smooth", "lazy"])).check()
