@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,6 +62,17 @@ class _Children:
 
 
 _of_thread = threading.local()
+_memory: ContextVar[int | None] = ContextVar("memory", default=None)  # None: MEMORY_LIMIT
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[None]:
+    """Bytes of address space of each process that this thread starts within the block."""
+    before = _memory.set(size)
+    try:
+        yield
+    finally:
+        _memory.reset(before)
 
 
 @contextmanager
@@ -89,11 +101,12 @@ def supervise(
     """Run a command to its end: the exit status. Its outputs go to two files; `heard` is given the lines of the first.
 
     What it leaves among temporary files when it is cut off, such as g++, lies in `cwd`, where one is given.
-    Raises CutOff after `limit` seconds, OUTPUT_LIMIT bytes of output, or at MEMORY_LIMIT.
+    Raises CutOff after `limit` seconds, OUTPUT_LIMIT bytes of output, or at its limit of memory.
     """
     env = dict(os.environ if env is None else env) | ({} if cwd is None else {"TMPDIR": str(cwd)})
     children = getattr(_of_thread, "children", None) or _Children()
-    limited = ["/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(MEMORY_LIMIT >> 10), *map(str, command)]
+    memory = _memory.get() or MEMORY_LIMIT
+    limited = ["/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(memory >> 10), *map(str, command)]
     process = None
     try:
         with undisturbed():
@@ -114,7 +127,7 @@ def supervise(
                 if pipe is not None:
                     pipe.close()
     if process.returncode != 0 and short:
-        raise CutOff(f"out of memory; a process may take {MEMORY_LIMIT >> 30} GiB")
+        raise CutOff(f"out of memory; a process may take {memory / (1 << 30):g} GiB")
     return process.returncode
 
 
