@@ -80,10 +80,6 @@ class Store:
     def path(self, file: str) -> Path:
         return self.root / RESULTS / file[:2] / file
 
-    def of(self, address: str) -> list[str]:
-        """The files of one job: none, one, or several where its verdict is flaky."""
-        return sorted(path.name for path in (self.root / RESULTS / address[:2]).glob(f"{address}.*.json"))
-
     def read(self, file: str) -> Result:
         """Raises QexportError where a file is not what its name says."""
         path = self.path(file)

@@ -7,17 +7,19 @@ import shutil
 import signal
 import threading
 import time
+import tomllib
 import xml.etree.ElementTree as ET
 from dataclasses import replace
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from qexport.errors import QexportError
 from qexport.runs.checks import run_job
 from qexport.runs.index import rows_of, verdicts
 from qexport.runs.job import Job, Unable
-from qexport.runs.plan import Resource, read_plan
+from qexport.runs.plan import Plan, Resource, read_plan
 from qexport.runs.regress import Driver
 from qexport.runs.shard import parse_shard, shard_here
 from qexport.runs.store import Result, Store
@@ -53,6 +55,10 @@ def test_a_plan_runs_once_and_what_it_says(plan: Path, tmp_path: Path) -> None:
     found = regress(plan, "--store", store, "--label", "b")
     assert (found["exit"], found["ran"]) == (0, 0)  # its content has a verdict already
     assert len(found["since"]["newly passing"]) == 4
+    assert cli("report", store, "--out", tmp_path / "matrix.html").exit_code == 0
+    page = (tmp_path / "matrix.html").read_text()
+    for said in ("10 of 10", "Label b", "wrong simulate icarus", "newly passing"):
+        assert said in page
     (tmp_path / "wrong.sv").write_text((tmp_path / "right.sv").read_text() + "// other content\n")
     assert regress(plan, "--store", store)["ran"] == 4
 
@@ -117,6 +123,12 @@ def test_plans_that_cannot_be_carried_out(text: str, needle: str, sets: Path, tm
     assert not (tmp_path / "store").exists()
 
 
+def test_the_plan_of_the_page_is_one() -> None:
+    page = (Path(__file__).parent.parent.parent / "docs/runs.md").read_text()
+    plan = msgspec.convert(tomllib.loads(page.split("```toml\n")[1].split("```")[0]), Plan)
+    assert [design.name for design in plan.design] == ["ws", "post"]
+
+
 def job_of(plan: Path, name: str) -> Job:
     return next(job for job in read_plan(plan)[0] if job.name == name)
 
@@ -168,7 +180,7 @@ def test_another_result_of_the_same_content_is_flaky(tmp_path: Path) -> None:
     other.put(result(outcome={"result": "FAIL"}, result="FAIL", failure=("why",)))
     assert store.merge(other) == 1
     (verdict,) = verdicts(rows_of(store)).values()
-    assert (verdict.result, len(store.of(verdict.address))) == ("FLAKY", 2)
+    assert (verdict.result, len(verdict.rows)) == ("FLAKY", 2)
     shown = cli("runs", "export", "--store", store.root, "--format", "junit", "--out", tmp_path / "junit.xml")
     assert shown.exit_code == 0
     assert 'type="FLAKY"' in (tmp_path / "junit.xml").read_text()
