@@ -59,20 +59,29 @@ def list_command(folder: Path, failed: bool, as_json: bool) -> None:
 @command.command(name="show")
 @click.argument("address")
 @store_option
+@click.option("--verdict", "target", type=path_type(), help="File for the record of the verdict, for qexport audit.")
 @json_option
-def show_command(address: str, folder: Path, as_json: bool) -> None:
+def show_command(address: str, folder: Path, target: Path | None, as_json: bool) -> None:
     """Show all that the store has of a job: failure, diagnosis, end of the log.
 
     ADDRESS may be cut short.
 
     \b
     qexport runs show 5f0c --store runs/
+    qexport runs show 5f0c --store runs/ --verdict verdict.json
     """
     store = Store(folder)
     found = [verdict for verdict in _verdicts(store) if verdict.address.startswith(address)]
     if len(found) != 1:
         raise QexportError(f"runs: {len(found)} jobs have addresses that begin with '{address}'; see qexport runs list")
     results = [store.read(row.file) for row in found[0].rows]
+    if target is not None:
+        record = results[0].record
+        if record is None or len(results) > 1:
+            raise QexportError(f"runs: {found[0].name} has not one record of a verdict; name a job of simulate")
+        if target.exists():
+            raise QexportError(f"verdict: {target} exists; give another file")
+        write_atomically(target, record.to_bytes())
 
     def show() -> None:
         for result in results:
@@ -83,7 +92,7 @@ def show_command(address: str, folder: Path, as_json: bool) -> None:
 
 def _show(verdict: Verdict, result: Result) -> None:
     said = [("" if at else "failure", line) for at, line in enumerate(result.failure)]
-    tools = ", ".join(f"{name} {version}" for name, version in result.content["tools"].items())
+    tools = ", ".join(f"{name} {version}" for name, version in result.content.get("tools", {}).items())
     print_pairs([
         ("job", verdict.name),
         ("address", verdict.address),

@@ -6,7 +6,7 @@ from qexport.report.blocks import Block, Facts, Note, Section, Tile, marked
 from qexport.report.page import render_page
 from qexport.report.tables import AnyCell, Cell, Table
 from qexport.runs.index import FLAKY, Verdict, rows_of, verdicts
-from qexport.runs.store import Store
+from qexport.runs.store import Jobs, Store
 from qexport.runs.told import changes, coverage_of
 
 _MOST = 1000  # failures in the table
@@ -64,7 +64,7 @@ def _failures(failed: Sequence[Verdict]) -> Table:
     return Table(caption, ["address", "verdict", "job", "why"], lines[:_MOST])
 
 
-def _since(before: tuple[str, dict[str, list[str]]], now: tuple[str, dict[str, list[str]]]) -> list[Block]:
+def _since(before: tuple[str, Jobs], now: tuple[str, Jobs]) -> list[Block]:
     facts: list[tuple[str, AnyCell]] = [
         (what, ", ".join(names[:_MOST])) for what, names in changes(before[1], now[1]).items() if names
     ]

@@ -1,13 +1,12 @@
 """What a worker does: one job, from its content to the file in the store."""
 
-import json
 import os
 import platform
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
@@ -18,7 +17,7 @@ from qexport.runs.job import Job, Lost, Unable, tools_of
 from qexport.runs.store import Result, Store
 from qexport.sets.manifest import capture_of, read_manifest
 from qexport.sim.keep import RUN
-from qexport.sim.record import record_of
+from qexport.sim.record import Record, record_of
 from qexport.sim.run import simulate
 from qexport.sim.supervisor import memory_limit
 from qexport.sim.verdict import Killed
@@ -33,7 +32,7 @@ class Outcome:
 
     failure: tuple[str, ...] = ()
     sure: Mapping[str, Any] = field(default_factory=dict)
-    record: dict[str, Any] | None = None
+    record: Record | None = None
     found: Mapping[str, Any] = field(default_factory=dict)
     log: str = ""
     diagnosis: str = ""
@@ -69,7 +68,7 @@ def run_job(job: Job, root: Path) -> str:
             outcome = Outcome(failure=tuple(str(error).splitlines()))
     seconds = time.monotonic() - begin
     job.check_content()
-    verdict = "FAIL" if outcome.failure else "PASS"
+    verdict: Literal["PASS", "FAIL"] = "FAIL" if outcome.failure else "PASS"
     return store.put(
         Result(
             labels=job.labels, content=job.content, outcome={"result": verdict, **outcome.sure}, result=verdict,
@@ -92,7 +91,7 @@ def _simulate(job: Job, scratch: Path) -> Outcome:
     return Outcome(
         failure=record.failure,
         sure={"words": verdict.words, "cycles": verdict.cycles},
-        record=json.loads(record.to_bytes()),
+        record=msgspec.json.decode(record.to_bytes(), type=Record),  # which is sealed
         log=_end_of(keep / RUN),
         diagnosis="" if verdict.passed or not job.diagnose else _diagnosis(job.set, keep),
     )

@@ -7,24 +7,28 @@ fresh listing is needed: who does not see a result yet makes it again, under the
 
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import msgspec
 
 from qexport.core.atomic import write_atomically
 from qexport.core.budget import LOG_BYTES, read_bytes
 from qexport.errors import QexportError
-from qexport.runs.job import Unable, address_of
+from qexport.runs.job import LABELS, Unable, address_of
 from qexport.sets.folder import sha256
 from qexport.sets.manifest import Entry, json_bytes
+from qexport.sim.record import Record
 
-MARK, RESULTS, LABELS = "qexport-store.json", "results", "labels"
+MARK, RESULTS, LABELLED = "qexport-store.json", "results", "labels"
 SCHEMA = "qexport.result/1"
 _STORE = {"schema": "qexport.store/1"}
+_FILE = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.json")
 _TRIES = 100
+Jobs = dict[str, tuple[str, str]]  # name of a job -> its address and verdict
 
 
 class Result(Entry, frozen=True, kw_only=True):
@@ -36,11 +40,11 @@ class Result(Entry, frozen=True, kw_only=True):
     labels: dict[str, str]
     content: dict[str, Any]
     outcome: dict[str, Any]
-    result: str
+    result: Literal["PASS", "FAIL"]
     failure: tuple[str, ...]
     seconds: float
     host: str
-    record: dict[str, Any] | None = None
+    record: Record | None = None
     found: dict[str, Any] = msgspec.field(default_factory=dict)
     log: str = ""
     diagnosis: str = ""
@@ -54,6 +58,13 @@ class Result(Entry, frozen=True, kw_only=True):
         return f"{self.address}.{sha256(json_bytes(self.outcome))[:16]}.json"
 
 
+class Label(Entry, frozen=True, kw_only=True):
+    """What the jobs of a plan, or of a shard of it, said at one state of the design."""
+
+    label: str
+    jobs: Jobs
+
+
 class Store:
     """A store in a folder, which is made where `create`."""
 
@@ -61,7 +72,7 @@ class Store:
         self.root = root.resolve()
         mark = self.root / MARK
         if mark.is_file():
-            if json.loads(read_bytes(mark, LOG_BYTES, "store")) != _STORE:
+            if _document(mark) != _STORE:
                 raise QexportError(f"store: {root} is of another version of qexport; name another folder")
             return
         if not create:
@@ -75,7 +86,7 @@ class Store:
         """The names of all results."""
         with suppress(FileNotFoundError):
             for folder in os.scandir(self.root / RESULTS):
-                yield from (entry.name for entry in os.scandir(folder) if entry.name[0] != ".")
+                yield from (entry.name for entry in os.scandir(folder) if _FILE.fullmatch(entry.name))
 
     def path(self, file: str) -> Path:
         return self.root / RESULTS / file[:2] / file
@@ -85,7 +96,7 @@ class Store:
         path = self.path(file)
         try:
             found = msgspec.json.decode(read_bytes(path, LOG_BYTES, "store"), type=Result)
-            if found.file == file and found.schema == SCHEMA:
+            if found.file == file and found.schema == SCHEMA and found.labels.keys() == {*LABELS}:
                 return found
         except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
             pass
@@ -97,21 +108,22 @@ class Store:
             _write(self.path(result.file), json_bytes(result))
         return result.file
 
-    # --- labels: what all jobs of a plan said at one state of the design ---
-
-    def labels(self) -> list[tuple[str, dict[str, list[str]]]]:
-        """All labels in their order, each with the name of each job -> address and verdict; shards are put together."""
-        found: dict[str, dict[str, list[str]]] = {}
-        for path in sorted((self.root / LABELS).glob("[0-9]*.json")):
-            document = json.loads(read_bytes(path, LOG_BYTES, "store"))
-            found.setdefault(document["label"], {}).update(document["jobs"])
+    def labels(self) -> list[tuple[str, Jobs]]:
+        """All labels in their order, each with what its jobs said; shards are put together."""
+        found: dict[str, Jobs] = {}
+        for path in sorted((self.root / LABELLED).glob("[0-9]*.json")):
+            try:
+                label = msgspec.convert(_document(path), Label)
+            except msgspec.ValidationError:
+                raise QexportError(f"store: {path} is damaged; take it away") from None
+            found.setdefault(label.label, {}).update(label.jobs)
         return list(found.items())
 
-    def label(self, name: str, jobs: dict[str, list[str]]) -> None:
+    def label(self, name: str, jobs: Jobs) -> None:
         """Keep what the jobs said under a label; numbers make the order, as clocks may differ."""
         if dict(self.labels()).get(name, {}).items() >= jobs.items():
             return
-        folder, data = self.root / LABELS, json_bytes({"label": name, "jobs": jobs})
+        folder, data = self.root / LABELLED, json_bytes(Label(label=name, jobs=jobs))
         folder.mkdir(exist_ok=True)
         number = max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=0) + 1
         partial = folder / f".{sha256(data)[:16]}.{os.getpid()}"
@@ -133,6 +145,13 @@ class Store:
         for name, jobs in other.labels():
             self.label(name, jobs)
         return len(new)
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(read_bytes(path, LOG_BYTES, "store"))
+    except (ValueError, RecursionError):
+        raise QexportError(f"store: {path} is damaged; take it away") from None
 
 
 def _write(path: Path, data: bytes) -> None:

@@ -4,15 +4,14 @@ import csv
 import io
 import re
 import xml.etree.ElementTree as ET
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import msgspec
-
 from qexport.core.coverage import Coverage, merged
+from qexport.errors import QexportError
 from qexport.runs.index import FLAKY, Verdict
 from qexport.runs.job import LABELS
-from qexport.runs.store import Store
+from qexport.runs.store import Jobs, Store
 from qexport.sets.manifest import json_bytes
 
 _NO_XML = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -70,17 +69,20 @@ def coverage_of(store: Store, found: Iterable[Verdict]) -> dict[str, Coverage]:
         name = verdict.rows[0].labels["set"]
         if name not in sets:
             record = store.read(verdict.rows[0].file).record
-            if record is not None and record["coverage"] is not None:
-                sets[name] = msgspec.convert(record["coverage"], Coverage)
-    return merged(sets.values())
+            if record is not None and record.coverage is not None:
+                sets[name] = record.coverage
+    try:
+        return merged(sets.values())
+    except ValueError as error:  # of bits that are none
+        raise QexportError(f"store: {store.root} has coverage that is damaged ({error}); run regress --again") from None
 
 
-def jobs_of(found: Mapping[str, Verdict]) -> dict[str, list[str]]:
+def jobs_of(found: Mapping[str, Verdict]) -> Jobs:
     """What a label keeps of verdicts by job name: address and result."""
-    return {name: [verdict.address, verdict.result] for name, verdict in found.items()}
+    return {name: (verdict.address, verdict.result) for name, verdict in found.items()}
 
 
-def changes(before: Mapping[str, Sequence[str]], now: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+def changes(before: Jobs, now: Jobs) -> dict[str, list[str]]:
     """The names of the jobs that say something else than at an earlier label, by what changed."""
     was, is_ = ({name: result for name, (_, result) in jobs.items()} for jobs in (before, now))
     both = [name for name in is_ if name in was]

@@ -67,7 +67,7 @@ _memory: ContextVar[int | None] = ContextVar("memory", default=None)  # None: ME
 
 @contextmanager
 def memory_limit(size: int) -> Iterator[None]:
-    """Bytes of address space of each process that this thread starts within the block."""
+    """Bytes of address space of each process that this thread, or a pool of `workers` in it, starts in the block."""
     before = _memory.set(size)
     try:
         yield
@@ -78,8 +78,13 @@ def memory_limit(size: int) -> Iterator[None]:
 @contextmanager
 def workers() -> Iterator[ThreadPoolExecutor]:
     """A thread for each processor. When an exception leaves the block, the children of all threads end."""
-    children = _Children()
-    with ThreadPoolExecutor(os.cpu_count(), initializer=lambda: setattr(_of_thread, "children", children)) as pool:
+    children, memory = _Children(), _memory.get()
+
+    def begin() -> None:
+        _of_thread.children = children
+        _memory.set(memory)
+
+    with ThreadPoolExecutor(os.cpu_count(), initializer=begin) as pool:
         try:
             yield pool
         except BaseException:

@@ -29,7 +29,7 @@ from tests.runs.conftest import regress
 pytestmark = pytest.mark.whole
 
 
-def test_a_plan_runs_once_and_what_it_says(plan: Path, tmp_path: Path) -> None:
+def test_a_plan_runs_once_and_what_it_says(plan: Path, sets: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
     found = regress(plan, "--store", store, "--jobs", 2, "--label", "a")
     assert (found["exit"], found["ran"], len(found["runs"])) == (1, 10, 10)
@@ -44,6 +44,11 @@ def test_a_plan_runs_once_and_what_it_says(plan: Path, tmp_path: Path) -> None:
     assert "FAIL memory=accumulator 32 of 32 values are wrong" in shown
     record = json.loads(cli("runs", "show", by_result["PASS"]["address"], "--store", store, "--json").stdout)
     assert {result["result"] for result in record["results"]} == {"PASS"}
+    verdict, design = tmp_path / "verdict.json", tmp_path / "wrong.sv"
+    shown = cli("runs", "show", by_result["FAIL"]["address"], "--store", store, "--verdict", verdict)
+    assert shown.exit_code == 0
+    name = by_result["FAIL"]["set"]
+    assert cli("audit", verdict, "--set", sets / name, "--dut", design).exit_code == 0
     for form in ("json", "junit", "csv"):
         assert cli("runs", "export", "--store", store, "--format", form, "--out", tmp_path / form).exit_code == 0
     assert len(json.loads((tmp_path / "json").read_text())["runs"]) == 10
@@ -235,7 +240,7 @@ def test_an_index_that_lags_or_is_damaged(tmp_path: Path, monkeypatch: pytest.Mo
 def test_labels_are_numbered_not_dated(tmp_path: Path) -> None:
     store = Store(tmp_path / "store", create=True)
     for label in ("b", "a", "c", "a"):
-        store.label(label, {"job": ["address", label]})
+        store.label(label, {"job": ("address", label)})
     assert [name for name, _ in store.labels()] == ["b", "a", "c"]
 
 
