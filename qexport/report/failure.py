@@ -61,8 +61,8 @@ def cause_section(run: Run, memory: str, found: Diagnosis, note: str) -> Section
         blocks += first_blocks(run.facts, memory, found.first)
     return Section(
         "Failure",
-        f"Memory {memory} is the first with a wrong value. The layer was computed again with one mistake after another;"
-        " a cause is what gives the very values that came back.",
+        f"Memory {memory} is the first with a wrong value. The layer was computed again with one mistake after "
+        "another; a cause is what gives the very values that came back.",
         blocks,
     )
 
