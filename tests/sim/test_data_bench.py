@@ -95,7 +95,6 @@ def test_what_a_kind_does_not_offer_is_said_in_one_line(tmp_path: Path) -> None:
 
     folder = qx.dump(CASES["a residual sum 3:1"][0], tmp_path).folder
     for command, lacking in (
-        (("diagnose", folder, "--actual", folder / "relu.hex"), "hypotheses of what a design may do wrong"),
         (
             ("shrink", folder, "--actual", folder / "relu.hex", "--out", tmp_path / "s"),
             "a smaller set that still fails",
