@@ -12,13 +12,12 @@ from qexport.cli.common.options import (
     folder_argument,
     json_option,
     path_type,
-    simulator_option,
     time_limit_option,
 )
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.tables import print_pairs
 from qexport.core.capture import LayerCapture
-from qexport.errors import CheckFailed, few
+from qexport.errors import CheckFailed, QexportError, few
 from qexport.findings.diagnose import diagnose
 from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import read_wave
@@ -44,7 +43,7 @@ from qexport.findings.words import Actual, read_actual
     help="Of a VCD or FST: the signal that is 1 where a word counts.  [default: tvalid and tready of a tdata]",
 )
 @dut_options("Your module, which is run on the set without --actual, and on fresh stimulus to make sure of a cause")
-@simulator_option()
+@click.option("--simulator", default="auto", help="With --dut: the simulator that runs it.  [default: auto]")
 @time_limit_option("With --dut: seconds for each build, and again for each run.")
 @json_option
 def command(
@@ -84,6 +83,8 @@ def command(
         raise click.UsageError("--valid belongs to --signal and --clock")
     if signal is not None and len(files) != 1:
         raise click.UsageError("--signal is of one file; give --actual once")
+    if dut:
+        _check_simulator(simulator)
     watched = sys.stderr.isatty()
 
     def told(what: str) -> None:
@@ -113,6 +114,13 @@ def command(
 
 
 # What --dut needs is loaded with it: a command that only reads needs neither locks nor simulators.
+
+
+def _check_simulator(name: str) -> None:
+    from qexport.sim.registry import SIMULATORS
+
+    if name not in ("auto", *SIMULATORS):
+        raise QexportError(f"simulator: '{name}' is not known; choose auto or {' or '.join(SIMULATORS)}")
 
 
 def _run(folder: Path, dut: tuple[Path, ...], top: str | None, simulator: str, limit: float, keep: Path) -> Path:
