@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from qexport.bench.design import Design, Dut
 from qexport.build import dump as dumping
+from qexport.build.inputs import SAMPLES, given_inputs, open_inputs
 from qexport.build.verify import Report
 from qexport.build.verify import verify as verify_set
 from qexport.core.atomic import write_atomically
@@ -23,6 +24,9 @@ from qexport.core.capture import Capture, CaptureFile, LayerCapture, Source
 from qexport.core.codes import MINIFLOATS, AccumulatorScale, CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear, MatMul, Sum
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.network import IntegerNetwork
+from qexport.core.network_file import is_network, read_network
+from qexport.core.network_run import Engine
 from qexport.core.operations.registry import operation
 from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed, QexportError
@@ -48,13 +52,14 @@ from qexport.sim.verdict import Verdict
 if TYPE_CHECKING:
     from torch.nn import Module
 
+    from qexport.frontends.onnx_model.reading import Graph
     from qexport.frontends.vgg.checkpoint import Network
 
 PathLike = str | os.PathLike[str]
 
 
 def capture(
-    network: "Network | Module | None" = None,
+    network: "Network | Graph | IntegerNetwork | Module | None" = None,
     layer: str | int | None = None,
     pictures: Any = None,
     *,
@@ -87,7 +92,7 @@ def capture(
     relu: bool = False,
     name: str = "layer",
 ) -> LayerCapture:
-    """The codes of one layer, of arrays, of a network that `load` gave, or of any PyTorch module.
+    """The codes of one layer, of arrays, of a network that `load` gave, of an ONNX file, or of any PyTorch module.
 
     Of arrays: integer codes `weight` (oc, ic of one group, kh, kw) and `input` (n, ic, iy, ix), a convolution; or
     (oc, ic) and (n, ic), a linear layer; `bias` (oc,) in accumulator units. `input` (n, m, k) and `input2` (n, k, p), a
@@ -104,6 +109,12 @@ def capture(
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
 
+    Of an ONNX file that `load` read: its `layer` by name or number; `pictures`: an array, or arrays by the names of the
+    model's inputs.
+
+    Of a network in integers: its `layer` by name or index, fed by those before it; `pictures`: an array of pixels
+    (uint8) or codes, or arrays by the names of the inputs; by default the shipped ones.
+
     Of a module: its `layer` by name or number; `pictures`: what the module is called with, or a tuple of arguments.
     Formats and scales are found, in what runs or in the values; those that are given count. What is not certain of
     them is warned of.
@@ -113,6 +124,10 @@ def capture(
     if network is not None:
         if layer is None or weight is not None or input is not None:
             raise QexportError("capture: give a network and its layer, or weight and input; not both")
+        if isinstance(network, IntegerNetwork):
+            return _of_integers(network, str(layer), pictures)
+        if type(network).__module__.startswith("qexport.frontends.onnx_model"):  # without loading onnx to ask
+            return _of_onnx(network, str(layer), pictures)
         from qexport.frontends import needs_torch
 
         needs_torch(("torch",))
@@ -124,7 +139,7 @@ def capture(
             return _of_module(
                 network, str(layer), pictures, weight_facts, (inputs, input_scale, input_zero_point), output
             )
-        return _of_network(network, str(layer), pictures)
+        return _of_network(network, str(layer), pictures)  # type: ignore[arg-type]  # a Graph has gone its way
     if input is None or (weight is None and input2 is None and mul is None):
         raise QexportError("capture: give weight and input, or a network (qexport.load) and a layer")
     first = _format("inputs", inputs or "uint8", _or_1(input_scale), input_zero_point)
@@ -260,6 +275,21 @@ def _of_module(
     return found.capture
 
 
+def _of_onnx(graph: Any, layer: str, inputs: Any) -> LayerCapture:
+    from qexport.frontends.onnx_model import capture as capturing
+    from qexport.frontends.onnx_model.walk import walk
+
+    if inputs is None:
+        raise QexportError("capture: give what the network is fed")
+    named = inputs if isinstance(inputs, Mapping) else dict.fromkeys(graph.inputs, inputs)
+    fed = capturing.fed(graph, {name: np.asarray(array) for name, array in named.items()})
+    source = Source(checkpoint_sha256=graph.sha256, data_sha256=fed.digest)
+    found = capturing.capture_layer(walk(graph, fed.shapes), layer, fed, source)
+    for remark in found.remarks:
+        warnings.warn(remark, stacklevel=3)
+    return found.capture
+
+
 def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> LayerCapture:
     import torch
 
@@ -282,10 +312,33 @@ def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> L
         return LayerCapture.load(found.path)
 
 
-def load(path: PathLike) -> "Network":
-    """The trained network of a checkpoint; "builtin": the one that ships. Raises QexportError when there is none."""
-    from qexport.frontends import needs_torch
+def _of_integers(network: IntegerNetwork, layer: str, pictures: Any) -> LayerCapture:
+    if pictures is None:
+        given = open_inputs(SAMPLES, network)
+    else:
+        arrays = pictures if isinstance(pictures, Mapping) else {network.inputs[0].name: pictures}
+        given = given_inputs({name: np.asarray(array) for name, array in arrays.items()}, network)
+    engine, node = Engine(network), network.choose(layer).node
+    held = given.codes(range(given.pictures))
+    read = {name for names in node.operands.values() for name in names}
+    return node.capture(engine.operands(node.name, held | engine.run(held, sorted(read - set(held)))), network.source)
 
+
+def load(path: PathLike) -> "Network | Graph | IntegerNetwork":
+    """The trained network of a checkpoint, "builtin": the one that ships; or of an ONNX file; or a network in integers,
+    NAME.network.safetensors.
+
+    Raises QexportError when there is none.
+    """
+    from qexport.frontends import needs_onnx, needs_torch
+
+    if is_network(Path(path)):
+        return read_network(Path(path))
+    if os.fspath(path).endswith(".onnx"):
+        needs_onnx()
+        from qexport.frontends.onnx_model.reading import read_model
+
+        return read_model(Path(path))
     needs_torch()
     from qexport.frontends.vgg import checkpoint
 

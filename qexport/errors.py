@@ -31,10 +31,11 @@ def few(names: Collection[object], none: str = "none", between: str = ", ", most
 
 
 def near(name: str, names: Sequence[str]) -> list[str]:
-    """The names with those first that are most like `name`: what it may have been meant to be."""
+    """The names with those first that are most like `name`, or hold it: what it may have been meant to be."""
     import difflib  # here, because only errors need it
 
     alike = difflib.get_close_matches(name, names, SHOWN_NAMES, 0.4) if len(names) <= 10_000 else []
+    alike += [other for other in names if name and name in other and other not in alike]
     return [*alike, *(other for other in names if other not in alike)]
 
 

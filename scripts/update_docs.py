@@ -314,7 +314,7 @@ def core_edge() -> str:
 def core_stall() -> str:
     waits = "      if (m_accumulator_tvalid{}) begin"
     edits = ((WRAPPER, waits.format(" && m_accumulator_tready"), waits.format("")),)
-    run_core(fails=False, edits=edits)
+    run_core("--streams", "smooth", fails=False, edits=edits)
     return run_core("--seed", "1", fails=True, edits=edits)
 
 

@@ -26,129 +26,35 @@ if TYPE_CHECKING:
 LATE = ("upward", "unread")  # said when the simulator has compiled the sources: other mistakes are its to name
 TABLE, PRINT, END = "table", "print", "end"  # what is fine, and named in the verdict
 
-_COMPUTE = [
-    "bits",
-    "clog2",
-    "signed",
-    "unsigned",
-    "cast",
-    "typename",
-    "isunknown",
-    "countbits",
-    "countones",
-    "onehot",
-    "onehot0",
-    "past",
-    "rose",
-    "fell",
-    "stable",
-    "changed",
-    "sampled",
-    "left",
-    "right",
-    "low",
-    "high",
-    "increment",
-    "size",
-    "dimensions",
-    "unpacked_dimensions",
-    "time",
-    "stime",
-    "realtime",
-    "random",
-    "urandom",
-    "urandom_range",
-    "dist_uniform",
-    "dist_normal",
-    "dist_exponential",
-    "dist_poisson",
-    "dist_chi_square",
-    "dist_t",
-    "dist_erlang",
-    "itor",
-    "rtoi",
-    "realtobits",
-    "bitstoreal",
-    "shortrealtobits",
-    "bitstoshortreal",
-    "ln",
-    "log10",
-    "exp",
-    "sqrt",
-    "pow",
-    "floor",
-    "ceil",
-    "sin",
-    "cos",
-    "tan",
-    "asin",
-    "acos",
-    "atan",
-    "atan2",
-    "hypot",
-    "sinh",
-    "cosh",
-    "tanh",
-    "asinh",
-    "acosh",
-    "atanh",
-    "abs",
-    "min",
-    "max",
-    "sformat",
-    "sformatf",
-    "psprintf",
-    "swrite",
-    "swriteb",
-    "swriteh",
-    "swriteo",
-    "sscanf",
-    "timeformat",
-    "printtimescale",
-    "assertkill",
-    "assertcontrol",
-    "asserton",
-    "assertoff",
-    "fgetc",
-    "fgets",
-    "fscanf",
-    "fread",
-    "ungetc",
-    "feof",
-    "ferror",
-    "rewind",
-    "fseek",
-    "ftell",
-    "fclose",
-    "fflush",
-    "setup",
-    "hold",
-    "setuphold",
-    "recovery",
-    "removal",
-    "recrem",
-    "skew",
-    "timeskew",
-    "fullskew",
-    "period",
-    "width",
-    "nochange",
-    "unit",
-    "root",
-]
+_COMPUTE = frozenset(
+    re.findall(
+        r"\w+",
+        """
+  bits clog2 signed unsigned cast typename isunknown countbits countones onehot onehot0 past rose fell stable changed
+  sampled left right low high increment size dimensions unpacked_dimensions time stime realtime random urandom
+  urandom_range dist_uniform dist_normal dist_exponential dist_poisson dist_chi_square dist_t dist_erlang itor rtoi
+  realtobits bitstoreal shortrealtobits bitstoshortreal ln log10 exp sqrt pow floor ceil sin cos tan asin acos atan
+  atan2 hypot sinh cosh tanh asinh acosh atanh abs min max sformat sformatf psprintf swrite swriteb swriteh swriteo
+  sscanf timeformat printtimescale assertkill assertcontrol asserton assertoff fgetc fgets fscanf fread ungetc feof
+  ferror ftell fclose fflush setup hold setuphold recovery removal recrem skew timeskew fullskew period width
+  nochange unit root
+""",
+    )
+)
 _PRINTS = [f"{task}{base}" for task in ("display", "write", "strobe", "monitor") for base in ("", "b", "h", "o")]
 _PRINTS += ["monitoron", "monitoroff", "info", "warning", "error"]
 _WRITES = [f"f{task}{base}" for task in ("display", "write", "strobe", "monitor") for base in ("", "b", "h", "o")]
-_WRITES += ["writememh", "writememb", "sdf_annotate", "dumpfile", "dumpvars", "dumpon", "dumpoff", "dumpall",
-            "dumplimit", "dumpflush", "dumpports", "dumpportson", "dumpportsoff", "dumpportsall", "dumpportslimit",
-            "dumpportsflush"]  # fmt: skip
+_WRITES += ["rewind", "fseek", "writememh", "writememb", "sdf_annotate"]
+_WRITES += [f"dump{what}" for what in ("file", "vars", "on", "off", "all", "limit", "flush")]
+_WRITES += [f"dumpports{what}" for what in ("", "on", "off", "all", "limit", "flush")]
 _LOADS = ("readmemh", "readmemb", "fopen")
 _TASKS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(_PRINTS, (PRINT, "prints")),
-    **dict.fromkeys(_WRITES, ("files", "writes files")),
+    **dict.fromkeys(_WRITES, ("files", "writes files, or moves in them")),
     **dict.fromkeys(("finish", "stop", "fatal", "exit"), (END, "can end the run")),
     **dict.fromkeys(("test$plusargs", "value$plusargs"), ("plusargs", "reads the arguments of the bench")),
 }
+_HIDING = re.compile(r"`(undefineall|pragma\s+protect|protect\w*)")
 _UNRESOLVED = ("UndeclaredIdentifier", "CouldNotResolveHierarchicalPath", "TypoIdentifier")
 
 
@@ -194,7 +100,7 @@ def beside(
             calls.setdefault(place, []).append([_text(argument, context) for argument in node.arguments[:2]])
 
     compilation.getRoot().visit(visit)
-    found = [*errors, *scan.of_included()]
+    found = [*errors, *scan.of_included(), *scan.of_directives()]
     for tree in compilation.getSyntaxTrees():
         found += scan.of_tokens(tree.root, calls)
     return tuple(sorted(set(found))), _sources(design, manager, [] if package is None else [package], folders)
@@ -258,7 +164,7 @@ class _Scan:
         for found in diagnostics:
             code = str(found.code).removeprefix("DiagCode(").removesuffix(")")
             name = str(found.args[0]) if found.args else ""
-            if code in _UNRESOLVED and name not in self._around.names:  # of those each word is named below
+            if code in _UNRESOLVED and not self._is_bench(name):  # of those each word is named below
                 yield self._one(found.location, "upward", f"names '{name}', which is not in the design")
             elif found.isError() and code not in _UNRESOLVED:
                 yield self._one(
@@ -272,6 +178,20 @@ class _Scan:
             if path.is_file() and self._in_set(path) and path.suffix not in (".sv", ".vh", ".svh", ".v"):
                 included = self._manager.getIncludedFrom(buffer)
                 yield self._one(included, "set", f"includes {path}, a file of the set")
+
+    def of_directives(self) -> Iterator[Beside]:
+        """Directives behind which a simulator reads what slang does not."""
+        for buffer in self._manager.getAllBuffers():
+            path, text = Path(str(self._manager.getRawFileName(buffer))), str(self._manager.getSourceText(buffer))
+            if path.is_file():
+                for found in _HIDING.finditer(text):
+                    line = text.count("\n", 0, found.start()) + 1
+                    what = f"{' '.join(found[0].split())} leaves open what is read"
+                    file = str(self._design.origins.get(path, path))
+                    yield Beside(file=file, line=line, kind="unread", what=what)
+
+    def _is_bench(self, name: str) -> bool:
+        return any(name == own or name.startswith(f"{own}_") for own in self._around.names)
 
     def _in_set(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._around.folder.resolve())
@@ -302,7 +222,7 @@ class _Scan:
                 found.append(self._one(node.location, *words[node.kind]))
             elif node.kind == parsing.TokenKind.SystemIdentifier:
                 found.extend(self._of_task(node, calls))
-            elif node.kind == parsing.TokenKind.Identifier and node.valueText in self._around.names:
+            elif node.kind == parsing.TokenKind.Identifier and self._is_bench(node.valueText):
                 found.append(self._one(node.location, "upward", f"names '{node.valueText}', a module of the bench"))
 
         root.visit(visit)

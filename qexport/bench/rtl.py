@@ -30,13 +30,8 @@ PARTS: Mapping[str, tuple[str, ...]] = {  # style -> its own modules, beside the
 }
 PRODUCT = ("skew", "feeder", "os_pe", "os_grid", "integers", "os_product")  # of a matrix product
 BEHIND = ("bias", "addend")  # memories whose words are added to the sums
-SELECTS = {
-    "weight": 0,
-    "bias": 1,
-    "input2": 0,
-    "addend": 1,
-    "input": 2,
-}  # of the ports of dut_mm; further memories follow
+# What the ports of dut_mm select; further memories that are written follow.
+SELECTS = {"weight": 0, "bias": 1, "input2": 0, "addend": 1, "input": 2}
 RESULT_SELECTS = {"accumulator": 1, "relu": 2, "output": 3}
 KEPT = RESULTS[RESULTS.index("accumulator") :]  # the results that dut_mm keeps: not the psums
 FOLDER = TEMPLATES / "rtl"
@@ -56,9 +51,9 @@ class Driven:
     behind: bool = False
 
 
-def default_style(manifest: Manifest) -> str:
-    """The array that a set gets where none is named."""
-    return "os" if isinstance(manifest.layer, MatMul) else "ws"
+def styles_of(manifest: Manifest) -> tuple[str, ...]:
+    """The arrays that compute a set's layer, first the one that it gets where none is named."""
+    return ("os",) if isinstance(manifest.layer, MatMul) else tuple(PARTS)
 
 
 def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int64 | None = None) -> dict[str, str]:
@@ -74,7 +69,7 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int6
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
     layer = manifest.layer
     product = isinstance(layer, MatMul)
-    if product and style != "os":
+    if style not in styles_of(manifest):
         raise QexportError(
             f"rtl: layer {layer.name} is a matrix product, which the output-stationary array computes; give --style os"
         )
@@ -104,9 +99,6 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int6
         "behind_driven": [(memory.name, memory.width) for memory in driven if memory.behind],
         "each": " and ".join(memory.name for memory in driven if memory.each),
         "once": " and ".join(memory.name for memory in driven if not memory.each),
-        "words_each": math.prod(by_name["accumulator"].shape[1:-1]) * math.ceil(
-            by_name["accumulator"].shape[-1] / manifest.array["col"]
-        ) if product else 0,
         "dut_streams": [*([("psum", widths["psum"])] if style == "ws" else []), *results],
         "results": results,
         "stages": stages,
@@ -243,14 +235,14 @@ _TITLES = {"ws": "a weight-stationary", "os": "an output-stationary"}
 def mm_ports(manifest: Manifest) -> dict[str, Any]:
     """The selects of the memories that `dut_mm` has, their bits, and those of the data ports: of the widest words."""
     memories = {verilog_name(memory.name): memory for memory in manifest.memories}
-    driven = [memory.name for memory in driven_memories(manifest)]
+    driven = {memory.name: memory for memory in driven_memories(manifest)}
     further = [name for name in driven if name not in SELECTS]
     selects = {name: SELECTS[name] if name in SELECTS else 3 + further.index(name) for name in driven}
     return {
         "selects": selects,
         "select_bits": max(2, max(selects.values()).bit_length()),
         "result_selects": RESULT_SELECTS,
-        "every_image": [memory.name for memory in driven_memories(manifest) if memory.each],
+        "every_image": [name for name, memory in driven.items() if memory.each],
         "wr_bits": max(memories[name].word_bits for name in driven),
         "rd_bits": max(memories[name].word_bits for name in KEPT if name in memories),
     }

@@ -56,9 +56,11 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
         "set_path": _make_text(os.path.relpath(folder.resolve(), to.resolve())),
     }
     if offered is not None and style != "blank":
-        needed = [stream for stream in bench_streams(manifest, offered) if stream.needed]
-        if style == "memory":
-            needed = [stream for stream in needed if stream.driven or stream.memory.name in KEPT]
+        found = bench_streams(manifest, offered)
+        needed = [stream for stream in found if stream.needed]
+        if style == "memory":  # what the reference RTL has, numbers of steps among it
+            there = {*mm_ports(manifest)["selects"], *KEPT}
+            needed = [stream for stream in found if stream.memory.name in there]
         if all(stream.driven for stream in needed):
             raise QexportError(
                 f"stub: style '{style}' compares {', '.join(KEPT)}, {layout} has none of them; take --style stream"

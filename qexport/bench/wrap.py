@@ -9,7 +9,7 @@ from typing import Any
 
 from qexport.bench.context import base_context, render
 from qexport.bench.design import Design
-from qexport.bench.interface import COMPARED, DRIVEN, Port, interface
+from qexport.bench.interface import COMPARED, DRIVEN, Port, interface, preset_interface
 from qexport.bench.ports import Module, read_module
 from qexport.core.geometry import ConvGeometry
 from qexport.errors import QexportError
@@ -72,11 +72,12 @@ def render_wrap(folder: Path, given: Design, design: Design, to: Path) -> Adapte
     `design`: as Verilog. Raises QexportError when the set has no bench of a convolution or linear layer.
     """
     manifest = read_manifest(folder)
-    offered = {stream.memory: stream for stream in interface(folder, manifest)}
+    interface(folder, manifest)
     if not isinstance(manifest.layer, ConvGeometry):
         raise QexportError(
             f"wrap: {folder} is of a {manifest.layer.kind}; adapters are for convolutions and linear layers"
         )
+    offered = {stream.memory: stream for stream in preset_interface(folder, manifest)}
     context = _context(manifest)
     constants = {name: value for group in context["constants"] for name, value in group.numbers}
     driven = [name for name in DRIVEN if name in offered]

@@ -1,7 +1,7 @@
 """Whether the sets of a network fit together: the codes on both sides of each edge, bit for bit."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -69,16 +69,25 @@ def _faults(folder: Path, graph: Graph) -> Iterator[Fault]:
             outputs[name] = golden.values("output")
 
 
+def operand_codes(layer: GraphLayer, operand: str, outputs: Mapping[str, Int64]) -> Int64:
+    """What an operand takes of the outputs of the layers before; raises QexportError where they do not fit."""
+    try:
+        codes = np.concatenate([outputs[source] for source in layer.operands[operand]], axis=1)
+    except ValueError as error:
+        raise QexportError(f"{error}") from None
+    for view in map(View.read, layer.view.get(operand, [])):
+        codes = view.apply(codes, view.shape(codes.shape))
+    return codes
+
+
 def _wrong_edges(one: _Set, golden: Golden, outputs: dict[str, Int64]) -> Iterator[tuple[str, str]]:
     """The operands whose codes are not those that the layers before give, and in what."""
     for operand, sources in one.layer.operands.items():
         if not all(source in outputs for source in sources):
             continue  # it reads an input of the network
         try:
-            codes = np.concatenate([outputs[source] for source in sources], axis=1)
-            for view in map(View.read, one.layer.view.get(operand, [])):
-                codes = view.apply(codes, view.shape(codes.shape))
-        except (ValueError, QexportError) as error:
+            codes = operand_codes(one.layer, operand, outputs)
+        except QexportError as error:
             yield operand, f"cannot be made of the outputs of {', '.join(sources)}: {error}"
             continue
         there = golden.codes(operand)

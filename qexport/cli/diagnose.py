@@ -23,6 +23,7 @@ from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import read_wave
 from qexport.findings.whole_run import diagnose_run
 from qexport.findings.words import Actual, read_actual
+from qexport.sets.graph import GRAPH
 
 
 @click.command(name="diagnose")
@@ -65,11 +66,15 @@ def command(
     Of a folder with several memories of a run the first wrong one is diagnosed; the others must agree. With --dut a
     cause is certain where it also predicts what the design gives on fresh stimulus.
 
+    Of a folder of a network's sets, RUN/LAYER holds what each layer gave, of any of them: those that do not give what
+    their own actual input gives are diagnosed, the others only inherited an error.
+
     \b
     qexport simulate vectors/features_33 --dut my_core.sv --keep run/
     qexport diagnose vectors/features_33 --actual run/
     qexport diagnose vectors/features_33 --actual run/accumulator.hex --dut my_core.sv --top my_core
     qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
+    qexport diagnose vectors/ --actual run/
     qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
     """
     check_top(top, dut)
@@ -86,6 +91,11 @@ def command(
     if dut:
         _check_simulator(simulator)
     watched = sys.stderr.isatty()
+    if (folder / GRAPH).is_file():
+        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal) != (None, None, None) or dut:
+            raise click.UsageError(f"{folder} holds the sets of a network; give --actual the folder of its run, alone")
+        _diagnose_network(folder, files[0], watched, as_json)
+        return
 
     def told(what: str) -> None:
         if watched:
@@ -110,6 +120,16 @@ def command(
     emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
     if found.differing or found.findings or found.causes:
         click.echo(f"qexport: diagnose: {file}: {found.summary}", err=True)  # what was asked for, and no error
+        click.get_current_context().exit(CheckFailed.exit_code)
+
+
+def _diagnose_network(folder: Path, run: Path, watched: bool, as_json: bool) -> None:
+    from qexport.findings.network import diagnose_network
+
+    found = diagnose_network(folder, run, lambda what: click.echo(f"{what} ...", err=True) if watched else None)
+    emit(as_json, {"sets": str(folder), "actual": str(run), **found.as_json()}, lambda: say(str(found)))
+    if found.first is not None or found.faulty:
+        click.echo(f"qexport: diagnose: {run}: {found.summary}", err=True)
         click.get_current_context().exit(CheckFailed.exit_code)
 
 

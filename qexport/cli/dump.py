@@ -18,7 +18,7 @@ from qexport.build.hardware import for_hardware
 from qexport.build.images import DEFAULT_SHARE, choose_images
 from qexport.cli.common.model import OfModel, model_options, module_captures, scale_options
 from qexport.cli.common.network import load_network
-from qexport.cli.common.options import hardware_options, json_option, network_options, path_type
+from qexport.cli.common.options import hardware_options, json_option, network_options, path_type, seed_option
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.progress import show_progress
 from qexport.cli.common.tables import make_table, print_pairs, print_table
@@ -63,7 +63,7 @@ class _Asked:
         return [f"--{shown.get(name, name)}".replace("_", "-") for name in names if getattr(self, name) is not None]
 
 
-LayoutOf = Layout | Callable[[str], Layout]  # for all layers, or by their kind
+LayoutOf = Layout | Callable[[Capture], Layout]  # for all layers, or what gives that of one
 _OF_CHECKPOINT = ("checkpoint", "weight_bits", "act_bits", "data", "share")
 
 
@@ -78,10 +78,11 @@ def _model_captures(asked: _Asked, of_model: OfModel, hardware: Hardware | None)
     return [(one, one.images) for one in captures]
 
 
-def _layout_of(asked: str | None, kind: str) -> Layout:
-    """The layout of a network's layers of a kind: what is asked for is for those that convolve."""
-    named = asked if kind in ("conv2d", "linear") else None
-    return load_layout(named or default_layout(kind))
+def _layout_of(asked: str | None, of_network: bool, capture: Capture) -> Layout:
+    """The layout of one of several layers: what is asked for is for those that convolve, but for a network's logits."""
+    logits = of_network and capture.formats.output is None
+    named = asked if capture.layer.kind in ("conv2d", "linear") and not logits else None
+    return load_layout(named or default_layout(capture.layer.kind))
 
 
 @contextmanager
@@ -140,6 +141,8 @@ def _network_captures(
         raise QexportError(f"images: {wanted} is outside 1..{len(source)}, the pictures of this source")
     if asked.layer is None:
         layers = capturing.layer_facts(network.model)
+        for one in capturing.unusable_layers(network.model):
+            click.echo(f"qexport: left out: {one.why}", err=True)
     else:
         layers = [capturing.choose_layer(network.model, asked.layer)]
     if isinstance(wanted, _Auto):
@@ -247,6 +250,7 @@ def _read_images(ctx: click.Context, param: click.Parameter, value: str | None) 
     help="Instead of the pictures: codes that try the arithmetic as hard as they can, in as many sets as show every "
     "product of the layout's array.",
 )  # fmt: skip
+@seed_option("Of --stress: other codes.", default=None)
 @click.option("--force", is_flag=True, help="Replace another set of this layer.")
 @click.option("--dry-run", is_flag=True, help="Write nothing; print files, words and bytes.")
 @hardware_options
@@ -257,6 +261,7 @@ def command(
     layout: str | None,
     folder: Path,
     stress: bool,
+    seed: int | None,
     force: bool,
     dry_run: bool,
     as_json: bool,
@@ -292,6 +297,8 @@ def command(
         raise click.UsageError("give either --model or --capture")
     if [asked.layer is not None, capture is not None, asked.every].count(True) != 1:
         raise click.UsageError("give one of --layer and --all (from a network) and --capture (from a file)")
+    if seed is not None and not stress:
+        raise click.UsageError("--seed belongs to --stress")
     if stress and asked.every:
         raise click.UsageError("--stress belongs to one layer, not to --all")
     if asked.images is not None and asked.indices is not None:
@@ -308,7 +315,7 @@ def command(
             captures, hardware = _model_captures(asked, of_model, hardware), None
         chosen = load_layout(layout or default_layout(captures[0][0].layer.kind if captures else "conv2d"))
         several = graph is not None or of_model.model is not None  # whose layers may be of several kinds
-        by_kind: LayoutOf = functools.partial(_layout_of, layout) if several else chosen
+        layouts: LayoutOf = functools.partial(_layout_of, layout, network is not None) if several else chosen
         if not captures:
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
         if hardware is not None:
@@ -317,10 +324,10 @@ def command(
         if stress:
             from qexport.trust.stress import stress_captures
 
-            made, covered = stress_captures(captures[0][0], chosen)
+            made, covered = stress_captures(captures[0][0], chosen, seed or 0)
             captures = [(one, one.images) for one in made]
         if dry_run:
-            _emit_plan(captures, by_kind, as_json)
+            _emit_plan(captures, layouts, as_json)
             _warn(chosen)
             return
         index = None
@@ -330,13 +337,14 @@ def command(
                 def advance(done: int) -> None:
                     tell("layers", done, len(captures))
 
-                dumps, index = dump_all((one for one, _ in captures), by_kind, folder, force, advance, graph)
+                written = None if stress else graph
+                dumps, index = dump_all((one for one, _ in captures), layouts, folder, force, advance, written)
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]
-    result = results[0] if index is None else {"index": str(index), "sets": results}
+    result: dict[str, Any] = results[0] if index is None else {"index": str(index), "sets": results}
     if covered is not None:
-        result["coverage"] = msgspec.to_builtins(covered)
+        result["coverage"] = covered.told
 
     def show() -> None:
         if index is None:
@@ -411,7 +419,7 @@ def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: LayoutOf, as_jso
         (capture.layer.name, stream.memory.name, stream.tiling.files, stream.tiling.files * stream.tiling.words,
          stream.size)
         for capture, images in captures
-        for own in (layout if isinstance(layout, Layout) else layout(capture.layer.kind),)
+        for own in (layout if isinstance(layout, Layout) else layout(capture),)
         for stream in plan(operation(capture, own.array.get(TILE_AXIS)), own, images)
     ]  # fmt: skip
     totals = [sum(row[at] for row in rows) for at in (2, 3, 4)]  # type: ignore[misc]

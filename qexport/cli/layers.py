@@ -69,9 +69,13 @@ def command(
         rows = [_layer_row(CaptureFile(capture))]
     else:
         loaded = load_network(checkpoint, weight_bits, act_bits)
-        from qexport.frontends.vgg.capture import layer_facts
+        from qexport.frontends.vgg.capture import layer_facts, unusable_layers
 
         rows = [_layer_row(facts.blank_capture()) for facts in layer_facts(loaded.model)]
+        if unusable := unusable_layers(loaded.model):
+            result["refused"] = [{"name": one.name, "index": one.index, "why": one.why} for one in unusable]
+            for one in unusable:
+                click.echo(f"qexport: left out: {one.why}", err=True)
 
     def show() -> None:
         table = make_table(

@@ -1,4 +1,4 @@
-"""Show a set, a folder of sets, a run or a training as one page to look at."""
+"""Show a set, a run or a training as one page to look at."""
 
 import hashlib
 import importlib.util
@@ -21,17 +21,18 @@ from qexport.sim.keep import RUN
 @click.command(name="report")
 @folder_argument
 @out_option("The page, an .html file; links in it lead to the files of the set from there.")
-@click.option("--set", "of", type=path_type(), help="Of a run: the set that it is of.")
+@click.option("--set", "of", type=path_type(), help="Of a run, or of those of a folder of sets: what they are of.")
 @click.option("--data", type=path_type(), help="CIFAR-10, from which the set's pictures come, to be shown with it.")
 @json_option
 def command(folder: Path, target: Path, of: Path | None, data: Path | None, as_json: bool) -> None:
-    """Show a set, a folder of sets, a run or a training as one page to look at.
+    """Show a set, a run or a training as one page to look at.
 
     FOLDER is what dump, `simulate --keep` or train wrote. The page needs nothing beside itself.
 
     \b
     qexport report vectors/features_33 --out features_33.html
     qexport report run/ --set vectors/features_33 --out run.html
+    qexport report runs/ --set vectors/ --out runs.html
     qexport report vectors/ --out network.html
     qexport report result/vgg16_quant_gradual --out training.html
     """
@@ -53,6 +54,10 @@ def check_target(target: Path, suffix: str) -> None:
 
 def _page(folder: Path, target: Path, of: Path | None, data: Path | None) -> bytes:
     """The page of whatever the folder is."""
+    if of is not None and not (folder / RUN).is_file() and not (of / MANIFEST).is_file():
+        from qexport.report.runs import runs_page
+
+        return runs_page(folder, of, target)
     if of is not None:
         from qexport.report.sets import run_page
 

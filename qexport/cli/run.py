@@ -1,6 +1,7 @@
 """Run a network in integers, from its inputs or from a layer on."""
 
 from pathlib import Path
+from typing import Any
 
 import click
 import msgspec
@@ -24,7 +25,8 @@ from qexport.errors import QexportError
 )  # fmt: skip
 @click.option("--images", type=click.IntRange(1), help="How many of them, from the first on.  [default: all]")
 @click.option("--from", "start", metavar="LAYER", help="Go on from this layer's output, which --with gives.")
-@click.option("--with", "codes", type=path_type(), help="Codes for it, as an array (.npy), such as your RTL gave them.")
+@click.option("--with", "codes", type=path_type(), help="Codes for it: an array (.npy), or with --set what RTL gave.")
+@click.option("--set", "of", type=path_type(), help="The layer's set, where --with is words, or a run's folder.")
 @click.option("--to", "layer", metavar="LAYER", help="The layer whose output is wanted.  [default: the network's]")
 @click.option("--out", type=path_type(), help="File for its codes, .npy.")
 @json_option
@@ -34,6 +36,7 @@ def command(
     images: int | None,
     start: str | None,
     codes: Path | None,
+    of: Path | None,
     layer: str | None,
     out: Path | None,
     as_json: bool,
@@ -47,11 +50,16 @@ def command(
     qexport run vgg.network.safetensors --inputs pictures/ --out logits.npy
     qexport run vgg.network.safetensors --inputs pictures/ --to features.33 --out codes.npy
     qexport run vgg.network.safetensors --inputs pictures/ --from features.33 --with rtl.npy --out logits.npy
+    qexport run vgg.network.safetensors --from features.33 --set vectors/features_33 --with run/
     """
     if (start is None) != (codes is None):
         raise click.UsageError("--from LAYER and --with CODES belong together")
+    if of is not None and codes is None:
+        raise click.UsageError("--set belongs to --with")
     read = read_network(network)
-    replay = Replay(read, start, read_array(codes, "with"), str(codes)) if start is not None and codes else None
+    replay = None
+    if start is not None and codes is not None:
+        replay = Replay(read, start, _given(codes, of), str(codes))
     path = SAMPLES if inputs is None and replay is None else inputs
     given = None if path is None else open_inputs(path, read)
     there = given.pictures if given is not None else replay.pictures if replay is not None else 0
@@ -69,3 +77,12 @@ def command(
             say(f"written: {out}")
 
     emit(as_json, msgspec.to_builtins(ran) | {"out": out and str(out)}, show)
+
+
+def _given(codes: Path, of: Path | None) -> Any:
+    """The codes of --with, as they stand in an array, or in what a design gave for a set."""
+    if of is None:
+        return read_array(codes, "with")
+    from qexport.findings.network import returned_codes
+
+    return returned_codes(of, codes)

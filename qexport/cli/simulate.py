@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import click
-import msgspec
 
 from qexport.bench.design import Design
 from qexport.cli.common.options import (
@@ -130,7 +129,7 @@ def command(
         for path, error in not_run.items()
     ]
     failures = [*(verdict.failure for verdict in verdicts if verdict.failure is not None), *not_run.values()]
-    shared = [{"sets": sets, **msgspec.to_builtins(coverage)} for sets, coverage in together]
+    shared = [{"sets": sets, **coverage.told} for sets, coverage in together]
     emit(as_json, {"ok": not failures, "sets": listed, **({"together": shared} if shared else {})}, show)
     if failures:
         kind = CheckFailed if any(isinstance(error, CheckFailed) for error in failures) else QexportError

@@ -89,11 +89,11 @@ def command(
         return
     best = max((record for record in records if record["quantized"]), key=lambda record: record["top1"])
     kept = target / "model_best.pth.tar"
-    from qexport.report.training import PAGE, write_plot
+    from qexport.report.training import PAGE, records_of, write_plot
 
     page = target / PAGE
     for path in (page, *([] if plot is None else [plot])):
-        write_plot(records, settings.model, path)
+        write_plot(records_of(records), settings.model, path)
 
     def show() -> None:
         _show_squeeze(best["squeeze"])

@@ -24,7 +24,7 @@ MEMORIES = 1000  # of a layout
 AXES = 32  # that an order has at once: as many as the oldest numpy takes
 HEADER_BYTES = 1 << 24  # of a safetensors file, whose size is else no matter
 CHECKPOINT_BYTES = 1 << 31
-WAVE_BYTES = 1 << 27  # of waves that are read whole
+WAVE_BYTES = 1 << 26  # of waves that are read whole
 LOG_BYTES = 1 << 27  # of what a run or a training printed
 
 

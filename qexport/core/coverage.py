@@ -147,6 +147,14 @@ class Coverage(_Entry, Printed, frozen=True, kw_only=True):
         )
 
     @property
+    def told(self) -> dict[str, Any]:
+        """For machines, without the bits of the products, which the record of a verdict has."""
+        told: dict[str, Any] = msgspec.to_builtins(self)
+        if self.products is not None:
+            del told["products"]["bits"]
+        return told
+
+    @property
     def missed(self) -> list[str]:
         """The edges that were not reached, each with its step."""
         return [f"{name}: {edge}" for name, edges in self.steps.items() for edge in edges.missed]

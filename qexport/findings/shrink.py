@@ -18,7 +18,7 @@ import msgspec
 import numpy as np
 
 from qexport.bench.design import Design, Dut
-from qexport.bench.interface import DRIVEN, streams
+from qexport.bench.interface import DRIVEN, stands_as_preset
 from qexport.build.dump import dump
 from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
@@ -280,7 +280,7 @@ def set_layout(manifest: Manifest, capture: LayerCapture) -> Layout:
             paths = {frozenset(file.index.items()): file.path for file in entry.files}
             memory = _NamedMemory(**{name: getattr(memory, name) for name in memory.__dataclass_fields__}, names=paths)
         memories.append(memory)
-    if streams(manifest) is not None:  # the bench's layout has a bias, too, which the layer may lack
+    if stands_as_preset(manifest):  # the bench's layout has a bias, too, which the layer may lack
         names = [memory.name for memory in memories]
         memories += [m for m in load_layout("default").memories if m.name in DRIVEN and m.name not in names]
     return Layout(manifest.layout.name, manifest.array, tuple(memories), manifest.layout.sha256)

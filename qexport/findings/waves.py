@@ -106,17 +106,18 @@ def handshakes(file: Path, stems: Sequence[str], clock: str = "clk") -> dict[str
         raise QexportError(f"waves: {file} has more than {WAVE_BYTES:,} bytes; record fewer cycles with --around")
     with _readable(file):
         by_name = {variable.full_name: variable for variable in _pywellen().Waveform(str(file)).all_vars()}
-    tops = sorted((name.count("."), name) for name in by_name if name.endswith(f".{clock}"))
-    if not tops:
+    outermost: dict[str, Any] = {}  # by the last part of the name
+    for name in sorted(by_name, key=lambda name: -name.count(".")):
+        outermost[name.rpartition(".")[2]] = by_name[name]
+    if clock not in outermost:
         raise QexportError(f"waves: {file} has no {clock}; they are not of a bench")
-    scope = tops[0][1].removesuffix(clock)
     with _readable(file):
-        edges = _Changes(by_name[f"{scope}{clock}"]).rising()
+        edges = _Changes(outermost[clock]).rising()
         found = {}
         for stem in stems:
-            names = [f"{scope}{stem}tvalid", f"{scope}{stem}tready"]
-            if all(name in by_name and (by_name[name].bitwidth or 1) == 1 for name in names):
-                bits = [np.array([v == "1" for v in _Changes(by_name[name]).before(edges)], np.bool_) for name in names]
+            pair = [outermost.get(f"{stem}tvalid"), outermost.get(f"{stem}tready")]
+            if all(one is not None and (one.bitwidth or 1) == 1 for one in pair):
+                bits = [np.array([v == "1" for v in _Changes(one).before(edges)], np.bool_) for one in pair]
                 found[stem] = Handshakes(*bits)
     return found
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from qexport.core.intformat import Int64, IntFormat
 from qexport.errors import QexportError, few, near
 from qexport.layout.formats.base import FileFault, WordSpec
+from qexport.layout.memory import verilog_name
 from qexport.layout.pack import Words, unpack
 from qexport.sets.manifest import Manifest, MemoryEntry, read_manifest
 
@@ -137,6 +138,11 @@ def _read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None)
     return guessed_memory(manifest, named, lambda m: _read(manifest, m, paths), str(paths[0]))
 
 
+def bench_file(entry: MemoryEntry) -> str:
+    """The file to which the bench writes all words of a memory, in hexadecimal."""
+    return f"{verilog_name(entry.name)}.hex"
+
+
 # --- which memory -----------------------------------------------------------------------------------------------------
 
 
@@ -167,7 +173,7 @@ def _of_folder(manifest: Manifest, folder: Path, memory: str | None) -> tuple[Me
 
     def files_of(entry: MemoryEntry) -> list[Path]:
         own = [folder / file.path for file in entry.files if (folder / file.path).is_file()]
-        bench = folder / f"{entry.name}.hex"
+        bench = folder / bench_file(entry)
         return own or ([bench] if bench.is_file() else [])
 
     entries = _results(manifest) if memory is None else [entry_of(manifest, memory)]
@@ -175,7 +181,7 @@ def _of_folder(manifest: Manifest, folder: Path, memory: str | None) -> tuple[Me
     if len(found) > 1:
         raise QexportError(f"actual: {folder} has files of {few(found)}; choose one with --memory")
     if not found:
-        names = few(dict.fromkeys(chain.from_iterable((e.files[0].path, f"{e.name}.hex") for e in entries)))
+        names = few(dict.fromkeys(chain.from_iterable((e.files[0].path, bench_file(e)) for e in entries)))
         here = few(sorted(path.name for path in folder.iterdir()), none="nothing")
         raise QexportError(
             f"actual: {folder} has no file of the set's results, such as {names}; it holds {here}; give the file itself"
@@ -274,7 +280,7 @@ def _read_file(path: Path, entry: MemoryEntry, spec: WordSpec) -> _Read:
     data = path.read_bytes()
     if not data:
         raise QexportError(f"actual: {path} is empty; did the run write any word?")
-    if entry.format.text and not spec.shared:
+    if path.name == bench_file(entry) or (entry.format.text and not spec.shared):
         return _Text(path, data, entry, spec).read()
     try:
         values = entry.format.words_of(data, spec, entry.files[0].words)
@@ -308,7 +314,8 @@ class _Text:
         if data.translate(None, delete=_TEXT_BYTES):
             raise QexportError(f"actual: {path} is a binary file; give a text of one word a line")
         self.path, self.entry, self.spec = path, entry, spec
-        self.own = "hex" if entry.radix not in (*RADIXES, "dec") else entry.radix
+        hexadecimal = path.name == bench_file(entry) or entry.radix not in (*RADIXES, "dec")
+        self.own = "hex" if hexadecimal else entry.radix
         self.lines_skipped = 0
         self.header: tuple[int, bytes] | None = None  # the first line that is taken for a header of others
         self.data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")

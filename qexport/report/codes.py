@@ -4,7 +4,7 @@ from qexport.report.blocks import Block, Section
 from qexport.report.facts import CODES, Counts, SetFacts
 from qexport.report.figure import Figure
 from qexport.report.svg import HALF, TENSOR_TONES, bars
-from qexport.report.tables import AnyCell, Table
+from qexport.report.tables import AnyCell, Table, share
 
 
 def codes_section(facts: SetFacts) -> Section:
@@ -35,7 +35,7 @@ def counts_table(counted: Counts, name: str) -> Table:
     last = [counted.low + (at + 1) * counted.step - 1 for at in range(len(counted.counts))]
     total = max(int(counted.counts.sum()), 1)
     rows: list[list[AnyCell]] = [
-        [int(first), high, int(count), f"{count / total:.2%}"]
+        [int(first), high, int(count), share(count / total)]
         for first, high, count in zip(counted.labels, last, counted.counts.tolist(), strict=True)
     ]
     return Table(f"How often each value of {name} occurs", ["from", "to", "count", "share"], rows)

@@ -37,9 +37,9 @@ def pictures_section(facts: SetFacts, pixels: Pixels | None = None) -> Section:
 
 
 def _photo(pixels: Pixels, at: int, numbers: Sequence[int] | None) -> Figure:
-    number = f", number {numbers[at]} of the data" if numbers else ""
+    number = f"Number {numbers[at]} of the data." if numbers else ""
     body = image(pixels.transpose(1, 2, 0), 0, 0, 128, 128)
-    return Figure(f"picture-{at}", f"picture {at}", f"What the network saw{number}.", 128, 128, body)
+    return Figure(f"picture-{at}", f"picture {at}", number, 128, 128, body)
 
 
 def input_figures(facts: SetFacts) -> list[Figure]:

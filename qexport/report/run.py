@@ -16,9 +16,11 @@ from qexport.findings.compared import Comparison
 from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import Handshakes, handshakes
 from qexport.findings.words import read_actual
+from qexport.layout.memory import verilog_name
 from qexport.report.blocks import Block, Details, Facts, Note, Section, Tile, marked
 from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
+from qexport.report.record import Recorded, read_record, record_blocks, record_details
 from qexport.report.svg import HALF, WIDE, Series, curves, legend, line, path, rect, text, tone
 from qexport.report.tables import AnyCell, Cell, Table
 from qexport.sim.keep import RUN
@@ -27,6 +29,7 @@ from qexport.sim.verdict import Verdict
 
 _LINES = 200  # of a log that are shown
 _BINS = 120  # of the cycles
+_IDLE = 50  # cycles that are drawn behind the last word
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,21 @@ class Run:
     def measured(self) -> dict[str, float]:
         """The numbers of the bench's DONE line; none where the run did not end."""
         done = self.said("DONE")
-        return {name: float(value) for name, value in re.findall(r"(\w+)=([\d.]{1,18})", done[-1])} if done else {}
+        return (
+            {name: float(value) for name, value in re.findall(r"(\w+)=(\d{1,15}(?:\.\d{1,9})?)\b", done[-1])}
+            if done
+            else {}
+        )
+
+    @property
+    def utilisation(self) -> float:
+        """Share of the multipliers that worked in an average cycle; 0 where the log does not say it."""
+        return self.measured.get("macs_per_cycle", 0) / max(self.measured.get("multipliers", 1), 1)
+
+    @property
+    def wrong(self) -> int:
+        """How many values that came back are wrong."""
+        return sum(one.found.differing for one in self.results if one.found is not None)
 
     @property
     def ended_well(self) -> bool:
@@ -77,9 +94,16 @@ class Run:
         """Whether nothing speaks against a PASS: the verdict where there is one, the log, the words that came back."""
         if self.verdict is not None and not self.verdict.passed:
             return False
+        if self.recorded is not None and (self.recorded.record.result != "PASS" or self.recorded.doubts):
+            return False
         there = [one for one in self.results if one.found is not None]
         counted = [f"PASS checks={sum(one.values for one in there)} " in f"{line} " for line in self.said("PASS")]
         return self.ended_well and any(counted) and bool(there) and all(one.right for one in there)
+
+    @cached_property
+    def recorded(self) -> Recorded | None:
+        """The record of the verdict, where the run has left one."""
+        return read_record(self.folder, self.facts)
 
     @cached_property
     def streams(self) -> Sequence[Stream]:
@@ -91,7 +115,7 @@ class Run:
         return [self._result(stream) for stream in self.streams if not stream.driven]
 
     def _result(self, stream: Stream) -> Result:
-        words, values = self.folder / f"{stream.memory}.hex", stream.words * stream.lanes
+        words, values = self.folder / f"{verilog_name(stream.memory)}.hex", stream.values
         if not words.is_file():
             return Result(stream.memory, values, None, "not there: the design has no such port, or the run was cut off")
         try:
@@ -107,29 +131,32 @@ class Run:
         files = [self.folder / f"waves.{kind}" for kind in WAVES if (self.folder / f"waves.{kind}").is_file()]
         if not files:
             return "The run recorded no waves; with `simulate --waves` stalls and throughput are drawn here."
-        stems = {f"{'s' if stream.driven else 'm'}_{stream.memory}_": stream.memory for stream in self.streams}
+        stems = {f"{stream.prefix}_": stream.memory for stream in self.streams}
         try:
             found = handshakes(files[0], list(stems))
         except QexportError as error:
             return str(error).replace(f"{self.folder}/", "")
-        return {stems[stem]: shakes for stem, shakes in found.items()} or "The waves show none of the streams."
+        offered = [int(np.flatnonzero(shakes.valid)[-1]) + 1 for shakes in found.values() if shakes.valid.any()]
+        stop = max(offered, default=0) + _IDLE  # behind it the bench waits for words too many
+        shown = {stems[stem]: Handshakes(one.valid[:stop], one.ready[:stop]) for stem, one in found.items()}
+        return shown or "The waves show none of the streams."
 
 
 def run_tiles(run: Run) -> list[Tile]:
     """The verdict at the head of the page."""
-    there = [one for one in run.results if one.found is not None]
-    wrong = sum(one.found.differing for one in there if one.found is not None)
-    values = sum(one.values for one in there)
-    judge = "say the log and the words that came back" if run.verdict is None else "by nonce, count and words"
+    wrong, values = run.wrong, sum(one.values for one in run.results if one.found is not None)
+    judged = run.verdict is not None or run.recorded is not None
+    judge = "by nonce, count and words" if judged else "say the log and the words that came back"
     tiles = [Tile("PASS" if run.passed else "FAIL", judge, marked(run.passed))]
     tiles.append(
         Tile(f"{wrong:,}", f"of {values:,} values that came back are wrong", marked(not wrong and bool(values)))
     )
     if measured := run.measured:
-        share = measured.get("macs_per_cycle", 0) / max(measured.get("multipliers", 1), 1)
         tiles.append(Tile(f"{measured.get('cycles', 0):,.0f}", "cycles until the last word was taken"))
         tiles.append(Tile(f"{measured.get('macs_per_cycle', 0):.3g}", "multiplications a cycle"))
-        tiles.append(Tile(f"{share:.1%}", f"of {measured.get('multipliers', 0):.0f} multipliers worked, on average"))
+        tiles.append(
+            Tile(f"{run.utilisation:.1%}", f"of {measured.get('multipliers', 0):.0f} multipliers worked, on average")
+        )
     return tiles
 
 
@@ -137,6 +164,8 @@ def run_section(run: Run) -> Section:
     blocks: list[Block] = []
     if run.verdict is not None:
         blocks.append(Facts([(key, said.replace(str(run.facts.folder), "the set")) for key, said in run.verdict.rows]))
+    elif run.recorded is not None:
+        blocks += record_blocks(run.recorded)
     elif not run.streams:
         blocks.append(Note("The set has no self-checking bench, so nothing that came back can be compared.", "warn"))
     elif not run.ended_well and not run.said("FAIL"):
@@ -144,13 +173,12 @@ def run_section(run: Run) -> Section:
     rows = [_row(one) for one in run.results]
     blocks.append(Table("What came back", ["memory", "words", "values", "wrong", "seen"], rows))
     blocks += run_blocks(run)
+    blocks += record_details(run.recorded) if run.recorded is not None else []
     blocks.append(Details("The log", [Note("\n".join(_shown(run.lines)) or "It is empty.")]))
-    return Section(
-        "Run",
-        "The words that came back beside those of the set, and what the bench printed. The page reads the words again; "
-        "only `simulate` knows whether a PASS has the nonce of its run.",
-        blocks,
-    )
+    known = run.verdict is not None or run.recorded is not None
+    nonce = "" if known else " Only `simulate` knows whether a PASS has the nonce of its run."
+    said = "The words that came back beside those of the set, read again for this page, and what the bench printed."
+    return Section("Run", said + nonce, blocks)
 
 
 def _row(one: Result) -> list[AnyCell]:
@@ -210,12 +238,15 @@ def streams_figure(waves: dict[str, Handshakes]) -> Figure:
         title = f"{memory}: {int(moved.sum()):,} words in {cycles:,} cycles, {int(waited.sum()):,} cycles of waiting"
         drawn.append(rect(left, y, wide, high, "clear", title))
         drawn.append(text(left + wide + 10, y + high / 2 + 4, f"{share:.1%}", "num"))
-        rows.append([memory, int(moved.sum()), int(waited.sum()), int((~shakes.valid).sum()), f"{share:.1%}"])
+        rows.append(
+            [memory, int(moved.sum()), int(waited.sum()), int((~shakes.valid).sum()), Cell(f"{share:.1%}", number=True)]
+        )
     cycles = max((len(one.valid) for one in waves.values()), default=0)
     bottom = 26 + len(waves) * (high + 10)
     ends = text(left, bottom + 8, "cycle 0", "m num") + text(left + wide, bottom + 8, f"{cycles:,}", "m num", "end")
     table = Table("Streams over the run", ["stream", "words", "waited", "idle", "busy"], rows)
-    said = "The height is the share of cycles. A band that is orange waits for whoever should take its words."
+    said = "The height is the share of cycles. A band that is orange waits for whoever should take its words. "
+    said += f"{_IDLE} cycles behind the last word are drawn."
     return Figure("streams", "streams over time", said, WIDE, bottom + 16, "".join(drawn) + ends, table)
 
 

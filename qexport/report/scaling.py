@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from qexport.core.steps import SumPool
 from qexport.report.blocks import Block, Section
 from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
@@ -40,14 +41,15 @@ def scaling_figures(facts: SetFacts) -> list[Figure]:
         said = f"{int(values.min()):,} to {int(values.max()):,} over {len(values)} channels"
         said += f", of which the first {_DRAWN} are drawn." if len(values) > _DRAWN else "."
         table = Table(f"{name} by channel", ["channel", name], [[at, int(one)] for at, one in enumerate(values)])
-        found.append(Figure(f"scaling-{name}", name, said, HALF, 220, body, table))
+        found.append(Figure(f"scaling-{name}", f"numbers of {name}", said, HALF, 220, body, table))
     return found
 
 
 def transfer_figure(facts: SetFacts) -> Figure | None:
-    """What the steps make of each accumulator, a line for each of the first channels; None without steps."""
+    """What the steps make of each accumulator, a line for each of the first channels; None without steps, or where a
+    code depends on several accumulators."""
     chain = facts.operation.chain
-    if chain is None or not chain.steps or "output" not in facts.scan.counts:
+    if chain is None or not chain.steps or any(isinstance(step, SumPool) for step in chain.steps):
         return None
     series, same = (
         [],

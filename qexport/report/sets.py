@@ -8,6 +8,7 @@ from qexport.errors import QexportError, few, near
 from qexport.report.accumulators import accumulators_section, bits_figure, channels_figure, histogram_figure
 from qexport.report.blocks import Block, Details, Note, Section, Tile, marked
 from qexport.report.codes import code_figure, codes_section
+from qexport.report.coverage import coverage_figures, coverage_section
 from qexport.report.facts import SetFacts
 from qexport.report.failure import failure_sections
 from qexport.report.figure import Figure, stacked
@@ -26,6 +27,7 @@ SECTIONS: Sequence[Callable[[SetFacts], Section | None]] = (
     accumulators_section,
     scaling_section,
     strength_section,
+    coverage_section,
     memories_section,
 )
 
@@ -61,6 +63,7 @@ def set_tiles(facts: SetFacts) -> list[Tile]:
     """The numbers at the head of the page."""
     manifest, faults = facts.manifest, facts.report.faults
     sums = manifest.formats.accumulator
+    words = sum(file.words for entry in manifest.memories for file in entry.files)
     tiles = [
         Tile(
             "verified" if not faults else f"{len(faults)} faults",
@@ -68,7 +71,7 @@ def set_tiles(facts: SetFacts) -> list[Tile]:
             marked(not faults),
         ),
         Tile(
-            str(sum(file.words for entry in manifest.memories for file in entry.files)),
+            f"{words:,}",
             f"words in {len(manifest.memories)} memories",
         ),
         Tile(f"{sums.bits} bits", "hold every accumulator, for any input"),
@@ -94,6 +97,7 @@ PLOTS: Mapping[str, Plot] = {
     "scaling": scaling_figures,
     "transfer": lambda facts: [figure] if (figure := transfer_figure(facts)) is not None else [],
     "strength": lambda facts: [shares_figure(facts)] if facts.strength is not None else [],
+    "coverage": coverage_figures,
     "weights": lambda facts: (
         [weights_figure(facts)] if "weight" in facts.operands and facts.strength is not None else []
     ),

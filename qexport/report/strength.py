@@ -10,7 +10,7 @@ from qexport.report.blocks import Block, Facts, Note, Section
 from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
 from qexport.report.svg import HALF, TENSOR_TONES, WIDE, image, rect, shrunk, text, tinted
-from qexport.report.tables import Table
+from qexport.report.tables import Cell, Table
 
 _CELLS = 1024  # weights that are drawn one by one
 _MOST = 700  # rows and columns of the map of more
@@ -62,7 +62,7 @@ def shares_figure(facts: SetFacts) -> Figure:
             drawn.append(text(left - 10, y + 14, f"{name} in {stage}", "", "end") + rect(left, y + 3, wide, 14, "cell"))
             drawn.append(rect(left, y + 3, max(wide * share, 1), 14, f"f{TENSOR_TONES[name]}", title, 2))
             drawn.append(text(HALF - 72, y + 14, said, "num"))
-            rows.append([name, stage, flips.flips, count, said])
+            rows.append([name, stage, flips.flips, count, Cell(said, number=True)])
             y += 24
         y += 8
     table = Table("Single-bit errors that show", ["code", "in", "errors", "show", "share"], rows)
@@ -85,7 +85,9 @@ def weights_figure(facts: SetFacts) -> Figure:
     if rows.size <= _CELLS:
         drawn += [_weight(facts, shown, at, bits, cell) for at in np.ndindex(*shown.shape)]
     else:
-        drawn.append(image(tinted(shrunk(rows / bits, _MOST)), 64, 20, wide, high) + rect(64, 20, wide, high, "box"))
+        none_of, some = shrunk((rows == 0) * 1.0, _MOST), shrunk(rows / bits, _MOST)
+        drawn.append(image(tinted(np.where(none_of > 0.5, -none_of, some)), 64, 20, wide, high))
+        drawn.append(rect(64, 20, wide, high, "box"))
     every = max(1, int(np.ceil(16 / cell[1])))
     drawn += [text(56, 24 + (at + 0.5) * cell[1], f"oc {at}", "m num", "end") for at in range(0, len(rows), every)]
     said = f"The stronger the blue, the more of its {bits} bits would show in {stage} if they were wrong. "

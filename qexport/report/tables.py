@@ -19,6 +19,11 @@ class Cell:
 AnyCell = Cell | str | int | float | None
 
 
+def share(part: float) -> Cell:
+    """A share of 1 in per cent."""
+    return Cell(f"{part:.2%}", number=True)
+
+
 def cell(value: AnyCell) -> Cell:
     """A cell of a plain value: numbers are grouped by thousands and stand to the right."""
     if isinstance(value, Cell):

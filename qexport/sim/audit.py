@@ -21,7 +21,7 @@ from qexport.sets.manifest import Manifest, json_bytes, read_manifest
 from qexport.sim.compare import expected_words
 from qexport.sim.record import SCHEMA, DesignRecord, Record, leaves, seals, set_record
 from qexport.sim.registry import SIMULATORS
-from qexport.sim.run import read_design
+from qexport.sim.run import read_design, records
 from qexport.sim.work import work_folder
 
 MOST_BYTES = 64 << 20
@@ -54,14 +54,17 @@ def audit(record: Path, folder: Path, design: Design) -> list[Doubt]:
         raise QexportError(f"audit: {record} is no record of a verdict; give what simulate --verdict wrote") from None
     if not isinstance(schema, str) or not schema.startswith("qexport.verdict/"):
         raise QexportError(f"audit: {record} has schema {schema!r:.40}, needs {SCHEMA}; give what simulate wrote")
-    doubts = list(broken_seals(document))
-    if json_bytes(document) != data:
-        doubts.append(Doubt("/", "is not written as a record is: sorted keys, two-space indent"))
     try:
+        doubts = list(broken_seals(document))
+        if json_bytes(document) != data:
+            doubts.append(Doubt("/", "is not written as a record is: sorted keys, two-space indent"))
         found = msgspec.convert(document, Record)
     except msgspec.ValidationError as error:
         return [*doubts, Doubt("/", str(error))]
+    except RecursionError:
+        raise QexportError(f"audit: {record} is nested too deeply; give what simulate --verdict wrote") from None
     manifest = read_manifest(folder)
+    interface(folder, manifest)  # which a set without a bench does not have
     doubts += [Doubt("/set", f"{fault}") for fault in verify(folder).faults]
     doubts += contradictions(found, manifest, folder)
     if not doubts or all(doubt.field != "/set" for doubt in doubts):
@@ -107,6 +110,8 @@ def contradictions(found: Record, manifest: Manifest, folder: Path) -> Iterator[
     bad = [one for one in found.beside if one.kind not in ("table", "print", "end", *found.design.allow)]
     if bad:
         yield Doubt("/beside", f"{bad[0]}, which was not allowed")
+    if found.run.isolated != records(folder, manifest):
+        yield Doubt("/run/isolated", f"is {found.run.isolated}, of the set's bench {not found.run.isolated}")
     if found.simulator.name not in SIMULATORS:
         yield Doubt("/simulator/name", f"'{found.simulator.name}' is none of {', '.join(SIMULATORS)}")
     macs = re.search(r"MACS = 64'd(\d+);", (folder / f"tb_{manifest.layer.slug}.sv").read_text())

@@ -4,12 +4,15 @@ import atexit
 import errno
 import os
 import re
+import shutil
 import sys
 import tempfile
+from collections.abc import Callable, Collection
 from contextlib import ExitStack, suppress
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
+from threading import Timer
 
 from platformdirs import user_cache_path
 
@@ -19,6 +22,9 @@ from qexport.sets.folder import file_sha256, sha256
 from qexport.sim.supervisor import CutOff
 from qexport.sim.tools import SHOWN_ERRORS, Job, Simulator
 from qexport.sim.work import refuse_full, scratch_folder
+
+SAID_AFTER = 2.0  # seconds of a build
+MOST_BUILDS = 500  # in one folder
 
 
 class NotCompiled(QexportError):
@@ -64,27 +70,42 @@ def _temporary(unusable: Path, why: str) -> Path:
     return folder
 
 
-def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds: Path | None) -> Path:
+def build_bench(
+    simulator: Simulator,
+    job: Job,
+    scratch: Path,
+    log: Path,
+    builds: Path | None,
+    *,
+    read_too: Collection[str] = (),
+    say: Callable[[str], None] = lambda line: None,
+) -> Path:
     """The executable of these sources; from `builds`, where there is one, for the same content and simulator version.
 
-    A user's own module is else built anew each time: it may draw in other files, which may have changed.
+    `read_too`: the digests of what the sources of a user include. `say` is told of a build that takes a while.
     """
     log.unlink(missing_ok=True)  # of an earlier build
     sources, folders = (tuple(path.resolve() for path in paths) for paths in (job.sources, job.folders))
     job = replace(job, sources=sources, folders=folders)
     key = [simulator.name, simulator.version(), job.top, str(job.waves), *job.macros, *map(str, job.folders)]
     read = [*job.sources, job.include / "params.vh", *([] if job.program is None else [job.program])]
-    key += [sha256(source.read_bytes()) for source in read]
+    key += [sha256(source.read_bytes()) for source in read] + sorted(read_too)
+    for folder in job.folders:  # in which Verilator looks for modules, too
+        key += [f"{path.name} {path.lstat().st_size} {path.lstat().st_mtime_ns}" for path in sorted(folder.glob("*"))]
     place = None if builds is None else builds / sha256("\n".join(key).encode())
     if place is not None and (kept := _kept(place)) is not None:
         return kept
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces
     build.mkdir()
+    waiting = Timer(SAID_AFTER, say, [f"building with {simulator.name} {simulator.version()}; it is kept"])
+    waiting.start()
     try:
         done = simulator.compile(job, build)
     except CutOff as cut:
         what = f"{job.command}: {simulator.name} compiles the sources"
         raise CutOff(f"{what}: {cut}; simplify them, or give it more with --time-limit") from None
+    finally:
+        waiting.cancel()
     log.write_text(done.stdout + done.stderr, errors="replace")
     if done.returncode != 0:
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)
@@ -96,11 +117,21 @@ def build_bench(simulator: Simulator, job: Job, scratch: Path, log: Path, builds
     place.mkdir(exist_ok=True)
     executable = place / file_sha256(build / "sim")
     write_atomically(executable, (build / "sim").read_bytes(), mode=0o777)
+    _forget_oldest(place.parent)
     return executable
+
+
+def _forget_oldest(builds: Path) -> None:
+    """Leave MOST_BUILDS of the builds in a folder, those that were used last."""
+    with suppress(OSError):  # another process may do the same
+        places = sorted((path for path in builds.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        for place in places[:-MOST_BUILDS]:
+            shutil.rmtree(place, ignore_errors=True)
 
 
 def _kept(place: Path) -> Path | None:
     """The executable of this folder, which bears its own SHA-256 as name; None where none is there or it is damaged."""
     with suppress(OSError):
+        os.utime(place)
         return next((file for file in place.iterdir() if file_sha256(file) == file.name), None)
     return None

@@ -4,7 +4,6 @@ Facts of the environment stand here, never in a manifest. Each leaf has a seal, 
 named; what follows from set and design `audit` computes anew.
 """
 
-import hashlib
 import importlib.metadata
 import json
 import platform
@@ -21,9 +20,9 @@ from qexport.bench.beside import Beside
 from qexport.bench.design import Design
 from qexport.build.blind_spots import spots_of
 from qexport.core.coverage import Coverage
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.layout.paths import SUMS
-from qexport.sets.folder import file_sha256
+from qexport.sets.folder import file_sha256, sha256
 from qexport.sets.manifest import Entry, Manifest, NamedFile, Tool, json_bytes
 from qexport.sim.verdict import Verdict
 
@@ -76,17 +75,20 @@ class DesignRecord(Entry, frozen=True, kw_only=True):
 
 
 class RunRecord(Entry, frozen=True, kw_only=True):
-    """How it ran. `streams`: the modes in which streams stalled."""
+    """How it ran. `streams`: the modes in which streams stalled; `isolated`: whether the words were compared out of the
+    design's reach."""
 
     seed: int
     streams: tuple[str, ...]
+    isolated: bool
     cycles: int
     macs: int
 
 
 class Record(Entry, frozen=True, kw_only=True):
     """What `simulate --verdict` writes. `words`: SHA-256 of the words that came back, of each memory, as the bench
-    records them. `coverage`: what the set's vectors exercise. `seals`: of each leaf, by its place."""
+    records them. `coverage`: what the set's vectors exercise; None where the set is not as it was dumped. `seals`: of
+    each leaf, by its place."""
 
     schema: str
     result: str
@@ -101,7 +103,7 @@ class Record(Entry, frozen=True, kw_only=True):
     compared: dict[str, int]
     not_compared: dict[str, int]
     words: dict[str, str]
-    coverage: Coverage
+    coverage: Coverage | None
     blind_spots: tuple[str, ...]
     requirements: tuple[str, ...]
     seals: dict[str, str] = msgspec.field(default_factory=dict)
@@ -116,6 +118,10 @@ class Record(Entry, frozen=True, kw_only=True):
 def record_of(verdict: Verdict, requirements: Sequence[str] = ()) -> Record:
     """The record of a verdict; `requirements`: the ids of what it shows."""
     said = () if verdict.failure is None else tuple(str(verdict.failure).splitlines())
+    coverage: Coverage | None = None
+    spots: tuple[str, ...] = ()
+    with suppress(CheckFailed):  # of a set that was changed
+        coverage, spots = verdict.coverage, spots_of(verdict.set, verdict.manifest)
     return Record(
         schema=SCHEMA,
         result="PASS" if verdict.passed else "FAIL",
@@ -127,14 +133,14 @@ def record_of(verdict: Verdict, requirements: Sequence[str] = ()) -> Record:
         design=DesignRecord.of(verdict.design, verdict.sources),
         beside=verdict.beside,
         run=RunRecord(
-            seed=verdict.seed, streams=tuple(map(str, verdict.streams)), cycles=verdict.cycles,
-            macs=verdict.macs,
+            seed=verdict.seed, streams=tuple(map(str, verdict.streams)), isolated=verdict.isolated,
+            cycles=verdict.cycles, macs=verdict.macs,
         ),
         compared=verdict.compared,
         not_compared=verdict.not_compared,
         words=verdict.words,
-        coverage=verdict.coverage,
-        blind_spots=spots_of(verdict.set, verdict.manifest),
+        coverage=coverage,
+        blind_spots=spots,
         requirements=tuple(requirements),
     )  # fmt: skip
 
@@ -181,4 +187,5 @@ def seals(document: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _seal(place: str, value: Any) -> str:
-    return hashlib.sha256(f"{place}\n{json.dumps(value, sort_keys=True)}".encode()).hexdigest()[:12]
+    text = f"{place}\n{json.dumps(value, sort_keys=True)}"
+    return sha256(text.encode(errors="surrogatepass"))[:12]  # a forger's names may hold half a character

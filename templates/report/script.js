@@ -23,4 +23,4 @@ for (const grid of document.querySelectorAll("[role=grid]")) {
     next.focus();
   });
 }
-addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("details")) one.open = true; });
+addEventListener("beforeprint", () => { for (const one of document.querySelectorAll("section > .blocks > details")) one.open = true; });

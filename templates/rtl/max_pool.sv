@@ -40,6 +40,8 @@ module max_pool #(
 
   wire step = advance && valid;
   wire x_last, x_leaves, unused_x_again, unused_y_last, y_again, y_leaves, column_last;
+  // A row that is visited again gives a word for each column, from the memory.
+  wire row_ended = y_again ? column_last : x_last && x_leaves;
   wire [X_SLOTS-1:0] x_opens, x_covers, x_closes;
   wire [Y_SLOTS-1:0] y_opens, y_covers, y_closes;
 
@@ -58,8 +60,6 @@ module max_pool #(
     .opens(y_opens), .covers(y_covers), .closes(y_closes)
   );
 
-  // A row that is visited again gives a word for each column, from the memory.
-  wire row_ended = y_again ? column_last : x_last && x_leaves;
   assign hold = valid && !(row_ended ? y_leaves : !y_again && x_leaves);
 
   // ---- along the row -------------------------------------------------------------------------------------------------

@@ -38,9 +38,12 @@ def scan(tmp_path: Path, body: str, head: str = "", **given: object) -> tuple[Be
         ("files", 'initial $writememh("a.txt", mem);'),
         ("files", 'initial $fwrite(32\'h80000003, "PASS");'),
         ("files", 'initial $dumpfile("a.vcd");'),
+        ("files", "always @(posedge clk) fd = $rewind(32'h80000003);"),  # of a file of the bench
         ("upward", "wire [7:0] x = tb_tiny.psum_mem[0];"),
         ("upward", "initial tb_tiny.random = 0;"),
         ("upward", "initial \\tb_tiny .cycles = 0;"),
+        ("upward", "tb_tiny_sink more ();"),
+        ("upward", "initial psum_check.got = 0;"),  # what stands beside it in the module around it
         ("upward", "initial verdict;"),  # a task of the module around it
         ("upward", "generate if (0) begin wire x = tb_tiny.clk; end endgenerate"),
         ("upward", "initial $root.top.x = 1;"),
@@ -53,6 +56,8 @@ def scan(tmp_path: Path, body: str, head: str = "", **given: object) -> tuple[Be
         ("system", 'initial $system("true");'),
         ("system", "initial $my_own_vpi;"),
         ("unread", "initial fd = ;"),
+        ("unread", "`undefineall\n`ifndef __ICARUS__\ninitial force clk = 1;\n`endif"),
+        ("unread", '`pragma protect begin_protected\ninitial $system("x");\n`pragma protect end_protected'),
         ("unread", 'import "unterminated'),
         ("force", "`ifdef __slang__\n`else\nwire w; initial force w = 1;\n`endif"),
         ("force", "`ifdef __ICARUS__\nwire w; initial force w = 1;\n`endif"),

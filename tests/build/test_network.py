@@ -83,6 +83,19 @@ def test_a_replay_says_which_logits_and_decisions_change(folder: Path, tmp_path:
           "the codes of image are needed")  # fmt: skip
 
 
+def test_a_replay_takes_what_a_run_of_a_set_left(folder: Path, tmp_path: Path) -> None:
+    words = (folder / "sets/add/output.hex").read_text().split("\n")
+    words[5] = "".join(f"{15 - int(digit, 16):x}" for digit in words[5])
+    (tmp_path / "output.hex").write_text("\n".join(words))
+    for given in (tmp_path, tmp_path / "output.hex"):
+        said = run(folder, "--from", "add", "--set", folder / "sets/add", "--with", given, "--inputs",
+                   folder / "pixels.npy")  # fmt: skip
+        assert {one["picture"] for one in said["logits"]} == {0}
+    (tmp_path / "output.hex").write_text("\n".join(["x" * 8, *words[1:]]))
+    replay = ("--from", "add", "--set", folder / "sets/add", "--with", tmp_path)
+    fails(cli("run", folder / "s.network.safetensors", *replay), "are X, Z or missing")
+
+
 def test_bad_codes_are_named(folder: Path, tmp_path: Path) -> None:
     network = folder / "s.network.safetensors"
     np.save(tmp_path / "codes.npy", np.full((1, 4, 6, 6), 16))
@@ -167,6 +180,16 @@ def test_an_interrupted_dump_of_a_network_leaves_the_old_tree(
 
 def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
+
+
+def test_another_layout_is_for_what_convolves_and_gives_codes(folder: Path, tmp_path: Path) -> None:
+    done = cli("dump", "--all", "--network", folder / "s.network.safetensors", "--inputs", folder / "pixels.npy",
+               "--images", 1, "--layout", "int8", "--out", tmp_path / "sets")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    layouts = {name: json.loads((tmp_path / "sets" / name / "manifest.json").read_bytes())["layout"]["name"]
+               for name in LAYERS}  # fmt: skip
+    assert layouts == {"conv1": "int8", "conv2": "int8", "add": "sum", "narrow": "int8", "pool": "sum",
+                       "classifier": "default"}  # fmt: skip
 
 
 def test_layers_shows_what_a_hardware_needs(folder: Path) -> None:

@@ -120,8 +120,8 @@ def quantized_by_onnxruntime(folder: Path, style: str) -> onnx.ModelProto:
 
 
 def every_node() -> onnx.ModelProto:
-    """QDQ by hand: every node between layers that is understood, and every width of codes."""
-    u8, s8, s4, u4, s16 = (getattr(TensorProto, name) for name in ("UINT8", "INT8", "INT4", "UINT4", "INT16"))
+    """QDQ by hand: every node between layers that is understood, and codes of 4 and 8 bits."""
+    u8, s8, s4, u4 = (getattr(TensorProto, name) for name in ("UINT8", "INT8", "INT4", "UINT4"))
     b = Builder(4, 10, 10)
     x = b.quantize("picture", 0.02, 120)
     x = b.add("Pad", x, b.constant(np.array([0, 0, 1, 0, 0, 0, 0, 2])))
@@ -136,7 +136,7 @@ def every_node() -> onnx.ModelProto:
     y = b.quantize(b.add("MaxPool", y, kernel_shape=[3, 3], pads=[1, 1, 1, 1], strides=[1, 1]), 0.05, -3, s8)
     z = b.quantize(b.add("AveragePool", x, kernel_shape=[2, 2], strides=[2, 2]), 0.4, 1, u4)
     x = b.quantize(b.add("Relu", b.add("Add", y, z, name="sum")), 0.04, -100, s8)
-    w = b.quantize(b.add("Sub", x, z, name="difference"), 0.06, 5, s16)
+    w = b.quantize(b.add("Sub", x, z, name="difference"), 0.06, 5, s8)
     x = b.add("Concat", x, x, axis=1)  # of one grid
     x = b.quantize(b.add("Concat", x, b.quantize(w, 0.05, 0, s8), axis=1, name="joined"), 0.05, 0, s8)
     x = b.add("Conv", x, b.weight(8, 18, 1, 1, limit=20), b.real(8), dilations=[1, 1], name="mixed")
@@ -218,3 +218,60 @@ def of_wheel() -> onnx.ModelProto:
             dim.dim_value //= 8
     del model.graph.value_info[:]
     return model
+
+
+def integer_operators() -> onnx.ModelProto:
+    """Integers from the picture on: ConvInteger, MatMulInteger, QLinearMatMul, pools and paddings of codes."""
+    b = Builder(3, 6, 6, elements=TensorProto.UINT8)
+    u8, s8 = TensorProto.UINT8, TensorProto.INT8
+
+    def codes(*shape: int, kind: int = s8) -> str:
+        return b.constant(b.rng.integers(0 if kind == u8 else -9, 9, shape), kind)
+
+    zero, weight_zero = b.constant(3, u8), b.constant(b.rng.integers(-3, 3, 5), s8)
+    x = b.add("ConvInteger", "picture", codes(5, 3, 3, 3), zero, weight_zero, pads=[1] * 4, name="of_integers")
+    x = b.add("Cast", x, to=TensorProto.FLOAT)
+    x = b.add("Mul", x, b.constant(np.linspace(0.001, 0.004, 5).astype(np.float32).reshape(5, 1, 1)))
+    x = b.add("Relu", b.add("Add", x, b.real(5, 1, 1)))
+    scale = b.constant(np.float32(0.02))
+    x = b.add("QuantizeLinear", x, scale, zero)
+    x = b.add(
+        "Pad", b.add("MaxPool", x, kernel_shape=[2, 2], strides=[2, 2]), b.constant(np.array([0, 0, 0, 1] * 2)), zero
+    )
+    real = b.constant(np.float32(0.01))
+    operands = [scale, zero, codes(4, 5, 2, 2), real, b.constant(0, s8), b.constant(np.float32(0.07)), zero]
+    bias = b.constant(b.rng.integers(-900, 900, 4), TensorProto.INT32)
+    x = b.add("QLinearConv", x, *operands, bias, name="padded")
+    x = b.add("Reshape", b.add("Transpose", x, perm=[0, 2, 3, 1]), b.constant(np.array([0, 8, 4])))
+    numbers = [b.constant(np.float32(0.07)), zero, codes(4, 3), real, b.constant(1, s8), real, b.constant(9, u8)]
+    y = b.add("QLinearMatMul", x, *numbers, name="rows")
+    z = b.add("MatMulInteger", y, codes(3, 2), b.constant(9, u8), name="last")
+    z = b.add("Mul", b.add("Cast", z, to=TensorProto.FLOAT), b.constant(np.float32(0.02)))
+    return b.model(b.add("QuantizeLinear", z, b.constant(np.float32(0.1)), b.constant(-4, s8)))
+
+
+def ao_resnet18(folder: Path, side: int = 32) -> Path:
+    """torch.ao, FX: fake quantizers of a ResNet-18 in training, exported as QDQ per channel, BatchNorms apart."""
+    import warnings
+
+    import torch
+    import torchvision
+
+    path = folder / "resnet18.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.ao import quantization as ao
+        from torch.ao.quantization import quantize_fx
+
+        torch.manual_seed(3)
+        pictures = torch.randn(8, 3, side, side)
+        codes = ao.FakeQuantize.with_args(observer=ao.MovingAverageMinMaxObserver, quant_min=0, quant_max=255)
+        config = ao.QConfig(activation=codes, weight=ao.default_per_channel_weight_fake_quant)
+        mapping = ao.QConfigMapping().set_global(config)
+        model = torchvision.models.resnet18(weights=None).train()
+        prepared = quantize_fx.prepare_qat_fx(model, mapping, (pictures,))
+        for _ in range(2):
+            prepared(pictures)
+        prepared.apply(ao.disable_observer)
+        torch.onnx.export(prepared.eval(), (pictures[:1],), str(path), opset_version=17, dynamo=False)
+    return path

@@ -14,9 +14,11 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from qexport.core.capture import LayerCapture
 from qexport.errors import QexportError
 from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.model import QuantVGG, specs_of
+from qexport.frontends.vgg.quant import quantize_act
 from tests.conftest import cli, fails
 from tests.frontends.networks import small_network
 
@@ -128,7 +130,7 @@ class Hostile:
 
 def test_a_hostile_pickle_runs_nothing(tmp_path: Path) -> None:
     path = saved(tmp_path / "m.pth", {"state_dict": {"features.0.weight": Hostile(tmp_path / "ran")}})
-    fails(cli("layers", "--checkpoint", path), "m.pth cannot be loaded as weights")
+    fails(cli("layers", "--checkpoint", path), "m.pth cannot be loaded as weights: it holds a posix.mkdir", "--capture")
     (tmp_path / "n.pth").write_bytes(pickle.dumps(Hostile(tmp_path / "ran")))
     fails(cli("layers", "--checkpoint", tmp_path / "n.pth"), "n.pth cannot be loaded as weights")
     assert not (tmp_path / "ran").exists()
@@ -152,7 +154,7 @@ BROKEN: dict[str, tuple[Callable[[State], None], str]] = {
     "missing alpha": (lambda s: void(s.pop("features.4.act_alpha")), "features.4.act_alpha is missing"),
     "missing classifier": (lambda s: void(s.pop("classifier.weight")), "classifier.weight is missing"),
     "NaN": (set_to("features.4.weight", float("nan")), "features.4.weight holds NaN"),
-    "negative alpha": (set_to("features.4.act_alpha", -1.25), "features.4.act_alpha is -1.25"),
+    "no alpha": (set_to("features.4.act_alpha", 0.0), "features.4.act_alpha is 0"),
     "zero alpha": (set_to("features.4.weight_quant.wgt_alpha", 0.0), "features.4.weight_quant.wgt_alpha is 0"),
     "foreign entry": (lambda s: s.update({"layer1.0.weight": torch.zeros(3)}), "layer1.0.weight has no place in it"),
     "5x5 kernel": (lambda s: s.update({"features.4.weight": torch.zeros(16, 8, 5, 5)}), "16 x 8 x 5 x 5"),
@@ -168,6 +170,39 @@ def test_a_broken_network_is_refused_by_name(case: str, tmp_path: Path) -> None:
     change, message = BROKEN[case]
     path = saved(tmp_path / "m.pth", broken(change))
     fails(cli("layers", "--checkpoint", path), "m.pth", message)
+
+
+def test_a_negative_clipping_value_blocks_its_own_layer_alone(tmp_path: Path) -> None:
+    def change(state: State) -> None:
+        set_to("features.4.act_alpha", -1.25)(state)
+        set_to("features.8.weight_quant.wgt_alpha", -2.0)(state)
+
+    path = saved(tmp_path / "m.pth", broken(change))
+    listed = cli("layers", "--checkpoint", path, "--json")
+    why = "layer features.4: act_alpha is -1.25; a clipping value must be above 0"
+    assert f"qexport: left out: {why}" in listed.stderr
+    document = json.loads(listed.stdout)
+    indices = [row["index"] for row in document["layers"]]
+    assert document["refused"] == [{"name": "features.4", "index": 4, "why": why}]
+    assert 4 not in indices
+    fails(cli("dump", "--checkpoint", path, "--layer", "4", "--out", tmp_path), why)
+    fails(cli("import", path, "--out", tmp_path / "m.network.safetensors"), why)
+    done = cli("dump", "--checkpoint", path, "--layer", "8", "--images", "1", "--out", tmp_path)
+    assert done.exit_code == 0, done.output  # verified, and checked against PyTorch's own forward pass
+    conv = checkpoint.load(path).model.quantized()[4]
+    seen = torch.linspace(0, 5, 99)
+    unclipped = torch.round(seen / 1.25 * 15) / 15 * 1.25  # what it computes: the sign goes, the clip is never met
+    torch.testing.assert_close(quantize_act(seen, conv.act_alpha, 4), unclipped)
+
+
+def test_a_relative_with_two_narrow_layers_first_a_plain_one_and_2_bits(tmp_path: Path) -> None:
+    state = small_network("8 8 M 16 M 16 M 8 8* M 16 M", act_bits=2).state_dict()
+    for name in ("features.0.act_alpha", "features.0.weight_quant.wgt_alpha"):
+        del state[name]
+    path = saved(tmp_path / "m.pth", state)
+    done = cli("dump", "--checkpoint", path, "--act-bits", "2", "--layer", "3", "--images", "1", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert LayerCapture.load(tmp_path / "features_3/capture.safetensors").formats.input.bits == 2
 
 
 @pytest.mark.parametrize("name", ["m.pth", "m.safetensors"])

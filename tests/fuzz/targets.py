@@ -5,6 +5,7 @@ import json
 import random
 import shutil
 import struct
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -14,16 +15,25 @@ import numpy as np
 import torch
 from PIL import Image
 
-from qexport.build.dump import dump
+from qexport.bench.interface import streams
+from qexport.build.dump import dump, dump_all
+from qexport.build.inputs import open_inputs
+from qexport.build.network import layer_captures
 from qexport.core.capture import CaptureFile
+from qexport.core.network_file import read_network, write_network
+from qexport.core.network_run import Engine
 from qexport.frontends.vgg.data import CLASS_NAMES
-from qexport.layout.toml import layout_text, load_layout, preset_names
+from qexport.layout.toml import default_layout, layout_text, load_layout, preset_names
 from qexport.sets.folder import file_sha256, sha256, sums_text
+from qexport.sets.graph import Graph
 from qexport.sets.manifest import read_manifest
+from qexport.sim.record import record_of, seals
+from qexport.sim.verdict import Verdict
 from tests.conftest import make_capture
 from tests.frontends.networks import small_network
 from tests.fuzz import mutate
 from tests.judges.layers import codes, conv, matmul, total
+from tests.networks import small_network as small_integers
 
 Arguments = list[str]
 VCD = """$timescale 1ns $end
@@ -53,6 +63,21 @@ class Target:
         self.network = base / "network.pth"
         torch.save(small_network().state_dict(), self.network)
         self.vcd = _waves(self.set)
+        self.record = json.loads(_record(self.set))
+        self.integers, self.pixels = base / "small.network.safetensors", base / "pixels.npy"
+        write_network(small_integers(), self.integers)
+        np.save(self.pixels, np.random.default_rng(0).integers(0, 256, (1, 3, 6, 6), np.uint8))
+        network = read_network(self.integers)
+        with tempfile.TemporaryDirectory() as scratch:
+            paths = layer_captures(
+                Engine(network), open_inputs(self.pixels, network), [0], list(network.placed), Path(scratch)
+            )
+            captures = [CaptureFile(path) for path in paths.values()]
+            self.sets = base / "sets"
+            dump_all(
+                captures, lambda one: load_layout(default_layout(one.layer.kind)), self.sets,
+                graph=lambda index: Graph.of(network, "0" * 64, index),
+            )  # fmt: skip
 
     def captures(self, rng: random.Random, case: Path) -> Arguments:
         file = case / "capture.safetensors"
@@ -144,6 +169,38 @@ class Target:
             ["eval", *network, *data],
         ])  # fmt: skip
 
+    def verdicts(self, rng: random.Random, case: Path) -> Arguments:
+        file = case / "verdict.json"
+        document = {key: value for key, value in self.record.items() if key != "seals"}
+        if rng.random() < 0.7:
+            changed = rng.choice([mutate.plausible, mutate.document])(rng, document)
+            sealed = isinstance(changed, dict) and rng.random() < 0.7
+            text = json.dumps(changed | {"seals": seals(changed)} if sealed else changed, sort_keys=True, indent=2)
+            file.write_text(f"{text}\n", errors="surrogatepass")
+        else:
+            file.write_bytes(mutate.data(rng, json.dumps(self.record).encode()))
+        return ["audit", str(file), "--set", str(self.set)]
+
+    def networks(self, rng: random.Random, case: Path) -> Arguments:
+        """A network's file, or the graph beside its sets."""
+        if rng.random() < 0.2:
+            folder = Path(shutil.copytree(self.sets, case / "sets"))
+            path = folder / "graph.json"
+            document = mutate.document(rng, json.loads(path.read_bytes()))
+            path.write_text(json.dumps(document), errors="surrogatepass")
+            return rng.choice([["verify", str(folder)], ["diagnose", str(folder), "--actual", str(self.sets)]])
+        file = case / "changed.network.safetensors"
+        whole = self.integers.read_bytes()
+        file.write_bytes(_safetensors(rng, whole) if rng.random() < 0.8 else mutate.data(rng, whole))
+        inputs = ["--inputs", str(self.pixels)]
+        return rng.choice([
+            ["layers", "--network", str(file)],
+            ["run", str(file), *inputs, "--out", str(case / "out.npy")],
+            ["run", str(file), *inputs],
+            ["export", str(file), "--onnx", str(case / "out.onnx")],
+            ["dump", "--all", "--network", str(file), *inputs, "--out", str(case / "out")],
+        ])  # fmt: skip
+
     def _reading(self, rng: random.Random, whole: Path, folder: Path, case: Path) -> Arguments:
         """A command that reads a set, which was `whole`."""
         memory = rng.choice(read_manifest(whole).memories)
@@ -153,6 +210,7 @@ class Target:
             ["verify", str(folder)],
             ["show", str(folder), f"{file}:{number}"],
             ["strength", str(folder)],
+            ["report", str(folder), "--out", str(case / "page.html")],
             ["explain", str(folder), "--at", rng.choice(["0,0,0,0", "0,2,1,1", "0,1,1", "9,9,9,9"])],
             ["diagnose", str(folder), "--actual", str(whole / file)],
             ["shrink", str(folder), "--actual", str(folder / file), "--out", str(case / "out")],
@@ -165,7 +223,20 @@ class Target:
 KINDS: dict[str, Callable[[Target, random.Random, Path], Arguments]] = {
     "captures": Target.captures, "layouts": Target.layouts, "manifests": Target.manifests,
     "memories": Target.memories, "waves": Target.waves, "checkpoints": Target.checkpoints, "pictures": Target.pictures,
+    "verdicts": Target.verdicts,
+    "networks": Target.networks,
 }  # fmt: skip
+
+
+def _record(folder: Path) -> bytes:
+    """The record of a PASS of the set's own design."""
+    manifest = read_manifest(folder)
+    words = {stream.memory: stream.values for stream in streams(manifest) or () if not stream.driven}
+    verdict = Verdict(
+        set=folder, simulator="icarus", version="12.0", seed=0, compared=words, not_compared={}, manifest=manifest,
+        cycles=9, macs=216, words=dict.fromkeys(words, "0" * 64), sources={"dut.sv": "0" * 64},
+    )  # fmt: skip
+    return record_of(verdict).to_bytes()
 
 
 def _others(base: Path) -> list[tuple[Path, str]]:

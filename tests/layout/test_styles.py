@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from qexport import api
-from qexport.bench.interface import has_bench
 from qexport.build.dump import dump
 from qexport.build.verify import verify
 from qexport.core import golden
@@ -26,7 +25,7 @@ from qexport.layout.formats.base import FileFault, WordSpec
 from qexport.layout.formats.listings import C_TYPES, c_type_fault
 from qexport.layout.formats.registry import format_of, style_faults, style_of
 from qexport.layout.memory import Layout
-from qexport.layout.toml import LayoutError, layout_text, parse_layout
+from qexport.layout.toml import LayoutError, layout_text, load_layout, parse_layout
 from tests.build.test_verify import reseal
 from tests.conftest import cases, cli, fails, make_capture, one_memory_layout
 
@@ -487,27 +486,30 @@ def test_words_too_few_and_too_many_of_a_shared_file_are_found(damage: Any, tmp_
         ("accumulator", 'word_end = ","'), ("weight", "group = 9"),
     ],
 )  # fmt: skip
-def test_the_bench_serves_no_memory_that_is_set_in_another_way(name: str, keys: str, tmp_path: Path) -> None:
+def test_the_bench_has_the_words_of_a_memory_that_is_set_in_another_way(name: str, keys: str, tmp_path: Path) -> None:
     text = layout_text("default").replace(f'file   = "{name}.hex"', f'file   = "{name}.hex"\n{keys}')
-    assert has_bench(parse_layout(layout_text("default"), "default"))
-    assert not has_bench(parse_layout(text, "my.toml"))
-    folder = dump(make_capture(bias=True), parse_layout(text, "my.toml"), tmp_path).folder
-    stub = (folder / "stub_features_33.sv").read_text()
-    assert (f"load_{name}(" in stub) == keys.startswith("skew")
+    folder = dump(make_capture(bias=True), parse_layout(text, "my.toml"), tmp_path / "my").folder
+    assert (folder / "tb_features_33.sv").exists()
+    beside = folder / f"{name}.hex.hex"
+    assert beside.exists() != keys.startswith("skew")
+    if beside.exists():
+        plain = dump(make_capture(bias=True), load_layout("default"), tmp_path / "plain").folder
+        assert beside.read_bytes() == (plain / f"{name}.hex").read_bytes()
+        assert f" {name}.hex.hex\n" in (folder / "checks.txt").read_text()
+        beside.write_bytes(beside.read_bytes().replace(b"0", b"1", 1))
+        assert [fault.file for fault in verify(folder).faults] == [beside.name]
 
 
-def test_the_bench_serves_no_memory_that_others_stand_behind(tmp_path: Path) -> None:
+def test_the_bench_has_the_words_of_memories_that_share_a_file(tmp_path: Path) -> None:
     more = (
         '[[memory]]\nname = "more"\ntensor = "weight"\norder = "oc ic kh kw -> | oc ic kh kw |"\nfollows = "weight"\n'
     )
     layout = parse_layout(layout_text("default") + more, "my.toml")
-    assert not has_bench(layout)
-    folder = dump(make_capture(), layout, tmp_path).folder
+    folder = dump(make_capture(), layout, tmp_path / "my").folder
     assert verify(folder).ok
-    assert not (folder / "tb_features_33.sv").exists()
-    stub = (folder / "stub_features_33.sv").read_text()
-    assert "load_input(" in stub
-    assert "load_weight(" not in stub
+    plain = dump(make_capture(), load_layout("default"), tmp_path / "plain").folder
+    assert (folder / "weight.hex.weight.hex").read_bytes() == (plain / "weight.hex").read_bytes()
+    assert (folder / "weight.hex.more.hex").read_text().count("\n") == make_capture().weight.size
 
 
 def test_no_bench_loads_a_file_that_memories_share(tmp_path: Path) -> None:

@@ -12,8 +12,10 @@ import pytest
 import qexport as qx
 from qexport.build.show import dissect
 from qexport.layout.tiling import describe_index
+from qexport.report.facts import SetFacts
+from qexport.report.run import Run, run_section
 from qexport.sets.manifest import read_manifest
-from tests.conftest import cli, make_capture
+from tests.conftest import cli, fails, make_capture
 
 pytestmark = pytest.mark.whole  # starts a browser and a simulator
 EXAMPLE = Path(__file__).parents[2] / "vectors/features_33"
@@ -64,10 +66,20 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     design = (vs.folder / "dut.sv").read_text()
     assert "$signed(w)" in design
     (folder / "core.sv").write_text(design.replace("$signed(w)", "$signed({1'b0, w})"))
-    runs = {"pass": vs.simulate(simulator="icarus", seed=1, keep=folder / "pass", waves="vcd"),
-            "fail": vs.simulate(folder / "core.sv", simulator="icarus", keep=folder / "fail")}  # fmt: skip
-    for name, run in runs.items():
-        vs.report(folder / f"{name}.html", run)
+    arguments = (
+        "simulate",
+        vs.folder,
+        "--simulator",
+        "icarus",
+        "--seed",
+        1,
+        "--keep",
+        folder / "pass",
+        "--waves",
+        "vcd",
+    )
+    assert cli(*arguments).exit_code == 0
+    failed = vs.simulate(folder / "core.sv", simulator="icarus", keep=folder / "fail")
     for name in ("pass", "fail"):
         page = folder / f"{name}-kept.html"
         assert cli("report", folder / name, "--set", vs.folder, "--out", page).exit_code == 0
@@ -75,11 +87,11 @@ def pages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     log.write_text("FAIL </p><script>alert(1)</script><img src=x onerror=alert(2)>\n" + log.read_text())
     words = folder / "fail" / "relu.hex"
     words.write_text("<b>" + words.read_text())
-    vs.report(folder / "hostile.html", runs["fail"])
+    vs.report(folder / "hostile.html", failed)
     return folder
 
 
-SET_PARTS = ["Layer", "Input", "Codes", "Accumulators", "Requantization", "Strength", "Memories"]
+SET_PARTS = ["Layer", "Input", "Codes", "Accumulators", "Requantization", "Strength", "Coverage", "Memories"]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -102,6 +114,8 @@ def test_a_set_shows_every_section_in_both_schemes(browser: Any, pages: Path, sc
     assert (
         page.locator("figure:has(figcaption:text('picture 0')) image").count() == 1
     )  # what ships is known by its hash
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map(one => one.id)")
+    assert len(set(ids)) == len(ids)
     assert (visit.ground() > 200) is (scheme == "light")
     page.emulate_media(media="print")
     assert visit.ground() > 200
@@ -131,30 +145,30 @@ def test_elements_of_words_are_reached_by_keyboard_and_said_as_show_says_them(br
     page.keyboard.press("End")
     assert visit.heard == []
     page.evaluate("dispatchEvent(new Event('beforeprint'))")
-    assert page.locator("details:not([open])").count() == 0
+    assert page.locator("section > .blocks > details:not([open])").count() == 0
 
 
 def test_a_failed_run_shows_cause_place_and_terms(browser: Any, pages: Path) -> None:
-    for name in ("fail", "fail-kept"):
-        visit = Visit(browser, pages / f"{name}.html")
-        page = visit.page
-        assert page.locator("h2").all_inner_texts() == ["Run", "Failure", "Where", "Layer", "Memories"]
-        assert page.locator(".tiles b").first.inner_text() == "FAIL"
-        failure = page.get_by_role("region", name="Failure", exact=True)
-        assert "cause: weight_unsigned, explains all" in failure.inner_text()
-        assert "remedy: Read the weights as signed" in failure.inner_text()
-        found = qx.open(pages / "features_33").diagnose(pages / "fail", memory="psum").first
-        place = failure.get_by_role("link", name=f"{found.file}:{found.line} lane {found.lane}", exact=True)
-        assert (pages / place.get_attribute("href")).is_file()
-        table = failure.locator("table")
-        got = table.locator("tr", has_text=f"psum, got {found.got}")
-        assert str(found.want) in got.inner_text().split("\t")
-        assert page.get_by_role("img", name="wrong values of psum").count() == 1
-        assert visit.heard == []
+    visit = Visit(browser, pages / "fail-kept.html")
+    page = visit.page
+    assert page.locator("h2").all_inner_texts() == ["Run", "Failure", "Where", "Layer", "Memories"]
+    assert page.locator(".tiles b").first.inner_text() == "FAIL"
+    failure = page.get_by_role("region", name="Failure", exact=True)
+    assert "cause: weight_unsigned, explains all" in failure.inner_text()
+    assert "remedy: Read the weights as signed" in failure.inner_text()
+    assert "memory relu " in failure.inner_text()
+    found = qx.open(pages / "features_33").diagnose(pages / "fail", memory="psum").first
+    place = failure.get_by_role("link", name=f"{found.file}:{found.line} lane {found.lane}", exact=True)
+    assert (pages / place.get_attribute("href")).is_file()
+    table = failure.locator("table")
+    got = table.locator("tr", has_text=f"psum, got {found.got}")
+    assert str(found.want) in got.inner_text().split("\t")
+    assert page.get_by_role("img", name="wrong values of psum").count() == 1
+    assert visit.heard == []
 
 
 def test_a_run_that_passed_shows_its_streams_and_words_that_changed_since_fail(browser: Any, pages: Path) -> None:
-    visit = Visit(browser, pages / "pass.html")
+    visit = Visit(browser, pages / "pass-kept.html")
     assert visit.page.locator(".tiles b").first.inner_text() == "PASS"
     visit.page.get_by_text("Numbers of: streams over time").click()
     rows = visit.page.get_by_role("table", name="Streams over the run").locator("tbody tr").all_inner_texts()
@@ -164,18 +178,47 @@ def test_a_run_that_passed_shows_its_streams_and_words_that_changed_since_fail(b
     assert words == {name: stored[name] for name in words}
     assert {"weight", "input", "psum", "relu"} <= set(words)
     assert visit.heard == []
-    psum, relu, again = pages / "pass" / "psum.hex", pages / "pass" / "relu.hex", pages / "again.html"
-    kept = psum.read_text()
-    for file, text, row in ((psum, None, "psum\tnot compared"), (relu, "1" + relu.read_text()[1:], "relu\twrong")):
-        file.unlink()
-        if text is not None:
-            psum.write_text(kept)
-            file.write_text(text)
-        assert cli("report", pages / "pass", "--set", pages / "features_33", "--out", again).exit_code == 0
-        page = Visit(browser, again).page
-        assert page.locator(".tiles b").first.inner_text() == "FAIL"
-        rows = page.get_by_role("table", name="What came back").locator("tbody tr").all_inner_texts()
-        assert any(found.startswith(row) for found in rows)
+    assert "record\tPASS" in visit.page.get_by_role("region", name="Run", exact=True).inner_text().replace("\n", "\t")
+
+
+def test_what_was_changed_since_a_run_is_no_pass(pages: Path, tmp_path: Path) -> None:
+    facts, kept = SetFacts(pages / "features_33"), tmp_path / "run"
+    whole = {name: (pages / "pass" / name).read_text() for name in ("psum.hex", "relu.hex", "verdict.json", "run.log")}
+
+    def passes(of: SetFacts = facts, **files: str | None) -> tuple[bool, str]:
+        """Whether the run passes with these files, None for one that is missing; and what the page says of it."""
+        shutil.copytree(pages / "pass", kept, dirs_exist_ok=True)
+        for name, text in files.items():
+            file = kept / name.replace("_", ".")
+            file.unlink() if text is None else file.write_text(text)
+        run = Run(kept, of)
+        return run.passed, str(run_section(run))
+
+    assert passes()[0]
+    assert passes(verdict_json=None)[0]  # a record says the same of words; without it the page itself does
+    relu, log, record = whole["relu.hex"], whole["run.log"], whole["verdict.json"]
+    for files, said in (
+        ({"psum_hex": None, "verdict_json": None}, "not there"),
+        ({"relu_hex": f"1{relu[1:]}", "verdict_json": None}, "text='wrong'"),
+        ({"run_log": log.replace("PASS", "PAST"), "verdict_json": None}, "The log has no verdict"),
+        ({"relu_hex": f"1{relu[1:]}"}, "/words/relu: relu.hex is not what came back"),
+        ({"verdict_json": record.replace('"cycles": ', '"cycles": 1')}, "/run/cycles: was changed"),
+    ):
+        passed, text = passes(**files)
+        assert (passed, said in text) == (False, True), said
+    other = qx.dump(make_capture(plane=(2, 2), images=1), tmp_path)
+    passed, text = passes(SetFacts(other.folder))
+    assert (passed, "the record is of another set" in text) == (False, True)
+
+
+def test_the_runs_of_a_folder_stand_side_by_side(browser: Any, pages: Path) -> None:
+    shutil.copytree(pages / "fail", pages / "runs" / "features_33")
+    assert cli("report", pages / "runs", "--set", pages, "--out", pages / "runs.html").exit_code == 0
+    visit = Visit(browser, pages / "runs.html")
+    (row,) = visit.page.get_by_role("table", name="Runs").locator("tbody tr").all_inner_texts()
+    assert row.startswith("features.33\tFAIL\t")
+    assert visit.heard == []
+    fails(cli("report", EXAMPLE, "--set", pages, "--out", pages / "x.html"), "has no folder with run.log")
 
 
 def test_a_hostile_log_is_text(browser: Any, pages: Path) -> None:

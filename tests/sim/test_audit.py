@@ -138,8 +138,21 @@ def test_what_changed_since_is_named(
     assert result.exit_code == 1
     assert "/set: psum.hex:2 " in result.stderr
     fails(cli("audit", record, "--set", tiny_set, "--dut", tmp_path / "none.sv"), "does not exist")
-    (tmp_path / "no.json").write_text("[]")
-    fails(cli("audit", tmp_path / "no.json", "--set", tiny_set), "is no record of a verdict")
+    own = record.read_text()
+    for text, said, code in (
+        ("[]", "is no record of a verdict", 2),
+        ("{", "is no record of a verdict", 2),
+        (own.replace("verdict/1", "other/1", 1), "has schema 'qexport.other/1'", 2),
+        (own.replace('"beside": [', '"beside": [' + "[" * 980 + "]" * 980 + ",", 1), "audit: ", None),
+        (own.replace('"cycles": ', '"cycles": -', 1), "/run/cycles: was changed", 1),
+        (own.replace('"checks', '"more": 1, "checks', 1).replace("{", '{"x": 1, ', 1), "/x: was added", 1),
+        (own + " ", "/: is not written as a record is", 1),
+    ):
+        (tmp_path / "no.json").write_text(text)
+        result = cli("audit", tmp_path / "no.json", "--set", tiny_set, "--dut", root / "core.sv", *given)
+        assert said in result.stderr
+        assert result.exit_code == code or code is None
+        assert "internal" not in result.stderr
 
 
 @on_icarus
@@ -156,3 +169,18 @@ def test_a_fail_and_the_sets_own_design_have_records_too(simulator: str, tiny_se
     fails(cli("simulate", tiny_set, "--verdict", tiny_set / "v.json"), "lies in the set")
     fails(cli("simulate", tiny_set, "--verdict", wrong), "is no record of a verdict")
     fails(cli("simulate", tiny_set, "--requirement", "A"), "--requirement belongs to --verdict or --keep")
+
+
+@on_icarus
+def test_sets_of_one_geometry_are_told_together(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    for name in ("first", "second"):
+        copied(tiny_set, tmp_path / "sets" / name)
+    given = ("simulate", tmp_path / "sets", "--simulator", simulator, "--streams", "smooth")
+    result = cli(*given)
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("cannot see  ") == 2
+    assert "together  2 sets: " in result.stdout
+    found = json.loads(cli(*given, "--json").stdout)
+    assert found["together"][0]["sets"] == 2
+    assert found["together"][0]["products"] == found["sets"][0]["coverage"]["products"]
+    fails(cli(*given, "--verdict", tmp_path / "v.json"), "--verdict is for one set", "has 2")

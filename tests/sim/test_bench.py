@@ -352,7 +352,8 @@ def test_faulty_design_never_passes(simulator: str, fault: str, tiny_set: Path, 
 
 @on_icarus
 def test_what_a_right_design_prints_counts_neither_way(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
-    prints = f'{READ_NONCE} final begin {FORGED} $display("FAIL overflow in my adder"); end'
+    begins = 'initial #30 $write("DONE cycles=1 macs=1 ");'  # a line that the bench goes on with
+    prints = f'{READ_NONCE} {begins} final begin {FORGED} $display("FAIL overflow in my adder"); end'
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", at_end(prints))
     verdict = simulate(tiny_set, simulator, Design.read([dut], allow=["plusargs"])).check()
     assert verdict.cycles > 1  # not those that it prints

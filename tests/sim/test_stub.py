@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from qexport.layout.toml import parse_layout
+from qexport.layout.toml import layout_text, parse_layout
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.tools import Job
 from tests.conftest import checked_dump, cli, fails, make_capture
@@ -41,7 +41,8 @@ order = "oy ox kh kw -> | oy ox | kh kw"
 file = "address.hex"
 radix = "hex"
 """
-WORDS = {"ws8x8": 72 + 9 * 8 + 9 * 72 + 2 * 16 + 16 * 9, "mixed": 2 * (2 * 9 * 4) + 2 * 72 + 16}
+WORDS = {"there": 72 + 9 * 8, "back": 9 * 72 + 2 * 16 + 16 * 9, "mixed": 2 * (2 * 9 * 4) + 2 * 72 + 16}
+GOES_IN = r'name += "(activation|weight)"'
 PLACE = "    // Your design goes here"
 PRINTING = "".join(
     f"    for (int i = 0; i < {name.upper()}_FILES * {name.upper()}_WORDS; i = i + 1) "
@@ -71,9 +72,18 @@ StubOf = Callable[[str, str], Stub]
 
 
 @pytest.fixture(scope="session")
-def stub_sets(set_of: Callable[[str], Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    mixed = checked_dump(make_capture(), parse_layout(MIXED, "mixed.toml"), tmp_path_factory.mktemp("mixed"))
-    return {"ws8x8": set_of("ws8x8"), "mixed": mixed}
+def stub_sets(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """What goes in without what comes back, and the other way round: of both there would be a bench."""
+    head, *memories = layout_text("ws8x8").split("[[memory]]")
+    texts = {
+        "there": [text for text in memories if re.search(GOES_IN, text)],
+        "back": [text for text in memories if not re.search(GOES_IN, text)],
+    }
+    layouts = {name: "[[memory]]".join([head, *parts]) for name, parts in texts.items()} | {"mixed": MIXED}
+    return {
+        name: checked_dump(make_capture(), parse_layout(text, f"{name}.toml"), tmp_path_factory.mktemp(name))
+        for name, text in layouts.items()
+    }
 
 
 @pytest.fixture(scope="session")
@@ -133,17 +143,17 @@ def in_line(number: int, pattern: str, replacement: str) -> Callable[[str], str]
 
 # layout, file, what is done to it -> what the stub says
 FILE_FAULTS: dict[str, tuple[str, str, Callable[[str], str] | None, str]] = {
-    "missing": ("ws8x8", "psum_itile0_otile0_kij8.txt", None, "line=0 cannot be opened"),
-    "empty": ("ws8x8", "output.txt", lambda text: "", "line=1 has -3 words, needs 32"),
-    "one word short": ("ws8x8", "output.txt", lambda text: text[:-129], "line=35 has 31 words, needs 32"),
-    "one word long": ("ws8x8", "output.txt", lambda text: text + text[-129:], "line=37 has 33 words, needs 32"),
-    "junk digit": ("ws8x8", "acc_address.txt", in_line(5, "^.", "2"), "line=5 has a character that is no digit"),
-    "X digit": ("ws8x8", "weight_itile0_otile0_kij3.txt", in_line(4, ".$", "x"), "line=4 has a character that is no"),
-    "one digit more": ("ws8x8", "acc_address.txt", in_line(9, "^", "0"), "line=9 has a word of 12 digits, needs 11"),
+    "missing": ("back", "psum_itile0_otile0_kij8.txt", None, "line=0 cannot be opened"),
+    "empty": ("back", "output.txt", lambda text: "", "line=1 has -3 words, needs 32"),
+    "one word short": ("back", "output.txt", lambda text: text[:-129], "line=35 has 31 words, needs 32"),
+    "one word long": ("back", "output.txt", lambda text: text + text[-129:], "line=37 has 33 words, needs 32"),
+    "junk digit": ("back", "acc_address.txt", in_line(5, "^.", "2"), "line=5 has a character that is no digit"),
+    "X digit": ("there", "weight_itile0_otile0_kij3.txt", in_line(4, ".$", "x"), "line=4 has a character that is no"),
+    "one digit more": ("back", "acc_address.txt", in_line(9, "^", "0"), "line=9 has a word of 12 digits, needs 11"),
     "header line missing": (
-        "ws8x8", "activation_tile0.txt", lambda text: text.split("\n", 1)[1], "line=75 has 71 words, needs 72",
+        "there", "activation_tile0.txt", lambda text: text.split("\n", 1)[1], "line=75 has 71 words, needs 72",
     ),
-    "no final line end": ("ws8x8", "output.txt", lambda text: text[:-1], "line=35 ends without a line end"),
+    "no final line end": ("back", "output.txt", lambda text: text[:-1], "line=35 ends without a line end"),
     "word too wide": ("mixed", "address.hex", in_line(3, "^.", "2"), "line=3 has a word that is too wide"),
     "missing in a folder": ("mixed", "activation/tile1.hex", None, "line=0 cannot be opened"),
     "missing decimals": ("mixed", "weight tile 1.txt", None, "line=0 cannot be opened"),

@@ -59,4 +59,9 @@ def test_the_command_writes_ordinary_sets_that_verify(tmp_path: Path) -> None:
     assert cli("verify", tmp_path / "out").exit_code == 0
     manifest = json.loads((tmp_path / "out/features_33_stress0/manifest.json").read_bytes())
     assert manifest["source"]["stimulus"] == "stress"
+    again = cli(*given[:-1], tmp_path / "other", "--seed", "7", "--json")
+    assert again.exit_code == 0, again.output
+    other = (tmp_path / "other/features_33_stress0/weight.hex").read_bytes()
+    assert other != (tmp_path / "out/features_33_stress0/weight.hex").read_bytes()
+    fails(cli("dump", "--all", "--seed", "1", "--out", tmp_path / "all"), "--seed belongs to --stress")
     fails(cli("dump", "--all", "--stress", "--out", tmp_path / "all"), "--stress belongs to one layer")

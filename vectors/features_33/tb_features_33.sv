@@ -29,462 +29,6 @@
 `define QEXPORT_DUT dut
 `endif
 
-// Offers the words of a memory to the design; a word that was offered stays until it is taken.
-module tb_features_33_source #(
-  parameter integer STREAM = 0, MEMORY = 0, WIDTH = 1, LANES = 1, WORDS = 1, LASTS = 1, FILES = 1, SKIP = 0, BASE = 16,
-  parameter integer SIGNED = 0
-) (
-  output reg tvalid,
-  input wire tready,
-  output reg [WIDTH-1:0] tdata,
-  output reg tlast
-);
-  localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
-  reg [WIDTH-1:0] words [0:WORDS-1];
-
-  // All of them, from files that were checked before.
-  task automatic load;
-    integer k;
-    for (k = 0; k < FILES; k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
-  endtask
-
-  task automatic load_file(input string file, input integer first);
-    string path;
-    integer fd, c, i, found;
-    reg [WIDTH-1:0] word;
-    begin
-      path = {tb_features_33.dir, "/", file};
-      if (SKIP == 0 && BASE == 16) $readmemh(path, words, first, first + PER_FILE - 1);
-      else if (SKIP == 0 && BASE == 2) $readmemb(path, words, first, first + PER_FILE - 1);
-      else begin
-        fd = $fopen(path, "r");
-        for (i = 0; i < SKIP; i = i + 1) begin
-          c = $fgetc(fd);
-          while (c != 10 && c != -1) c = $fgetc(fd);
-        end
-        for (i = 0; i < PER_FILE; i = i + 1) begin
-          found = 1;
-          if (BASE == 16) found = $fscanf(fd, "%h", word);
-          else if (BASE == 2) found = $fscanf(fd, "%b", word);
-          else decimals(fd, file, SKIP + i + 1, word);
-          if (found != 1) tb_features_33.fault(file, SKIP + i + 1, "cannot be read");
-          words[first + i] = word;
-        end
-        $fclose(fd);
-      end
-    end
-  endtask
-
-  // A line of signed decimals, one for each lane, with one blank between them.
-  task automatic decimals(input integer fd, input string file, input integer line, output reg [WIDTH-1:0] word);
-    integer c, lane, seen;
-    reg negative, fits;
-    reg signed [63:0] value;
-    for (lane = LANES - 1; lane >= 0; lane = lane - 1) begin
-      value = 0;
-      seen = 0;
-      c = $fgetc(fd);
-      negative = c == "-";
-      if (negative) c = $fgetc(fd);
-      while (c >= "0" && c <= "9") begin
-        value = value * 10 + 64'(c - "0");
-        seen = seen + 1;
-        c = $fgetc(fd);
-      end
-      if (negative) value = -value;
-      word[lane * BITS +: BITS] = BITS'(value);
-      fits = value == 64'($signed(word[lane * BITS +: BITS]));
-      if (SIGNED == 0) fits = value == 64'(word[lane * BITS +: BITS]);
-      if (seen == 0 || seen > 19) tb_features_33.fault(file, line, "has no number where one is due");
-      else if (c != (lane == 0 ? 10 : 32)) tb_features_33.fault(file, line, "has too few or too many numbers");
-      else if (!fits) tb_features_33.fault(file, line, "has a number that does not fit");
-    end
-  endtask
-
-  localparam integer GO = WORDS < 8 ? 1 : WORDS < 256 ? WORDS / 4 : 64;  // the longest burst; of so few words, a part
-  reg [31:0] random;
-  integer left;        // cycles of this burst, or of the wait behind it
-  reg waits;           // in such a wait
-
-  function automatic integer draw(input integer below);
-    begin
-      random = random ^ (random << 13);
-      random = random ^ (random >> 17);
-      random = random ^ (random << 5);
-      draw = 32'(random % 32'(below));
-    end
-  endfunction
-
-  task automatic begin_pace(input reg [31:0] seed);
-    integer i;
-    begin
-      random = ((seed * 32'd2654435761) ^ ((STREAM + 1) * 32'd1640531527)) | 32'd1;
-      for (i = 0; i < 8; i = i + 1) waits = draw(2) == 1;
-      left = 0;
-    end
-  endtask
-
-  // Whether the stream is held in this cycle; to be asked in every one, so that a seed gives the same everywhere.
-  function automatic reg held_back();
-    begin
-      held_back = 0;
-      case (tb_features_33.mode)
-        tb_features_33.RANDOM: held_back = draw(3) == 1;
-        tb_features_33.BURSTS: begin
-          if (left == 0) begin
-            waits = !waits;
-            left = 1 + draw(waits ? 64 : GO);
-          end
-          left = left - 1;
-          held_back = waits;
-        end
-        tb_features_33.BLOCKED: held_back = tb_features_33.blocked == STREAM;
-        default: ;
-      endcase
-    end
-  endfunction
-
-  integer sent;
-  reg taken;
-
-  // Before the first word, at the beginning and after a reset.
-  task automatic restart;
-    begin
-      sent = 0;
-      taken = 0;
-      tvalid = 0;
-    end
-  endtask
-
-  // Data that is not valid is X.
-  task automatic drive;
-    reg stall;
-    begin
-      stall = held_back();
-      if (!tvalid || taken) begin
-        tvalid = sent < WORDS && !stall;
-        tdata = tvalid ? words[sent] : 'x;
-        tlast = tvalid ? (sent + 1) % LASTS == 0 : 1'bx;
-      end
-    end
-  endtask
-
-  task automatic look;
-    begin
-      if (^tready === 1'bx) tb_features_33.halt($sformatf("s_%0s_tready of the design is X", tb_features_33.name_of(MEMORY)));  // or Z
-      taken = tvalid && tready === 1'b1;
-      if (taken) sent = sent + 1;
-    end
-  endtask
-endmodule
-
-// Takes the words that the design gives and compares them with those of a memory.
-module tb_features_33_sink #(
-  parameter integer STREAM = 0, MEMORY = 0, WIDTH = 1, LANES = 1, WORDS = 1, LASTS = 1, FILES = 1, SKIP = 0, BASE = 16,
-  parameter integer SIGNED = 0,
-  parameter integer SKEWED = 0  // some of the lanes stand where a skew put them, and are not looked at
-) (
-  input wire tvalid,
-  output reg tready,
-  input wire [WIDTH-1:0] tdata,
-  input wire tlast
-);
-  localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
-  reg [WIDTH-1:0] words [0:WORDS-1];
-
-  // All of them, from files that were checked before.
-  task automatic load;
-    integer k;
-    for (k = 0; k < FILES; k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
-  endtask
-
-  task automatic load_file(input string file, input integer first);
-    string path;
-    integer fd, c, i, found;
-    reg [WIDTH-1:0] word;
-    begin
-      path = {tb_features_33.dir, "/", file};
-      if (SKIP == 0 && BASE == 16) $readmemh(path, words, first, first + PER_FILE - 1);
-      else if (SKIP == 0 && BASE == 2) $readmemb(path, words, first, first + PER_FILE - 1);
-      else begin
-        fd = $fopen(path, "r");
-        for (i = 0; i < SKIP; i = i + 1) begin
-          c = $fgetc(fd);
-          while (c != 10 && c != -1) c = $fgetc(fd);
-        end
-        for (i = 0; i < PER_FILE; i = i + 1) begin
-          found = 1;
-          if (BASE == 16) found = $fscanf(fd, "%h", word);
-          else if (BASE == 2) found = $fscanf(fd, "%b", word);
-          else decimals(fd, file, SKIP + i + 1, word);
-          if (found != 1) tb_features_33.fault(file, SKIP + i + 1, "cannot be read");
-          words[first + i] = word;
-        end
-        $fclose(fd);
-      end
-    end
-  endtask
-
-  // A line of signed decimals, one for each lane, with one blank between them.
-  task automatic decimals(input integer fd, input string file, input integer line, output reg [WIDTH-1:0] word);
-    integer c, lane, seen;
-    reg negative, fits;
-    reg signed [63:0] value;
-    for (lane = LANES - 1; lane >= 0; lane = lane - 1) begin
-      value = 0;
-      seen = 0;
-      c = $fgetc(fd);
-      negative = c == "-";
-      if (negative) c = $fgetc(fd);
-      while (c >= "0" && c <= "9") begin
-        value = value * 10 + 64'(c - "0");
-        seen = seen + 1;
-        c = $fgetc(fd);
-      end
-      if (negative) value = -value;
-      word[lane * BITS +: BITS] = BITS'(value);
-      fits = value == 64'($signed(word[lane * BITS +: BITS]));
-      if (SIGNED == 0) fits = value == 64'(word[lane * BITS +: BITS]);
-      if (seen == 0 || seen > 19) tb_features_33.fault(file, line, "has no number where one is due");
-      else if (c != (lane == 0 ? 10 : 32)) tb_features_33.fault(file, line, "has too few or too many numbers");
-      else if (!fits) tb_features_33.fault(file, line, "has a number that does not fit");
-    end
-  endtask
-
-  localparam integer GO = WORDS < 8 ? 1 : WORDS < 256 ? WORDS / 4 : 64;  // the longest burst; of so few words, a part
-  reg [31:0] random;
-  integer left;        // cycles of this burst, or of the wait behind it
-  reg waits;           // in such a wait
-
-  function automatic integer draw(input integer below);
-    begin
-      random = random ^ (random << 13);
-      random = random ^ (random >> 17);
-      random = random ^ (random << 5);
-      draw = 32'(random % 32'(below));
-    end
-  endfunction
-
-  task automatic begin_pace(input reg [31:0] seed);
-    integer i;
-    begin
-      random = ((seed * 32'd2654435761) ^ ((STREAM + 1) * 32'd1640531527)) | 32'd1;
-      for (i = 0; i < 8; i = i + 1) waits = draw(2) == 1;
-      left = 0;
-    end
-  endtask
-
-  // Whether the stream is held in this cycle; to be asked in every one, so that a seed gives the same everywhere.
-  function automatic reg held_back();
-    begin
-      held_back = 0;
-      case (tb_features_33.mode)
-        tb_features_33.RANDOM: held_back = draw(3) == 1;
-        tb_features_33.BURSTS: begin
-          if (left == 0) begin
-            waits = !waits;
-            left = 1 + draw(waits ? 64 : GO);
-          end
-          left = left - 1;
-          held_back = waits;
-        end
-        tb_features_33.BLOCKED: held_back = tb_features_33.blocked == STREAM;
-        default: ;
-      endcase
-    end
-  endfunction
-
-  integer got;
-  reg taken;
-  reg held;                   // a word was offered and not taken yet
-  reg [WIDTH:0] offer;        // what it was, tlast first
-  integer file = 0;           // where the words that came back go
-  longint checks, bad;        // values compared, and those that were wrong
-
-  // For waves: what was wanted and what came at each word, which of its lanes differ, and its index; of several lanes
-  // the index of the first that differs.
-  /* verilator lint_off UNUSEDSIGNAL */
-  reg compared = 0, mismatch = 0;  // at this rising edge of clk
-  reg [WIDTH-1:0] want;
-  reg [LANES-1:0] wrong;
-  integer line, n, oc, it, kh, kw, y, x;
-  /* verilator lint_on UNUSEDSIGNAL */
-  string place;                // of a lane, for people
-  reg added;                   // it stands where a skew put it
-
-  // The index of a lane of a word, counted through all files; lane 0 is the most significant. Fill lies beyond the tensor.
-  task automatic locate(input integer at, input integer lane);
-    integer col_, n_, ot_, it_, kh_, kw_, py_, px_, oc_, oy_, ox_;
-    begin
-      added = 0;
-      place = "";
-      case (MEMORY)
-        4: begin  // psum: psum, n it kh kw (ot col) py px -> | n ot it kh kw py px | ~col
-          col_ = 7 - lane;
-          n_ = at / 324;
-          ot_ = 0;
-          it_ = 0;
-          kh_ = at / 108 % 3;
-          kw_ = at / 36 % 3;
-          py_ = at / 6 % 6;
-          px_ = at % 6;
-          oc_ = ot_ * 8 + col_;
-          n = n_;
-          oc = oc_;
-          it = it_;
-          kh = kh_;
-          kw = kw_;
-          y = py_;
-          x = px_;
-          place = $sformatf("image=%0d oc=%0d it=%0d kh=%0d kw=%0d y=%0d x=%0d", n, oc, it, kh, kw, y, x);
-        end
-        6: begin  // accumulator: accumulator, n (ot col) oy ox -> | n ot oy ox | ~col
-          col_ = 7 - lane;
-          n_ = at / 16;
-          ot_ = 0;
-          oy_ = at / 4 % 4;
-          ox_ = at % 4;
-          oc_ = ot_ * 8 + col_;
-          n = n_;
-          oc = oc_;
-          y = oy_;
-          x = ox_;
-          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
-        end
-        7: begin  // relu: relu, n (ot col) oy ox -> | n ot oy ox | ~col
-          col_ = 7 - lane;
-          n_ = at / 16;
-          ot_ = 0;
-          oy_ = at / 4 % 4;
-          ox_ = at % 4;
-          oc_ = ot_ * 8 + col_;
-          n = n_;
-          oc = oc_;
-          y = oy_;
-          x = ox_;
-          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
-        end
-        8: begin  // output: output, n (ot col) oy ox -> | n ot oy ox | ~col
-          col_ = 7 - lane;
-          n_ = at / 16;
-          ot_ = 0;
-          oy_ = at / 4 % 4;
-          ox_ = at % 4;
-          oc_ = ot_ * 8 + col_;
-          n = n_;
-          oc = oc_;
-          y = oy_;
-          x = ox_;
-          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
-        end
-        default: ;
-      endcase
-    end
-  endtask
-
-  task automatic restart;
-    begin
-      got = 0;
-      held = 0;
-      taken = 0;
-      tready = 0;
-      checks = 0;
-      bad = 0;
-      if (tb_features_33.folder != "") begin
-        if (file != 0) $fclose(file);
-        file = $fopen({tb_features_33.folder, "/", tb_features_33.name_of(MEMORY), ".hex"}, "w");
-        if (file == 0) tb_features_33.say({tb_features_33.folder, "/", tb_features_33.name_of(MEMORY), ".hex cannot be written"});
-      end
-    end
-  endtask
-
-  task automatic drive;
-    reg stall;
-    begin
-      stall = held_back();
-      tready = tb_features_33.mode == tb_features_33.LAZY ? held : !stall;
-      compared = 0;
-      mismatch = 0;
-    end
-  endtask
-
-  task automatic look;
-    begin
-      taken = 0;
-      if (^tvalid === 1'bx) tb_features_33.halt($sformatf("m_%0s_tvalid of the design is X", tb_features_33.name_of(MEMORY)));  // or Z
-      else begin
-        if (held && (!tvalid || {tlast, tdata} !== offer))
-          tb_features_33.halt($sformatf("m_%0s changed its offer before m_%0s_tready took it", tb_features_33.name_of(MEMORY), tb_features_33.name_of(MEMORY)));
-        held = tvalid && !tready;
-        offer = {tlast, tdata};
-        taken = tvalid && tready;
-        if (taken) take;
-      end
-    end
-  endtask
-
-  task automatic take;
-    reg last;
-    begin
-      if (file != 0) $fwrite(file, "%h\n", tdata);
-      if (got == WORDS)
-        tb_features_33.say($sformatf("memory=%0s more than %0d words were delivered", tb_features_33.name_of(MEMORY), WORDS));
-      if (got < WORDS) begin
-        last = (got + 1) % LASTS == 0;
-        if (tlast !== last)
-          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d tlast got=%b want=%b", tb_features_33.name_of(MEMORY),
-                              tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, tlast, last));
-        if (!tb_features_33.recording) compare;
-      end
-      got = got + 1;
-    end
-  endtask
-
-  task automatic compare;
-    integer lane;
-    begin
-      want = words[got];
-      wrong = 0;
-      compared = 1;
-      checks = checks + 64'(LANES);
-      if (SKEWED != 0 || tb_features_33.waving || tdata !== want)
-        for (lane = 0; lane < LANES; lane = lane + 1) compare_lane(lane);
-      mismatch = wrong != 0;
-      if (tb_features_33.waving) begin
-        line = SKIP + got % PER_FILE + 1;
-        lane = LANES - 1;
-        while (lane > 0 && wrong != 0 && wrong[lane] == 0) lane = lane - 1;
-        locate(got, LANES - 1 - lane);
-      end
-    end
-  endtask
-
-  task automatic compare_lane(input integer lane);
-    reg [BITS-1:0] g, w;
-    reg differs;
-    begin
-      g = tdata[(LANES - 1 - lane) * BITS +: BITS];
-      w = want[(LANES - 1 - lane) * BITS +: BITS];
-      differs = g !== w;
-      if (SKEWED != 0 || differs) locate(got, lane);
-      if (SKEWED != 0 && added) begin
-        differs = 0;
-        checks = checks - 1;
-      end
-      wrong[LANES - 1 - lane] = differs;
-      if (differs) begin
-        bad = bad + 1;
-        if (SIGNED != 0)
-          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
-            tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, lane, place, $signed(g), $signed(w)));
-        else
-          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
-            tb_features_33.file_of(MEMORY, got / PER_FILE), SKIP + got % PER_FILE + 1, lane, place, g, w));
-      end
-    end
-  endtask
-endmodule
-
 module tb_features_33;
   import features_33_pkg::*;
 
@@ -611,6 +155,7 @@ module tb_features_33;
   endtask
 
   function automatic string name_of(input integer memory);
+    /* verilator no_inline_task */
     begin
       name_of = "";
       case (memory)
@@ -628,6 +173,7 @@ module tb_features_33;
   endfunction
 
   function automatic string file_of(input integer memory, input integer number);
+    /* verilator no_inline_task */
     begin
       file_of = "";
       case (memory)
@@ -854,35 +400,35 @@ module tb_features_33;
   endfunction
 
   // Words that went over.
-  function automatic integer moved();
+  function automatic integer words_moved();
     begin
-      moved = 0;
+      words_moved = 0;
 `ifndef QEXPORT_WITHOUT_WEIGHT
-      moved = moved + weight_source.sent;
+      words_moved = words_moved + weight_source.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_INPUT
-      moved = moved + input_source.sent;
+      words_moved = words_moved + input_source.moved;
 `endif
 `ifdef QEXPORT_WITH_INPUT_PADDED
-      moved = moved + input_padded_source.sent;
+      words_moved = words_moved + input_padded_source.moved;
 `endif
 `ifdef QEXPORT_WITH_PATCHES
-      moved = moved + patches_source.sent;
+      words_moved = words_moved + patches_source.moved;
 `endif
 `ifdef QEXPORT_WITH_PSUM
-      moved = moved + psum_source.sent;
+      words_moved = words_moved + psum_source.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_PSUM
-      moved = moved + psum_check.got;
+      words_moved = words_moved + psum_check.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      moved = moved + accumulator_check.got;
+      words_moved = words_moved + accumulator_check.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-      moved = moved + relu_check.got;
+      words_moved = words_moved + relu_check.moved;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-      moved = moved + output_check.got;
+      words_moved = words_moved + output_check.moved;
 `endif
     end
   endfunction
@@ -892,31 +438,31 @@ module tb_features_33;
     begin
       complete = 1;
 `ifndef QEXPORT_WITHOUT_WEIGHT
-      if (weight_source.sent < 72) complete = 0;
+      if (weight_source.moved < 72) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_INPUT
-      if (input_source.sent < 64) complete = 0;
+      if (input_source.moved < 64) complete = 0;
 `endif
 `ifdef QEXPORT_WITH_INPUT_PADDED
-      if (input_padded_source.sent < 144) complete = 0;
+      if (input_padded_source.moved < 144) complete = 0;
 `endif
 `ifdef QEXPORT_WITH_PATCHES
-      if (patches_source.sent < 576) complete = 0;
+      if (patches_source.moved < 576) complete = 0;
 `endif
 `ifdef QEXPORT_WITH_PSUM
-      if (psum_source.sent < 1296) complete = 0;
+      if (psum_source.moved < 1296) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_PSUM
-      if (psum_check.got < 1296) complete = 0;
+      if (psum_check.moved < 1296) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      if (accumulator_check.got < 64) complete = 0;
+      if (accumulator_check.moved < 64) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
-      if (relu_check.got < 64) complete = 0;
+      if (relu_check.moved < 64) complete = 0;
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
-      if (output_check.got < 64) complete = 0;
+      if (output_check.moved < 64) complete = 0;
 `endif
     end
   endfunction
@@ -960,50 +506,50 @@ module tb_features_33;
     begin
       if (!stop && !complete()) say($sformatf("timeout after %0d cycles", cycles));
 `ifndef QEXPORT_WITHOUT_WEIGHT
-      if (weight_source.sent < 72)
-        say($sformatf("memory=weight %0d of %0d words were taken", weight_source.sent, 72));
+      if (weight_source.moved < 72)
+        say($sformatf("memory=weight %0d of %0d words were taken", weight_source.moved, 72));
 `endif
 `ifndef QEXPORT_WITHOUT_INPUT
-      if (input_source.sent < 64)
-        say($sformatf("memory=input %0d of %0d words were taken", input_source.sent, 64));
+      if (input_source.moved < 64)
+        say($sformatf("memory=input %0d of %0d words were taken", input_source.moved, 64));
 `endif
 `ifdef QEXPORT_WITH_INPUT_PADDED
-      if (input_padded_source.sent < 144)
-        say($sformatf("memory=input_padded %0d of %0d words were taken", input_padded_source.sent, 144));
+      if (input_padded_source.moved < 144)
+        say($sformatf("memory=input_padded %0d of %0d words were taken", input_padded_source.moved, 144));
 `endif
 `ifdef QEXPORT_WITH_PATCHES
-      if (patches_source.sent < 576)
-        say($sformatf("memory=patches %0d of %0d words were taken", patches_source.sent, 576));
+      if (patches_source.moved < 576)
+        say($sformatf("memory=patches %0d of %0d words were taken", patches_source.moved, 576));
 `endif
 `ifdef QEXPORT_WITH_PSUM
-      if (psum_source.sent < 1296)
-        say($sformatf("memory=psum %0d of %0d words were taken", psum_source.sent, 1296));
+      if (psum_source.moved < 1296)
+        say($sformatf("memory=psum %0d of %0d words were taken", psum_source.moved, 1296));
 `endif
 `ifndef QEXPORT_WITHOUT_PSUM
       if (psum_check.file != 0) $fclose(psum_check.file);
-      if (psum_check.got < 1296)
-        say($sformatf("memory=psum %0d of %0d words were delivered", psum_check.got, 1296));
+      if (psum_check.moved < 1296)
+        say($sformatf("memory=psum %0d of %0d words were delivered", psum_check.moved, 1296));
       if (psum_check.bad != 0)
         $display("FAIL memory=psum %0d of %0d values are wrong", psum_check.bad, 64'd10368);
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
       if (accumulator_check.file != 0) $fclose(accumulator_check.file);
-      if (accumulator_check.got < 64)
-        say($sformatf("memory=accumulator %0d of %0d words were delivered", accumulator_check.got, 64));
+      if (accumulator_check.moved < 64)
+        say($sformatf("memory=accumulator %0d of %0d words were delivered", accumulator_check.moved, 64));
       if (accumulator_check.bad != 0)
         $display("FAIL memory=accumulator %0d of %0d values are wrong", accumulator_check.bad, 64'd512);
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
       if (relu_check.file != 0) $fclose(relu_check.file);
-      if (relu_check.got < 64)
-        say($sformatf("memory=relu %0d of %0d words were delivered", relu_check.got, 64));
+      if (relu_check.moved < 64)
+        say($sformatf("memory=relu %0d of %0d words were delivered", relu_check.moved, 64));
       if (relu_check.bad != 0)
         $display("FAIL memory=relu %0d of %0d values are wrong", relu_check.bad, 64'd512);
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
       if (output_check.file != 0) $fclose(output_check.file);
-      if (output_check.got < 64)
-        say($sformatf("memory=output %0d of %0d words were delivered", output_check.got, 64));
+      if (output_check.moved < 64)
+        say($sformatf("memory=output %0d of %0d words were delivered", output_check.moved, 64));
       if (output_check.bad != 0)
         $display("FAIL memory=output %0d of %0d values are wrong", output_check.bad, 64'd512);
 `endif
@@ -1024,7 +570,7 @@ module tb_features_33;
   // One stream after the other is blocked: the next where nothing else moves any more, or after a while.
   task automatic choose_blocked(input integer earlier);
     begin
-      quiet = moved() == earlier ? quiet + 1 : 0;
+      quiet = words_moved() == earlier ? quiet + 1 : 0;
       turn = turn + 1;
       if (quiet == QUIET_CYCLES || turn == BLOCKED_CYCLES) begin
         blocked = (blocked + 1) % 9;
@@ -1196,14 +742,14 @@ module tb_features_33;
     // The bench's signals change while clk is low, and all are looked at just before it rises.
     while (!stop && drained < DRAIN_CYCLES && (complete() || cycles < limit)) begin
       clk = 0;
-      if (mode == RESET && !again && 2 * moved() >= all) begin
+      if (mode == RESET && !again && 2 * words_moved() >= all) begin
         again = 1;
         restart;
         reset_design;
       end
       if (waving && cycles == waves_from) $dumpvars(0, tb_features_33);
       if (waving && cycles == waves_to) $dumpoff;
-      earlier = moved();
+      earlier = words_moved();
 `ifndef QEXPORT_WITHOUT_WEIGHT
       weight_source.drive;
 `endif
@@ -1277,3 +823,464 @@ module tb_features_33;
     verdict;
   end
 endmodule
+
+/* verilator lint_off DECLFILENAME */
+// Offers the words of a memory to the design; a word that was offered stays until it is taken.
+module tb_features_33_source #(
+  parameter integer STREAM = 0, MEMORY = 0, WIDTH = 1, LANES = 1, WORDS = 1, LASTS = 1, FILES = 1, SKIP = 0, BASE = 16,
+  parameter integer SIGNED = 0
+) (
+  output reg tvalid,
+  input wire tready,
+  output reg [WIDTH-1:0] tdata,
+  output reg tlast
+);
+  localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
+  reg [WIDTH-1:0] words [0:WORDS-1];
+
+  // All of them, from files that were checked before.
+  task automatic load;
+    integer k;
+    for (k = 0; k < FILES; k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
+  endtask
+
+  task automatic load_file(input string file, input integer first);
+    string path;
+    integer fd, c, i, found;
+    reg [WIDTH-1:0] word;
+    begin
+      path = {tb_features_33.dir, "/", file};
+      if (SKIP == 0 && BASE == 16) $readmemh(path, words, first, first + PER_FILE - 1);
+      else if (SKIP == 0 && BASE == 2) $readmemb(path, words, first, first + PER_FILE - 1);
+      else begin
+        fd = $fopen(path, "r");
+        for (i = 0; i < SKIP; i = i + 1) begin
+          c = $fgetc(fd);
+          while (c != 10 && c != -1) c = $fgetc(fd);
+        end
+        for (i = 0; i < PER_FILE; i = i + 1) begin
+          found = 1;
+          if (BASE == 16) found = $fscanf(fd, "%h", word);
+          else if (BASE == 2) found = $fscanf(fd, "%b", word);
+          else decimals(fd, file, SKIP + i + 1, word);
+          if (found != 1) tb_features_33.fault(file, SKIP + i + 1, "cannot be read");
+          words[first + i] = word;
+        end
+        $fclose(fd);
+      end
+    end
+  endtask
+
+  // A line of signed decimals, one for each lane, with one blank between them.
+  task automatic decimals(input integer fd, input string file, input integer line, output reg [WIDTH-1:0] word);
+    integer c, lane, seen;
+    reg negative, fits;
+    reg signed [63:0] value;
+    for (lane = LANES - 1; lane >= 0; lane = lane - 1) begin
+      value = 0;
+      seen = 0;
+      c = $fgetc(fd);
+      negative = c == "-";
+      if (negative) c = $fgetc(fd);
+      while (c >= "0" && c <= "9") begin
+        value = value * 10 + 64'(c - "0");
+        seen = seen + 1;
+        c = $fgetc(fd);
+      end
+      if (negative) value = -value;
+      word[lane * BITS +: BITS] = BITS'(value);
+      fits = value == 64'($signed(word[lane * BITS +: BITS]));
+      if (SIGNED == 0) fits = value == 64'(word[lane * BITS +: BITS]);
+      if (seen == 0 || seen > 19) tb_features_33.fault(file, line, "has no number where one is due");
+      else if (c != (lane == 0 ? 10 : 32)) tb_features_33.fault(file, line, "has too few or too many numbers");
+      else if (!fits) tb_features_33.fault(file, line, "has a number that does not fit");
+    end
+  endtask
+
+  localparam integer GO = WORDS < 8 ? 1 : WORDS < 256 ? WORDS / 4 : 64;  // the longest burst; of so few words, a part
+  reg [31:0] random;
+  integer left;        // cycles of this burst, or of the wait behind it
+  reg waits;           // in such a wait
+
+  function automatic integer draw(input integer below);
+    begin
+      random = random ^ (random << 13);
+      random = random ^ (random >> 17);
+      random = random ^ (random << 5);
+      draw = 32'(random % 32'(below));
+    end
+  endfunction
+
+  task automatic begin_pace(input reg [31:0] seed);
+    integer i;
+    begin
+      random = ((seed * 32'd2654435761) ^ ((STREAM + 1) * 32'd1640531527)) | 32'd1;
+      for (i = 0; i < 8; i = i + 1) waits = draw(2) == 1;
+      left = 0;
+    end
+  endtask
+
+  // Whether the stream is held in this cycle; to be asked in every one, so that a seed gives the same everywhere.
+  function automatic reg held_back();
+    begin
+      held_back = 0;
+      case (tb_features_33.mode)
+        tb_features_33.RANDOM: held_back = draw(3) == 1;
+        tb_features_33.BURSTS: begin
+          if (left == 0) begin
+            waits = !waits;
+            left = 1 + draw(waits ? 64 : GO);
+          end
+          left = left - 1;
+          held_back = waits;
+        end
+        tb_features_33.BLOCKED: held_back = tb_features_33.blocked == STREAM;
+        default: ;
+      endcase
+    end
+  endfunction
+
+  integer moved;
+  reg taken;
+
+  // Before the first word, at the beginning and after a reset.
+  task automatic restart;
+    begin
+      moved = 0;
+      taken = 0;
+      tvalid = 0;
+    end
+  endtask
+
+  // Data that is not valid is X.
+  task automatic drive;
+    reg stall;
+    begin
+      stall = held_back();
+      if (!tvalid || taken) begin
+        tvalid = moved < WORDS && !stall;
+        tdata = tvalid ? words[moved] : 'x;
+        tlast = tvalid ? (moved + 1) % LASTS == 0 : 1'bx;
+      end
+    end
+  endtask
+
+  task automatic look;
+    begin
+      if (^tready === 1'bx) tb_features_33.halt($sformatf("s_%0s_tready of the design is X", tb_features_33.name_of(MEMORY)));  // or Z
+      taken = tvalid && tready === 1'b1;
+      if (taken) moved = moved + 1;
+    end
+  endtask
+endmodule
+
+// Takes the words that the design gives and compares them with those of a memory.
+module tb_features_33_sink #(
+  parameter integer STREAM = 0, MEMORY = 0, WIDTH = 1, LANES = 1, WORDS = 1, LASTS = 1, FILES = 1, SKIP = 0, BASE = 16,
+  parameter integer SIGNED = 0,
+  parameter integer SKEWED = 0  // some of the lanes stand where a skew put them, and are not looked at
+) (
+  input wire tvalid,
+  output reg tready,
+  input wire [WIDTH-1:0] tdata,
+  input wire tlast
+);
+  localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
+  reg [WIDTH-1:0] words [0:WORDS-1];
+
+  // All of them, from files that were checked before.
+  task automatic load;
+    integer k;
+    for (k = 0; k < FILES; k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
+  endtask
+
+  task automatic load_file(input string file, input integer first);
+    string path;
+    integer fd, c, i, found;
+    reg [WIDTH-1:0] word;
+    begin
+      path = {tb_features_33.dir, "/", file};
+      if (SKIP == 0 && BASE == 16) $readmemh(path, words, first, first + PER_FILE - 1);
+      else if (SKIP == 0 && BASE == 2) $readmemb(path, words, first, first + PER_FILE - 1);
+      else begin
+        fd = $fopen(path, "r");
+        for (i = 0; i < SKIP; i = i + 1) begin
+          c = $fgetc(fd);
+          while (c != 10 && c != -1) c = $fgetc(fd);
+        end
+        for (i = 0; i < PER_FILE; i = i + 1) begin
+          found = 1;
+          if (BASE == 16) found = $fscanf(fd, "%h", word);
+          else if (BASE == 2) found = $fscanf(fd, "%b", word);
+          else decimals(fd, file, SKIP + i + 1, word);
+          if (found != 1) tb_features_33.fault(file, SKIP + i + 1, "cannot be read");
+          words[first + i] = word;
+        end
+        $fclose(fd);
+      end
+    end
+  endtask
+
+  // A line of signed decimals, one for each lane, with one blank between them.
+  task automatic decimals(input integer fd, input string file, input integer line, output reg [WIDTH-1:0] word);
+    integer c, lane, seen;
+    reg negative, fits;
+    reg signed [63:0] value;
+    for (lane = LANES - 1; lane >= 0; lane = lane - 1) begin
+      value = 0;
+      seen = 0;
+      c = $fgetc(fd);
+      negative = c == "-";
+      if (negative) c = $fgetc(fd);
+      while (c >= "0" && c <= "9") begin
+        value = value * 10 + 64'(c - "0");
+        seen = seen + 1;
+        c = $fgetc(fd);
+      end
+      if (negative) value = -value;
+      word[lane * BITS +: BITS] = BITS'(value);
+      fits = value == 64'($signed(word[lane * BITS +: BITS]));
+      if (SIGNED == 0) fits = value == 64'(word[lane * BITS +: BITS]);
+      if (seen == 0 || seen > 19) tb_features_33.fault(file, line, "has no number where one is due");
+      else if (c != (lane == 0 ? 10 : 32)) tb_features_33.fault(file, line, "has too few or too many numbers");
+      else if (!fits) tb_features_33.fault(file, line, "has a number that does not fit");
+    end
+  endtask
+
+  localparam integer GO = WORDS < 8 ? 1 : WORDS < 256 ? WORDS / 4 : 64;  // the longest burst; of so few words, a part
+  reg [31:0] random;
+  integer left;        // cycles of this burst, or of the wait behind it
+  reg waits;           // in such a wait
+
+  function automatic integer draw(input integer below);
+    begin
+      random = random ^ (random << 13);
+      random = random ^ (random >> 17);
+      random = random ^ (random << 5);
+      draw = 32'(random % 32'(below));
+    end
+  endfunction
+
+  task automatic begin_pace(input reg [31:0] seed);
+    integer i;
+    begin
+      random = ((seed * 32'd2654435761) ^ ((STREAM + 1) * 32'd1640531527)) | 32'd1;
+      for (i = 0; i < 8; i = i + 1) waits = draw(2) == 1;
+      left = 0;
+    end
+  endtask
+
+  // Whether the stream is held in this cycle; to be asked in every one, so that a seed gives the same everywhere.
+  function automatic reg held_back();
+    begin
+      held_back = 0;
+      case (tb_features_33.mode)
+        tb_features_33.RANDOM: held_back = draw(3) == 1;
+        tb_features_33.BURSTS: begin
+          if (left == 0) begin
+            waits = !waits;
+            left = 1 + draw(waits ? 64 : GO);
+          end
+          left = left - 1;
+          held_back = waits;
+        end
+        tb_features_33.BLOCKED: held_back = tb_features_33.blocked == STREAM;
+        default: ;
+      endcase
+    end
+  endfunction
+
+  integer moved;
+  reg taken;
+  reg held;                   // a word was offered and not taken yet
+  reg [WIDTH:0] offer;        // what it was, tlast first
+  integer file = 0;           // where the words that came back go
+  longint checks, bad;        // values compared, and those that were wrong
+
+  // For waves: what was wanted and what came at each word, which of its lanes differ, and its index; of several lanes
+  // the index of the first that differs.
+  /* verilator lint_off UNUSEDSIGNAL */
+  reg compared = 0, mismatch = 0;  // at this rising edge of clk
+  reg [WIDTH-1:0] want, got;
+  reg [LANES-1:0] wrong;
+  integer line, n, oc, it, kh, kw, y, x;
+  /* verilator lint_on UNUSEDSIGNAL */
+  string place;                // of a lane, for people
+  reg added;                   // it stands where a skew put it
+
+  // The index of a lane of a word, counted through all files; lane 0 is the most significant. Fill lies beyond the tensor.
+  /* verilator lint_off UNUSEDSIGNAL */  // an index without lanes
+  task automatic locate(input integer at, input integer lane);
+  /* verilator lint_on UNUSEDSIGNAL */
+    integer col_, n_, ot_, it_, kh_, kw_, py_, px_, oc_, oy_, ox_;
+    begin
+      added = 0;
+      place = "";
+      case (MEMORY)
+        4: begin  // psum: psum, n it kh kw (ot col) py px -> | n ot it kh kw py px | ~col
+          col_ = 7 - lane;
+          n_ = at / 324;
+          ot_ = 0;
+          it_ = 0;
+          kh_ = at / 108 % 3;
+          kw_ = at / 36 % 3;
+          py_ = at / 6 % 6;
+          px_ = at % 6;
+          oc_ = ot_ * 8 + col_;
+          n = n_;
+          oc = oc_;
+          it = it_;
+          kh = kh_;
+          kw = kw_;
+          y = py_;
+          x = px_;
+          place = $sformatf("image=%0d oc=%0d it=%0d kh=%0d kw=%0d y=%0d x=%0d", n, oc, it, kh, kw, y, x);
+        end
+        6: begin  // accumulator: accumulator, n (ot col) oy ox -> | n ot oy ox | ~col
+          col_ = 7 - lane;
+          n_ = at / 16;
+          ot_ = 0;
+          oy_ = at / 4 % 4;
+          ox_ = at % 4;
+          oc_ = ot_ * 8 + col_;
+          n = n_;
+          oc = oc_;
+          y = oy_;
+          x = ox_;
+          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
+        end
+        7: begin  // relu: relu, n (ot col) oy ox -> | n ot oy ox | ~col
+          col_ = 7 - lane;
+          n_ = at / 16;
+          ot_ = 0;
+          oy_ = at / 4 % 4;
+          ox_ = at % 4;
+          oc_ = ot_ * 8 + col_;
+          n = n_;
+          oc = oc_;
+          y = oy_;
+          x = ox_;
+          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
+        end
+        8: begin  // output: output, n (ot col) oy ox -> | n ot oy ox | ~col
+          col_ = 7 - lane;
+          n_ = at / 16;
+          ot_ = 0;
+          oy_ = at / 4 % 4;
+          ox_ = at % 4;
+          oc_ = ot_ * 8 + col_;
+          n = n_;
+          oc = oc_;
+          y = oy_;
+          x = ox_;
+          place = $sformatf("image=%0d oc=%0d y=%0d x=%0d", n, oc, y, x);
+        end
+        default: ;
+      endcase
+    end
+  endtask
+
+  task automatic restart;
+    begin
+      moved = 0;
+      held = 0;
+      taken = 0;
+      tready = 0;
+      checks = 0;
+      bad = 0;
+      if (tb_features_33.folder != "") begin
+        if (file != 0) $fclose(file);
+        file = $fopen({tb_features_33.folder, "/", tb_features_33.name_of(MEMORY), ".hex"}, "w");
+        if (file == 0) tb_features_33.say({tb_features_33.folder, "/", tb_features_33.name_of(MEMORY), ".hex cannot be written"});
+      end
+    end
+  endtask
+
+  task automatic drive;
+    reg stall;
+    begin
+      stall = held_back();
+      tready = tb_features_33.mode == tb_features_33.LAZY ? held : !stall;
+      compared = 0;
+      mismatch = 0;
+    end
+  endtask
+
+  task automatic look;
+    begin
+      taken = 0;
+      if (^tvalid === 1'bx) tb_features_33.halt($sformatf("m_%0s_tvalid of the design is X", tb_features_33.name_of(MEMORY)));  // or Z
+      else begin
+        if (held && (!tvalid || {tlast, tdata} !== offer))
+          tb_features_33.halt($sformatf("m_%0s changed its offer before m_%0s_tready took it", tb_features_33.name_of(MEMORY), tb_features_33.name_of(MEMORY)));
+        held = tvalid && !tready;
+        offer = {tlast, tdata};
+        taken = tvalid && tready;
+        if (taken) take;
+      end
+    end
+  endtask
+
+  task automatic take;
+    reg last;
+    begin
+      if (file != 0) $fwrite(file, "%h\n", tdata);
+      if (moved == WORDS)
+        tb_features_33.say($sformatf("memory=%0s more than %0d words were delivered", tb_features_33.name_of(MEMORY), WORDS));
+      if (moved < WORDS) begin
+        last = (moved + 1) % LASTS == 0;
+        if (tlast !== last)
+          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d tlast got=%b want=%b", tb_features_33.name_of(MEMORY),
+                              tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, tlast, last));
+        if (!tb_features_33.recording) compare;
+      end
+      moved = moved + 1;
+    end
+  endtask
+
+  task automatic compare;
+    integer lane;
+    begin
+      want = words[moved];
+      got = tdata;
+      wrong = 0;
+      compared = 1;
+      checks = checks + 64'(LANES);
+      if (SKEWED != 0 || tb_features_33.waving || tdata !== want)
+        for (lane = 0; lane < LANES; lane = lane + 1) compare_lane(lane);
+      mismatch = wrong != 0;
+      if (tb_features_33.waving) begin
+        line = SKIP + moved % PER_FILE + 1;
+        lane = LANES - 1;
+        while (lane > 0 && wrong[lane] == 0) lane = lane - 1;
+        locate(moved, LANES - 1 - lane);
+      end
+    end
+  endtask
+
+  task automatic compare_lane(input integer lane);
+    reg [BITS-1:0] g, w;
+    reg differs;
+    begin
+      g = tdata[(LANES - 1 - lane) * BITS +: BITS];
+      w = want[(LANES - 1 - lane) * BITS +: BITS];
+      differs = g !== w;
+      if (SKEWED != 0 || differs) locate(moved, lane);
+      if (SKEWED != 0 && added) begin
+        differs = 0;
+        checks = checks - 1;
+      end
+      wrong[LANES - 1 - lane] = differs;
+      if (differs) begin
+        bad = bad + 1;
+        if (SIGNED != 0)
+          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
+            tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, lane, place, $signed(g), $signed(w)));
+        else
+          tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
+            tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, lane, place, g, w));
+      end
+    end
+  endtask
+endmodule
+/* verilator lint_on DECLFILENAME */

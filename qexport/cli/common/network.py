@@ -21,3 +21,15 @@ def load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int 
 def default_epochs(device: str) -> int:
     """What one has the patience for: minutes on a GPU, hours on a CPU."""
     return 100 if device == "cuda" else 14
+
+
+def onnx_network(path: Path) -> Any:
+    """The network in integers of an ONNX file."""
+    from qexport.frontends import needs_onnx
+
+    needs_onnx()
+    from qexport.frontends.onnx_model.network import integer_network
+    from qexport.frontends.onnx_model.reading import read_model
+    from qexport.frontends.onnx_model.walk import walk
+
+    return integer_network(walk(read_model(path)))

@@ -64,10 +64,6 @@ def read_inputs(graph: Graph, path: Path, wanted: int | Sequence[int]) -> Fed:
         found = arrays(path)
     if len(found) == 1 and len(graph.inputs) == 1:
         found = dict(zip(graph.inputs, found.values(), strict=True))
-    if set(found) != set(graph.inputs):
-        raise QexportError(
-            f"inputs: {path} holds {few(sorted(found))}; the model takes {few(list(graph.inputs))}: save them by name"
-        )
     return fed(graph, found, wanted if indices is None else None, path, indices)
 
 
@@ -79,6 +75,10 @@ def fed(
     indices: tuple[int, ...] | None = None,
 ) -> Fed:
     """Arrays by name as runs of the model: as many inputs at once as it takes, one where it takes any number."""
+    if set(found) != set(graph.inputs):
+        raise QexportError(
+            f"inputs: {path} holds {few(sorted(found))}; the model takes {few(list(graph.inputs))}: save them by name"
+        )
     typed = {name: _typed(graph, name, array) for name, array in found.items()}
     counts = {len(array) if array.ndim else 0 for array in typed.values()}
     if len(counts) != 1 or not min(counts):

@@ -3,7 +3,7 @@
 import hashlib
 import heapq
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,8 @@ def read_model(path: Path) -> Graph:
     graph = model.graph
     if not graph.node or not model.opset_import:
         raise QexportError(f"model: {path} holds no ONNX graph; export it again")
+    if not all(isinstance(text, str) for text in _texts(graph)):
+        raise QexportError(f"model: {path} has names that are not UTF-8 text; export it again")
     if len(graph.node) > NODES:
         raise QexportError(f"model: {path} has {len(graph.node):,} nodes, more than {NODES:,}; take a part of it")
     constants = _constants(path, graph)
@@ -62,6 +64,20 @@ def read_model(path: Path) -> Graph:
         {entry.domain: entry.version for entry in model.opset_import},
         model.ir_version,
     )
+
+
+def _texts(graph: GraphProto) -> Iterator[object]:
+    """All names; those that are not UTF-8 are bytes."""
+    for node in graph.node:
+        yield from (node.name, node.op_type, node.domain, *node.input, *node.output)
+        yield from (attribute.name for attribute in node.attribute)
+    for tensor in graph.initializer:
+        yield tensor.name
+        yield from (entry.key for entry in tensor.external_data)
+        yield from (entry.value for entry in tensor.external_data)
+    for value in (*graph.input, *graph.output):
+        yield value.name
+        yield from (dim.dim_param for dim in value.type.tensor_type.shape.dim)
 
 
 def name_of(node: NodeProto) -> str:

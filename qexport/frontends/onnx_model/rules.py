@@ -10,7 +10,7 @@ from onnx import TensorProto
 from qexport.core.steps import MaxPool, SumPool
 from qexport.frontends.onnx_model.layers import conv, gemm, line_of, matmul, sum_of
 from qexport.frontends.onnx_model.quantizers import clipped_codes, dequantized, quantized
-from qexport.frontends.onnx_model.state import Lost, Op, need
+from qexport.frontends.onnx_model.state import UNKNOWN, Lost, Op, need
 from qexport.frontends.onnx_model.values import (
     NO_SIDES,
     Constant,
@@ -31,7 +31,7 @@ Rule = Callable[[Op], Value]
 def _operand(op: Op, at: int = 0) -> Value:
     value = op[at]
     if value is None or isinstance(value, Constant):
-        raise Lost(f"{op.kind} of what is not known")
+        raise Lost(UNKNOWN)
     return value
 
 
@@ -217,11 +217,13 @@ def _window(op: Op, line: Line) -> tuple[Line, tuple[int, int], tuple[int, int],
     need(axes in (1, 2) and line.view == expected, f"{op.kind} of a view")
     need(axes == 2 or natural[2] == 1, f"{op.kind} of a view")
     need(set(dilations) == {1}, f"{op.kind} with dilation")
+    need(min(*kernel, *strides) > 0, "its kernel or stride is not above 0")
     need((op.facts.get("auto_pad") or "NOTSET") in ("NOTSET", "VALID"), f"{op.kind} with auto_pad")
     pads = op.ints("pads", [0] * 2 * axes)
     if axes == 1:
         kernel, strides, pads = [1, *kernel], [1, *strides], [0, pads[0], 0, pads[1]]
     top, left, bottom, right = pads
+    need(min(pads) >= 0, "its padding is negative")
     sizes = [
         (size + more - taps) // stride + 1
         for size, more, taps, stride in zip(natural[2:], (top + bottom, left + right), kernel, strides, strict=True)

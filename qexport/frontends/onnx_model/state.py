@@ -1,5 +1,6 @@
 """What a walk over a graph knows so far, and one node in it."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
@@ -20,9 +21,17 @@ from qexport.frontends.onnx_model.values import Call, Closing, Constant, Grid, L
 SMALL = 1 << 12  # numbers of a constant that shapes may depend on
 QONNX = ("onnx.brevitas", "qonnx.custom_op.general", "finn.custom_op.general")
 LONGEST_NAME = 80
+UNKNOWN = ""  # in place of a reason: nothing is known of the operation
 NUMBERS = {  # types whose codes are integers as they lie there
     getattr(onnx.TensorProto, name) for name in ("INT8", "UINT8", "INT4", "UINT4", "INT2", "UINT2", "INT16", "UINT16")
 } | {onnx.TensorProto.INT32}
+
+
+def shape_of(kind: TypeProto) -> Shape | None:
+    """The shape of a type; None where a size is open."""
+    dims = kind.tensor_type.shape.dim
+    known = kind.tensor_type.HasField("shape") and all(dim.dim_value > 0 for dim in dims)
+    return tuple(dim.dim_value for dim in dims) if known else None
 
 
 class Lost(Exception):
@@ -32,13 +41,14 @@ class Lost(Exception):
 @dataclass(frozen=True)
 class Fed:
     """Codes that no layer gives: those of what comes in, or `behind` an operation that is not understood. `before`: the
-    tensor that was quantized."""
+    tensor that was quantized; `pixels`: it is the model's input itself, of uint8."""
 
     name: str
     before: str
     shape: Shape
     format: CodeFormat
     behind: str | None
+    pixels: bool
 
 
 @dataclass(frozen=True)
@@ -76,10 +86,7 @@ class State:
     def shape(self, name: str) -> Shape | None:
         """The shape of a tensor, for one run; None where it is not known."""
         kind = self.types.get(name)
-        if kind is None or not kind.tensor_type.HasField("shape"):
-            return None
-        dims = kind.tensor_type.shape.dim
-        return tuple(dim.dim_value for dim in dims) if all(dim.HasField("dim_value") for dim in dims) else None
+        return None if kind is None else shape_of(kind)
 
     def new_name(self, wanted: str) -> str:
         """A name that no other layer has."""
@@ -101,7 +108,8 @@ class State:
             if before == fed.before and fed.format == format:
                 return Grid.of(format, (fed.name,), View(shape), tensor, integers)
         name = self.new_name(origin or tensor)
-        self.fed[name] = Fed(name, before, shape, format, behind)
+        pixels = tensor in self.graph.inputs and self.types[tensor].tensor_type.elem_type == onnx.TensorProto.UINT8
+        self.fed[name] = Fed(name, before, shape, format, behind, pixels)
         return Grid.of(format, (name,), View(shape), tensor, integers)
 
     def close(self, line: Line, quantizer: Quantizer, part: int | None = None) -> Grid:
@@ -116,30 +124,26 @@ class State:
         if node.domain in QONNX:
             found = {node.output[0]: self.types[node.input[0]]} if node.input[0] in self.types else {}
         elif node.domain not in STANDARD:
-            raise Lost(f"{node.domain}.{node.op_type} is not known")
+            raise Lost(UNKNOWN)
         else:
             found = self._inferred(node)
         for name in filter(None, node.output):
             kind = found.get(name)
-            if kind is None:
-                raise Lost(f"the shape of what {node.op_type} gives depends on numbers")
+            shape = None if kind is None else shape_of(kind)
+            if kind is None or shape is None:
+                raise Lost("the shape of what it gives depends on numbers")
+            if math.prod(shape) > CAPTURE_ELEMENTS:
+                raise Lost(f"it gives {math.prod(shape):,} numbers")
             self.types[name] = kind
-            shape = self.shape(name)
-            if shape is None:
-                del self.types[name]
-                raise Lost(f"the shape of what {node.op_type} gives depends on numbers")
-            if np.prod(shape, dtype=object) > CAPTURE_ELEMENTS:
-                del self.types[name]
-                raise Lost(f"{node.op_type} gives {np.prod(shape, dtype=object):,} numbers")
 
     def _inferred(self, node: NodeProto) -> dict[str, TypeProto]:
         opset = opset_of(node, self.graph.opsets)
         try:
             schema = onnx.defs.get_schema(node.op_type, opset, "")
         except onnx.defs.SchemaError:
-            raise Lost(f"{node.op_type} is not known") from None
+            raise Lost(UNKNOWN) from None
         if has_graph(node):
-            raise Lost(f"{node.op_type}, which holds a graph, is not known")
+            raise Lost("it holds a graph")
         if missing := [name for name in node.input if name and name not in self.types]:
             raise Lost(f"nothing is known of '{missing[0]}'")
         data = {}
@@ -158,9 +162,9 @@ class State:
                     ir_version=self.graph.ir_version,
                 )
             )
-        except (onnx.shape_inference.InferenceError, RuntimeError, ValueError, KeyError) as error:
+        except Exception as error:  # the library raises whatever its checks meet
             reason = " ".join(str(error).split())
-            raise Lost(f"{node.op_type} does not fit its tensors: {reason:.150}") from None
+            raise Lost(f"it does not fit its tensors: {reason:.150}") from None
 
 
 @dataclass

@@ -177,7 +177,8 @@ class Call:
 
     `unit`: the real value of its sum 1, of each channel; `bias` counts in it. `closings`: each quantizer behind it, and
     by which line; `lost`: the operation that is not understood behind it. `shape`: of its sums, for one run. `seen`:
-    the tensor of the graph with their real values, `factor` x sum + `added`, and what lies between.
+    the tensor of the graph with their real values, `factor` x sum + `added`, and what lies between. `end`: the last
+    line of them, where no quantizer follows.
     """
 
     name: str
@@ -193,6 +194,7 @@ class Call:
     seen: tuple[str, View] | None = None
     factor: float = 1.0
     added: Reals | None = None
+    end: "Line | None" = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,5 +1,6 @@
 """A graph from its inputs to its end: which layers of integers it has, and how quantizers end them."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, TypeProto, helper
 
+from qexport.core.budget import CAPTURE_ELEMENTS
 from qexport.core.geometry import Shape, Sum
 from qexport.errors import QexportError, few
 from qexport.frontends.onnx_model.endings import simplified
@@ -16,7 +18,7 @@ from qexport.frontends.onnx_model.expand import STANDARD, expanded
 from qexport.frontends.onnx_model.quantizers import constant_codes, of_constant
 from qexport.frontends.onnx_model.reading import Graph, has_graph, name_of
 from qexport.frontends.onnx_model.rules import LAYERS, RULES, SELECTIONS, selected
-from qexport.frontends.onnx_model.state import QONNX, Fed, Lost, Op, Refused, State
+from qexport.frontends.onnx_model.state import QONNX, UNKNOWN, Fed, Lost, Op, Refused, State
 from qexport.frontends.onnx_model.values import Call, Closing, Constant, Joined, Line
 
 FED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.UINT8, TensorProto.INT8)
@@ -67,6 +69,10 @@ def walk(graph: Graph, shapes: Mapping[str, Shape] | None = None) -> Walked:
     for node in graph.nodes:
         for part in expanded(node, len(state.shape(node.input[0]) or ()) if node.input else 0):
             _pass(state, part)
+    for name in graph.outputs:
+        value = state.values.get(name)
+        if isinstance(value, Line) and value.call.lost is None:
+            value.call.end = value
     layers = []
     for call in state.calls:
         layers += [Found(*simplified(call, closing)) for closing in call.closings]
@@ -94,6 +100,11 @@ def _input_type(graph: Graph, name: str, kind: TypeProto, given: Shape | None) -
             wanted = few([dim.dim_param or dim.dim_value for dim in dims], between=" x ")
             raise QexportError(f"inputs: '{name}' has shape {few(given, between=' x ')}; the model takes {wanted}")
         sizes = list(given)
+    if math.prod(sizes) > CAPTURE_ELEMENTS:
+        raise QexportError(
+            f"model: {graph.path}: input '{name}' has {math.prod(sizes):,} numbers, more than {CAPTURE_ELEMENTS:,}; "
+            "take smaller pictures"
+        )
     if not all(size > 0 for size in sizes):
         unknown = few([dim.dim_param or "?" for dim, size in zip(dims, sizes, strict=True) if size <= 0])
         raise QexportError(f"model: {graph.path}: input '{name}' has open sizes {unknown}; give --inputs")
@@ -113,16 +124,22 @@ def _pass(state: State, node: NodeProto) -> None:
         return
     try:
         if node.domain not in STANDARD and not (node.op_type in OWN and node.domain in QONNX):
-            raise Lost(f"{node.domain}.{node.op_type}")
+            raise Lost(UNKNOWN)
         state.type_of_outputs(node)
     except Lost as lost:
-        _block(state, node, f"{lost} ({name_of(node)})")
+        _block(state, node, _reason(node, str(lost)))
         return
     op = Op(state, node)
     if _folds(state, node):
         _fold(op)
         return
     _apply(op)
+
+
+def _reason(node: NodeProto, why: str) -> str:
+    """A node that is lost, as a message names it."""
+    domain = "" if node.domain in (*STANDARD, *QONNX) else f"{node.domain}."
+    return f"{domain}{node.op_type} ({name_of(node)}{f': {why}' if why else ''})"
 
 
 def _block(state: State, node: NodeProto, reason: str) -> None:
@@ -146,7 +163,7 @@ def _lose(state: State, node: NodeProto, reason: str) -> None:
         value = state.values.get(name)
         for line in value.parts if isinstance(value, Joined) else (value,):
             if isinstance(line, Line) and line.call.lost is None:
-                line.call.lost = reason
+                line.call.lost, line.call.end = reason, line
 
 
 def _folds(state: State, node: NodeProto) -> bool:
@@ -176,7 +193,6 @@ def _array(state: State, name: str) -> NDArray[Any] | None:
 
 def _apply(op: Op) -> None:
     state, node = op.state, op.node
-    reason = f"{op.kind} ({op.name})"
     try:
         if op.kind == "Shape":
             sizes = op.shape_of(0)[op.facts.get("start", 0) : op.facts.get("end")]
@@ -188,16 +204,16 @@ def _apply(op: Op) -> None:
                 state.values[name] = selected(op)
             return
         if op.kind not in RULES:
-            raise Lost(f"{op.kind} is not known")
+            raise Lost(UNKNOWN)
         state.values[op.result] = RULES[op.kind](op)
         return
     except Lost as lost:
-        known = str(lost)
-        if op.kind in RULES and known:
-            reason = f"{op.kind} ({op.name}: {known})"
+        reason = _reason(node, str(lost))
     except QexportError as error:
-        _refuse(state, node, str(error))
-        reason = f"layer {op.name}"
+        reason = _reason(node, str(error))
+        if op.kind in LAYERS:
+            _refuse(state, node, str(error))
+            reason = f"layer {op.name}"
     driven = [name for name in node.input if name and not isinstance(state.values.get(name), Constant)]
     origins = {state.origins.get(name) for name in driven} if op.kind not in LAYERS else {None}
     earlier = [state.why[name] for name in node.input if name in state.why]

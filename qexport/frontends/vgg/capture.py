@@ -49,6 +49,19 @@ class LayerFacts:
 
 
 @dataclass(frozen=True)
+class Unusable:
+    """A quantized convolution that cannot be captured, and why; the network computes with it all the same."""
+
+    name: str
+    index: int
+    shape: str
+    why: str
+
+    def describe(self) -> str:
+        return f"{self.name} ({self.shape})"
+
+
+@dataclass(frozen=True)
 class Captured:
     """A capture file, its number of input codes, and how many of them a float32 pass gives differently."""
 
@@ -57,15 +70,35 @@ class Captured:
     float32_differences: int
 
 
+def _clips(conv: QuantConv2d | None) -> bool:
+    """Whether a convolution's input has codes: a negative clipping value clips nothing, so that they have no end."""
+    return conv is not None and conv.act_scale > 0
+
+
+def unusable_layers(model: QuantVGG) -> list[Unusable]:
+    """The quantized convolutions that `layer_facts` leaves out."""
+    return [
+        Unusable(
+            f"features.{index}",
+            index,
+            f"{conv.in_channels}x{conv.out_channels}",
+            f"layer features.{index}: act_alpha is {conv.act_alpha.item():g}; a clipping value must be above 0",
+        )
+        for index, conv in model.quantized().items()
+        if not _clips(conv)
+    ]
+
+
 def layer_facts(model: QuantVGG) -> list[LayerFacts]:
-    """Every quantized convolution in order, with the formats of its codes and its input plane for a 32x32 picture."""
+    """The quantized convolutions in order, with the formats of their codes and their input plane for a 32x32 picture;
+    those whose input has codes."""
     facts = []
     side = SIDE
     features = list(model.features)
     for index, module in enumerate(features):
         if isinstance(module, nn.MaxPool2d):
             side //= 2
-        if not isinstance(module, QuantConv2d):
+        if not isinstance(module, QuantConv2d) or not _clips(module):
             continue
         after_relu = any(isinstance(earlier, nn.ReLU) for earlier in features[:index])
         code = IntFormat(module.act_bits, False) if after_relu else _pixel_format(module)
@@ -83,7 +116,7 @@ def layer_facts(model: QuantVGG) -> list[LayerFacts]:
             weight=CodeFormat(bits=module.weight_bits, signed=True, scale=module.weight_scale),
             input=CodeFormat(bits=code.bits, signed=code.signed, scale=module.act_scale),
             output=None
-            if following is None
+            if following is None or not _clips(following)
             else CodeFormat(bits=following.act_bits, signed=False, scale=following.act_scale),
         )
         facts.append(LayerFacts(geometry, formats, module, (side, side)))
@@ -113,6 +146,9 @@ def choose_layer(model: QuantVGG, wanted: str) -> LayerFacts:
         found = [f for f in facts if wanted in (f.geometry.name, str(f.geometry.index))]
     if found:
         return found[0]
+    bad = [one for one in unusable_layers(model) if wanted in (one.name, str(one.index), one.shape)]
+    if bad:
+        raise QexportError(f"{bad[0].why}; choose one of {there}")
     number = re.fullmatch(r"(?:features\.)?(\d+)", wanted)
     if number and int(number.group(1)) < len(model.features):
         kind = type(model.features[int(number.group(1))]).__name__

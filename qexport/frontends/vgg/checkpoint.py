@@ -347,9 +347,12 @@ def _fill(model: QuantVGG, tensors: Mapping[str, Tensor], path: Path) -> None:
             raise QexportError(f"checkpoint: {path}: {name} has shape {shapes[0]}; needs {shapes[1]}")
         if not torch.isfinite(given.double()).all():
             raise QexportError(f"checkpoint: {path}: {name} holds NaN or infinity")
-        if name.endswith("alpha") and float(given) <= 0:
-            raise QexportError(f"checkpoint: {path}: {name} is {float(given):g}; a clipping value must be above 0")
-        filled[name] = given.reshape(tensor.shape)
+        if name.endswith("alpha") and float(given) == 0:
+            raise QexportError(
+                f"checkpoint: {path}: {name} is 0, by which everything behind it is divided; train it again"
+            )
+        # weights are clipped on both sides, so that a sign changes nothing
+        filled[name] = (given.abs() if name.endswith("wgt_alpha") else given).reshape(tensor.shape)
     foreign = set(tensors) - set(own)
     if foreign:
         raise QexportError(f"checkpoint: {path} is of another architecture: {sorted(foreign)[0]} has no place in it")

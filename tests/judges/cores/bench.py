@@ -49,8 +49,8 @@ class Set:
 
     def compared(self, name: str) -> int:
         """How many values of a memory are compared: all but what `skew` added."""
-        stored, place, _ = self.read(name)
-        return int((place >= 0).sum()) if "skew" in self.memory(name) else stored.size
+        plain = {key: value for key, value in self.memory(name).items() if key != "skew"}
+        return int(read_order(plain, self.manifest["array"])[0].size)
 
     def tensor(self, name: str) -> Ints:
         return self.read(name)[2]
@@ -146,8 +146,6 @@ TENSORS = {"psum": "n it kh kw oc py px"}
 def lines_of(found: Set, name: str, broken: Ints) -> list[tuple[str, int, int, dict[str, int], str, int]]:
     """Every wrong value in the order of the stream: file, line, lane, index, got, want.
 
-    Where the bench has a hex text of the words beside a file that Verilog cannot load, the place is one in that text.
-
     What a broken tensor does not reach is the set's own fill; a larger one says what stands there instead.
     """
     mem, array = found.memory(name), found.manifest["array"]
@@ -161,26 +159,27 @@ def lines_of(found: Set, name: str, broken: Ints) -> list[tuple[str, int, int, d
     wrong = []
     for file, word, lane in np.argwhere(got != stored).tolist():
         entry = mem["files"][file]
-        path, line = entry["path"], len(mem["header"]) + entry.get("first_word", 0) + word + 1
-        if texts := {f"{path}.hex", f"{path}.{name}.hex"} & {bench["path"] for bench in found.manifest["bench"]}:
-            path, line = texts.pop(), word + 1
+        line = len(mem["header"]) + entry.get("first_word", 0) + word + 1  # of raw bytes the word's number
         index = np.unravel_index(place[file, word, lane], broken.shape)
         named = {REPORTED.get(axis, axis): int(i) for axis, i in zip(axes, index, strict=True)}
         code = "x" if got[file, word, lane] == UNKNOWN else str(got[file, word, lane])
-        wrong.append((path, line, lane, named, code, int(stored[file, word, lane])))
+        wrong.append((entry["path"], line, lane, named, code, int(stored[file, word, lane])))
     return wrong
 
 
 def word_at(found: Set, name: str, file: str, line: int, lane: int) -> int:
     """The number that stands there in the text of a file."""
     mem = found.memory(name)
-    text = (found.folder / file).read_text().splitlines()[line - 1]
     bits, (low, _) = int(mem["bits"]), code_range(mem)
     lanes = mem["word_bits"] // bits
-    if mem["radix"] == "dec" and file in [entry["path"] for entry in mem["files"]]:
-        return int(text.split()[lane])
-    word = int(text, 2 if mem["radix"] == "bin" else 16) >> (lanes - 1 - lane) * bits
-    return int((word - low) % (1 << bits) + low)
+    if mem["radix"] == "raw_le":  # of one byte a word here
+        word = (found.folder / file).read_bytes()[line - 1]
+    else:
+        text = (found.folder / file).read_text().splitlines()[line - 1]
+        if mem["radix"] == "dec":
+            return int(text.split()[lane])
+        word = int(text, 2 if mem["radix"] == "bin" else 16)
+    return int(((word >> (lanes - 1 - lane) * bits) - low) % (1 << bits) + low)
 
 
 def fails(found: Set, design: Path, broken: Broken, *options: object, simulator: str = "icarus") -> str:

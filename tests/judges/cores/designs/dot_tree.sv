@@ -48,8 +48,7 @@ module dot_tree (
   reg signed [7:0] p[0:7];  // products
   reg signed [8:0] a[0:3];
   reg signed [10:0] d;
-  reg [2:0] valid, first, ends, lasts;
-  reg [1:0] lane[0:2];
+  reg [2:0] valid, first, ends, full, lasts;
   reg signed [15:0] bias[0:2];
   reg signed [15:0] sum;
   wire signed [15:0] next = (first[2] ? bias[2] : sum) + d;
@@ -93,9 +92,7 @@ module dot_tree (
         first <= {first[1:0], !tile};
         ends <= {ends[1:0], last_tile};
         lasts <= {lasts[1:0], last_out};
-        lane[0] <= column;
-        lane[1] <= lane[0];
-        lane[2] <= lane[1];
+        full <= {full[1:0], last_column};
         bias[0] <= b[32*column+:16];
         bias[1] <= bias[0];
         bias[2] <= bias[1];
@@ -107,8 +104,8 @@ module dot_tree (
         end
         if (valid[2]) begin
           sum <= next;
-          if (ends[2]) m_accumulator_tdata[16*lane[2]+:16] <= next;
-          m_accumulator_tvalid <= ends[2] && lane[2] == COLUMNS - 1;
+          if (ends[2]) m_accumulator_tdata <= {next, m_accumulator_tdata[47:16]};  // column 0 comes first
+          m_accumulator_tvalid <= ends[2] && full[2];
           m_accumulator_tlast <= lasts[2];
         end
       end

@@ -1,0 +1,40 @@
+"""docs/network.md: its commands and its Python run."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from qexport.build.inputs import SAMPLES
+from tests.conftest import cli
+from tests.test_docs import ROOT, python_of
+
+
+@pytest.mark.whole
+def test_the_page_of_networks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures").mkdir()
+    for picture in sorted(SAMPLES.iterdir())[:4]:
+        (tmp_path / "pictures" / picture.name).write_bytes(picture.read_bytes())
+    page = (ROOT / "docs/network.md").read_text(encoding="utf-8")
+    lines = "\n".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).splitlines()
+    said = {}
+    for line in filter(None, lines):
+        words = line.partition("#")[0].split()
+        done = cli(*words[1:])
+        assert done.exit_code == 0, (line, done.output)
+        said[words[1], words[-1]] = done.stdout
+    assert "proven: every code" in said["import", "vgg.network.safetensors"]
+    assert np.load("logits.npy").shape == (4, 10, 1, 1)
+    assert "0 of 40 codes of classifier change" in said["run", "codes.npy"]
+    assert "features.54" in said["dump", "--dry-run"]
+    assert ": ok, " in said["verify", "vectors/"]
+
+
+def test_the_file_of_the_page_is_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    exec(compile(python_of("docs/network.md"), "network.md", "exec"), {})
+    done = cli("run", "tiny.network.safetensors", "--inputs", "codes.npy", "--out", "logits.npy")
+    assert done.exit_code == 0, done.output
+    assert np.load("logits.npy").shape == (2, 3, 1, 1)
