@@ -2,7 +2,7 @@
 
 import hashlib
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 
 
 class Inputs:
-    """The codes of all inputs of a network for some pictures; `names`: what tells a picture, its file or number."""
+    """The codes of all inputs of a network for some pictures."""
 
     def __init__(self, path: Path, arrays: dict[str, Any], files: Sequence[Path], network: IntegerNetwork):
         self.path, self._arrays, self._files, self._network = path, arrays, files, network
@@ -68,7 +68,20 @@ def open_inputs(path: Path, network: IntegerNetwork) -> Inputs:
     if path.suffix != ".safetensors":
         what = "a tensor for each of its inputs, .safetensors" if len(names) > 1 else ".npy, .safetensors or pictures"
         raise QexportError(f"inputs: {path} is not what this network takes; give {what}")
-    return Inputs(path, _tensors(path, names), (), network)
+    return given_inputs(_tensors(path, names), network, path)
+
+
+def given_inputs(arrays: Mapping[str, Any], network: IntegerNetwork, path: Path = Path("arrays")) -> Inputs:
+    """Arrays by the names of the network's inputs; `path`: where they came from, for errors."""
+    names = [one.name for one in network.inputs]
+    if sorted(arrays) != sorted(names):
+        raise QexportError(
+            f"inputs: {path} holds {few(sorted(arrays))}; this network's inputs are {few(sorted(names))}"
+        )
+    for name, array in arrays.items():
+        if array.ndim < 2 or array.dtype.kind not in "iu":
+            raise QexportError(f"inputs: {path}: {name} is {array.dtype}; needs integers, (pictures, ...)")
+    return Inputs(path, dict(arrays), (), network)
 
 
 def read_array(path: Path, what: str) -> Any:
@@ -97,11 +110,6 @@ def _tensors(path: Path, names: Sequence[str]) -> dict[str, Any]:
         raise QexportError(f"inputs: {path} is not a readable safetensors file: {error}") from None
     if len(names) == len(held) == 1:
         held = dict(zip(names, held.values(), strict=True))
-    if sorted(held) != sorted(names):
-        raise QexportError(f"inputs: {path} holds {few(sorted(held))}; this network's inputs are {few(sorted(names))}")
-    for name, array in held.items():
-        if array.ndim < 2 or array.dtype.kind not in "iu":
-            raise QexportError(f"inputs: {path}: {name} is {array.dtype}; needs integers, (pictures, ...)")
     return held
 
 

@@ -24,7 +24,7 @@ from tests.sim.conftest import copied, edited, state
 
 MEMORIES = ("weight", "input", "psum", "accumulator", "relu")
 LINE_CHANGES = ("flipped", "dropped", "doubled", "swapped", "too wide", "X digit", "header", "empty", "missing")
-COMPARISON = ("if (g !== w) begin", "if (0) begin")
+COMPARISON = ("differs = g !== w;", "differs = 0;")
 CHECKSUM = ("if (earlier == faults && ~crc !== want)", "if (0)")
 
 

@@ -1252,7 +1252,7 @@ module tb_features_33_sink #(
       if (tb_features_33.waving) begin
         line = SKIP + moved % PER_FILE + 1;
         lane = LANES - 1;
-        while (lane > 0 && wrong != 0 && wrong[lane] == 0) lane = lane - 1;
+        while (lane > 0 && wrong[lane] == 0) lane = lane - 1;
         locate(moved, LANES - 1 - lane);
       end
     end
