@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 
 from qexport.bench.design import Design, Dut
 from qexport.build import dump as dumping
+from qexport.build.inputs import SAMPLES, given_inputs, open_inputs
 from qexport.build.verify import Report
 from qexport.build.verify import verify as verify_set
 from qexport.core.atomic import write_atomically
@@ -23,6 +24,9 @@ from qexport.core.capture import Capture, CaptureFile, LayerCapture, Source
 from qexport.core.codes import MINIFLOATS, AccumulatorScale, CodeFormat, Formats
 from qexport.core.geometry import Conv2d, Linear, MatMul, Sum
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.network import IntegerNetwork
+from qexport.core.network_file import is_network, read_network
+from qexport.core.network_run import Engine
 from qexport.core.operations.registry import operation
 from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed, QexportError
@@ -55,7 +59,7 @@ PathLike = str | os.PathLike[str]
 
 
 def capture(
-    network: "Network | Graph | Module | None" = None,
+    network: "Network | Graph | IntegerNetwork | Module | None" = None,
     layer: str | int | None = None,
     pictures: Any = None,
     *,
@@ -108,6 +112,9 @@ def capture(
     Of an ONNX file that `load` read: its `layer` by name or number; `pictures`: an array, or arrays by the names of the
     model's inputs.
 
+    Of a network in integers: its `layer` by name or index, fed by those before it; `pictures`: an array of pixels
+    (uint8) or codes, or arrays by the names of the inputs; by default the shipped ones.
+
     Of a module: its `layer` by name or number; `pictures`: what the module is called with, or a tuple of arguments.
     Formats and scales are found, in what runs or in the values; those that are given count. What is not certain of
     them is warned of.
@@ -117,6 +124,8 @@ def capture(
     if network is not None:
         if layer is None or weight is not None or input is not None:
             raise QexportError("capture: give a network and its layer, or weight and input; not both")
+        if isinstance(network, IntegerNetwork):
+            return _of_integers(network, str(layer), pictures)
         if type(network).__module__.startswith("qexport.frontends.onnx_model"):  # without loading onnx to ask
             return _of_onnx(network, str(layer), pictures)
         from qexport.frontends import needs_torch
@@ -303,13 +312,28 @@ def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> L
         return LayerCapture.load(found.path)
 
 
-def load(path: PathLike) -> "Network | Graph":
-    """The trained network of a checkpoint, "builtin": the one that ships; or of an ONNX file.
+def _of_integers(network: IntegerNetwork, layer: str, pictures: Any) -> LayerCapture:
+    if pictures is None:
+        given = open_inputs(SAMPLES, network)
+    else:
+        arrays = pictures if isinstance(pictures, Mapping) else {network.inputs[0].name: pictures}
+        given = given_inputs({name: np.asarray(array) for name, array in arrays.items()}, network)
+    engine, node = Engine(network), network.choose(layer).node
+    held = given.codes(range(given.pictures))
+    read = {name for names in node.operands.values() for name in names}
+    return node.capture(engine.operands(node.name, held | engine.run(held, sorted(read - set(held)))), network.source)
+
+
+def load(path: PathLike) -> "Network | Graph | IntegerNetwork":
+    """The trained network of a checkpoint, "builtin": the one that ships; or of an ONNX file; or a network in integers,
+    NAME.network.safetensors.
 
     Raises QexportError when there is none.
     """
     from qexport.frontends import needs_onnx, needs_torch
 
+    if is_network(Path(path)):
+        return read_network(Path(path))
     if os.fspath(path).endswith(".onnx"):
         needs_onnx()
         from qexport.frontends.onnx_model.reading import read_model

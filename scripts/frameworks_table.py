@@ -67,6 +67,8 @@ def of_onnx(folder: Path) -> Iterator[tuple[str, Graph, Any]]:
         for style in ("qonnx", "qcdq"):
             graph = qx.load(onnx_zoo.of_brevitas(folder, title, style))
             yield f"{title}, as {style.upper()}", graph, zoo.BREVITAS[title]()[1].numpy()
+    pictures = np.random.default_rng(0).standard_normal((2, 3, 64, 64)).astype(np.float32)
+    yield "torch.ao, QAT ResNet-18, as QDQ", qx.load(onnx_zoo.ao_resnet18(folder, 64)), pictures
     onnx.save(onnx_zoo.of_wheel(), folder / "wheel.onnx")
     pictures = np.random.default_rng(0).random((2, 3, 16, 16)).astype(np.float32)
     yield "the network that comes with qonnx", qx.load(folder / "wheel.onnx"), pictures

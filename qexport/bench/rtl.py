@@ -51,9 +51,9 @@ class Driven:
     behind: bool = False
 
 
-def default_style(manifest: Manifest) -> str:
-    """The array that a set gets where none is named."""
-    return "os" if isinstance(manifest.layer, MatMul) else "ws"
+def styles_of(manifest: Manifest) -> tuple[str, ...]:
+    """The arrays that compute a set's layer, first the one that it gets where none is named."""
+    return ("os",) if isinstance(manifest.layer, MatMul) else tuple(PARTS)
 
 
 def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int64 | None = None) -> dict[str, str]:
@@ -69,7 +69,7 @@ def render_rtl(style: str, manifest: Manifest, chain: Chain | None, folded: Int6
         raise QexportError(f"rtl: style '{style}' is not known; choose {' or '.join(PARTS)}")
     layer = manifest.layer
     product = isinstance(layer, MatMul)
-    if product and style != "os":
+    if style not in styles_of(manifest):
         raise QexportError(
             f"rtl: layer {layer.name} is a matrix product, which the output-stationary array computes; give --style os"
         )

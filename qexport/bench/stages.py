@@ -34,9 +34,9 @@ ENTRANCE = "advance"  # with what the sums move on
 
 @dataclass(frozen=True)
 class Numbers:
-    """Numbers in a memory, of which a lane has its own as `field`: `used` bits of `bits` in a word of all columns,
-    column 0 in the least significant ones. There is a word for each output tile; or, where `words` says how many there
-    are, for each word of an image's sums.
+    """Numbers in a memory, of which a lane has its own as `field`: the lower `used` bits of the `bits` that each column
+    has in a word that comes, column 0 in the least significant ones. There is a word for each output tile; or, where
+    `words` says how many there are, for each word of an image's sums.
 
     `stream`: what the words come from; else they never change and are `content`.
     """
@@ -130,10 +130,11 @@ def _first(manifest: Manifest, folded: Int64 | None) -> Stage:
     memories = {memory.name: memory for memory in manifest.memories}
     numbers = []
     if "bias" in memories and not takes_bias(manifest.chain or ()):
-        numbers.append(_BIAS)
+        used = min(memories["bias"].bits, manifest.formats.accumulator.bits)
+        numbers.append(replace(_BIAS, used=used))
     if "addend" in memories:
-        words = f"{memories['addend'].shape[1]} * OT"
-        numbers.append(Numbers("addend", "ADDEND_BITS", "ADDEND_BITS", True, stream="addend", words=words))
+        used, words = min(memories["addend"].bits, manifest.formats.accumulator.bits), memories["addend"].shape[1]
+        numbers.append(Numbers("addend", "ADDEND_BITS", used, True, stream="addend", words=f"{words} * OT"))
     if folded is not None:
         numbers.append(_constant("folded", folded, manifest.array["col"]))
     total = " + ".join(["v", *(f"ACC_WIDTH'({number.field})" for number in numbers)])

@@ -106,7 +106,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
 
 def dump_all(
     captures: Iterable[Capture],
-    layout: Layout | Callable[[str], Layout],
+    layout: Layout | Callable[[Capture], Layout],
     out: Path,
     force: bool = False,
     advance: Callable[[int], None] = lambda done: None,
@@ -114,7 +114,7 @@ def dump_all(
 ) -> tuple[list[Dump], Path]:
     """Write the sets of all layers and `out`/index.json, which lists them; all of them or nothing.
 
-    `layout`: for all, or by the layer's kind. `graph`: of a network, what is written beside the index.
+    `layout`: for all, or what gives a layer's. `graph`: of a network, what is written beside the index.
 
     Everything is made before anything is put in place. Whoever is killed while that happens leaves whole sets, old or
     new, and no index; `out` is refused by all that read it until the next command that writes into it has finished it.
@@ -124,7 +124,7 @@ def dump_all(
         dumps = []
         for capture in captures:
             try:
-                own = layout if isinstance(layout, Layout) else layout(capture.layer.kind)
+                own = layout if isinstance(layout, Layout) else layout(capture)
                 dumps.append(_stage_set(stage, capture, own, force))
             except QexportError as error:
                 raise type(error)(f"{capture.layer.name}: {error}; nothing was written") from None

@@ -1,7 +1,8 @@
 """Pictures and codes that go through a network, read part by part, so that memory does not grow with their number."""
 
 import hashlib
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ PICTURES = (".png", ".jpg", ".jpeg", ".bmp", ".ppm", ".webp")
 
 
 class Inputs:
-    """The codes of all inputs of a network for some pictures; `names`: what tells a picture, its file or number."""
+    """The codes of all inputs of a network for some pictures."""
 
     def __init__(self, path: Path, arrays: dict[str, Any], files: Sequence[Path], network: IntegerNetwork):
         self.path, self._arrays, self._files, self._network = path, arrays, files, network
@@ -67,7 +68,20 @@ def open_inputs(path: Path, network: IntegerNetwork) -> Inputs:
     if path.suffix != ".safetensors":
         what = "a tensor for each of its inputs, .safetensors" if len(names) > 1 else ".npy, .safetensors or pictures"
         raise QexportError(f"inputs: {path} is not what this network takes; give {what}")
-    return Inputs(path, _tensors(path, names), (), network)
+    return given_inputs(_tensors(path, names), network, path)
+
+
+def given_inputs(arrays: Mapping[str, Any], network: IntegerNetwork, path: Path = Path("arrays")) -> Inputs:
+    """Arrays by the names of the network's inputs; `path`: where they came from, for errors."""
+    names = [one.name for one in network.inputs]
+    if sorted(arrays) != sorted(names):
+        raise QexportError(
+            f"inputs: {path} holds {few(sorted(arrays))}; this network's inputs are {few(sorted(names))}"
+        )
+    for name, array in arrays.items():
+        if array.ndim < 2 or array.dtype.kind not in "iu":
+            raise QexportError(f"inputs: {path}: {name} is {array.dtype}; needs integers, (pictures, ...)")
+    return Inputs(path, dict(arrays), (), network)
 
 
 def read_array(path: Path, what: str) -> Any:
@@ -96,11 +110,6 @@ def _tensors(path: Path, names: Sequence[str]) -> dict[str, Any]:
         raise QexportError(f"inputs: {path} is not a readable safetensors file: {error}") from None
     if len(names) == len(held) == 1:
         held = dict(zip(names, held.values(), strict=True))
-    if sorted(held) != sorted(names):
-        raise QexportError(f"inputs: {path} holds {few(sorted(held))}; this network's inputs are {few(sorted(names))}")
-    for name, array in held.items():
-        if array.ndim < 2 or array.dtype.kind not in "iu":
-            raise QexportError(f"inputs: {path}: {name} is {array.dtype}; needs integers, (pictures, ...)")
     return held
 
 
@@ -132,7 +141,10 @@ def _pixels(path: Path, one: NetworkInput) -> Codes:
     if channels not in (1, 3) or len(size) != 2:
         raise QexportError(f"inputs: input {one.name} is {shape_text(one.shape)}, not a picture; give codes as .npy")
     try:
-        with Image.open(path) as image:
+        with (
+            warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning),
+            Image.open(path) as image,
+        ):
             if image.size != (size[1], size[0]):
                 raise QexportError(f"inputs: {path} is {image.size[0]}x{image.size[1]}; needs {size[1]}x{size[0]}")
             pixels = np.asarray(image.convert("RGB" if channels == 3 else "L"))

@@ -1,6 +1,5 @@
 """What is done with a whole network: running it, also from a layer on, and the captures of its layers."""
 
-import secrets
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ import msgspec
 import numpy as np
 
 from qexport.build.inputs import Inputs, check_codes
+from qexport.core.atomic import partial_of
 from qexport.core.capture import CaptureWriter
 from qexport.core.geometry import Shape, shape_text
 from qexport.core.network import Codes, IntegerNetwork
@@ -157,7 +157,7 @@ def _array(path: Path | None, shape: Shape, dtype: Any) -> Iterator[Any]:
     if path.suffix != ".npy":
         raise QexportError(f"out: {path} does not end with .npy; the codes are one array")
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    partial = partial_of(path)
     try:
         written = np.lib.format.open_memmap(partial, mode="w+", dtype=dtype, shape=shape)
         yield written

@@ -1,4 +1,4 @@
-"""Check the record of a verdict against set and design, without a simulation."""
+"""Check the record of a verdict without a simulation."""
 
 from pathlib import Path
 

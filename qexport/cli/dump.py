@@ -63,7 +63,7 @@ class _Asked:
         return [f"--{shown.get(name, name)}".replace("_", "-") for name in names if getattr(self, name) is not None]
 
 
-LayoutOf = Layout | Callable[[str], Layout]  # for all layers, or by their kind
+LayoutOf = Layout | Callable[[Capture], Layout]  # for all layers, or what gives that of one
 _OF_CHECKPOINT = ("checkpoint", "weight_bits", "act_bits", "data", "share")
 
 
@@ -78,10 +78,11 @@ def _model_captures(asked: _Asked, of_model: OfModel, hardware: Hardware | None)
     return [(one, one.images) for one in captures]
 
 
-def _layout_of(asked: str | None, kind: str) -> Layout:
-    """The layout of a network's layers of a kind: what is asked for is for those that convolve."""
-    named = asked if kind in ("conv2d", "linear") else None
-    return load_layout(named or default_layout(kind))
+def _layout_of(asked: str | None, of_network: bool, capture: Capture) -> Layout:
+    """The layout of one of several layers: what is asked for is for those that convolve, but for a network's logits."""
+    logits = of_network and capture.formats.output is None
+    named = asked if capture.layer.kind in ("conv2d", "linear") and not logits else None
+    return load_layout(named or default_layout(capture.layer.kind))
 
 
 @contextmanager
@@ -314,7 +315,7 @@ def command(
             captures, hardware = _model_captures(asked, of_model, hardware), None
         chosen = load_layout(layout or default_layout(captures[0][0].layer.kind if captures else "conv2d"))
         several = graph is not None or of_model.model is not None  # whose layers may be of several kinds
-        by_kind: LayoutOf = functools.partial(_layout_of, layout) if several else chosen
+        layouts: LayoutOf = functools.partial(_layout_of, layout, network is not None) if several else chosen
         if not captures:
             captures = stack.enter_context(_network_captures(asked, chosen, dry_run, as_json))
         if hardware is not None:
@@ -326,7 +327,7 @@ def command(
             made, covered = stress_captures(captures[0][0], chosen, seed or 0)
             captures = [(one, one.images) for one in made]
         if dry_run:
-            _emit_plan(captures, by_kind, as_json)
+            _emit_plan(captures, layouts, as_json)
             _warn(chosen)
             return
         index = None
@@ -336,9 +337,8 @@ def command(
                 def advance(done: int) -> None:
                     tell("layers", done, len(captures))
 
-                dumps, index = dump_all(
-                    (one for one, _ in captures), by_kind, folder, force, advance, None if stress else graph
-                )
+                written = None if stress else graph
+                dumps, index = dump_all((one for one, _ in captures), layouts, folder, force, advance, written)
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]
@@ -419,7 +419,7 @@ def _emit_plan(captures: Sequence[tuple[Capture, int]], layout: LayoutOf, as_jso
         (capture.layer.name, stream.memory.name, stream.tiling.files, stream.tiling.files * stream.tiling.words,
          stream.size)
         for capture, images in captures
-        for own in (layout if isinstance(layout, Layout) else layout(capture.layer.kind),)
+        for own in (layout if isinstance(layout, Layout) else layout(capture),)
         for stream in plan(operation(capture, own.array.get(TILE_AXIS)), own, images)
     ]  # fmt: skip
     totals = [sum(row[at] for row in rows) for at in (2, 3, 4)]  # type: ignore[misc]

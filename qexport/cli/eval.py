@@ -1,6 +1,5 @@
 """Count how many test pictures a network classifies correctly."""
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -71,7 +70,7 @@ def _compare(
 ) -> None:
     """The network in integers beside the one that it was imported from."""
     from qexport.core.network_file import read_network
-    from qexport.core.network_run import Engine
+    from qexport.core.network_run import Engine, batches
 
     integers = read_network(path)
     if integers.inputs[0].lookup is None or integers.inputs[0].shape != (3, 32, 32) or len(integers.inputs) > 1:
@@ -90,14 +89,14 @@ def _compare(
     model, engine = framework.model.double().to(where), Engine(integers)
     counts = [0, 0, 0]
     with show_progress(lines=True) as tell, torch.no_grad():
-        for part in _parts(total, engine.batch):
-            pictures = read(source, part)
+        for part in batches(total, engine.batch):
+            pictures = read(source, range(part.start, part.stop))
             ours = _decide(engine, pictures.pixels.numpy())
             theirs = model(normalise(pictures.pixels.to(where), torch.float64)).argmax(1).cpu().numpy()
             labels = pictures.labels.numpy()
             for at, hits in enumerate((ours == labels, theirs == labels, ours != theirs)):
                 counts[at] += int(hits.sum())
-            tell("pictures", part[-1] + 1, total)
+            tell("pictures", part.stop, total)
     result = {
         "network": str(path),
         "checkpoint": str(framework.path),
@@ -115,10 +114,6 @@ def _compare(
         say(f"{counts[2]} of {total} pictures are classified differently")
 
     emit(as_json, result, show)
-
-
-def _parts(total: int, size: int) -> list[Sequence[int]]:
-    return [range(start, min(start + size, total)) for start in range(0, total, size)]
 
 
 def _decide(engine: Any, pixels: Any) -> Any:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import click
 
-from qexport.bench.rtl import PARTS, behind_array, default_style, render_rtl
+from qexport.bench.rtl import PARTS, behind_array, render_rtl, styles_of
 from qexport.cli.common.options import folder_argument, json_option, out_option
 from qexport.cli.common.output import emit, say
 from qexport.sets.folder import find_sets
@@ -33,7 +33,7 @@ def command(folder: Path, style: str | None, target: Path, as_json: bool) -> Non
     designs: dict[Path, dict[str, str]] = {}
     for path in find_sets(folder):
         manifest = read_manifest(path)
-        files = render_rtl(style or default_style(manifest), manifest, *behind_array(path, manifest))
+        files = render_rtl(style or styles_of(manifest)[0], manifest, *behind_array(path, manifest))
         files["files.f"] = "".join(f"{name}\n" for name in files if name != "dut_mm.sv")
         designs[target if path == folder else target / path.name] = files
     write_new_folders(designs)

@@ -9,7 +9,7 @@ import msgspec
 from rich.markup import escape
 
 from qexport.bench.design import Design
-from qexport.bench.rtl import PARTS
+from qexport.bench.rtl import PARTS, styles_of
 from qexport.cli.common.options import (
     design_options,
     folder_argument,
@@ -24,6 +24,7 @@ from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.strength import percent
 from qexport.errors import CheckFailed, few
 from qexport.sets.folder import find_sets
+from qexport.sets.manifest import read_manifest
 from qexport.sim.supervisor import TIME_LIMIT
 from qexport.trust.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
 from qexport.trust.selftest import Table as SelftestTable
@@ -35,7 +36,9 @@ OPEN = "open"
 @folder_argument
 @design_options("Change your module instead of the reference arrays")
 @click.option(
-    "--style", type=click.Choice(tuple(PARTS)), help="Change this reference array.  [default: ws; with --all both]"
+    "--style",
+    type=click.Choice(tuple(PARTS)),
+    help="Change this reference array.  [default: ws, of matrix products os; with --all both]",
 )
 @simulator_option()
 @seed_option("Of the mutants, and of the stress capture's codes.")
@@ -74,11 +77,12 @@ def command(
     """
     if style is not None and design:
         raise click.UsageError("--style names a reference array, --dut your own module; give one of them")
-    styles = (style,) if style is not None else tuple(PARTS) if every else tuple(PARTS)[:1]
     if time_limit is None and not every:
         time_limit = TIME_LIMIT
     results: list[Selftest] = []
     for path in find_sets(folder):
+        there = styles_of(read_manifest(path))
+        styles = (style,) if style is not None else there if every else there[:1]
         with show_progress(lines=True) as progress:
             results.append(
                 selftest(
@@ -124,11 +128,11 @@ def _show_selftest(result: Selftest) -> None:
     _show_file_mutants("changed in the set", own)
     _show_rtl_mutants("changed in the RTL, seen by the set's vectors", own)
     low, high = stress.observed
-    weight = stress.strength.weight
+    operand, counts = stress.strength.first
     print_pairs([
         ("stress capture", f"{stress.images} images, accumulators {low}..{high} of {stress.bounds[0]}.."
-                           f"{stress.bounds[1]}, {percent(weight.relu, weight.flips)} of single-bit weight errors show "
-                           "in relu"),
+                           f"{stress.bounds[1]}, {percent(counts.relu, counts.flips)} of single-bit {operand} errors "
+                           "show in relu"),
     ])  # fmt: skip
     say()
     _show_file_mutants("changed in the stress set", stress)

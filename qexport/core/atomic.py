@@ -9,13 +9,18 @@ from pathlib import Path
 STALE = 3600  # seconds without a write, after which the temporary file's writer is taken for dead
 
 
-def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
-    """Write a file that a reader finds whole, as it was or as it will be, also after a power cut."""
+def partial_of(path: Path) -> Path:
+    """A name beside a file, for what is to replace it; those that dead writers left there are taken away."""
     for left in path.parent.glob(f".{path.name}.*.partial"):
         with suppress(OSError):
             if left.stat().st_mtime < time.time() - STALE:
                 left.unlink()
-    partial = path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def write_atomically(path: Path, data: bytes, mode: int = 0o666) -> None:
+    """Write a file that a reader finds whole, as it was or as it will be, also after a power cut."""
+    partial = partial_of(path)
     try:
         with open(partial, "xb", opener=lambda name, flags: os.open(name, flags, mode)) as file:
             file.write(data)

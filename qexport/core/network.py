@@ -157,10 +157,6 @@ class Placed:
     chain: Chain
     bounds: Range
 
-    def operation(self) -> Operation:
-        """The layer's operation, of one picture without codes."""
-        return _blank(self.node, self.operands)
-
     def operand(self, name: str, outputs: Sequence[Codes]) -> Codes:
         """The codes of an operand, from the outputs (inputs) that it takes."""
         codes = outputs[0] if len(outputs) == 1 else np.concatenate(outputs, axis=1)
@@ -205,15 +201,6 @@ class IntegerNetwork:
     def placed(self) -> dict[str, Placed]:
         """The layers in their places, by name."""
         return _Placing(self).placed
-
-    @cached_property
-    def by_name(self) -> dict[str, NetworkInput | NetworkLayer]:
-        return {one.name: one for one in self.inputs} | {node.name: node for node in self.layers}
-
-    def shape(self, name: str) -> Shape:
-        """The shape of one picture's codes of an input or of a layer's output."""
-        one = self.by_name[name]
-        return (1, *one.shape) if isinstance(one, NetworkInput) else self.placed[name].output
 
     def choose(self, wanted: str) -> Placed:
         """The layer of that name or index."""

@@ -23,7 +23,7 @@ from qexport.errors import QexportError
 
 Reals = NDArray[np.float64]
 FLOAT32, FLOAT64 = 2.0**-24, 2.0**-53  # a rounding of a framework's numbers, relative
-_ROUND: Mapping[Round, Callable[[Reals], Reals]] = {
+ROUNDED: Mapping[Round, Callable[[Reals], Reals]] = {  # what each rounding makes of real numbers
     "half_even": np.rint,
     "floor": np.floor,
     "half_up": lambda real: np.floor(real + 0.5),
@@ -121,7 +121,7 @@ def _compared(
     )
     real, error = gain * sums + offset, _float_error(capture, rounding, sums, gain, offset, precision)
     below, above = (
-        np.clip(_ROUND[rounding.rounding](end) + network.zero_point, network.low, network.high).astype(np.int64)
+        np.clip(ROUNDED[rounding.rounding](end) + network.zero_point, network.low, network.high).astype(np.int64)
         for end in (real - error, real + error)
     )
     passed = [_passed(end, rounding.after, axis) for end in (below, above)]

@@ -146,7 +146,7 @@ def _html(logs: dict[str, Runs], budget: str, command: str) -> bytes:
     ]
     sections = [
         Section("Result", f"{_MEANING}\n{_CLAIM.format(first=first, second=second)}", [table, facts]),
-        Section("Curves", "Dotted: the same network in float. A line for each seed.", figures(logs)),
+        Section("Curves", "Dashed: the same network in float. A line for each seed.", figures(logs)),
     ]
     return render_page("Gradual against sudden", "The same recipe and budget for each network.", tiles, sections)
 

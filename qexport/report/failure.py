@@ -11,6 +11,7 @@ from qexport.errors import QexportError
 from qexport.findings.diagnose import diagnose
 from qexport.findings.diagnosis import Diagnosis, First
 from qexport.findings.explain import Explanation, Step, explain
+from qexport.findings.whole_run import diagnose_run
 from qexport.findings.words import read_actual
 from qexport.layout.memory import verilog_name
 from qexport.layout.tiling import describe_index
@@ -30,45 +31,49 @@ def failure_sections(run: Run) -> list[Section]:
     wrong = [one for one in run.results if one.found is not None and not one.right]
     if not wrong:
         return []
-    first = wrong[0]
-    diagnosis, note = _diagnosed(run, first)
-    return [cause_section(run, first, diagnosis, note), where_section(run.facts.channel, wrong)]
+    memory, diagnosis, note = _diagnosed(run, wrong[0])
+    return [cause_section(run, memory, diagnosis, note), where_section(run.facts.channel, wrong)]
 
 
-def _diagnosed(run: Run, result: Result) -> tuple[Diagnosis, str]:
-    """With its causes; where these cannot be looked for, why."""
-    folder = run.facts.folder
+def _diagnosed(run: Run, result: Result) -> tuple[str, Diagnosis, str]:
+    """The first wrong memory and its diagnosis with causes; where these cannot be looked for, why."""
+    folder, words = run.facts.folder, run.folder / f"{verilog_name(result.memory)}.hex"
     try:
-        return diagnose(
-            folder, read_actual(folder, run.folder / f"{verilog_name(result.memory)}.hex", result.memory)
-        ), ""
+        actual, found = diagnose_run(folder, run.folder)
+        return actual.memory.name, found, ""
+    except QexportError:  # another memory's words may be the reason
+        pass
+    try:
+        return result.memory, diagnose(folder, read_actual(folder, words, result.memory)), ""
     except QexportError as error:
         assert result.found is not None
-        return result.found, str(error)
+        return result.memory, result.found, str(error)
 
 
-def cause_section(run: Run, result: Result, found: Diagnosis, note: str) -> Section:
+def cause_section(run: Run, memory: str, found: Diagnosis, note: str) -> Section:
     blocks: list[Block] = [Note(note, "warn")] if note else []
     tones = {"cause": "bad" if found.explained else "warn"}
     for key, said in found.reasons:
         blocks.append(Note(f"{key}: {said}" if key else said, tones.get(key, "")))
+    if found.findings:
+        blocks.append(Facts([("seen", finding) for finding in found.findings]))
     if found.first is not None:
-        blocks += first_blocks(run.facts, result, found.first)
+        blocks += first_blocks(run.facts, memory, found.first)
     return Section(
         "Failure",
-        f"Memory {result.memory} is the first with a wrong value. The layer was computed again with one mistake after "
-        "the other; a cause is what gives the very values that came back.",
+        f"Memory {memory} is the first with a wrong value. The layer was computed again with one mistake after "
+        "another; a cause is what gives the very values that came back.",
         blocks,
     )
 
 
-def first_blocks(facts: SetFacts, result: Result, first: First) -> list[Block]:
+def first_blocks(facts: SetFacts, memory: str, first: First) -> list[Block]:
     """The first wrong value, and how the right one comes about."""
     where = Cell(f"{first.file}:{first.line} lane {first.lane}", href=facts.link(first.file))
     got = "X, Z or nothing" if first.got is None else f"{first.got:,}"
     pairs: list[tuple[str, AnyCell]] = [
         ("first mismatch", where),
-        ("element", f"{result.memory} {describe_index(first.index)}"),
+        ("element", f"{memory} {describe_index(first.index)}"),
     ]
     pairs += [("got", Cell(got, tone="bad")), ("want", Cell(f"{first.want:,}", tone="good"))]
     if first.xor is not None:

@@ -11,12 +11,13 @@ from qexport.layout.paths import MANIFEST
 from qexport.report.blocks import Block, Note, Section, Tile, marked
 from qexport.report.facts import format_text, link, products
 from qexport.report.figure import Figure
-from qexport.report.graph import Graph, graph_figure, read_graph
+from qexport.report.graph import graph_figure, read_graph
 from qexport.report.page import render_page
 from qexport.report.svg import WIDE, bars
 from qexport.report.tables import AnyCell, Cell, Table
 from qexport.sets.folder import find_sets
-from qexport.sets.manifest import Manifest, layer_text, read_manifest
+from qexport.sets.graph import Graph
+from qexport.sets.manifest import Manifest, read_manifest
 
 _DRAWN = 128  # layers of a picture of columns
 
@@ -140,8 +141,16 @@ def network_figure(graph: Graph, sets: Sequence[Set]) -> Figure:
         if one is None or one.manifest is None:
             said[node.name], tones[node.name] = "its set cannot be read" if one else "has no set here", 1
             continue
-        formats = one.manifest.formats
-        out = f" to {format_text(formats.output)}" if formats.output is not None else ""
-        work = f"{products(one.manifest):,} multiplications, {formats.accumulator.bits} bits"
-        said[node.name] = f"{layer_text(one.manifest.layer)}, {format_text(formats.input)}{out}, {work}"
+        said[node.name] = _said(one, one.manifest)
     return graph_figure(graph, said, tones)
+
+
+def _said(one: Set, manifest: Manifest) -> str:
+    """A layer in a line: operation, codes, work and memory."""
+    formats, layer = manifest.formats, manifest.layer
+    codes = [format_text(formats.weight) + " weights"] if formats.weight is not None else []
+    codes.append(" to ".join(format_text(fmt) for fmt in (formats.input, formats.output) if fmt is not None))
+    work = f"{products(manifest):,} multiplications, {one.stored_bits / 8e3:,.1f} kB"
+    return (
+        f"{layer.kind} {layer.text}".strip() + f"; {', '.join(codes)}; sums of {formats.accumulator.bits} bits; {work}"
+    )

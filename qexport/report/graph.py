@@ -1,53 +1,25 @@
 """The graph of a network, from the graph.json that lies beside the sets of its layers."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import msgspec
-
-from qexport.core.budget import LOG_BYTES, read_bytes
-from qexport.core.private import without_private
 from qexport.errors import QexportError
 from qexport.report.figure import Figure
 from qexport.report.svg import WIDE, cut, path, rect, text
+from qexport.sets.graph import GRAPH, Graph
 
-GRAPH, SCHEMA = "graph.json", "qexport.graph/1"
 _ROW = 34.0
 _MOST = 2000  # layers and edges that are drawn
 
 
-class Node(msgspec.Struct, frozen=True, kw_only=True):
-    """A layer of the graph: the folder of its set, and whose outputs each of its operands takes."""
-
-    name: str
-    path: str = ""
-    operands: dict[str, tuple[str, ...]] = {}
-
-
-class Graph(msgspec.Struct, frozen=True, kw_only=True):
-    """As far as it is drawn."""
-
-    schema: str
-    layers: tuple[Node, ...]
-
-
 def read_graph(folder: Path) -> Graph | None:
-    """The graph of a folder of sets, None where there is none; raises QexportError where it is not one."""
-    file = folder / GRAPH
-    if not file.is_file():
+    """The graph of a folder of sets, None where there is none; raises QexportError where it cannot be drawn."""
+    graph = Graph.read(folder)
+    if graph is None:
         return None
-    try:
-        graph = msgspec.convert(without_private(json.loads(read_bytes(file, LOG_BYTES, "graph"))), Graph)
-    except (ValueError, RecursionError) as error:
-        raise QexportError(f"graph: {file}: {error}; dump the network again") from None
-    if graph.schema != SCHEMA:
-        raise QexportError(f"graph: {file} has schema '{graph.schema}'; this qexport reads {SCHEMA}")
-    edges = sum(len(takes) for node in graph.layers for takes in node.operands.values())
+    edges = sum(len(takes) for layer in graph.layers for takes in layer.operands.values())
     if (most := max(len(graph.layers), edges)) > _MOST:
-        raise QexportError(
-            f"graph: {file} has {most:,} layers or edges, more than {_MOST:,}; take it out of the folder"
-        )
+        raise QexportError(f"graph: {folder / GRAPH} has {most:,} layers or edges, more than {_MOST:,}; take it away")
     return graph
 
 
@@ -74,8 +46,8 @@ def graph_figure(graph: Graph, said: Mapping[str, str], tones: Mapping[str, int]
         known = name in names
         drawn.append(rect(left, y, wide, 24, "card", said.get(name, name), 6))
         drawn.append(rect(left, y, 4, 24, f"f{tones.get(name, 0 if known else 7)}", round=2))
-        drawn.append(text(left + 14, y + 16, cut(name, 300), "b" if known else "m"))
-        drawn.append(text(left + 330, y + 16, cut(said.get(name, "goes in"), wide - 340), "m num"))
+        drawn.append(text(left + 14, y + 16, cut(name, 180), "b" if known else "m"))
+        drawn.append(text(left + 200, y + 16, cut(said.get(name, "goes in"), wide - 200), "m num"))
     words = f"{len(names)} layers, {len(edges)} edges, in the order of computation."
     return Figure("graph", "the network", words, WIDE, len(rows) * _ROW + 8, "".join(drawn))
 

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from qexport.core.steps import SumPool
 from qexport.report.blocks import Block, Section
 from qexport.report.facts import SetFacts
 from qexport.report.figure import Figure
@@ -45,9 +46,10 @@ def scaling_figures(facts: SetFacts) -> list[Figure]:
 
 
 def transfer_figure(facts: SetFacts) -> Figure | None:
-    """What the steps make of each accumulator, a line for each of the first channels; None without steps."""
+    """What the steps make of each accumulator, a line for each of the first channels; None without steps, or where a
+    code depends on several accumulators."""
     chain = facts.operation.chain
-    if chain is None or not chain.steps or "output" not in facts.scan.counts:
+    if chain is None or not chain.steps or any(isinstance(step, SumPool) for step in chain.steps):
         return None
     series, same = (
         [],

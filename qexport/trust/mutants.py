@@ -7,7 +7,7 @@ are edits of the reference RTL (rtl_edits.py), general ones are changes of singl
 import random
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +18,7 @@ from qexport.bench.interface import Port, Stream, interface, preset_interface
 from qexport.bench.ports import connected, read_module
 from qexport.bench.rtl import PARTS, behind_array, driven_memories, render_rtl, result_streams, rtl_numbers
 from qexport.bench.stages import held_cycles, rtl_stages
+from qexport.core.geometry import MatMul
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.memory import verilog_name
 from qexport.sets.manifest import read_manifest
@@ -30,7 +31,7 @@ from qexport.sim.tools import Simulator
 from qexport.sim.work import Work, scratch_folder, work_folder
 from qexport.trust.clock import ENDLESS, Clock
 from qexport.trust.equivalence import PROOF, equivalent, whole_paths, yosys
-from qexport.trust.rtl_edits import EDITS, Edit, behind
+from qexport.trust.rtl_edits import EDITS, PRODUCT_EDITS, Edit, behind
 
 GENERAL = 120  # mutants of a netlist
 OPEN = "the time was over"  # in place of a failure
@@ -185,14 +186,30 @@ def chosen_edits(style: str, folder: Path) -> list[Edit]:
     manifest = read_manifest(folder)
     memories = {memory.name: memory for memory in manifest.memories}
     stages = rtl_stages(manifest, *behind_array(folder, manifest))
-    output = memories["accumulator"].shape
+    shape, numbers = memories["accumulator"].shape, rtl_numbers(style, manifest)
+    streams = [stream.name for stream in result_streams(manifest, stages)]
+    product = isinstance(manifest.layer, MatMul)
     facts = SimpleNamespace(
-        **rtl_numbers(style, manifest), IMAGES=output[0], OX=output[3], OUTPUTS=output[2] * output[3],
-        HAS_BIAS="bias" in [number.field for number in stages[0].numbers],
+        **numbers, **_of_product(numbers) if product else _of_convolution(numbers, shape), IMAGES=shape[0],
+        HAS_BIAS="bias" in memories and "bias" in [number.field for number in stages[0].numbers],
+        HAS_ADDEND="addend" in memories, HAS_RELU="relu" in streams, NUMBERS=any(stage.numbers for stage in stages[1:]),
         POOLS=any(stage.pool for stage in stages), HELD=held_cycles(stages, 1) > 0,
     )  # fmt: skip
-    streams = [stream.name for stream in result_streams(manifest, stages)]
-    return [edit for edit in (*behind(stages, streams), *EDITS[style]) if edit.when(facts)]
+    edits = PRODUCT_EDITS if product else EDITS[style]
+    return [edit for edit in (*behind(stages, streams), *edits) if edit.when(facts)]
+
+
+def _of_convolution(numbers: Mapping[str, int], shape: Sequence[int]) -> dict[str, int]:
+    """What the edits ask of a convolution."""
+    terms = numbers["IC"] // numbers["GROUPS"] * numbers["KH"] * numbers["KW"]
+    return {"PLACES": numbers["IY"] * numbers["IX"], "OX": shape[3], "OUTPUTS": shape[2] * shape[3], "TERMS": terms}
+
+
+def _of_product(numbers: Mapping[str, int]) -> dict[str, int]:
+    """What the edits ask of a matrix product: input2 is what an element calls weights."""
+    signed = numbers["INPUT2_SIGNED"] or numbers["INPUT2_ZERO"]
+    weights = {"WEIGHT_SIGNED": signed, "WEIGHT_BITS": numbers["INPUT2_BITS"] + (numbers["INPUT2_ZERO"] != 0)}
+    return weights | {"PLACES": numbers["M"], "OX": 1, "OUTPUTS": numbers["M"], "TERMS": numbers["K"]}
 
 
 def hand_mutants(

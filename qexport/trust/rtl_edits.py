@@ -39,15 +39,16 @@ _SUM = f"wire signed [ACC_WIDTH-1:0] v = «data0{_WIDTH}»;"
 _RELU = "code = «value[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : value»;"
 _ACCUMULATOR = f"next_data1{_WIDTH} = «sum»;"
 _RESULTS = (  # of results.sv, whatever the steps
-    Edit("relu-missing", "results.sv", _RELU, "value", "negative accumulators pass the ReLU"),
+    Edit("relu-missing", "results.sv", _RELU, "value", "negative accumulators pass the ReLU",
+         when=lambda f: f.HAS_RELU),
     Edit("relu-inverted", "results.sv", _RELU, "value[ACC_WIDTH-1] ? value : {ACC_WIDTH{1'b0}}",
-         "the ReLU keeps the negative ones"),
+         "the ReLU keeps the negative ones", when=lambda f: f.HAS_RELU),
     Edit("relu-absolute", "results.sv", _RELU, "value[ACC_WIDTH-1] ? -value : value",
-         "absolute value in place of the ReLU"),
+         "absolute value in place of the ReLU", when=lambda f: f.HAS_RELU),
     Edit("relu-before-bias", "results.sv", _RELU, "data0[c*ACC_WIDTH+ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : value",
-         "the sign is taken before the bias", when=lambda f: f.HAS_BIAS),
+         "the sign is taken before the bias", when=lambda f: f.HAS_BIAS and f.HAS_RELU),
     Edit("relu-word-raw", "results.sv", "«RELU_BITS'(code)»", "RELU_BITS'(value)",
-         "the ReLU stream carries accumulators"),
+         "the ReLU stream carries accumulators", when=lambda f: f.HAS_RELU),
     Edit("accumulator-word-relu", "results.sv", "«ACCUMULATOR_BITS'(code)»",
          "ACCUMULATOR_BITS'(value[ACC_WIDTH-1] ? {ACC_WIDTH{1'b0}} : value)",
          "the accumulator stream carries ReLU values"),
@@ -160,7 +161,7 @@ SHARED = (
     Edit("image-overrun", "stream_in.sv", "tready = «!full»;", "1'b1", "the next image is taken while one is computed",
          when=lambda f: f.IMAGES > 1),
     Edit("image-full-early", "stream_in.sv", "else if («write && last») full", "write && addr == WORDS - 2",
-         "an image is full a word early", when=lambda f: f.IY * f.IX > 1),
+         "an image is full a word early", when=lambda f: f.PLACES > 1),
     Edit("image-never-cleared", "stream_in.sv", "if («rst || clear») full", "rst", "the second image is never taken",
          when=lambda f: f.IMAGES > 1),
     Edit("word-without-valid", "stream_in.sv", "write = «tvalid && tready»;", "tready",
@@ -170,7 +171,10 @@ SHARED = (
     Edit("memory-even", "memory.sv", "read_data <= words[«ADDR_BITS'(read_addr)»]",
          "ADDR_BITS'(read_addr & ~32'd1)", "the lowest bit of read addresses is stuck at 0"),
     Edit("axis-free", "axis.sv", "if («rst || (step && last)») count", "rst || last",
-         "counters leave their last place without a step", when=lambda f: f.IY * f.IX > 1),
+         "counters leave their last place without a step", when=lambda f: f.PLACES > 1),
+)  # fmt: skip
+
+IMAGE = (
     # --- the image and its padding ---
     Edit("padding-bottom", "input_buffer.sv", "in_plane <= «iy < IY && ix < IX»;", "iy <= IY && ix < IX",
          "the first row below the plane is not padding", when=lambda f: f.PAD_BOTTOM > 0),
@@ -336,7 +340,7 @@ WS = (
          "ot_last && ox == OX - 1", "every row ends with a last beat", when=lambda f: f.OUTPUTS > 1),
 )  # fmt: skip
 
-OS = (
+ELEMENTS = (  # output-stationary
     # --- the element ---
     Edit("weight-unsigned", "os_pe.sv", "weight = {«WEIGHT_SIGNED != 0 && weight_north[WEIGHT_BITS-1]», weight_north}",
          "1'b0", "weights are not sign-extended", when=lambda f: f.WEIGHT_SIGNED),
@@ -355,9 +359,10 @@ OS = (
     Edit("sum-subtracted", "os_pe.sv", "shift_sum ? sum_south : «sum_north + SUM_BITS'(product)»;",
          "sum_north - SUM_BITS'(product)", "products are subtracted"),
     Edit("sum-or", "os_pe.sv", "shift_sum ? sum_south : «sum_north + SUM_BITS'(product)»;",
-         "sum_north | SUM_BITS'(product)", "OR in place of the sum", when=lambda f: f.IC * f.KH * f.KW > f.GROUPS),
+         "sum_north | SUM_BITS'(product)", "OR in place of the sum", when=lambda f: f.TERMS > 1),
     Edit("sum-narrow", "os_pe.sv", "shift_sum ? sum_south : «sum_north + SUM_BITS'(product)»;",
-         "SUM_BITS'($signed((SUM_BITS-1)'(sum_north + SUM_BITS'(product))))", "the sum is a bit too narrow"),
+         "SUM_BITS'($signed((SUM_BITS-1)'(sum_north + SUM_BITS'(product))))", "the sum is a bit too narrow",
+         when=lambda f: not f.HAS_ADDEND),
     Edit("sum-shift-adds", "os_pe.sv", "shift_sum ? «sum_south» :", "sum_south + SUM_BITS'(1)",
          "sums that move out grow by 1"),
     # --- the grid and its edges ---
@@ -391,14 +396,17 @@ OS = (
     Edit("lines-reversed", "feeder.sv", "left <= «valid && slot == i» ?", "valid && slot == LINES - 1 - i",
          "lines in reverse order",
          when=lambda f: f.ROW > 1 or f.COL > 1),
-    Edit("feeder-reloads", "feeder.sv", "left <= «valid && slot == i» ?", "slot == i",
-         "lines take words that were not asked for", when=_starts_inside),
     Edit("feeder-stuck", "feeder.sv", "? word : «left >> BITS»;", "left", "lines send lane 0 again and again",
          when=lambda f: f.ROW > 1),
     Edit("feeder-double-step", "feeder.sv", "? word : «left >> BITS»;", "left >> (2 * BITS)", "lines skip lanes",
          when=lambda f: f.ROW > 1),
     Edit("feeder-last-lane", "feeder.sv", "codes[i*BITS +: BITS] = «left[BITS-1:0]»;", "left[(LANES-1)*BITS +: BITS]",
          "lines send the last lane", when=lambda f: f.ROW > 1),
+)  # fmt: skip
+
+OS = (
+    Edit("feeder-reloads", "feeder.sv", "left <= «valid && slot == i» ?", "slot == i",
+         "lines take words that were not asked for", when=_starts_inside),
     # --- controller ---
     Edit("settle-short", "os_array.sv", "SETTLE:  if («settled») state", "unused_wait == SETTLING - 2 - COL / 2",
          "sums move out before the last products"),
@@ -458,4 +466,45 @@ OS = (
     Edit("results-unheard", "os_array.sv", "advance = «results_free»;", "1'b1", "nobody waits for the results"),
 )  # fmt: skip
 
-EDITS = {"ws": (*SHARED, *WS), "os": (*SHARED, *OS)}
+PRODUCT = (
+    Edit("settle-none", "os_product.sv", "SETTLE:  if («settled») state", "1'b1",
+         "sums move out without waiting for the last products"),
+    Edit("settle-short", "os_product.sv", "SETTLE:  if («settled») state", "unused_wait == SETTLING - 3",
+         "sums move out before the last products"),
+    Edit("drain-short", "os_product.sv", "DRAIN:   if («row_last») state", "row == ROW - 2",
+         "the last row is not moved out", when=lambda f: f.ROW > 1),
+    Edit("give-short", "os_product.sv", "GIVE:    if («given_row_last && given_pt_last») state", "given_pt_last",
+         "only the first row of a tile is given", when=lambda f: f.ROW > 1 and f.M > 1),
+    Edit("stream-ends-early", "os_product.sv", "STREAM:  if («slot_last && kt_last») state", "slot_last",
+         "a tile ends after the first terms", when=lambda f: f.K > f.ROW),
+    Edit("row-address", "os_product.sv", ".read_addr(«m * KT + kt»)", "m * KT", "the first terms come again",
+         when=lambda f: f.K > f.ROW),
+    Edit("column-address", "os_product.sv", ".read_addr(«pt * K + k»)", "pt * K + k + 1",
+         "terms of input2 are read one address off", when=lambda f: f.K > 1),
+    Edit("buffer-address", "os_product.sv", ".write_addr(«row * PT + pt»)", "row * PT",
+         "tiles of columns overwrite each other", when=lambda f: f.OC > f.COL),
+    Edit("buffer-transposed", "os_product.sv", ".read_addr(«given_row * PT + given_pt»)", "given_pt * ROW + given_row",
+         "the buffer is read column by column", when=lambda f: f.OC > f.COL and f.ROW > 1),
+    Edit("past-the-last", "os_product.sv", "exists <= «giving && given_m < M»;", "giving",
+         "rows past the last are given", when=lambda f: f.M % f.ROW != 0),
+    Edit("tile-stuck", "os_product.sv", "m = «mt * ROW + slot»;", "slot", "every tile has the first rows",
+         when=lambda f: f.M > f.ROW),
+    Edit("last-each-row", "os_product.sv", "last <= «given_m == M - 1 && given_pt_last»;", "given_pt_last",
+         "every row ends with a last beat", when=lambda f: f.M > 1),
+    Edit("tile-of-results", "os_product.sv", "ot <= «given_pt»;", "0", "results count as the first columns",
+         when=lambda f: f.OC > f.COL and f.NUMBERS),
+    Edit("terms-late", "os_product.sv", "input2_asked <= «streaming && k < K»;", "streaming && k + 1 < K",
+         "the last term is left out"),
+    Edit("stream-in-wait", "os_product.sv", "streaming = «advance && state == STREAM»;", "state == STREAM",
+         "slots are counted while the array waits", when=lambda f: f.IMAGES > 1 or f.M > f.ROW),
+    Edit("results-unheard", "os_product.sv", "advance = «results_free»;", "1'b1", "nobody waits for the results"),
+    Edit("zero-left", "integers.sv", "- «OUT_BITS'(ZERO)»;", "0", "zero points are not taken off",
+         when=lambda f: f.INPUT_ZERO or f.INPUT2_ZERO),
+    Edit("skew-less", "skew.sv", "to[i*BITS +: BITS] = «line[(DELAY-1)*BITS +: BITS]»;", "from[i*BITS +: BITS]",
+         "columns are not delayed", when=lambda f: f.COL > 1),
+    Edit("addend-missing", "results.sv", "sum = v + «ACC_WIDTH'(addend)»", "0", "no addend",
+         when=lambda f: f.HAS_ADDEND),
+)  # fmt: skip
+
+EDITS = {"ws": (*SHARED, *IMAGE, *WS), "os": (*SHARED, *IMAGE, *ELEMENTS, *OS)}
+PRODUCT_EDITS = (*SHARED, *ELEMENTS, *PRODUCT)

@@ -17,7 +17,7 @@ import numpy as np
 from qexport.bench.context import TEMPLATES
 from qexport.bench.design import Design, Dut
 from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, preset_interface, results_of_set
-from qexport.bench.rtl import PARTS
+from qexport.bench.rtl import BEHIND, styles_of
 from qexport.build.dump import dump
 from qexport.build.verify import verify
 from qexport.core.atomic import write_atomically
@@ -30,7 +30,7 @@ from qexport.core.strength import StrengthInfo
 from qexport.errors import CheckFailed, QexportError
 from qexport.layout.memory import Layout
 from qexport.layout.paths import MANIFEST
-from qexport.layout.toml import load_layout
+from qexport.layout.toml import default_layout, load_layout
 from qexport.sets.folder import file_sha256, set_entries, sha256
 from qexport.sets.manifest import Manifest, MemoryEntry, read_manifest
 from qexport.sim.cache import cache_folder
@@ -126,7 +126,7 @@ def selftest(
     dut: Dut = (),
     *,
     top: str = "dut",
-    styles: Sequence[str] = tuple(PARTS),
+    styles: Sequence[str] | None = None,
     seed: int = 0,
     sample: int | None = None,
     progress: Progress = lambda what, done, total: None,
@@ -134,7 +134,8 @@ def selftest(
 ) -> Selftest:
     """Change a set and the RTL of its layer in many ways, and see who notices.
 
-    The files of the set are changed in a copy. The RTL is the reference array of each of `styles`, in the bench of the
+    The files of the set are changed in a copy. The RTL is the reference array of each of `styles` (all that the layer
+    has), in the bench of the
     set and in that of a stress capture of the same geometry; with `dut` it is the module `top` of these files, in the
     bench of the set only. `sample`: how many mutants of each kind of RTL, None: all. What was found is kept beside the
     simulators' builds, by the content of all that it depends on, but for `dut`: it may include other files. `limit`:
@@ -157,6 +158,7 @@ def selftest(
     if faults := verify(folder).faults:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
     progress("the set as it is", 1, 1)
+    styles = styles_of(manifest) if styles is None else styles
     parts = 2 + (1 if design else 2 * len(styles))  # of the work, each of which may take its share of the time
     mutants = _Mutants(simulator, seed, sample, styles, progress, clock, parts)
     own_files = mutants.files(folder, "files of the set", sealed_only=False)
@@ -237,7 +239,7 @@ def _table(folder: Path, files: list[FileMutant], rtl: list[MutantResult]) -> Ta
 def _stress_layout(manifest: Manifest, facts: Convolution) -> Layout:
     """The memories of the bench with the sizes of a set's array, wide enough for all that the stress codes give."""
     stored = {entry.name: entry.bits for entry in manifest.memories}
-    preset = load_layout("default")
+    preset = load_layout(default_layout(manifest.layer.kind))
     memories = []
     for memory in preset.memories:
         if memory.name not in (*DRIVEN, *COMPARED):
@@ -403,7 +405,7 @@ def _sealed_changes(folder: Path, manifest: Manifest, rng: np.random.Generator, 
         if (entry := entries.get(name)) is None:
             continue
         tiling, bits = entry.tiling(manifest.array), entry.bits
-        if name == "bias":  # what it adds beyond the width of a sum's words does not show in them
+        if name in BEHIND:  # what it adds beyond the width of a sum's words does not show in them
             sums = [entries[stage].bits for stage in ("accumulator", "relu") if stage in entries]
             bits = min(bits, manifest.formats.accumulator.bits, *sums)  # nor beyond that of the design's registers
         wanted = min(SEALED, (tiling.words * tiling.lanes - tiling.fill) * bits)

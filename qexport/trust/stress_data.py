@@ -13,6 +13,7 @@ from qexport.core.operations.matmul import MatrixProduct
 from qexport.core.operations.sum import WeightedSum
 
 _TRIES = 8
+_LEAST = 4  # images of a product: two at the bounds, in which all codes are equal, and two of others
 _CODES = 1 << 12  # of an operand, from which are chosen
 
 Targets = Iterable[tuple[int | None, int]]  # channel, None: any; accumulator
@@ -64,7 +65,7 @@ def stress_product(facts: MatrixProduct, like: Capture, targets: Targets, images
                 places[image, row] = found
                 taken[image] += 1
                 break
-    used = int(np.flatnonzero(taken)[-1]) + 1
+    used = max(int(np.flatnonzero(taken)[-1]) + 1, min(_LEAST, images))
     return replace(
         like.part(0, 1),
         input=left.codes[places[:used]],

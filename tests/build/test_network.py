@@ -182,6 +182,16 @@ def tree(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): sha256(path.read_bytes()) for path in folder.rglob("*") if path.is_file()}
 
 
+def test_another_layout_is_for_what_convolves_and_gives_codes(folder: Path, tmp_path: Path) -> None:
+    done = cli("dump", "--all", "--network", folder / "s.network.safetensors", "--inputs", folder / "pixels.npy",
+               "--images", 1, "--layout", "int8", "--out", tmp_path / "sets")  # fmt: skip
+    assert done.exit_code == 0, done.output
+    layouts = {name: json.loads((tmp_path / "sets" / name / "manifest.json").read_bytes())["layout"]["name"]
+               for name in LAYERS}  # fmt: skip
+    assert layouts == {"conv1": "int8", "conv2": "int8", "add": "sum", "narrow": "int8", "pool": "sum",
+                       "classifier": "default"}  # fmt: skip
+
+
 def test_layers_shows_what_a_hardware_needs(folder: Path) -> None:
     done = cli("layers", "--network", folder / "s.network.safetensors", "--json")
     rows = {row["name"]: row for row in json.loads(done.stdout)["layers"]}

@@ -248,3 +248,30 @@ def integer_operators() -> onnx.ModelProto:
     z = b.add("MatMulInteger", y, codes(3, 2), b.constant(9, u8), name="last")
     z = b.add("Mul", b.add("Cast", z, to=TensorProto.FLOAT), b.constant(np.float32(0.02)))
     return b.model(b.add("QuantizeLinear", z, b.constant(np.float32(0.1)), b.constant(-4, s8)))
+
+
+def ao_resnet18(folder: Path, side: int = 32) -> Path:
+    """torch.ao, FX: fake quantizers of a ResNet-18 in training, exported as QDQ per channel, BatchNorms apart."""
+    import warnings
+
+    import torch
+    import torchvision
+
+    path = folder / "resnet18.onnx"
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        from torch.ao import quantization as ao
+        from torch.ao.quantization import quantize_fx
+
+        torch.manual_seed(3)
+        pictures = torch.randn(8, 3, side, side)
+        codes = ao.FakeQuantize.with_args(observer=ao.MovingAverageMinMaxObserver, quant_min=0, quant_max=255)
+        config = ao.QConfig(activation=codes, weight=ao.default_per_channel_weight_fake_quant)
+        mapping = ao.QConfigMapping().set_global(config)
+        model = torchvision.models.resnet18(weights=None).train()
+        prepared = quantize_fx.prepare_qat_fx(model, mapping, (pictures,))
+        for _ in range(2):
+            prepared(pictures)
+        prepared.apply(ao.disable_observer)
+        torch.onnx.export(prepared.eval(), (pictures[:1],), str(path), opset_version=17, dynamo=False)
+    return path

@@ -122,6 +122,7 @@ def test_operators_of_integers_from_pixels_on(tmp_path: Path) -> None:
     assert captured["of_integers"].capture.formats.weight.zero_points != (0,)
     assert not any(one.capture.ties for one in captured.values())
     network = integer_network(walked)
+    np.testing.assert_array_equal(network.inputs[0].codes(pictures), pictures)
     outputs = Engine(network).run({"picture": pictures.astype(np.int64)}, list(captured))
     for name, one in captured.items():
         np.testing.assert_array_equal(outputs[name], one.capture.reference_codes, name)
@@ -395,6 +396,16 @@ def test_a_file_with_wrong_bytes_never_ends_in_a_traceback(tmp_path: Path, seed:
     assert result.exit_code in (0, 2), result.output
     assert "Traceback" not in result.output
     assert result.exception is None or isinstance(result.exception, SystemExit)
+
+
+@pytest.mark.whole
+def test_every_layer_of_a_resnet18_of_torch_ao_is_captured(tmp_path: Path) -> None:
+    pictures = np.random.default_rng(0).standard_normal((1, 3, 32, 32)).astype(np.float32)
+    walked, captured = captures_of(zoo.ao_resnet18(tmp_path), pictures)
+    assert not walked.refused
+    assert without_remarks(captured) == list(captured)
+    assert len([one for one in captured.values() if one.capture.weight is not None]) == 21
+    assert len([one for one in captured.values() if isinstance(one.capture.layer, Sum)]) == 10  # sums, two pools
 
 
 def test_the_python_api_reads_a_file(tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
-"""The exported model in onnx.reference gives the codes of the integer network."""
+"""The exported model gives the codes of the integer network, in onnx.reference and in onnxruntime."""
 
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -30,11 +31,13 @@ from qexport.core.steps import (
 )  # fmt: skip
 from qexport.errors import QexportError
 from tests.conftest import cases, cli, fails
+from tests.frontends.test_onnx import needs
 from tests.judges.test_random_networks import Graph
 from tests.networks import small_network
 
 with warnings.catch_warnings():
     warnings.simplefilter("ignore")
+    from onnx import TensorProto, helper
     from onnx.reference import ReferenceEvaluator
 
     from qexport.frontends.to_onnx import onnx_model
@@ -42,34 +45,57 @@ with warnings.catch_warnings():
 pytestmark = pytest.mark.filterwarnings("ignore")
 
 
-def by_onnx(network: IntegerNetwork, inputs: dict[str, Any]) -> dict[str, Any]:
-    """The output codes of every layer."""
-    names = list(network.placed)
-    found = ReferenceEvaluator(onnx_model(network)).run(names, inputs)
-    return dict(zip(names, found, strict=True))
+Json = dict[str, Any]
+Computes = Callable[[IntegerNetwork, dict[str, Any]], list[Any]]
 
 
-def same(found: dict[str, Any], wanted: dict[str, Any]) -> None:
-    for name, codes in wanted.items():
-        assert found[name].dtype == np.int64
-        assert np.array_equal(found[name], codes), name
+def by_reference(network: IntegerNetwork, inputs: dict[str, Any]) -> list[Any]:
+    return list(ReferenceEvaluator(onnx_model(network)).run(list(network.placed), inputs))
 
 
-def test_the_small_network_with_its_pixels() -> None:
+def by_onnxruntime(network: IntegerNetwork, inputs: dict[str, Any]) -> list[Any]:
+    import onnxruntime
+
+    model = onnx_model(network)
+    given = {output.name for output in model.graph.output}
+    for name in {*network.placed} - given:
+        model.graph.output.append(helper.make_tensor_value_info(name, TensorProto.INT64, None))
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads, options.log_severity_level = 1, 3
+    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+    return list(session.run(list(network.placed), inputs))
+
+
+@pytest.fixture(scope="module", params=["onnx", "onnxruntime"])
+def engine(request: pytest.FixtureRequest) -> Computes:
+    """An engine that computes the output codes of every layer."""
+    needs(request.param)
+    return {"onnx": by_reference, "onnxruntime": by_onnxruntime}[request.param]
+
+
+def same(
+    engine: Computes, network: IntegerNetwork, codes: dict[str, Any], inputs: dict[str, Any] | None = None
+) -> None:
+    """The codes of every layer are those of the integer network."""
+    wanted = Engine(network).run(codes, list(network.placed))
+    found = engine(network, codes if inputs is None else inputs)
+    for (name, expected), got in zip(wanted.items(), found, strict=True):
+        assert got.dtype == np.int64
+        assert np.array_equal(got, expected), name
+
+
+def test_the_small_network_with_its_pixels(engine: Computes) -> None:
     network = small_network()
     pixels = np.random.default_rng(1).integers(0, 256, (3, 3, 6, 6), np.uint8)
-    engine = Engine(network)
-    wanted = engine.run({"image": network.inputs[0].codes(pixels)}, list(network.placed))
-    same(by_onnx(network, {"image pixels": pixels}), wanted)
+    same(engine, network, {"image": network.inputs[0].codes(pixels)}, {"image pixels": pixels})
 
 
 @settings(max_examples=cases(30))
-@given(st.integers(0, 2**32 - 1))
-def test_random_networks(seed: int) -> None:
+@given(seed=st.integers(0, 2**32 - 1))
+def test_random_networks(engine: Computes, seed: int) -> None:
     graph = Graph(seed, most=8)
-    network = graph.network()
     codes = {"image": graph.array(graph.input.format, graph.pictures, *graph.input.shape)}
-    same(by_onnx(network, codes), Engine(network).run(codes, list(network.placed)))
+    same(engine, graph.network(), codes)
 
 
 ROUNDINGS = ("floor", "half_up", "half_even", "half_away", "toward_zero")
@@ -104,10 +130,9 @@ def one_layer(steps: tuple[Step, ...], bits: int = 8) -> IntegerNetwork:
 
 
 @pytest.mark.parametrize("name", EACH)
-def test_every_step_on_every_code(name: str) -> None:
+def test_every_step_on_every_code(engine: Computes, name: str) -> None:
     codes = {"x": np.arange(-128, 128).reshape(1, 1, 16, 16).repeat(3, 1)}
-    network = one_layer(EACH[name])
-    same(by_onnx(network, codes), Engine(network).run(codes, ["layer"]))
+    same(engine, one_layer(EACH[name]), codes)
 
 
 def test_widths_beyond_the_operators_are_said() -> None:

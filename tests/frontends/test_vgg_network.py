@@ -12,13 +12,13 @@ import torch
 from qexport.core.capture import CaptureFile
 from qexport.core.network_file import network_bytes, read_network, write_network
 from qexport.core.network_run import Engine
-from qexport.core.steps import Threshold
+from qexport.core.steps import Multiply, Threshold
 from qexport.errors import QexportError
 from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.capture import capture_layers, layer_facts
 from qexport.frontends.vgg.data import Pictures, SamplePictures, normalise, read
 from qexport.frontends.vgg.model import ConvSpec, QuantVGG
-from qexport.frontends.vgg.network import integer_network
+from qexport.frontends.vgg.network import Imported, integer_network
 from tests.conftest import cli, fails
 from tests.frontends.networks import SMALL, small_network
 
@@ -40,9 +40,8 @@ def loaded(model: QuantVGG) -> checkpoint.Network:
     return checkpoint.Network(model.eval(), Path("small.pth"), "0" * 64)
 
 
-def compared(network: checkpoint.Network, images: int, folder: Path) -> tuple[Any, Any]:
+def compared(network: checkpoint.Network, made: Imported, images: int, folder: Path) -> tuple[Any, Any]:
     """The logits in integers and in float64, when the codes that enter all convolutions were found equal."""
-    made = integer_network(network)
     assert made.ties == 0
     engine = Engine(made.network)
     pictures = read(SamplePictures(), range(images))
@@ -67,15 +66,34 @@ def test_a_small_network_is_that_of_float64(tmp_path: Path, cfg: str) -> None:
         for index, module in enumerate(model.features):  # gains of both signs, and one of 0
             if isinstance(module, torch.nn.BatchNorm2d):
                 module.weight[0], module.weight[1] = 0, -(index % 3) / 3
-    ours, theirs = compared(loaded(model), 4, tmp_path)
+    network = loaded(model)
+    ours, theirs = compared(network, integer_network(network), 4, tmp_path)
     assert np.abs(ours - theirs).max() < 0.05 * np.ptp(theirs)
 
 
-@pytest.mark.whole
-def test_the_shipped_network_is_that_of_float64(tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def shipped() -> tuple[checkpoint.Network, Imported]:
     network = checkpoint.load(checkpoint.BUILTIN)
-    ours, theirs = compared(network, 6, tmp_path)
+    return network, integer_network(network)
+
+
+def test_the_shipped_network_is_that_of_float64(shipped: tuple[checkpoint.Network, Imported], tmp_path: Path) -> None:
+    ours, theirs = compared(*shipped, 6, tmp_path)
     assert np.array_equal(ours.argmax(1), theirs.argmax(1))
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_the_shipped_network_in_onnx_gives_the_same_codes(shipped: tuple[checkpoint.Network, Imported]) -> None:
+    from onnx.reference import ReferenceEvaluator
+
+    from qexport.frontends.to_onnx import onnx_model
+
+    network = shipped[1].network
+    pixels = read(SamplePictures(), [0, 31]).pixels.numpy()
+    wanted = Engine(network).run({"image": network.inputs[0].codes(pixels)}, list(network.placed))
+    found = ReferenceEvaluator(onnx_model(network)).run(list(network.placed), {"image pixels": pixels})
+    for (name, codes), ours in zip(wanted.items(), found, strict=True):
+        assert np.array_equal(codes, ours), name
 
 
 def test_the_file_is_the_same_every_time_and_reads_back(tmp_path: Path) -> None:
@@ -98,6 +116,22 @@ def test_scales_of_powers_of_two_give_thresholds() -> None:
     made = integer_network(loaded(model))
     assert isinstance(made.network.placed["features.4"].node.steps[-1], Threshold)
     assert made.ties > 0
+
+
+def test_the_steps_may_be_those_of_a_hardware(tmp_path: Path) -> None:
+    torch.save(settled().state_dict(), tmp_path / "m.pth")
+    file = tmp_path / "m.network.safetensors"
+    done = cli(
+        "import", tmp_path / "m.pth", "--round", "floor", "--mul-bits", 6, "--per-tensor", "--out", file, "--json"
+    )
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["departs"] > 0
+    node = read_network(file).placed["features.0"].node
+    assert isinstance(node.steps[0], Multiply)
+    assert abs(node.steps[0].arrays["by"]).max() < 32
+    assert node.steps[2].arrays["by"].ndim == 0
+    done = cli("import", tmp_path / "m.pth", "--round", "half_even", "--out", file)
+    assert "other codes" in done.stdout or "proven" in done.stdout
 
 
 def test_a_convolution_that_is_not_quantized_is_refused() -> None:

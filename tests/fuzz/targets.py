@@ -75,7 +75,7 @@ class Target:
             captures = [CaptureFile(path) for path in paths.values()]
             self.sets = base / "sets"
             dump_all(
-                captures, lambda kind: load_layout(default_layout(kind)), self.sets,
+                captures, lambda one: load_layout(default_layout(one.layer.kind)), self.sets,
                 graph=lambda index: Graph.of(network, "0" * 64, index),
             )  # fmt: skip
 

@@ -156,6 +156,7 @@ def test_a_failed_run_shows_cause_place_and_terms(browser: Any, pages: Path) -> 
     failure = page.get_by_role("region", name="Failure", exact=True)
     assert "cause: weight_unsigned, explains all" in failure.inner_text()
     assert "remedy: Read the weights as signed" in failure.inner_text()
+    assert "memory relu " in failure.inner_text()
     found = qx.open(pages / "features_33").diagnose(pages / "fail", memory="psum").first
     place = failure.get_by_role("link", name=f"{found.file}:{found.line} lane {found.lane}", exact=True)
     assert (pages / place.get_attribute("href")).is_file()

@@ -16,6 +16,8 @@ import qexport as qx
 from qexport.build.coverage import coverage_of_set
 from qexport.report.sets import PLOTS, plot, set_page
 from tests.conftest import cli, fails, make_capture, one_memory_layout
+from tests.findings.test_network import ORDER, dumped, ran
+from tests.networks import small_network
 
 EXAMPLE = Path(__file__).parents[2] / "vectors/features_33"
 HOSTILE = "\"><script>alert(1)</script><img src=x onerror='alert(2)'>\u202e&amp;"
@@ -138,6 +140,8 @@ def test_layers_of_every_kind_and_changed_files_have_a_page(tmp_path: Path) -> N
         page = qx.dump(capture, tmp_path).report(tmp_path / f"{capture.layer.name}.html").read_text()
         assert "verified" in page
     assert "step0_by by channel" in (tmp_path / "conv.html").read_text()
+    drawn = {name: "from accumulator to code" in (tmp_path / f"{name}.html").read_text() for name in ("conv", "sum")}
+    assert drawn == {"conv": True, "sum": False}  # behind a sum_pool a code is of several accumulators
     cli("report", tmp_path, "--out", tmp_path / "all.html")
     assert all(f">{capture.layer.name}</a>" in (tmp_path / "all.html").read_text() for capture in captures)
     for file in (tmp_path / "conv").glob("weight*.hex"):
@@ -157,22 +161,26 @@ def test_wide_words_ragged_tiles_and_many_files_are_shown_by_their_first(tmp_pat
     assert 'class="fill"' in page.decode()
 
 
-def test_a_folder_shows_its_network(tmp_path: Path) -> None:
-    for name in ("a", "b"):
-        qx.dump(make_capture(plane=(2, 2), images=1, name=name, index=None), tmp_path)
-    nodes = [("a", {"input": ["image"]}), ("b", {"input": ["a", "image"]}), ("gone<b>", {"input": ["b"]})]
-    layers = [{"name": name, "path": name, "operands": operands} for name, operands in nodes]
-    graph = {"schema": "qexport.graph/1", "network_sha256": "", "layers": layers, "x-own": 1}
-    (tmp_path / "graph.json").write_text(json.dumps(graph))
-    done = cli("report", tmp_path, "--out", tmp_path / "network.html")
-    assert done.exit_code == 0, done.output
-    page = (tmp_path / "network.html").read_text()
-    assert "3 layers, 4 edges" in page
-    assert page.count('class="edge"') == 4
-    assert "b takes image" in page
-    assert "gone&lt;b&gt;" in page
-    (tmp_path / "graph.json").write_text(json.dumps(graph | {"schema": "qexport.graph/7"}))
-    fails(cli("report", tmp_path, "--out", tmp_path / "network.html"), "schema 'qexport.graph/7'")
+def test_a_folder_shows_its_network_and_a_run_of_it_which_layers_are_wrong(tmp_path: Path) -> None:
+    sets, page = dumped(small_network(), tmp_path / "right"), tmp_path / "network.html"
+    assert cli("report", sets, "--out", page).exit_code == 0
+    text = page.read_text()
+    assert f"{len(ORDER)} layers, " in text
+    assert text.index(">conv1</a>") < text.index(">add</a>") < text.index(">classifier</a>")  # in the graph's order
+    taken = json.loads((sets / "graph.json").read_text())["layers"][2]["operands"]
+    assert "add takes conv1" in text  # over an arc, past conv2
+    assert text.count('class="edge"') >= len(ORDER)
+    assert {"conv1", "conv2"} <= {name for names in taken.values() for name in names}
+    run = ran(tmp_path, "conv1", "classifier")
+    assert cli("report", run, "--set", sets, "--out", page).exit_code == 0
+    rows = Tables(page.read_bytes()).tables["Layers in the order of computation"]
+    assert [(row[0], row[1]) for row in rows if row[1] == "faulty"] == [("conv1", "faulty"), ("classifier", "faulty")]
+    assert "kernel_rotated" in page.read_text()
+    graph = json.loads((sets / "graph.json").read_text())
+    graph["layers"][0] |= {"name": HOSTILE, "operands": {"input": [HOSTILE[:20]]}}
+    (sets / "graph.json").write_text(json.dumps(graph))
+    assert cli("report", sets, "--out", page).exit_code == 0
+    assert Tables(page.read_bytes()).tags["script"] == 1
 
 
 def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import re
 import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 
 from qexport.bench.interface import Port, Stream, interface
-from qexport.bench.rtl import FOLDER, INPUTS, PARTS, POOLS, SHARED
+from qexport.bench.rtl import FOLDER, INPUTS, PARTS, POOLS, PRODUCT, SHARED
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.errors import CheckFailed, QexportError
@@ -34,7 +35,7 @@ from qexport.trust.mutants import (
     user_mutants,
     with_changes,
 )
-from qexport.trust.rtl_edits import EDITS, Edit
+from qexport.trust.rtl_edits import EDITS, PRODUCT_EDITS, Edit
 from tests.conftest import checked_dump, make_capture
 
 STYLES = ("ws", "os")
@@ -81,11 +82,17 @@ def fates(results: list[MutantResult]) -> dict[str, str]:
 # --- the edits themselves, without a simulator ----------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("style", STYLES)
-def test_every_edit_applies_to_the_templates_and_changes_them(style: str) -> None:
-    assert len(EDITS[style]) == len({edit.name for edit in EDITS[style]}) >= 40
-    for edit in EDITS[style]:
-        assert edit.file.removesuffix(".sv") in (*SHARED, *INPUTS, *POOLS, *PARTS[style])
+@pytest.mark.parametrize(
+    ("edits", "parts"),
+    [*((EDITS[style], (*INPUTS, *PARTS[style])) for style in STYLES), (PRODUCT_EDITS, PRODUCT)],
+    ids=[*STYLES, "product"],
+)
+def test_every_edit_applies_to_the_templates_and_changes_them(edits: Sequence[Edit], parts: Sequence[str]) -> None:
+    assert len(edits) == len({edit.name for edit in edits}) >= 40
+    for edit in edits:
+        if edit.file == "results.sv":  # which is rendered
+            continue
+        assert edit.file.removesuffix(".sv") in (*SHARED, *POOLS, *parts)
         text = (FOLDER / edit.file).read_text()
         changed = applied(edit, text)
         assert changed != text

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+import qexport as qx
 from qexport import __version__
+from qexport.layout.toml import layout_text, parse_layout
 from qexport.sets.folder import sha256
 from qexport.sets.manifest import read_manifest
 from qexport.sim.registry import choose
@@ -202,3 +204,18 @@ def test_a_stuck_weight_of_a_row_that_a_depthwise_layer_leaves_empty_is_no_mista
         folder = checked_dump(make_capture(groups=groups, images=1), "default", tmp_path / str(groups))
         names = [edit.name for edit in chosen_edits("ws", folder)]
         assert ("weight-stuck" in names) == chosen
+
+
+def test_a_matrix_product_has_the_output_stationary_array_changed(tmp_path: Path) -> None:
+    rng = np.random.default_rng(3)
+    capture = qx.capture(
+        input=rng.integers(-4, 4, (1, 3, 2)), input2=rng.integers(-4, 4, (1, 2, 3)), inputs="int3", inputs2="int3",
+        name="product", relu=True,
+    )  # fmt: skip
+    layout = layout_text("matmul").replace("= 8", "= 2")
+    folder = checked_dump(capture, parse_layout(layout, "two.toml"), tmp_path)
+    result = cli("selftest", folder, "--simulator", "icarus", "--sample", "2")
+    assert result.exit_code == 0, result.output
+    assert "of single-bit input errors show in relu" in result.stdout
+    assert "os, hand" in result.stdout
+    assert "ws, hand" not in result.stdout

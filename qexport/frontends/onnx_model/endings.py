@@ -12,8 +12,8 @@ from qexport.core.intformat import Int64
 from qexport.core.rescale import Network
 from qexport.core.steps import Add, Multiply, Step
 from qexport.errors import QexportError
-from qexport.frontends.onnx_model.values import Call, Closing, Reals
-from qexport.frontends.rounding import Rounding
+from qexport.frontends.onnx_model.values import Call, Closing, Quantizer, Reals
+from qexport.frontends.rounding import ROUNDED, Rounding
 
 PAIRS = 1 << 16  # of codes of two operands, that are all tried
 
@@ -30,18 +30,16 @@ def rounding_of(closing: Closing) -> Rounding:
         return Rounding(
             gains, offsets + 1, 0, 1, quantizer.format, rounding="floor", before=before, after=(*two, *line.pools)
         )
-    low, high = (
-        _limit(end, quantizer.step, quantizer.inside, quantizer.behind, quantizer.low, quantizer.high)
-        for end in (line.low, line.high)
-    )
+    low, high = (_limit(end, quantizer) for end in (line.low, line.high))
     return Rounding(
         gains, offsets, low, high, quantizer.format, quantizer.behind, quantizer.rounding, before, line.pools
     )
 
 
-def _limit(end: Reals, step: float, inside: float, behind: int, low: int, high: int) -> int:
+def _limit(end: Reals, quantizer: Quantizer) -> int:
     """The code that a limit of the reals becomes."""
-    codes = {int(code) for code in np.clip(np.rint(end / step + inside) + behind, low, high)}
+    rounded = ROUNDED[quantizer.rounding](end / quantizer.step + quantizer.inside) + quantizer.behind
+    codes = {int(code) for code in np.clip(rounded, quantizer.low, quantizer.high)}
     if len(codes) > 1:
         raise QexportError("what limits it before the quantizer differs by channel")
     return codes.pop()

@@ -147,10 +147,13 @@ EXPANSIONS: dict[tuple[str, str], Callable[[NodeProto], list[NodeProto]]] = {
 def expanded(node: NodeProto, axes: int) -> list[NodeProto]:
     """The node, or the standard nodes that mean it; `axes`: how many its first input has."""
     domain = "" if node.domain in STANDARD else node.domain
-    if domain == CHANNELS_LAST:
-        return _channels_last(node, axes)
     expand = EXPANSIONS.get((domain, node.op_type))
-    return [node] if expand is None else expand(node)
+    try:
+        if domain == CHANNELS_LAST and axes > 2:
+            return _channels_last(node, axes)
+        return [node] if expand is None else expand(node)
+    except (IndexError, TypeError, ValueError):  # of inputs or attributes that such a node does not have
+        return [node]
 
 
 def standard(node: NodeProto) -> NodeProto:

@@ -77,13 +77,15 @@ def conv(op: Op) -> Line:
     assert weight.codes is not None
     axes = weight.codes.ndim - 2
     checked(axes in (1, 2), f"it convolves over {axes} axes")
-    checked(not grid.view.moves or grid.pad == NO_SIDES or len(grid.shape) == axes + 2, "its padding is not of a plane")
     images, channels, *plane = grid.shape
     weight_codes = weight.codes if axes == 2 else weight.codes[:, :, np.newaxis]
     outputs, _, *kernel = weight_codes.shape
     fmt = _weight_format(weight, outputs)
     strides, dilations = (op.ints(name, [1] * axes) for name in ("strides", "dilations"))
-    pads = _pads(op, plane, list(weight.codes.shape[2:]), strides, dilations)
+    checked(min(*strides, *dilations) > 0, "its strides or dilations are not above 0")
+    top, bottom, left, right = grid.pad
+    padded = [plane[0] + top + bottom, plane[1] + left + right] if axes == 2 else [plane[0] + left + right]
+    pads = _pads(op, padded, list(weight.codes.shape[2:]), strides, dilations)
     if axes == 1:
         strides, dilations, pads = [1, *strides], [1, *dilations], [0, pads[0], 0, pads[1]]
     top, left, bottom, right = pads
@@ -109,7 +111,7 @@ def conv(op: Op) -> Line:
 
 
 def _pads(op: Op, plane: list[int], kernel: list[int], strides: list[int], dilations: list[int]) -> list[int]:
-    """Of each axis at its beginning, then at its end."""
+    """Of each axis of what comes in, at its beginning, then at its end."""
     auto = op.facts.get("auto_pad") or "NOTSET"
     if auto in ("NOTSET", "VALID"):
         return op.ints("pads", [0] * 2 * len(plane)) if auto == "NOTSET" else [0] * 2 * len(plane)

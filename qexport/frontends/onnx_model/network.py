@@ -7,12 +7,13 @@ import numpy as np
 
 from qexport.core.capture import Source
 from qexport.core.codes import CodeFormat
-from qexport.core.network import IntegerNetwork, NetworkInput, NetworkLayer, NetworkOutput
+from qexport.core.network import PIXELS, IntegerNetwork, NetworkInput, NetworkLayer, NetworkOutput
 from qexport.core.network import View as NetworkView
 from qexport.core.steps import Add, Clamp, Multiply, Step
 from qexport.errors import QexportError
 from qexport.frontends.onnx_model.capture import blank
 from qexport.frontends.onnx_model.endings import rounding_of
+from qexport.frontends.onnx_model.state import Fed
 from qexport.frontends.onnx_model.values import Line
 from qexport.frontends.onnx_model.walk import Found, Walked
 from qexport.frontends.rounding import ended
@@ -47,9 +48,17 @@ def integer_network(walked: Walked) -> IntegerNetwork:
         if one.name not in read:
             zero = 0 if layer.formats.output is None else layer.formats.output.zero_points[0]
             outputs.append(NetworkOutput(name=_output_name(walked, one), from_=one.name, scale=scale, zero_point=zero))
-    inputs = [NetworkInput(name=one.name, shape=one.shape[1:], format=one.format) for one in fed]
+    inputs = [NetworkInput(name=one.name, shape=one.shape[1:], format=one.format, lookup=_lookup(one)) for one in fed]
     source = Source(checkpoint_sha256=walked.graph.sha256)
     return IntegerNetwork(tuple(inputs), tuple(layers), tuple(outputs), source)
+
+
+def _lookup(fed: Fed) -> tuple[tuple[int, ...], ...] | None:
+    """Pixels as codes, where they are fed as they are; None where the model takes real numbers: their scale is its own
+    matter."""
+    if fed.pixels:
+        return (tuple(range(PIXELS)),) * fed.shape[1]
+    return None
 
 
 def _output_name(walked: Walked, one: Found) -> str:

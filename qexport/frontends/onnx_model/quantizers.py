@@ -1,5 +1,6 @@
 """Where reals become codes and codes reals: QuantizeLinear and DequantizeLinear, QONNX's Quant, BipolarQuant, Trunc."""
 
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -134,18 +135,20 @@ def _trunc(op: Op) -> Quantizer:
     need(scale > 0, f"the scale of {op.kind} is {scale:g}")
     if len(op.inputs) > 5:
         new_scale, out_bits = op.one(4, "output scale"), op.one(5, "bit width")
-        dropped = round(float(np.log2(new_scale / scale)))
-        new_zero = zero / 2**dropped
+        need(new_scale > 0, f"the scale of {op.kind} is {new_scale:g}")
+        dropped = round(math.log2(new_scale) - math.log2(scale))
+        new_zero = zero / 2.0 ** min(max(dropped, -WIDEST), WIDEST)
         signed, narrow = bool(op.facts.get("signed", 1)), bool(op.facts.get("narrow", 0))
     else:
         new_scale, out_bits, new_zero = scale, op.one(4, "bit width"), zero
         dropped, signed, narrow = int(bits - out_bits), _is_signed(op), False
+    need(abs(dropped) <= WIDEST, f"{op.kind} drops {dropped} bits")
     need(new_zero == int(new_zero), f"the zero point of {op.kind} is {new_zero:g}, which is not an integer")
     need(out_bits == int(out_bits) and 1 <= out_bits <= WIDEST, f"{op.kind} has {out_bits:g} bits")
     integer = IntFormat(int(out_bits), signed)
     return Quantizer(
         op.result, False, new_scale, int(new_zero), integer.low + (narrow and signed), integer.high,
-        step=scale * 2.0**dropped, inside=zero / 2**dropped, rounding=_rounding(op, "FLOOR"),
+        step=scale * 2.0**dropped, inside=zero / 2.0**dropped, rounding=_rounding(op, "FLOOR"),
     )  # fmt: skip
 
 

@@ -217,11 +217,13 @@ def _window(op: Op, line: Line) -> tuple[Line, tuple[int, int], tuple[int, int],
     need(axes in (1, 2) and line.view == expected, f"{op.kind} of a view")
     need(axes == 2 or natural[2] == 1, f"{op.kind} of a view")
     need(set(dilations) == {1}, f"{op.kind} with dilation")
+    need(min(*kernel, *strides) > 0, "its kernel or stride is not above 0")
     need((op.facts.get("auto_pad") or "NOTSET") in ("NOTSET", "VALID"), f"{op.kind} with auto_pad")
     pads = op.ints("pads", [0] * 2 * axes)
     if axes == 1:
         kernel, strides, pads = [1, *kernel], [1, *strides], [0, pads[0], 0, pads[1]]
     top, left, bottom, right = pads
+    need(min(pads) >= 0, "its padding is negative")
     sizes = [
         (size + more - taps) // stride + 1
         for size, more, taps, stride in zip(natural[2:], (top + bottom, left + right), kernel, strides, strict=True)

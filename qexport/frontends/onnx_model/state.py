@@ -41,13 +41,14 @@ class Lost(Exception):
 @dataclass(frozen=True)
 class Fed:
     """Codes that no layer gives: those of what comes in, or `behind` an operation that is not understood. `before`: the
-    tensor that was quantized."""
+    tensor that was quantized; `pixels`: it is the model's input itself, of uint8."""
 
     name: str
     before: str
     shape: Shape
     format: CodeFormat
     behind: str | None
+    pixels: bool
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,8 @@ class State:
             if before == fed.before and fed.format == format:
                 return Grid.of(format, (fed.name,), View(shape), tensor, integers)
         name = self.new_name(origin or tensor)
-        self.fed[name] = Fed(name, before, shape, format, behind)
+        pixels = tensor in self.graph.inputs and self.types[tensor].tensor_type.elem_type == onnx.TensorProto.UINT8
+        self.fed[name] = Fed(name, before, shape, format, behind, pixels)
         return Grid.of(format, (name,), View(shape), tensor, integers)
 
     def close(self, line: Line, quantizer: Quantizer, part: int | None = None) -> Grid:

@@ -210,8 +210,10 @@ def _apply(op: Op) -> None:
     except Lost as lost:
         reason = _reason(node, str(lost))
     except QexportError as error:
-        _refuse(state, node, str(error))
-        reason = f"layer {op.name}"
+        reason = _reason(node, str(error))
+        if op.kind in LAYERS:
+            _refuse(state, node, str(error))
+            reason = f"layer {op.name}"
     driven = [name for name in node.input if name and not isinstance(state.values.get(name), Constant)]
     origins = {state.origins.get(name) for name in driven} if op.kind not in LAYERS else {None}
     earlier = [state.why[name] for name in node.input if name in state.why]

@@ -15,9 +15,9 @@ from qexport.core.geometry import Linear, Sum
 from qexport.core.intformat import Int64
 from qexport.core.network import PIXELS, IntegerNetwork, NetworkInput, NetworkLayer, NetworkOutput, View
 from qexport.core.operations.registry import operation
+from qexport.core.rescale import ANY, Hardware, rescale
 from qexport.core.rescale import Network as RealNetwork
-from qexport.core.rescale import rescale
-from qexport.core.steps import MaxPool
+from qexport.core.steps import MaxPool, Step
 from qexport.errors import QexportError
 from qexport.frontends.vgg.capture import LayerFacts, layer_facts, unusable_layers
 from qexport.frontends.vgg.checkpoint import Network
@@ -31,15 +31,17 @@ PICTURE = "image"
 
 @dataclass(frozen=True)
 class Imported:
-    """The network in integers. `ties`: accumulators within the bounds whose code float64 may round either way."""
+    """The network in integers. Of the accumulators within the bounds: `ties`, those whose code float64 may round either
+    way; `departs`, those to which the hardware's steps give another code than PyTorch."""
 
     network: IntegerNetwork
     ties: int
+    departs: int
 
 
 @torch.no_grad()
-def integer_network(network: Network) -> Imported:
-    """The network whose codes are those of PyTorch's float64 pass, up to the classifier.
+def integer_network(network: Network, hardware: Hardware = ANY) -> Imported:
+    """The network whose codes up to the classifier are those of PyTorch's float64 pass, or what a hardware makes of it.
 
     The classifier, which is not quantized, gets 8-bit input codes, 8-bit weights with one scale, and a bias in units
     of its accumulators, so that these are logits on one grid. Raises QexportError where a layer is not quantized.
@@ -55,14 +57,16 @@ def integer_network(network: Network) -> Imported:
     facts = layer_facts(model)
     after = [*facts[1:], None]
     layers: list[NetworkLayer] = []
-    before, ties = PICTURE, 0
+    before, ties, departs = PICTURE, 0, 0
     for layer, following in zip(facts, after, strict=True):
         affine = _affine(model.features, layer)
         code = following.formats.input if following else _classifier_codes(model.features, layer)
-        node, tied = _convolution(layer, code, affine, before)
-        layers.append(node)
-        ties += tied if following else 0  # the classifier's codes are not PyTorch's
-        before = node.name
+        real = _real(layer, code, affine)
+        found = rescale(real, hardware)
+        layers.append(_convolution(layer, code, found.steps, before))
+        ties += len(real.ties()) if following else 0  # the classifier's codes are not PyTorch's
+        departs += int(found.departs.sum())
+        before = layers[-1].name
         if pool := _pool(model.features, layer, code, before):
             layers.append(pool)
             before = pool.name
@@ -73,7 +77,7 @@ def integer_network(network: Network) -> Imported:
     scale = layers[-1].formats.accumulator_scales[0]
     logits = NetworkOutput(name="logits", from_=layers[-1].name, scale=scale)
     source = Source(checkpoint_sha256=network.sha256)
-    return Imported(IntegerNetwork((image,), tuple(layers), (logits,), source), ties)
+    return Imported(IntegerNetwork((image,), tuple(layers), (logits,), source), ties, departs)
 
 
 def _lookup(first: QuantConv2d) -> tuple[tuple[int, ...], ...]:
@@ -115,21 +119,21 @@ def _classifier_codes(features: nn.Sequential, layer: LayerFacts) -> CodeFormat:
     return CodeFormat(bits=CLASSIFIER_BITS, signed=False, scale=max(furthest, 2.0**-20) / (2**CLASSIFIER_BITS - 1))
 
 
-def _convolution(
-    layer: LayerFacts, code: CodeFormat, affine: tuple[Sequence[float], Sequence[float]], before: str
-) -> tuple[NetworkLayer, int]:
-    formats = msgspec.structs.replace(layer.formats, output=code)
+def _real(layer: LayerFacts, code: CodeFormat, affine: tuple[Sequence[float], Sequence[float]]) -> RealNetwork:
+    """The rounding of the network from a layer's accumulators to the codes of the next one."""
     unit = Fraction(layer.formats.weight.scales[0]) * Fraction(layer.formats.input.scales[0]) / Fraction(code.scales[0])
-    real = RealNetwork(
+    return RealNetwork(
         [Fraction(gain) * unit for gain in affine[0]],
         [Fraction(offset) / Fraction(code.scales[0]) for offset in affine[1]],
         *_bounds(layer),
         low=0,
         high=code.integer.high,
     )
-    weight = layer.conv.weight_codes().numpy()
-    node = NetworkLayer(layer.geometry, formats, rescale(real).steps, {"input": (before,)}, weight=weight)
-    return node, len(real.ties())
+
+
+def _convolution(layer: LayerFacts, code: CodeFormat, steps: tuple[Step, ...], before: str) -> NetworkLayer:
+    formats = msgspec.structs.replace(layer.formats, output=code)
+    return NetworkLayer(layer.geometry, formats, steps, {"input": (before,)}, weight=layer.conv.weight_codes().numpy())
 
 
 def _pool(features: nn.Sequential, layer: LayerFacts, code: CodeFormat, before: str) -> NetworkLayer | None:

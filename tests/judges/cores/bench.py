@@ -49,8 +49,8 @@ class Set:
 
     def compared(self, name: str) -> int:
         """How many values of a memory are compared: all but what `skew` added."""
-        stored, place, _ = self.read(name)
-        return int((place >= 0).sum()) if "skew" in self.memory(name) else stored.size
+        plain = {key: value for key, value in self.memory(name).items() if key != "skew"}
+        return int(read_order(plain, self.manifest["array"])[0].size)
 
     def tensor(self, name: str) -> Ints:
         return self.read(name)[2]

@@ -44,7 +44,7 @@ def bit_serial() -> Capture:
     return conv(weight, x, SIGNED, padding=[1, 0, 0, 1])
 
 
-ARRAYS = {"mac_fsm": (4, 2), "dot_tree": (8, 3), "os_2x2": (4, 2), "line_buffer": (1, 2), "bit_serial": (2, 2)}
+ARRAYS = {"mac_fsm": (3, 2), "dot_tree": (8, 3), "os_2x2": (4, 2), "line_buffer": (1, 2), "bit_serial": (2, 2)}
 LAYERS = {made.__name__: made for made in (mac_fsm, dot_tree, os_2x2, line_buffer, bit_serial)}
 RESULTS = {
     "mac_fsm": ["accumulator", "relu", "output"],
