@@ -499,6 +499,9 @@ def test_simulate_reports_what_was_compared(simulator: str, set_of: SetOf) -> No
     (one,) = said["sets"]
     assert one.pop("version")[0].isdigit()
     assert one.pop("bench") is None  # nothing to say: the bench files are what this version writes
+    assert one.pop("beside") == []
+    assert "products" in one.pop("cannot_see")
+    assert one.pop("coverage")["accumulator"]
     cycles = one.pop("cycles")
     assert 2 * 9 * 36 < cycles < 2000  # the model gives one psum word a cycle at most
     macs = 2 * 16 * 8 * 8 * 9
