@@ -581,5 +581,6 @@ def test_a_design_with_more_multipliers_than_the_layout_has_no_share_above_all(s
     fails(cli(*given), "knowing.sv:9: reads ", "or --allow set")
     result = cli(*given, "--allow", "set")
     assert result.exit_code == 0, result.output
-    assert "more than the layout's array of 1 multiplier\n" in result.stdout
-    assert "%" not in result.stdout
+    (speed,) = (line for line in result.stdout.splitlines() if line.startswith("speed"))
+    assert speed.endswith("more than the layout's array of 1 multiplier")
+    assert "%" not in speed
