@@ -149,10 +149,10 @@ def _as_stored(index: Iterable[tuple[str, str]], order: Order) -> list[tuple[str
 
 
 def _words_of_image(tiling: Tiling) -> int:
-    """After how many words tlast comes: those of an image, where the order streams images, else all."""
-    if not tiling.order.streams_images:
+    """After how many words tlast comes: those of an image, where the order has them one after the other, else all."""
+    if tiling.order.image_axis is None:
         return tiling.words * tiling.files
-    of_files = [item.name for item in tiling.order.files[:1]] == [IMAGE_AXIS]
+    of_files = tiling.order.image_axis in tiling.order.files
     return tiling.words * (tiling.files if of_files else 1) // tiling.sizes[IMAGE_AXIS]
 
 

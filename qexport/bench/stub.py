@@ -59,12 +59,12 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
         found = bench_streams(manifest, offered)
         needed = [stream for stream in found if stream.needed]
         if style == "memory":  # what the reference RTL has, numbers of steps among it
+            if not any(stream.memory.name in KEPT for stream in needed):
+                raise QexportError(
+                    f"stub: style '{style}' compares {', '.join(KEPT)}, {layout} has none of them; take --style stream"
+                )
             there = {*mm_ports(manifest)["selects"], *KEPT}
             needed = [stream for stream in found if stream.memory.name in there]
-        if all(stream.driven for stream in needed):
-            raise QexportError(
-                f"stub: style '{style}' compares {', '.join(KEPT)}, {layout} has none of them; take --style stream"
-            )
         words = sum(stream.memory.total for stream in needed)
         context |= _interface(manifest, style, needed) | work(layer, manifest.memories, words, array)
     elif not context["memories"]:

@@ -1,34 +1,29 @@
 """Say where results differ from a set, and which mistake it is."""
 
 import sys
+import tempfile
 from pathlib import Path
 
 import click
 
-from qexport.bench.design import Design
 from qexport.cli.common.options import (
     check_top,
     dut_options,
     folder_argument,
     json_option,
     path_type,
-    simulator_option,
     time_limit_option,
 )
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.tables import print_pairs
-from qexport.core.capture import CaptureFile
-from qexport.errors import CheckFailed, few
+from qexport.core.capture import LayerCapture
+from qexport.errors import CheckFailed, QexportError, few
 from qexport.findings.diagnose import diagnose
 from qexport.findings.diagnosis import Diagnosis
 from qexport.findings.waves import read_wave
-from qexport.findings.whole_run import confirm, diagnose_run
+from qexport.findings.whole_run import diagnose_run
 from qexport.findings.words import Actual, read_actual
 from qexport.sets.graph import GRAPH
-from qexport.sets.manifest import read_manifest
-from qexport.sim.run import simulate
-from qexport.sim.work import scratch_folder
-from qexport.trust.stress import stress_capture
 
 
 @click.command(name="diagnose")
@@ -49,7 +44,7 @@ from qexport.trust.stress import stress_capture
     help="Of a VCD or FST: the signal that is 1 where a word counts.  [default: tvalid and tready of a tdata]",
 )
 @dut_options("Your module, which is run on the set without --actual, and on fresh stimulus to make sure of a cause")
-@simulator_option()
+@click.option("--simulator", default="auto", help="With --dut: the simulator that runs it.  [default: auto]")
 @time_limit_option("With --dut: seconds for each build, and again for each run.")
 @json_option
 def command(
@@ -93,6 +88,8 @@ def command(
         raise click.UsageError("--valid belongs to --signal and --clock")
     if signal is not None and len(files) != 1:
         raise click.UsageError("--signal is of one file; give --actual once")
+    if dut:
+        _check_simulator(simulator)
     watched = sys.stderr.isatty()
     if (folder / GRAPH).is_file():
         if len(files) != 1 or not files[0].is_dir() or (first, memory, signal) != (None, None, None) or dut:
@@ -104,28 +101,21 @@ def command(
         if watched:
             click.echo(f"trying {what} ...", err=True)
 
-    design = Design.read(dut, top=top or "dut")
-    with scratch_folder() as scratch:
-        if not files:
-            simulate(folder, simulator, design, keep=scratch / "run", limit=time_limit)
-            files = (scratch / "run",)
+    with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
+        runs = files or (_run(folder, dut, top, simulator, time_limit, Path(scratch) / "run"),)
         if signal is not None and sampled is not None:
-            actual = read_wave(folder, files[0], signal, sampled, memory, valid)
+            actual = read_wave(folder, runs[0], signal, sampled, memory, valid)
             found = diagnose(folder, actual, told)
-        elif memory is None and first is None and len(files) == 1 and files[0].is_dir():
-            actual, found = diagnose_run(folder, files[0], told)
+        elif memory is None and first is None and len(runs) == 1 and runs[0].is_dir():
+            actual, found = diagnose_run(folder, runs[0], told)
         else:
-            actual = read_actual(folder, files, memory, first)
+            actual = read_actual(folder, runs, memory, first)
             found = diagnose(folder, actual, told)
-        if design:
-            told("fresh stimulus")
-            found = confirm(
-                folder, found, actual.memory.name, design,
-                lambda: stress_capture(CaptureFile(folder / read_manifest(folder).capture.path)),
-                simulator=simulator, limit=time_limit,
-            )  # fmt: skip
-        file = few(dut) if files[0].is_relative_to(scratch) else few(files)
-    given = file if files[0].is_relative_to(scratch) else ", ".join(map(str, files))
+    if dut:
+        told("fresh stimulus")
+        found = _confirmed(folder, found, actual.memory.name, dut, top, simulator, time_limit)
+    file = few(files or dut)
+    given = ", ".join(map(str, files or dut))
     result = {"set": str(folder), "actual": given, "memory": actual.memory.name, **found.as_json()}
     emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
     if found.differing or found.findings or found.causes:
@@ -141,6 +131,40 @@ def _diagnose_network(folder: Path, run: Path, watched: bool, as_json: bool) -> 
     if found.first is not None or found.faulty:
         click.echo(f"qexport: diagnose: {run}: {found.summary}", err=True)
         click.get_current_context().exit(CheckFailed.exit_code)
+
+
+# What --dut needs is loaded with it: a command that only reads needs neither locks nor simulators.
+
+
+def _check_simulator(name: str) -> None:
+    from qexport.sim.registry import SIMULATORS
+
+    if name not in ("auto", *SIMULATORS):
+        raise QexportError(f"simulator: '{name}' is not known; choose auto or {' or '.join(SIMULATORS)}")
+
+
+def _run(folder: Path, dut: tuple[Path, ...], top: str | None, simulator: str, limit: float, keep: Path) -> Path:
+    """What the design gives for the set, in a folder."""
+    from qexport.sim.run import simulate
+
+    simulate(folder, simulator, dut, top=top or "dut", keep=keep, limit=limit)
+    return keep
+
+
+def _confirmed(
+    folder: Path, found: Diagnosis, memory: str, dut: tuple[Path, ...], top: str | None, simulator: str, limit: float
+) -> Diagnosis:
+    from qexport.bench.design import Design
+    from qexport.core.capture import CaptureFile
+    from qexport.findings.fresh import confirm
+    from qexport.sets.manifest import read_manifest
+    from qexport.trust.stress import stress_capture
+
+    def stimulus() -> LayerCapture:
+        return stress_capture(CaptureFile(folder / read_manifest(folder).capture.path))
+
+    design = Design.read(dut, top=top or "dut")
+    return confirm(folder, found, memory, design, stimulus, simulator=simulator, limit=limit)
 
 
 def _show_diagnosis(folder: Path, file: str, actual: Actual, found: Diagnosis) -> None:

@@ -98,7 +98,9 @@ class Accumulators(_Entry, frozen=True, kw_only=True):
     def __str__(self) -> str:
         reached = {(True, True): "both reached", (True, False): "the lower reached", (False, True): "the upper reached"}
         said = reached.get((self.low_reached, self.high_reached), "neither reached")
-        return f"accumulators {self.least}..{self.greatest}, bounds {self.low}..{self.high}, {said}"
+        narrower = (self.low_reached and self.least > self.low) or (self.high_reached and self.greatest < self.high)
+        by = " by weights with narrower ones" if narrower else ""
+        return f"accumulators {self.least}..{self.greatest}, bounds {self.low}..{self.high}, {said}{by}"
 
 
 class Edges(_Entry, frozen=True, kw_only=True):

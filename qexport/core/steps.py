@@ -17,7 +17,6 @@ from msgspec import Meta
 from numpy.typing import NDArray
 
 from qexport.core.budget import CHAIN, LEVELS, STEP_ELEMENTS
-from qexport.core.edges import edge_values
 from qexport.core.geometry import NotNegative, Positive
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.tensors import Range
@@ -159,15 +158,6 @@ class Step(
         firsts = self.firsts(low, high, channel, most)
         near = {low, high, *(first + side for first in (0, *firsts) for side in (-1, 0, 1))}
         return np.array(sorted(value for value in near if low <= value <= high), np.int64)
-
-    @property
-    def keeps_order(self) -> bool:
-        """Whether it only rises, or only falls."""
-        return self.monotone
-
-    def side(self, v: Int64) -> Int64:
-        """A number that stays as it is wherever a step that does not keep the order does not jump."""
-        return v
 
     def of_channels(self, channels: Sequence[int]) -> "Step":
         """The step of these channels alone."""
@@ -432,9 +422,6 @@ class Wrap(Step, frozen=True, tag="wrap"):
     def apply(self, v: Ints, axis: int, bias: Ints | None = None) -> Ints:
         return self.format.wrap(v)
 
-    def side(self, v: Int64) -> Int64:
-        return (v - self.format.low) >> self.bits
-
     def range(self, before: Signal, bias: Ints | None = None) -> tuple[Ints, Ints]:
         low, high = super().range(before)
         turns = ((before.high - self.format.low) >> self.bits) > ((before.low - self.format.low) >> self.bits)
@@ -484,11 +471,6 @@ class Lookup(Step, frozen=True, tag="lookup"):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._need("low", self.low, VALUE.low, VALUE.high)
-
-    @property
-    def keeps_order(self) -> bool:
-        rises = np.diff(self.arrays["table"])
-        return bool((rises >= 0).all() or (rises <= 0).all())
 
     def apply(self, v: Ints, axis: int, bias: Ints | None = None) -> Ints:
         result: Int64 = self.arrays["table"][np.asarray(v - self.low, np.int64)]
@@ -684,10 +666,34 @@ class Chain:
         around 0, and both sides of every place at which a step bends, rounds or clips, at most `most` of each step.
         """
         low, high = int(self.start.low[channel]), int(self.start.high[channel])
-        bias = None if self.bias is None else self.bias[[channel]]
-        found, _ = edge_values(self.of_channel(channel), bias, low, high, most, near=False)
-        around = [value for value in (-1, 0, 1) if low <= value <= high]
-        return np.union1d(found, np.array(around, np.int64))
+        runs, found = [(low, high)], {low, high, -1, 0, 1}  # in each of the runs all steps so far only rise, or fall
+        steps = self.of_channel(channel)
+        for number, step in enumerate(steps):
+            places = set[int]()
+            for run in runs[:most]:
+                first, last = sorted(self.behind(channel, np.array(run), steps[:number]).tolist())
+                targets = np.array(
+                    [v for v in step.firsts(first, last, 0, max(most // len(runs), 1)) if first < v <= last]
+                )
+                reached = self._reached(channel, steps[:number], *run, targets)
+                at = self.behind(channel, reached, steps[:number]) == targets
+                places |= {*reached.tolist(), *(reached + 1)[at].tolist()}  # on a place to the point both sides differ
+            found |= {place + side for place in places for side in (-1, 0)}
+            if not step.monotone:
+                starts = sorted({*(place for place in places if place <= high), *(first for first, _ in runs)})
+                runs = list(zip(starts, [*(start - 1 for start in starts[1:]), high], strict=True))
+        return np.array(sorted(value for value in found if low <= value <= high), np.int64)
+
+    def _reached(self, channel: int, steps: Sequence[Step], low: int, high: int, targets: Int64) -> Int64:
+        """Where steps that only rise, or only fall, from low to high pass each target: the first value behind it."""
+        first, last = np.full(len(targets), low), np.full(len(targets), high)
+        ends = self.behind(channel, np.array([low, high]), steps)
+        rises = bool(ends[0] <= ends[1])
+        while (first < last).any():
+            middle = (first + last) >> 1
+            there = (self.behind(channel, middle, steps) >= targets) == rises
+            first, last = np.where(there, first, np.minimum(middle + 1, last)), np.where(there, middle, last)
+        return first
 
     def values(self, v: Int64) -> dict[str, Int64]:
         """What each step gives for the tensor at the start, by the step's name."""

@@ -123,7 +123,8 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     if constant is not None and constant[1]:
         return _constant(compared, trial, changes(model), constant[0])
     singles = _singles(trial, changes(model))
-    if constant is not None and not any(scored.proven and scored.scope is None for scored in singles):
+    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _of_one_lane(scored)]
+    if constant is not None and not specific:
         return _constant(compared, trial, changes(model), constant[0])
     for side in array_sides(model.manifest)[1:] if isinstance(model, Model) else ():
         if any(scored.proven for scored in singles):
@@ -150,6 +151,11 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
             best.setdefault(scored.name, scored)
     closest = [_cause(s.mistakes, s.detail, s.share) for s in list(best.values())[:CLOSEST]]
     return {"causes": tuple(closest), "explained": False}
+
+
+def _of_one_lane(scored: Scored) -> bool:
+    """Whether a hypothesis was built for the lane or column that is wrong, so that its place says nothing."""
+    return scored.name.startswith("pe_") or scored.name == LANE_STUCK.name
 
 
 def _constant(compared: Comparison, trial: Trial, changes: Iterable[Change], detail: str) -> dict[str, Any]:

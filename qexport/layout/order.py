@@ -105,15 +105,19 @@ class Order:
         return self.files + self.addresses + self.lanes
 
     @property
-    def streams_images(self) -> bool:
-        """Whether the tiles of several images are those of each image, one after the other.
-
-        So it is when `n` is never split, joined or reversed and is the first file axis (the files of an image follow
-        those of the one before) or the first address axis (in each file, its words do), and no skew runs along it.
+    def image_axis(self) -> Item | None:
+        """`n`, where it is never split or joined and is the first file axis (the files of an image follow those of
+        another) or the first address axis (in each file, its words do), and no skew runs along it; it may run
+        backwards.
         """
-        images = Item(IMAGE_AXIS, (IMAGE_AXIS,))
         first = [group[0] for group in (self.files, self.addresses) if group]
-        return images in first and not (self.skew and self.addresses[-1] == images)
+        found = next((item for item in first if item.parts == (IMAGE_AXIS,)), None)
+        return None if self.skew and self.addresses[-1] == found else found
+
+    @property
+    def streams_images(self) -> bool:
+        """Whether the tiles of several images are those of each image, one after the other."""
+        return self.image_axis is not None and not self.image_axis.reverse
 
 
 class _Tokens:

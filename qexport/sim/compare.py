@@ -123,7 +123,7 @@ def _value(digits: bytes, entry: MemoryEntry, lane: int) -> str:
     bits = "".join(chr(digit) * 4 if digit in _UNKNOWN else f"{int(chr(digit), 16):04b}" for digit in digits)
     bits = bits[len(bits) - entry.word_bits :][lane * entry.bits : (lane + 1) * entry.bits]
     if not {*bits} - {"0", "1"}:
-        return str(int(entry.element.decode(np.array(int(bits, 2), np.int64))))
+        return str(int(bits, 2) - (int(bits[0]) << entry.bits if entry.signed else 0))
     return next((mark for mark in "xz" if {*bits} == {mark}), "X" if "x" in bits.lower() else "Z")
 
 

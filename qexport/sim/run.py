@@ -394,8 +394,8 @@ def bench_alone(folder: Path, simulator: Simulator, limit: float = TIME_LIMIT) -
 
 
 def bench_files(manifest: Manifest) -> set[str]:
-    """The files of a set that its bench looks at when it runs."""
-    ours = {stream.memory for stream in streams_of_set(manifest) or ()}
+    """The files of a set that its bench looks at when it runs, whatever else the design has ports for."""
+    ours = {stream.memory for stream in streams_of_set(manifest) or () if stream.needed}
     return {CHECKS, *(file.path for entry in manifest.memories if entry.name in ours for file in entry.files)}
 
 

@@ -287,6 +287,7 @@ def netlist(
         to,
         read,
         f"prep -flatten -top {top}",
+        "bwmuxmap",  # which Verilog is not written for
         "opt -full; wreduce; peepopt; opt -full; opt_clean",  # fewer bits that nobody sees
         # no registers that never leave their reset value, such as the counter of an axis of one place
         "select -set small t:$sdff* r:WIDTH=1 %i; zinit -all @small; dffunmap; opt_dff -sat -nosdff -nodffe",

@@ -139,7 +139,8 @@ def _showing(made: LayerCapture, elements: Elements, seen: Bools, rng: np.random
     images = min(MAX_IMAGES, max(2, -(-4 * len(inputs) // plane)))
     rows = np.tile(np.resize(inputs, images * plane), (made.layer.in_channels, 1))
     codes = rng.permuted(rows, axis=1).reshape(made.layer.in_channels, images, *made.plane).swapaxes(0, 1)
-    return replace(made, weight=weight, input=np.ascontiguousarray(codes))
+    bias = None if made.bias is None else ~made.bias  # no bit of a bias is the same in all sets
+    return replace(made, weight=weight, bias=bias, input=np.ascontiguousarray(codes))
 
 
 def _of_data(like: Capture, seed: int) -> LayerCapture:

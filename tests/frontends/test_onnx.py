@@ -360,6 +360,19 @@ HOSTILE: dict[str, tuple[Callable[[onnx.ModelProto], Any], str]] = {
 }
 
 
+def test_a_layer_beyond_the_budget_blocks_no_other(tmp_path: Path) -> None:
+    b = Builder(512, 255, 255)
+    x = b.quantize(
+        b.add("Conv", b.quantize("picture", 0.1, 9), b.weight(8, 512, 3, 3), pads=[1] * 4, name="large"), 0.1
+    )
+    x = b.quantize(b.add("Conv", x, b.weight(1, 8, 1, 1), strides=[8, 8], name="small"), 0.1)
+    listed = cli("layers", "--model", saved(b.model(x), tmp_path), "--json")
+    assert "left out: layer large: its tensors have" in listed.stderr
+    document = json.loads(listed.stdout)
+    assert [row["name"] for row in document["layers"]] == ["small"]
+    assert [row["name"] for row in document["refused"]] == ["large"]
+
+
 @pytest.mark.parametrize("case", list(HOSTILE))
 def test_a_hostile_file_is_refused_in_one_line(tmp_path: Path, case: str) -> None:
     spoil, needle = HOSTILE[case]

@@ -10,6 +10,7 @@ import msgspec
 import pytest
 
 from qexport.bench.sv import render_bench
+from qexport.core.geometry import ConvGeometry
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout, parse_layout
 from qexport.sets.manifest import MemoryEntry, read_manifest
@@ -126,13 +127,17 @@ def test_params_vh_can_be_included_in_a_verilog_2005_module(
 ) -> None:
     folder = rendered(name)
     source = tmp_path / "mine.v"
-    source.write_text('module mine;\n`include "params.vh"\ninitial $display("IC=%0d KH=%0d", IC, KH);\nendmodule\n')
+    layer = read_manifest(folder).layer
+    sizes = {"IC": layer.in_channels, "KH": layer.kernel[0]} if isinstance(layer, ConvGeometry) else {"K": 3}
+    printed = " ".join(f"{name}=%0d" for name in sizes)
+    source.write_text(
+        f'module mine;\n`include "params.vh"\ninitial $display("{printed}", {", ".join(sizes)});\nendmodule\n'
+    )
     command = ["iverilog", "-g2005", "-Wall", "-I", str(folder), "-o", str(tmp_path / "sim"), str(source)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    layer = read_manifest(folder).layer
     run = subprocess.run(["vvp", str(tmp_path / "sim")], capture_output=True, text=True, check=False)
-    assert run.stdout == f"IC={layer.in_channels} KH={layer.kernel[0]}\n"
+    assert run.stdout == " ".join(f"{name}={size}" for name, size in sizes.items()) + "\n"
 
 
 def test_memory_files_that_icarus_cannot_open_are_refused() -> None:

@@ -176,16 +176,17 @@ def blank_captures(asked: OfModel) -> tuple[list[LayerCapture], list[Any]]:
     from qexport.frontends import needs_onnx
 
     needs_onnx()
-    from qexport.frontends.onnx_model.capture import blank
+    from qexport.frontends.onnx_model.capture import blanks
     from qexport.frontends.onnx_model.reading import read_model
     from qexport.frontends.onnx_model.walk import walk
 
     _check_onnx(asked)
     assert asked.onnx is not None
-    walked = walk(read_model(asked.onnx))
-    for one in walked.refused:
+    found = blanks(walk(read_model(asked.onnx)))
+    refused = [one for one in found if not isinstance(one, LayerCapture)]
+    for one in refused:
         click.echo(f"qexport: left out: {one.why}", err=True)
-    return [blank(one) for one in walked.layers], list(walked.refused)
+    return [one for one in found if isinstance(one, LayerCapture)], refused
 
 
 def _check_onnx(asked: OfModel) -> None:

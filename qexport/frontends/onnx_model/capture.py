@@ -15,6 +15,7 @@ from qexport.core.capture import LayerCapture, Source
 from qexport.core.codes import AccumulatorScale, CodeFormat, Formats
 from qexport.core.geometry import Sum
 from qexport.core.intformat import Int64
+from qexport.core.operations.registry import operation
 from qexport.core.rescale import Hardware
 from qexport.errors import QexportError, few, near
 from qexport.frontends.inputs import arrays, chosen, is_pictures, pictures
@@ -162,8 +163,24 @@ def _captured(
         try:
             done.append((_index(one), _of_layer(one, values, source, hardware)))
         except QexportError as error:
-            done.append((_index(one), Refused(one.name, _index(one), f"layer {one.name}: {error}")))
+            done.append((_index(one), _refused(one, error)))
     return done
+
+
+def blanks(walked: Walked) -> list[LayerCapture | Refused]:
+    """All layers without what is fed to them, in the order of computation; those that cannot be captured say why."""
+    found: list[tuple[int, LayerCapture | Refused]] = [(one.index, one) for one in walked.refused]
+    for one in walked.layers:
+        try:
+            found.append((_index(one), blank(one)))
+        except QexportError as error:
+            found.append((_index(one), _refused(one, error)))
+    return [one for _, one in sorted(found, key=lambda pair: pair[0])]
+
+
+def _refused(one: Found, error: QexportError) -> Refused:
+    why = str(error).removeprefix(f"layer {one.name}: ")
+    return Refused(one.name, _index(one), f"layer {one.name}: {why}")
 
 
 def blank(one: Found) -> LayerCapture:
@@ -248,7 +265,7 @@ def _sums(one: Found, codes: Mapping[str, Int64], source: Source, reference: Rea
     own: dict[str, Any] = dict(codes)
     if call.weight is not None:
         own["weight"] = call.weight.codes
-    return LayerCapture(
+    capture = LayerCapture(
         layer=layer,
         formats=Formats(**operands),
         bias=call.bias,
@@ -256,3 +273,5 @@ def _sums(one: Found, codes: Mapping[str, Int64], source: Source, reference: Rea
         source=source,
         **own,
     )
+    operation(capture, None)  # which refuses what is beyond the budget
+    return capture

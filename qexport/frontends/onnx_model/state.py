@@ -10,7 +10,6 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TypeProto, helper, numpy_helper, shape_inference
 
-from qexport.core.budget import CAPTURE_ELEMENTS
 from qexport.core.codes import CodeFormat
 from qexport.core.geometry import Shape
 from qexport.errors import QexportError
@@ -18,6 +17,7 @@ from qexport.frontends.onnx_model.expand import STANDARD, opset_of, standard
 from qexport.frontends.onnx_model.reading import Graph, attributes, has_graph, name_of
 from qexport.frontends.onnx_model.values import Call, Closing, Constant, Grid, Line, Quantizer, Reals, Value, View
 
+TENSOR_NUMBERS = 1 << 25  # of one tensor, for one run: 64 channels of 700x700
 SMALL = 1 << 12  # numbers of a constant that shapes may depend on
 QONNX = ("onnx.brevitas", "qonnx.custom_op.general", "finn.custom_op.general")
 LONGEST_NAME = 80
@@ -132,7 +132,7 @@ class State:
             shape = None if kind is None else shape_of(kind)
             if kind is None or shape is None:
                 raise Lost("the shape of what it gives depends on numbers")
-            if math.prod(shape) > CAPTURE_ELEMENTS:
+            if math.prod(shape) > TENSOR_NUMBERS:
                 raise Lost(f"it gives {math.prod(shape):,} numbers")
             self.types[name] = kind
 

@@ -9,7 +9,6 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, TypeProto, helper
 
-from qexport.core.budget import CAPTURE_ELEMENTS
 from qexport.core.geometry import Shape, Sum
 from qexport.errors import QexportError, few
 from qexport.frontends.onnx_model.endings import simplified
@@ -18,7 +17,7 @@ from qexport.frontends.onnx_model.expand import STANDARD, expanded
 from qexport.frontends.onnx_model.quantizers import constant_codes, of_constant
 from qexport.frontends.onnx_model.reading import Graph, has_graph, name_of
 from qexport.frontends.onnx_model.rules import LAYERS, RULES, SELECTIONS, selected
-from qexport.frontends.onnx_model.state import QONNX, UNKNOWN, Fed, Lost, Op, Refused, State
+from qexport.frontends.onnx_model.state import QONNX, TENSOR_NUMBERS, UNKNOWN, Fed, Lost, Op, Refused, State
 from qexport.frontends.onnx_model.values import Call, Closing, Constant, Joined, Line
 
 FED = (TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.UINT8, TensorProto.INT8)
@@ -100,9 +99,9 @@ def _input_type(graph: Graph, name: str, kind: TypeProto, given: Shape | None) -
             wanted = few([dim.dim_param or dim.dim_value for dim in dims], between=" x ")
             raise QexportError(f"inputs: '{name}' has shape {few(given, between=' x ')}; the model takes {wanted}")
         sizes = list(given)
-    if math.prod(sizes) > CAPTURE_ELEMENTS:
+    if math.prod(sizes) > TENSOR_NUMBERS:
         raise QexportError(
-            f"model: {graph.path}: input '{name}' has {math.prod(sizes):,} numbers, more than {CAPTURE_ELEMENTS:,}; "
+            f"model: {graph.path}: input '{name}' has {math.prod(sizes):,} numbers, more than {TENSOR_NUMBERS:,}; "
             "take smaller pictures"
         )
     if not all(size > 0 for size in sizes):

@@ -179,11 +179,8 @@ def make_sim(folder: Path, design: Path) -> subprocess.CompletedProcess[str]:
     return subprocess.run(["make", "-C", folder, "sim", f"DUT={design}"], capture_output=True, text=True, timeout=60)
 
 
-BENCHES = [(name, bench) for name in strangers.LAYERS for bench in ("make sim", "stub")]
-BENCHES.remove(("gemm_skew", "stub"))  # its result is skewed; such a stub does not compile yet
-
-
-@pytest.mark.parametrize(("name", "bench"), BENCHES)
+@pytest.mark.parametrize("bench", ["make sim", "stub"])
+@pytest.mark.parametrize("name", strangers.LAYERS)
 def test_benches_without_python_take_the_design(sets: dict[str, Set], tmp_path: Path, name: str, bench: str) -> None:
     folder = tmp_path / "bench"
     if bench == "stub":

@@ -13,7 +13,7 @@ from tests.judges.notation import Json, read_terms
 from tests.judges.test_random_layouts import AXES, MATRICES, Memory, capture
 
 pytestmark = pytest.mark.whole
-SEEDS = (0, 1, 3, 5, 6, 7, 8)
+SEEDS = (0, 1, 3, 4, 5, 6, 8)
 OPERANDS = {"input": "input", "input_padded": "input", "patches": "input"}
 
 
