@@ -13,6 +13,7 @@ from pathlib import Path
 
 import bitstring
 import numpy as np
+import runs_bench
 import trust_table
 
 from qexport import capture as make_capture
@@ -298,6 +299,7 @@ def main() -> None:
     reference_rtl()
     exhaustion()
     whole_network()
+    runs_bench.main()
     print("\nqexport diagnose")
     subprocess.run([sys.executable, "-m", "scripts.diagnose_table"], cwd=ROOT, check=True)
     print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")

@@ -77,10 +77,15 @@ class Store:
             return
         if not create:
             raise QexportError(f"store: {root} is not a store; name the folder that qexport regress --store was given")
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+        if self.root.exists() and (not self.root.is_dir() or self._of_others()):
             raise QexportError(f"store: {root} exists and is not a store; name a new folder")
         self.root.mkdir(parents=True, exist_ok=True)
         _write(mark, json_bytes(_STORE))
+
+    def _of_others(self) -> bool:
+        """Whether the folder holds what is not of a store that another driver makes just now."""
+        names = [path.name for path in self.root.iterdir()]
+        return MARK not in names and not all(name.startswith(f".{MARK}.") for name in names)
 
     def files(self) -> Iterator[str]:
         """The names of all results."""

@@ -247,6 +247,9 @@ def test_labels_are_numbered_not_dated(tmp_path: Path) -> None:
 def test_what_is_no_store_is_refused(tmp_path: Path, sets: Path) -> None:
     fails(cli("runs", "list", "--store", tmp_path / "nowhere"), "nowhere", "not a store")
     fails(cli("regress", sets, "--store", sets), "not a store")
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new/.qexport-store.json.0123abcd.partial").touch()  # of a driver that makes it at the same time
+    assert [*Store(tmp_path / "new", create=True).files()] == []
     fails(cli("regress", sets, "--store", tmp_path / "s", "--executor", "slurm"), "executor: 'slurm'")
 
 
