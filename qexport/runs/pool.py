@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
 from contextlib import contextmanager, suppress
 from multiprocessing import forkserver
-from typing import Protocol
+from typing import Any, Protocol
 
 from qexport.errors import QexportError
 from qexport.runs.checks import run_here, run_job
@@ -85,11 +85,12 @@ class Dask:
 
     def __init__(self, address: str, at_once: int | None) -> None:
         try:
-            from distributed import Client
+            import distributed
         except ImportError:
             raise QexportError("executor: Dask is not installed; pip install 'qexport[dask]'") from None
+        client: Any = distributed.Client  # its types are not whole
         try:
-            self._client = Client(address, timeout=10)
+            self._client = client(address, timeout=10)
         except (OSError, ValueError) as error:
             raise QexportError(f"executor: no Dask scheduler answers at {address} ({error}); start one") from None
         self.at_once = at_once or sum(self._client.nthreads().values()) or 1

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, Future, wait
+from concurrent.futures import FIRST_COMPLETED, BrokenExecutor, CancelledError, Future, wait
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -39,21 +39,17 @@ class Driver:
                 self._start(job)
             progress("jobs", total - len(waiting) - len(self._running), total)
             done, _ = wait(self._running, return_when=FIRST_COMPLETED)
-            if any(isinstance(future.exception(), BrokenExecutor) for future in done):
+            if any(isinstance(_error_of(future), BrokenExecutor) for future in done):
                 done, _ = wait(self._running)  # all of them end so
                 self.pool.renew()
             for future in done:
-                job = self._running.pop(future)
-                try:
-                    future.result()
-                except Unable as error:
+                job, error = self._running.pop(future), _error_of(future)
+                if isinstance(error, Unable):
                     unable, waiting = error, []
-                except Lost as error:
-                    self._again(job, waiting, str(error))
-                except QexportError as error:
+                elif isinstance(error, QexportError) and not isinstance(error, Lost):
                     self.not_run[job.name] = error
-                except Exception as error:
-                    self._again(job, waiting, f"{type(error).__name__}: {error}")
+                elif error is not None:
+                    self._again(job, waiting, error)
         progress("jobs", total, total)
         if unable is not None:
             raise unable
@@ -79,12 +75,20 @@ class Driver:
             future = self.pool.executor.submit(self.pool.work, job, self.root)
         self._running[future] = job
 
-    def _again(self, job: Job, waiting: list[Job], why: str) -> None:
+    def _again(self, job: Job, waiting: list[Job], error: BaseException) -> None:
         self._lost[job.address] += 1
         if self._lost[job.address] < TRIES:
             waiting.append(job)
         else:
+            why = str(error) if isinstance(error, Lost) else f"{type(error).__name__}: {error}"
             self.not_run[job.name] = QexportError(f"{job.name}: lost {TRIES} times, at last: {why}; look at its worker")
+
+
+def _error_of(future: Future[str]) -> BaseException | None:
+    try:
+        return future.exception()
+    except CancelledError as error:  # by an executor that goes down
+        return error
 
 
 def longest_first(jobs: Sequence[Job], history: Collection[Row]) -> list[Job]:

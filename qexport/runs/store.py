@@ -27,6 +27,7 @@ MARK, RESULTS, LABELLED = "qexport-store.json", "results", "labels"
 SCHEMA = "qexport.result/1"
 _STORE = {"schema": "qexport.store/1"}
 _FILE = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.json")
+_LABELS = f"{'[0-9]' * 6}.{'[0-9a-f]' * 16}.json"
 _TRIES = 100
 Jobs = dict[str, tuple[str, str]]  # name of a job -> its address and verdict
 
@@ -116,7 +117,7 @@ class Store:
     def labels(self) -> list[tuple[str, Jobs]]:
         """All labels in their order, each with what its jobs said; shards are put together."""
         found: dict[str, Jobs] = {}
-        for path in sorted((self.root / LABELLED).glob("[0-9]*.json")):
+        for path in sorted((self.root / LABELLED).glob(_LABELS)):
             try:
                 label = msgspec.convert(_document(path), Label)
             except msgspec.ValidationError:
@@ -128,19 +129,9 @@ class Store:
         """Keep what the jobs said under a label; numbers make the order, as clocks may differ."""
         if dict(self.labels()).get(name, {}).items() >= jobs.items():
             return
-        folder, data = self.root / LABELLED, json_bytes(Label(label=name, jobs=jobs))
-        folder.mkdir(exist_ok=True)
-        number = max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=0) + 1
-        partial = folder / f".{sha256(data)[:16]}.{os.getpid()}"
-        try:
-            _write(partial, data)
-            while True:
-                with suppress(FileExistsError):  # another one was faster, whether or not the listing shows it
-                    os.link(partial, folder / f"{number:06d}.json")
-                    return
-                number += 1
-        finally:
-            partial.unlink(missing_ok=True)
+        data = json_bytes(Label(label=name, jobs=jobs))
+        number = max((int(path.name[:6]) for path in (self.root / LABELLED).glob(_LABELS)), default=0) + 1
+        _write(self.root / LABELLED / f"{number:06d}.{sha256(data)[:16]}.json", data)  # two may take one number
 
     def merge(self, other: "Store") -> int:
         """Take over what another store has; returns how many results were new."""

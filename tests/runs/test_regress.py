@@ -23,6 +23,7 @@ from qexport.runs.plan import Plan, Resource, read_plan
 from qexport.runs.regress import Driver
 from qexport.runs.shard import parse_shard, shard_here
 from qexport.runs.store import Result, Store
+from qexport.sim.supervisor import MEMORY_LIMIT, call, memory_limit, workers
 from tests.conftest import cli, fails
 from tests.runs.conftest import regress
 
@@ -235,6 +236,14 @@ def test_an_index_that_lags_or_is_damaged(tmp_path: Path, monkeypatch: pytest.Mo
     (index,) = (tmp_path / "cache").glob("*.sqlite")
     index.write_bytes(b"x" * 4096)
     assert len(rows_of(store)) == 1
+
+
+def test_memory_is_limited_in_each_process() -> None:
+    with memory_limit(1 << 30):
+        assert call(["sh", "-c", "ulimit -v"]).stdout == f"{1 << 20}\n"
+        with workers() as pool:
+            assert pool.submit(call, ["sh", "-c", "ulimit -v"]).result().stdout == f"{1 << 20}\n"
+    assert call(["sh", "-c", "ulimit -v"]).stdout == f"{MEMORY_LIMIT >> 10}\n"
 
 
 def test_labels_are_numbered_not_dated(tmp_path: Path) -> None:
