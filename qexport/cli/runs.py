@@ -1,5 +1,6 @@
 """Look at a store of runs, export it, merge stores."""
 
+import re
 from collections.abc import Collection
 from pathlib import Path
 
@@ -12,9 +13,12 @@ from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.atomic import write_atomically
 from qexport.errors import QexportError
 from qexport.runs.index import Verdict, rows_of, verdicts
-from qexport.runs.store import Result, Store
+from qexport.runs.store import MARK, Result, Store
 from qexport.runs.told import FORMATS, coverage_of, entry
+from qexport.sets.folder import claims_to_be_set
+from qexport.sets.manifest import json_bytes
 
+_CONTROL = re.compile(r"[^\n\t -~\u00a0-\U0010ffff]")  # what a design prints does not reach the terminal
 store_option = click.option("--store", "folder", type=path_type(), required=True, help="Folder of the results.")
 
 
@@ -79,9 +83,8 @@ def show_command(address: str, folder: Path, target: Path | None, as_json: bool)
         record = results[0].record
         if record is None or len(results) > 1:
             raise QexportError(f"runs: {found[0].name} has not one record of a verdict; name a job of simulate")
-        if target.exists():
-            raise QexportError(f"verdict: {target} exists; give another file")
-        write_atomically(target, record.to_bytes())
+        check_outside(target)
+        write_atomically(target, json_bytes(record))  # with the seals that it has
 
     def show() -> None:
         for result in results:
@@ -103,7 +106,7 @@ def _show(verdict: Verdict, result: Result) -> None:
     ])  # fmt: skip
     if result.log:
         say()
-        say(result.log.rstrip("\n"))
+        say(_CONTROL.sub("?", result.log.rstrip("\n")))
 
 
 @command.command(name="export")
@@ -116,6 +119,7 @@ def export_command(folder: Path, form: str, target: Path) -> None:
     \b
     qexport runs export --store runs/ --format junit --out junit.xml
     """
+    check_outside(target)
     write_atomically(target, FORMATS[form](_verdicts(Store(folder))))
 
 
@@ -132,6 +136,13 @@ def merge_command(stores: tuple[Path, ...], folder: Path) -> None:
     store = Store(folder, create=True)
     for other in others:
         say(f"{other.root}: {store.merge(other)} new results")
+
+
+def check_outside(target: Path) -> None:
+    """Raises QexportError where a file would be written into a set or a store."""
+    for folder in target.resolve().parents:
+        if claims_to_be_set(folder) or (folder / MARK).is_file():
+            raise QexportError(f"out: {target} lies in {folder}, which holds its own files only; choose another")
 
 
 def _verdicts(store: Store) -> Collection[Verdict]:

@@ -1,5 +1,6 @@
 """What a worker does: one job, from its content to the file in the store."""
 
+import json
 import os
 import platform
 import time
@@ -24,6 +25,7 @@ from qexport.sim.verdict import Killed
 from qexport.sim.work import scratch_folder
 
 LOG = 1 << 16  # bytes of a log that are kept, its end
+FAULTS = 100  # of a set that are told
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +93,7 @@ def _simulate(job: Job, scratch: Path) -> Outcome:
     return Outcome(
         failure=record.failure,
         sure={"words": verdict.words, "cycles": verdict.cycles},
-        record=msgspec.json.decode(record.to_bytes(), type=Record),  # which is sealed
+        record=msgspec.convert(json.loads(record.to_bytes()), Record),  # which is sealed
         log=_end_of(keep / RUN),
         diagnosis="" if verdict.passed or not job.diagnose else _diagnosis(job.set, keep),
     )
@@ -117,7 +119,7 @@ def _end_of(log: Path) -> str:
 
 def _verify(job: Job, scratch: Path) -> Outcome:
     report = verify(job.set)
-    return Outcome(failure=tuple(map(str, report.faults)), found={"faults": len(report.faults)})
+    return Outcome(failure=tuple(map(str, report.faults[:FAULTS])), found={"faults": len(report.faults)})
 
 
 def _strength(job: Job, scratch: Path) -> Outcome:

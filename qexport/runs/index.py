@@ -1,12 +1,11 @@
 """The index of a store: an SQLite file on a local disk, which is brought up to date before each use."""
 
+import json
 import sqlite3
 from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-
-import msgspec
 
 from qexport.runs.job import name_of
 from qexport.runs.store import Store
@@ -92,12 +91,10 @@ def _rows(store: Store, path: Path) -> list[Row]:
         base.executemany("DELETE FROM results WHERE file = ?", [(file,) for file in known - there])
         for file in sorted(there - known):
             one = store.read(file)
-            why = " ".join(one.failure[:2])
-            labels = msgspec.json.encode(one.labels).decode()
-            values = (file, one.result, why, one.seconds, one.host, labels)
+            why = " ".join(one.failure[:2]).encode(errors="backslashreplace").decode()
+            values = (file, one.result, why, one.seconds, one.host, json.dumps(one.labels))
             base.execute(f"INSERT OR REPLACE INTO results ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", values)
         found = base.execute(f"SELECT {_COLUMNS} FROM results ORDER BY file").fetchall()
     return [
-        Row(file, result, why, seconds, host, msgspec.json.decode(labels, type=dict[str, str]))
-        for file, result, why, seconds, host, labels in found
+        Row(file, result, why, seconds, host, json.loads(labels)) for file, result, why, seconds, host, labels in found
     ]

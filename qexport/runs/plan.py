@@ -130,7 +130,8 @@ class _Jobs:
 
     def __iter__(self) -> Iterator[Job]:
         sets = list(dict.fromkeys(path.resolve() for name in self.plan.sets for path in find_sets(self.base / name)))
-        each = len(self.plan.checks) * len(self.designs) * len(self.plan.simulators) * len(self.streams)
+        each = len(self.plan.checks) * len(self.designs) * len(self.plan.simulators)
+        each *= max(len(self.streams), len(self.seeds))
         if len(sets) * each > MOST_JOBS:
             raise QexportError(f"plan: up to {len(sets) * each:,} jobs, more than {MOST_JOBS:,}; split it")
         for folder in sets:

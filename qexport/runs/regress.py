@@ -48,7 +48,7 @@ class Driver:
                     unable, waiting = error, []
                 elif isinstance(error, QexportError) and not isinstance(error, Lost):
                     self.not_run[job.name] = error
-                elif error is not None:
+                elif error is not None and unable is None:
                     self._again(job, waiting, error)
         progress("jobs", total, total)
         if unable is not None:
@@ -70,9 +70,9 @@ class Driver:
     def _start(self, job: Job) -> None:
         try:
             future = self.pool.executor.submit(self.pool.work, job, self.root)
-        except BrokenExecutor:  # an idle worker was lost
-            self.pool.renew()
-            future = self.pool.executor.submit(self.pool.work, job, self.root)
+        except BrokenExecutor as error:  # an idle worker was lost: told as if it had begun
+            future = Future()
+            future.set_exception(error)
         self._running[future] = job
 
     def _again(self, job: Job, waiting: list[Job], error: BaseException) -> None:

@@ -39,7 +39,7 @@ def parse_shard(text: str, told: str = "--shard") -> Shard:
 def shard_here(environment: Mapping[str, str] = os.environ) -> Shard:
     """The shard that a farm's array variables tell; the whole plan where there are none."""
     env = environment
-    if "TEST_TOTAL_SHARDS" in env:  # Bazel
+    if env.get("TEST_TOTAL_SHARDS", "0") != "0":  # Bazel
         if status := env.get("TEST_SHARD_STATUS_FILE"):
             Path(status).touch()  # which tells Bazel that shards are known here
         return _numbered(env, "TEST_SHARD_INDEX", "0", env["TEST_TOTAL_SHARDS"])
@@ -49,6 +49,8 @@ def shard_here(environment: Mapping[str, str] = os.environ) -> Shard:
             env.get("SLURM_ARRAY_TASK_STEP", "1"),
         )  # fmt: skip
     if env.get("LSB_JOBINDEX", "0") != "0":  # LSF counts from 1
+        if env.get("LSB_JOBINDEX_STEP", "1") != "1":  # where it begins, nothing tells
+            raise QexportError("shard: LSB_JOBINDEX_STEP is not 1; number the array from 1 on, or give --shard I/N")
         return _numbered(env, "LSB_JOBINDEX", "1", env.get("LSB_JOBINDEX_END", "1"))
     return Shard()
 

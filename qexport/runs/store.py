@@ -19,7 +19,7 @@ from qexport.core.atomic import write_atomically
 from qexport.core.budget import LOG_BYTES, read_bytes
 from qexport.errors import QexportError
 from qexport.runs.job import LABELS, Unable, address_of
-from qexport.sets.folder import sha256
+from qexport.sets.folder import claims_to_be_set, sha256
 from qexport.sets.manifest import Entry, json_bytes
 from qexport.sim.record import Record
 
@@ -80,6 +80,8 @@ class Store:
             raise QexportError(f"store: {root} is not a store; name the folder that qexport regress --store was given")
         if self.root.exists() and (not self.root.is_dir() or self._of_others()):
             raise QexportError(f"store: {root} exists and is not a store; name a new folder")
+        if inside := [folder for folder in self.root.parents if claims_to_be_set(folder)]:
+            raise QexportError(f"store: {root} lies in the set {inside[0]}; name a folder outside it")
         self.root.mkdir(parents=True, exist_ok=True)
         _write(mark, json_bytes(_STORE))
 
@@ -101,10 +103,10 @@ class Store:
         """Raises QexportError where a file is not what its name says."""
         path = self.path(file)
         try:
-            found = msgspec.json.decode(read_bytes(path, LOG_BYTES, "store"), type=Result)
+            found = msgspec.convert(json.loads(read_bytes(path, LOG_BYTES, "store")), Result)
             if found.file == file and found.schema == SCHEMA and found.labels.keys() == {*LABELS}:
                 return found
-        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        except (ValueError, RecursionError):  # msgspec's among them
             pass
         raise QexportError(f"store: {path} is damaged; take it away, and the job runs again")
 

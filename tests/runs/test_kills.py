@@ -46,7 +46,7 @@ class Regress:
     def finish(self) -> None:
         """Run to the end: every job of the plan has exactly one verdict, and one file in the store."""
         process = self.start()
-        out, err = process.communicate(timeout=300)
+        out, err = process.communicate()
         assert process.returncode == 1, err
         found = json.loads(out)
         assert sorted(run["result"] for run in found["runs"]) == ["FAIL"] * 2 + ["PASS"] * 3
@@ -91,7 +91,7 @@ def test_killed_at_random_moments(small: Path, tmp_path: Path, monkeypatch: pyte
         for victim in victims[:1]:
             with suppress(ProcessLookupError):
                 os.kill(victim, signal.SIGKILL)
-        process.communicate(timeout=300)
+        process.communicate()
         until(lambda one=one: not one.running())  # type: ignore[misc]
         one.finish()
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
@@ -104,7 +104,7 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(small: Path, tmp_path: Path) -> 
     process = one.start()
     until(lambda: (tmp_path / "store/results").is_dir())  # the first result is there
     process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    _, said = process.communicate()
     assert (process.returncode, said.splitlines()[-1]) == (130, b"qexport: error: interrupted")
     until(lambda: not one.running())
     one.finish()
@@ -114,6 +114,6 @@ def test_two_drivers_on_one_store(small: Path, tmp_path: Path) -> None:
     one = Regress(small, tmp_path / "store", tmp_path / "scratch")
     drivers = [one.start() for _ in range(2)]
     for driver in drivers:
-        out, err = driver.communicate(timeout=300)
+        out, err = driver.communicate()
         assert (driver.returncode, len(json.loads(out)["runs"])) == (1, 5), err
     one.finish()

@@ -9,7 +9,9 @@ import threading
 import time
 import tomllib
 import xml.etree.ElementTree as ET
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 import msgspec
@@ -17,10 +19,10 @@ import pytest
 
 from qexport.errors import QexportError
 from qexport.runs.checks import run_job
-from qexport.runs.index import rows_of, verdicts
+from qexport.runs.index import Row, rows_of, verdicts
 from qexport.runs.job import Job, Unable
 from qexport.runs.plan import Plan, Resource, read_plan
-from qexport.runs.regress import Driver
+from qexport.runs.regress import Driver, longest_first
 from qexport.runs.shard import parse_shard, shard_here
 from qexport.runs.store import Result, Store
 from qexport.sim.supervisor import MEMORY_LIMIT, call, memory_limit, workers
@@ -187,6 +189,8 @@ def test_another_result_of_the_same_content_is_flaky(tmp_path: Path) -> None:
     assert store.merge(other) == 1
     (verdict,) = verdicts(rows_of(store)).values()
     assert (verdict.result, len(verdict.rows)) == ("FLAKY", 2)
+    line = ("runs", "export", "--store", store.root, "--out", store.root / "x.json")
+    fails(cli(*line), "holds its own files only")
     shown = cli("runs", "export", "--store", store.root, "--format", "junit", "--out", tmp_path / "junit.xml")
     assert shown.exit_code == 0
     assert 'type="FLAKY"' in (tmp_path / "junit.xml").read_text()
@@ -256,48 +260,52 @@ def test_labels_are_numbered_not_dated(tmp_path: Path) -> None:
 def test_what_is_no_store_is_refused(tmp_path: Path, sets: Path) -> None:
     fails(cli("runs", "list", "--store", tmp_path / "nowhere"), "nowhere", "not a store")
     fails(cli("regress", sets, "--store", sets), "not a store")
+    fails(cli("regress", sets, "--store", sets / "one/store"), "lies in the set")
     (tmp_path / "new").mkdir()
     (tmp_path / "new/.qexport-store.json.0123abcd.partial").touch()  # of a driver that makes it at the same time
     assert [*Store(tmp_path / "new", create=True).files()] == []
     fails(cli("regress", sets, "--store", tmp_path / "s", "--executor", "slurm"), "executor: 'slurm'")
 
 
-class Recorder:
-    """An executor of threads that keeps how many ran at once."""
+class Threads:
+    """An executor of threads that do nothing, or lose the first jobs."""
 
-    def __init__(self, at_once: int) -> None:
-        from concurrent.futures import ThreadPoolExecutor
-
-        self.at_once, self.executor = at_once, ThreadPoolExecutor(at_once)
-        self.most, self._now, self._lock, self.failures = 0, 0, threading.Lock(), 2
+    def __init__(self, losses: int) -> None:
+        self.at_once, self.executor, self.losses = 4, ThreadPoolExecutor(4), count(losses, -1)
 
     def renew(self) -> None: ...
 
     def work(self, job: Job, root: Path) -> str:
-        with self._lock:
-            self._now += 1
-            self.most = max(self.most, self._now)
-            self.failures -= 1
-            fail = self.failures >= 0
-        time.sleep(0.01)
-        with self._lock:
-            self._now -= 1
-        if fail:
+        if next(self.losses) > 0:
             raise OSError("the worker went away")
         return job.address
 
 
-def test_resources_and_lost_jobs(plan: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("at_once", "most"), [(1, 1), (3, 3), (9, 4)])
+def test_no_more_at_once_than_there_is(plan: Path, tmp_path: Path, at_once: int, most: int) -> None:
+    driver = Driver(Threads(0), tmp_path, [Resource(name="r", at_once=at_once, used_by=("icarus", "verify"))])
+    seen: list[int] = []
+    driver.run(read_plan(plan)[0], lambda step, done, total: seen.append(len(driver._running)))
+    assert max(seen) == most
+    assert driver.not_run == {}
+
+
+def test_lost_jobs_run_again_and_not_for_ever(plan: Path, tmp_path: Path) -> None:
     jobs = read_plan(plan)[0]
-    for at_once, expected in ((3, 3), (1, 1)):
-        pool = Recorder(4)
-        driver = Driver(pool, tmp_path, [Resource(name="licence", at_once=at_once, used_by=("icarus", "verify"))])
-        driver.run(jobs)
-        assert pool.most == expected
-        assert driver.not_run == {}
-    pool = Recorder(4)
-    pool.failures = 1000
-    driver = Driver(pool, tmp_path)
+    driver = Driver(Threads(2), tmp_path)
+    driver.run(jobs)
+    assert driver.not_run == {}
+    driver = Driver(Threads(1000), tmp_path)
     driver.run(jobs)
     assert {*driver.not_run} == {job.name for job in jobs}
     assert "lost 3 times, at last: OSError: the worker went away" in str(driver.not_run["one verify"])
+
+
+def test_what_took_long_starts_first(plan: Path) -> None:
+    jobs = read_plan(plan)[0]
+    took = {"one": 1.0, "two": 5.0}
+    rows = [
+        Row(job.address, "PASS", "", took[job.set.name], "here", job.labels) for job in jobs if job.check == "simulate"
+    ]
+    order = [(job.check, job.set.name) for job in longest_first(jobs, rows)]
+    assert order == [("verify", "one"), ("verify", "two"), *[("simulate", "two")] * 4, *[("simulate", "one")] * 4]
