@@ -94,7 +94,7 @@ def cluster(folder: Path, host: str, of_worker: Sequence[str] = (), of_us: Seque
     file = folder / f"{host}.json"
     try:
         start(of_us, "scheduler", "--host", host, "--port", "0", "--scheduler-file", str(file))
-        while not file.is_file():
+        while not (file.is_file() and file.read_text().endswith("}")):
             time.sleep(0.1)
         address = json.loads(file.read_text())["address"]
         for _ in range(4):

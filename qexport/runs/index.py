@@ -13,13 +13,13 @@ from qexport.sets.folder import sha256
 from qexport.sim.cache import cache_folder
 
 _VERSION = 1
-_COLUMNS = "file, result, why, seconds, host, labels"
+_COLUMNS = "file, result, why, seconds, host, labels, content_of_set"
 FLAKY = "FLAKY"
 
 
 @dataclass(frozen=True)
 class Row:
-    """A result in a few words."""
+    """A result in a few words. `set_sha256`: of the content of its set."""
 
     file: str
     result: str
@@ -27,6 +27,7 @@ class Row:
     seconds: float
     host: str
     labels: dict[str, str]
+    set_sha256: str
 
     @property
     def address(self) -> str:
@@ -92,9 +93,11 @@ def _rows(store: Store, path: Path) -> list[Row]:
         for file in sorted(there - known):
             one = store.read(file)
             why = " ".join(one.failure[:2]).encode(errors="backslashreplace").decode()
-            values = (file, one.result, why, one.seconds, one.host, json.dumps(one.labels))
-            base.execute(f"INSERT OR REPLACE INTO results ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?)", values)
+            of_set = str(one.content.get("set", "")).encode(errors="replace").decode()
+            values = (file, one.result, why, one.seconds, one.host, json.dumps(one.labels), of_set)
+            base.execute(f"INSERT OR REPLACE INTO results ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
         found = base.execute(f"SELECT {_COLUMNS} FROM results ORDER BY file").fetchall()
     return [
-        Row(file, result, why, seconds, host, json.loads(labels)) for file, result, why, seconds, host, labels in found
+        Row(file, result, why, seconds, host, json.loads(labels), of_set)
+        for file, result, why, seconds, host, labels, of_set in found
     ]

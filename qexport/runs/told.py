@@ -66,11 +66,11 @@ def coverage_of(store: Store, found: Iterable[Verdict]) -> dict[str, Coverage]:
     for verdict in found:
         if verdict.result != "PASS" or verdict.rows[0].labels["check"] != "simulate":
             continue
-        name = verdict.rows[0].labels["set"]
-        if name not in sets:
+        of_set = verdict.rows[0].set_sha256
+        if of_set not in sets:
             record = store.read(verdict.rows[0].file).record
             if record is not None and record.coverage is not None:
-                sets[name] = record.coverage
+                sets[of_set] = record.coverage
     try:
         return merged(sets.values())
     except ValueError as error:  # of bits that are none

@@ -35,7 +35,7 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, "list[subprocess.Popen[bytes]
     with ExitStack() as ended:
         started = [of_dask("scheduler", file, "--host", "127.0.0.1", "--port", "0")]
         ended.callback(lambda: [process.kill() or process.wait() for process in started])  # type: ignore[func-returns-value]
-        until(file.is_file)
+        until(lambda: file.is_file() and file.read_text().endswith("}"))
         for _ in range(2):
             started.append(of_dask("worker", file, "--nthreads", "1", "--no-nanny"))
         yield json.loads(file.read_text())["address"], started[1:]

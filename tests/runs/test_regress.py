@@ -99,8 +99,8 @@ def test_farms_tell_the_shard(environment: dict[str, str], shard: str) -> None:
 
 
 def test_shards_are_a_partition() -> None:
-    for count in range(20):
-        jobs = list(range(count))
+    for length in range(20):
+        jobs = list(range(length))
         assert [job for number in range(1, 8) for job in parse_shard(f"{number}/7").of(jobs)] == jobs
 
 
@@ -305,7 +305,9 @@ def test_what_took_long_starts_first(plan: Path) -> None:
     jobs = read_plan(plan)[0]
     took = {"one": 1.0, "two": 5.0}
     rows = [
-        Row(job.address, "PASS", "", took[job.set.name], "here", job.labels) for job in jobs if job.check == "simulate"
+        Row(job.address, "PASS", "", took[job.set.name], "here", job.labels, "")
+        for job in jobs
+        if job.check == "simulate"
     ]
     order = [(job.check, job.set.name) for job in longest_first(jobs, rows)]
     assert order == [("verify", "one"), ("verify", "two"), *[("simulate", "two")] * 4, *[("simulate", "one")] * 4]
