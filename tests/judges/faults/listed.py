@@ -81,16 +81,21 @@ def biases() -> Cases:
         yield machine(f"bias cut to {bits} bits", on, "accumulator", "bias.*(narrow|cut|bits|wrap|trunc)",
                       biased=with_bias(narrow(bits)))  # fmt: skip
     for on, bits in (("plain", 10), ("dense", 10), ("nhwc", 16)):
-        yield machine(f"bias unsigned in {bits} bits", on, "accumulator", "bias.*unsigned",
+        yield machine(f"bias unsigned in {bits} bits", on, "accumulator", "bias.*(unsigned|without sign)",
                       biased=with_bias(narrow(bits, False)))  # fmt: skip
     yield machine("bias subtracted", "pointwise", "accumulator", "bias.*(sign|subtract|negat)",
                   biased=with_bias(lambda b: -b))  # fmt: skip
     for on, by in (("plain", 2), ("nhwc", 3)):
-        yield machine(f"bias shifted left by {by}", on, "accumulator", "bias.*(align|shift|twice|doubled)",
+        yield machine(f"bias shifted left by {by}", on, "accumulator", "bias.*(align|shift|left)",
                       biased=with_bias(lambda b, by=by: b << by))  # fmt: skip
-    yield changed("bias unaligned", "apart", "bias.*(align|shift)", at(0, shift=0))
-    yield changed("bias aligned by one too few", "apart", "bias.*(align|shift)", at(0, shift=2))
-    yield changed("ReLU before the bias", "apart", "bias.*(after|behind|relu)|relu.*before", swapped(0, 1))
+    yield changed("bias unaligned", "apart", "bias.*(align|shift)|step0 has shift 0", at(0, shift=0))
+    yield changed("bias aligned by one too few", "apart", "bias.*(align|shift)|step0 has shift 2", at(0, shift=2))
+    yield changed(
+        "ReLU before the bias",
+        "apart",
+        "bias.*(after|behind|relu)|relu.*before|step0 stands behind step1",
+        swapped(0, 1),
+    )
     yield changed(
         "bias missing", "apart", "bias.*(miss|lack|not|without)|(miss|lack|without).*bias|left out", without(0)
     )
@@ -108,7 +113,9 @@ def late_bias(layer: Layer, sums: Ints) -> Ints:
 
 def behind() -> Cases:
     for on in ("plain", "depthwise", "stationary", "outputs"):
-        yield machine("absolute value for ReLU", on, "relu", "abs", relu=lambda layer, sums: abs(sums))
+        yield machine(
+            "absolute value for ReLU", on, "relu", "abs|size of the value", relu=lambda layer, sums: abs(sums)
+        )
     for on in ("depthwise", "outputs", "plain", "stationary"):
         yield machine("leaky ReLU", on, "relu", "leaky", relu=lambda layer, s: np.where(s < 0, s >> 3, s))
         yield machine("ReLU missing", on, "relu", "relu.*(miss|lack|not|without)|no_relu|without_relu",
@@ -129,38 +136,38 @@ def behind() -> Cases:
     yield changed("clip unsigned", "matmul", other, instead(1, clamp(0, 255)))
     for on, index, by in (("plain", 0, 5), ("apart", 2, 5), ("matmul", 0, 9), ("scaled", 2, 26), ("pooled", 2, 2)):
         for amount in (-1, 1):
-            yield changed(f"shift by {by + amount}", on, f"shift.*{by + amount}|shift.*{amount:+d}|factor|scale",
+            yield changed(f"shift by {by + amount}", on, f"(shift|step_number).*by {by + amount}",
                           at(index, by=by + amount))  # fmt: skip
-    yield changed("plain shift by another amount", "plain", "shift.*4|floor", at(0, by=4, round="floor"))
-    yield changed("plain shift by another amount", "apart", "shift.*6|floor", at(2, by=6, round="floor"))
+    yield changed("plain shift by another amount", "plain", "shift.*4.*floor|floor\\(2 x", at(0, by=4, round="floor"))
+    yield changed("plain shift by another amount", "apart", "shift.*6.*floor|floor\\(0.5 x", at(2, by=6, round="floor"))
     for on, index, rounds in (
-        ("plain", 0, ("floor", "half_even")),
+        ("plain", 0, ("floor",)),
         ("apart", 2, ("floor", "half_up")),
         ("matmul", 0, ("half_up", "toward_zero")),
         ("pooled", 2, ("floor", "toward_zero")),
         ("scaled", 2, ("half_up",)),
     ):
         for how in rounds:
-            yield changed(f"rounds {how}", on, f"round|{how}|floor|trunc|half", at(index, round=how))
+            yield changed(f"rounds {how}", on, f"(round|shift).*{how}", at(index, round=how))
     yield changed("one rounding", "wide", "single|double|round", at(0, rounding="single"))
     for on in ("tflite", "scaled"):
-        yield changed("output zero point missing", on, "zero.?point|add.*(miss|lack|left)|value.*0|offset",
+        yield changed("output zero point missing", on, "zero.?point|step1 is left out",
                       zero_point_missing)  # fmt: skip
-        yield changed("output zero point of the wrong sign", on, "zero.?point|sign|value.*-|negat|offset",
+        yield changed("output zero point of the wrong sign", on, "zero.?point|step1 subtracts",
                       zero_point_negated)  # fmt: skip
-        yield changed("multiplier of the next channel", on, "neighbour|next|channel|multiplier|by.*\\+1|parameter",
+        yield changed("multiplier of the next channel", on, "channel behind",
                       turned)  # fmt: skip
-        yield changed(
-            "one multiplier for all channels", on, "channel 0|tensor|all channels|first|one .*for all", single
-        )
+        yield changed("one multiplier for all channels", on, "channel 0 for all", single)
     accept = "16|multiplier.*(round|bits|cut)|(round|bits|cut).*multiplier"
     yield changed("multiplier rounded to 16 bits", "wide", accept, coarse)
-    yield changed("shift of the next channel", "tflite", "shift", lambda steps: moved(steps, "shift"))
-    yield changed("leaky by 2", "pooled", "leaky|slope", at(0, shift=2))
-    yield changed("ReLU for leaky ReLU", "pooled", "leaky|relu", instead(0, {"op": "relu"}))
-    yield changed("leaky ReLU missing", "pooled", "leaky|left out|missing", without(0))
-    yield changed("sums for maxima", "pooled", "pool|sum|max", at(1, op="sum_pool"))
-    yield changed("pool behind the shift", "pooled", "order|swap|before|after|pool|alike", swapped(0, 2))
+    yield changed(
+        "shift of the next channel", "tflite", "shift of the channel behind", lambda steps: moved(steps, "shift")
+    )
+    yield changed("leaky by 2", "pooled", "leaky|slope|step0 has shift 2", at(0, shift=2))
+    yield changed("ReLU for leaky ReLU", "pooled", "leaky|relu|step0", instead(0, {"op": "relu"}))
+    yield changed("leaky ReLU missing", "pooled", "leaky|step0 is left out", without(0))
+    yield changed("sums for maxima", "pooled", "sum of the window", at(1, op="sum_pool"))
+    yield changed("pool behind the shift", "pooled", "step[012] stands|step_order", swapped(0, 2))
     yield changed("ReLU missing", "apart", "relu|clamp|sign", lambda s: [s[0], s[2], wrapped(8, False)])
 
 
@@ -301,19 +308,25 @@ def operands() -> Cases:
         yield machine("right padding reads the next row", on, tensor, "next row|row's first|wrap|pad.*right|right.*pad",
                       padded=flat_rows)  # fmt: skip
         if on != "depthwise":
-            yield machine("NHWC read as NCHW", on, tensor, "nhwc|nchw|channels? (last|first)|layout|order",
+            yield machine("NHWC read as NCHW", on, tensor, "nhwc|HWC read as CHW",
                           inputs=channels_last_read_first)  # fmt: skip
     for on, tensor in (("plain", acc), ("strided", acc), ("nhwc", acc), ("tflite", acc), ("pointwise", acc)):
-        yield machine("HWIO read as OIHW", on, tensor, "hwio|oihw|weight.*order|transpos|order.*weight",
+        yield machine("HWIO read as OIHW", on, tensor, "HWIO read as OIHW|IOHW",
                       weights=kernels_last_read_first)  # fmt: skip
     for on, tensor in (("plain", acc), ("strided", acc), ("zeros", acc), ("nhwc", acc), ("outputs", "relu")):
         for row in (0, 1):
-            yield machine(f"only kernel row {row}", on, tensor, f"row.*{row}|kernel|tap", products=one_row(row))
+            yield machine(
+                f"only kernel row {row}",
+                on,
+                tensor,
+                f"all but kernel row {row}|kernel row {1 - row}\\)",
+                products=one_row(row),
+            )
     for on in ("plain", "dense", "strided", "depthwise"):
-        yield machine("odd channels zero", on, acc, "odd|every (2nd|second|other)|channel", biased=odd(False))
-    yield machine("odd channels passed through", "depthwise", acc, "pass|odd|input", biased=odd(True))
+        yield machine("odd channels zero", on, acc, "odd|every 2nd|channels 1, 3, 5, 7", biased=odd(False))
+    yield machine("odd channels passed through", "depthwise", acc, "pass", biased=odd(True))
     for on in ("plain", "strided", "pointwise", "dense"):
-        yield machine("weight address + 1", on, acc, r"weight.*(address|\+ ?1|next|late|early|word)", weights=next_word)
+        yield machine("weight address + 1", on, acc, r"weight.*address.*\+1", weights=next_word)
     for on in ("plain", "pointwise"):
         for late in (-1, 1):
             accept = "skew.*row 7|row 7.*(late|early|skew)|skew.*last"

@@ -89,8 +89,53 @@ def cases() -> Cases:
         for turn, (row, col) in enumerate(places):
             yield from of_element(on, tensor, rows, cols, bits, row, col, number + turn)
         row, col = places[0]
+        if on in ("plain", "pointwise", "strided", "nhwc"):
+            yield from registers(on, tensor, rows, cols, row, col)
+            yield from chain(on, tensor, rows, cols, row, col)
         top = {8: 10, 14: 12, 16: 17, 17: 16}[bits]
         yield from of_column(on, tensor, rows, cols, top, col)
+
+
+def registers(on: str, tensor: str, rows: int, cols: int, row: int, col: int) -> Cases:
+    """What stands before and behind the multiplier of one element."""
+    place = f"({row}, {col})"
+    element = f"row {row} & (column|col|channel|lane) {col}"
+
+    def case(name: str, accept: str, change: Callable[..., Ints]) -> Case:
+        return machine(f"{name} {place}", on, tensor, accept, element,
+                       products=at_element(row, col, rows, cols, change))  # fmt: skip
+
+    yield case("weight register's bit 1 at 1 of", "weight.*bit 1", lambda p, w, x: (w | 2) * x)
+    yield case("weight register's bit 2 at 0 of", "weight.*bit 2", lambda p, w, x: (w & ~4) * x)
+    yield case("input register's bit 2 at 0 of", "(input|activation|code).*bit 2", lambda p, w, x: w * (x & ~4))
+    yield case("products lack their sign in", "sign|negat|abs|size", lambda p, w, x: abs(p))
+    yield case("products too large by 1 in", "product|[+]1|constant|adds", lambda p, w, x: p + 1)
+
+
+def chain(on: str, tensor: str, rows: int, cols: int, row: int, col: int) -> Cases:
+    """Sums that go down a column: those from above do not come past one element, or a wire of them is stuck."""
+
+    def lost(layer: Layer, p: Ints, w: Ints, x: Ints) -> Ints:
+        found = p.copy()
+        for above in range(row):
+            found[:, col::cols, above::rows] = 0
+        return found
+
+    def wire(layer: Layer, p: Ints) -> Ints:
+        total = np.zeros_like(p[:, :, 0, 0, 0])
+        mine = (np.arange(p.shape[1]) % cols == col)[:, None, None]
+        for first in range(0, p.shape[2], rows):
+            for y, x in np.ndindex(*p.shape[3:5]):
+                term = p[:, :, first : first + row + 1, y, x].sum(2)
+                rest = p[:, :, first + row + 1 : first + rows, y, x].sum(2)
+                total = total + rest + np.where(mine, term | 8, term)
+        return total
+
+    element = f"row {row} & (column|col|channel|lane) {col}"
+    accept = "above|chain|rows|dead|missing|effective_kernel"
+    yield machine(f"sums from above lost at ({row}, {col})", on, tensor, accept,
+                  f"(column|col|channel|lane) {col}", products=lost)  # fmt: skip
+    yield machine(f"bit 3 of the sum below ({row}, {col}) at 1", on, tensor, "sum.*bit 3", element, total=wire)
 
 
 def of_element(on: str, tensor: str, rows: int, cols: int, bits: int, row: int, col: int, turn: int) -> Cases:
@@ -103,7 +148,8 @@ def of_element(on: str, tensor: str, rows: int, cols: int, bits: int, row: int, 
     low, high = 1 + turn % 3, bits - 2 - turn % 2
     yield case(f"product bit {low} at 1", f"product.*bit {low}|bit {low}.*product", stuck(low, 1))
     yield case(f"product bit {high} at 0", f"product.*bit {high}|bit {high}.*product", stuck(high, 0))
-    yield case("one product", "product", one_product)
+    if on in ("plain", "pointwise", "strided"):  # elsewhere no pair of codes comes often enough
+        yield case("one product", "product", one_product)
 
 
 def of_column(on: str, tensor: str, rows: int, cols: int, top: int, col: int) -> Cases:

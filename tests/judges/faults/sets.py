@@ -151,14 +151,15 @@ def pooled(draw: Any) -> Capture:
         shift(2, "half_away"),
         clamp(-128, 127),
     ]
-    return conv(draw(-8, 7, 4, 8, 3, 3), draw(-8, 7, 2, 8, 6, 6), formats, steps, padding=SAME)
+    w, x = draw(-8, 7, 4, 8, 3, 3), draw(-8, 7, 2, 8, 6, 6)
+    return conv(w, x, formats, steps, draw(-400, -200, 4), padding=SAME)
 
 
 def wide(draw: Any) -> Capture:
     formats = {"weight": INT8, "input": INT8, "output": codes(16, True, 0.5)}
     by = {"op": "tflite", "multiplier": [int(v) for v in draw(2**30, 2**31 - 1, 8)]}
-    by |= {"shift": [int(v) for v in draw(-3, -2, 8)], "rounding": "double"}
-    return linear(draw(-127, 127, 8, 16), draw(-128, 127, 12, 16), formats, [by, clamp(-32768, 32767)])
+    by |= {"shift": [int(v) for v in draw(-2, -1, 8)], "rounding": "double"}
+    return linear(draw(-127, 127, 8, 48), draw(-128, 127, 16, 48), formats, [by, clamp(-32768, 32767)])
 
 
 MADE: dict[str, tuple[Callable[[Any], Capture], str]] = {

@@ -60,7 +60,7 @@ def flips(words: Ints, rng: np.random.Generator, bits: int) -> Ints:
 
 def random_lane(words: Ints, rng: np.random.Generator, bits: int) -> Ints:
     found = words.copy()
-    found[..., 1] = rng.integers(0, 1 << bits, words.shape[:2])
+    found[..., 5 % words.shape[2]] = rng.integers(0, 1 << bits, words.shape[:2])
     return found
 
 
