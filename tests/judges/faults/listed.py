@@ -167,7 +167,7 @@ def behind() -> Cases:
     yield changed("ReLU for leaky ReLU", "pooled", "leaky|relu|step0", instead(0, {"op": "relu"}))
     yield changed("leaky ReLU missing", "pooled", "leaky|step0 is left out", without(0))
     yield changed("sums for maxima", "pooled", "sum of the window", at(1, op="sum_pool"))
-    yield changed("pool behind the shift", "pooled", "step[012] stands|step_order", swapped(0, 2))
+    yield changed("shift before the leaky ReLU", "pooled", "step[012] stands|step_order", swapped(0, 2))
     yield changed("ReLU missing", "apart", "relu|clamp|sign", lambda s: [s[0], s[2], wrapped(8, False)])
 
 

@@ -76,9 +76,9 @@ def table(judged: list[tuple[Case, Json]]) -> list[str]:
 def miss(case: Case, found: Json) -> str:
     causes = "; ".join(f"{said(cause)} {cause['share']:.3f}" for cause in found["causes"][:2])
     if found["certainty"] == "crashed":
-        return f"{case.id} [{case.tensor}]: {found['summary']}"
+        return f"{case.id}: {found['summary']}"
     more = "".join(f"; {line}" for line in [*found["findings"][:2], *found["solved"][:2]])
-    return f"{case.id} [{case.tensor}] {found['differing']}/{found['total']}: {found['certainty']}: {causes}{more}"
+    return f"{case.id} {found['differing']}/{found['total']}: {found['certainty']}: {causes}{more}"
 
 
 def main() -> None:

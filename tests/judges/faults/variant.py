@@ -76,7 +76,7 @@ def in_parts() -> Cases:
         wrong = only(channel(c), "relu", relu=lambda layer, s: s)
         yield written(f"ReLU missing in channel {c}", on, "relu", "relu|ReLU", wrong)
         wrong = only(channel(c), "relu", relu=lambda layer, s: abs(s))
-        yield written(f"absolute value in channel {c}", on, "relu", "abs", wrong)
+        yield written(f"absolute value in channel {c}", on, "relu", "abs|size of the value", wrong)
     for on, tensor, last in (("plain", ACC, 4), ("depthwise", ACC, 5), ("outputs", "relu", 3)):
         wrong = only(column(last), tensor, padded=lambda layer, x: pad(layer, x, 3))
         yield written("padding of 3 in the last column", on, tensor, "pad", wrong)
@@ -193,7 +193,7 @@ def streams() -> Cases:
             f"lane {lane} late by {by}",
             on,
             tensor,
-            f"words_shifted.*{by:+d}|late|early|skew",
+            f"words_shifted.*by [+-]{abs(by)}|late|early|skew",
             lanes(late_lane(lane, by), tensor),
         )
     for on, tensor, a, b in (("plain", ACC, 1, 6), ("outputs", "relu", 0, 3), ("depthwise", ACC, 2, 3)):
@@ -209,32 +209,59 @@ def streams() -> Cases:
 # ---- other amounts of address and operand faults --------------------------------------------------------------------
 
 
-def pitch(wrong: int) -> Part:
-    """Inputs read with another row pitch than the plane's width; reads behind the end find 0."""
+def fetched(x: Ints, at: Ints, beyond: bool) -> Ints:
+    """Positions of each plane; those behind its end find 0, or (beyond) the next image's, which stands there."""
+    planes = x.reshape(*x.shape[:2], -1)
+    behind = np.concatenate([planes[1:], 0 * planes[:1]]) if beyond else 0 * planes
+    return np.asarray(np.concatenate([planes, behind], axis=2)[:, :, at].reshape(x.shape))
+
+
+def pitch(wrong: int, beyond: bool) -> Part:
+    """Inputs read with another row pitch than the plane's width."""
 
     def inputs(layer: Layer, x: Ints) -> Ints:
-        n, c, h, w = x.shape
-        flat = np.concatenate([x.reshape(n, c, -1), np.zeros((n, c, h * (abs(wrong) + 1)), np.int64)], axis=2)
-        at = np.arange(h)[:, None] * (w + wrong) + np.arange(w)
-        return np.asarray(flat[:, :, at])
+        h, w = x.shape[2:]
+        return fetched(x, np.arange(h)[:, None] * (w + wrong) + np.arange(w), beyond)
 
     return inputs
 
 
 def lost_bit(bit: int) -> Part:
-    """An address bit of the inputs within their channel is always 0."""
+    """An address bit of the inputs is always 0, counted within an image's plane, which has a buffer of its own."""
+
+    def inputs(layer: Layer, x: Ints) -> Ints:
+        return fetched(x, np.arange(x.shape[2] * x.shape[3]) & ~(1 << bit), False)
+
+    return inputs
+
+
+def lost_bit_of_all(bit: int) -> Part:
+    """The same, counted through all images, which lie one behind the other."""
 
     def inputs(layer: Layer, x: Ints) -> Ints:
         n, c, h, w = x.shape
-        at = np.arange(h * w) & ~(1 << bit)
-        return np.asarray(x.reshape(n, c, -1)[:, :, at].reshape(x.shape))
+        flat = x.transpose(1, 0, 2, 3).reshape(c, -1)
+        at = np.arange(flat.shape[1]) & ~(1 << bit)
+        return np.asarray(flat[:, at].reshape(c, n, h, w).transpose(1, 0, 2, 3))
 
     return inputs
 
 
 def offset(by: int) -> Part:
+    """The address counter begins `by` too late and comes round at the plane's end."""
+
     def inputs(layer: Layer, x: Ints) -> Ints:
         return np.roll(x.reshape(*x.shape[:2], -1), -by, axis=2).reshape(x.shape)
+
+    return inputs
+
+
+def offset_of_all(by: int) -> Part:
+    """An address offset in a memory that holds all images; behind them stands 0."""
+
+    def inputs(layer: Layer, x: Ints) -> Ints:
+        size = x.shape[2] * x.shape[3]
+        return fetched(x, np.arange(size) + by, True)
 
     return inputs
 
@@ -342,16 +369,27 @@ def one_late(layer: Layer, sums: Ints) -> Ints:
 
 
 def addresses() -> Cases:
-    for on, tensor in (("plain", ACC), ("nhwc", ACC), ("tflite", ACC), ("outputs", "relu")):
+    for on, tensor, beyond in (
+        ("plain", ACC, True),
+        ("nhwc", ACC, True),
+        ("tflite", ACC, False),
+        ("outputs", "relu", False),
+    ):
         for by in (-1, 1):
-            yield machine(f"input row pitch {by:+d}", on, tensor, "pitch", inputs=pitch(by))
-    for on, tensor, bit in (("plain", ACC, 0), ("depthwise", ACC, 2), ("nhwc", ACC, 4), ("strided", ACC, 1)):
-        yield machine(f"input address bit {bit} lost", on, tensor, "address", inputs=lost_bit(bit))
+            wrong = pitch(by, beyond)
+            yield machine(f"input row pitch {by:+d}", on, tensor, "pitch", inputs=wrong)
+    for on, bit in (("depthwise", 2), ("nhwc", 4), ("strided", 1)):
+        yield machine(f"input address bit {bit} lost", on, ACC, "input_address.*bit", inputs=lost_bit(bit))
+    for on, bit in (("plain", 0), ("depthwise", 3)):
+        name = f"input address bit {bit} lost through all images"
+        yield machine(name, on, ACC, f"input_address.*bit {bit}", inputs=lost_bit_of_all(bit))
     for on, by in (("plain", 1), ("depthwise", -1), ("strided", 2)):
-        yield machine(f"input address {by:+d}", on, ACC, f"input_address.*{by:+d}", inputs=offset(by))
+        yield machine(f"input counter {by:+d}", on, ACC, f"input_address.*[+-]{abs(by)}", inputs=offset(by))
+    for on, by in (("plain", 1), ("strided", 2), ("depthwise", 3)):
+        yield machine(f"input address {by:+d}", on, ACC, f"input_address.*[+]{by}", inputs=offset_of_all(by))
     for on, by in (("plain", 2), ("strided", 8), ("dense", 3)):
         yield machine(
-            f"weight address + {by}", on, ACC, f"weight_address.*{by:+d}|tap_off_by_one", weights=words_later(by)
+            f"weight address + {by}", on, ACC, f"weight_address.*[+]{by}|tap_off_by_one", weights=words_later(by)
         )
     for on, c in (("plain", 4), ("strided", 0), ("depthwise", 3)):
         yield machine(
