@@ -8,8 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from tests.judges.faults.case import Case, Cases, machine
-from tests.judges.faults.machine import Layer
+from tests.judges.faults.case import Case, Cases, machine, written
+from tests.judges.faults.machine import Layer, pad, psums
+from tests.judges.faults.sets import Set
 from tests.judges.notation import Ints
 
 SETS = {  # where: tensor, rows and columns of the array, bits of a product, elements (row, column) that are wrong
@@ -23,7 +24,7 @@ SETS = {  # where: tensor, rows and columns of the array, bits of a product, ele
     "outputs": ("relu", 8, 8, 8, ((3, 6),)),
     "zeros": ("accumulator", 8, 8, 14, ((2, 4),)),
 }
-ELEMENT = r"dead|never|always 0|weight.*0|stuck at 0|zero|element|product"
+ELEMENT = r"dead|at 0|term_missing|never|always 0|weight.*0|stuck at 0|zero|element|product"
 
 
 def at_element(row: int, col: int, rows: int, cols: int, change: Callable[[Ints, Ints, Ints], Ints]) -> Any:
@@ -85,6 +86,7 @@ def one_product(p: Ints, w: Ints, x: Ints) -> Ints:
 
 
 def cases() -> Cases:
+    yield from in_psums()
     for number, (on, (tensor, rows, cols, bits, places)) in enumerate(SETS.items()):
         for turn, (row, col) in enumerate(places):
             yield from of_element(on, tensor, rows, cols, bits, row, col, number + turn)
@@ -96,19 +98,21 @@ def cases() -> Cases:
         yield from of_column(on, tensor, rows, cols, top, col)
 
 
+def place(row: int, col: int) -> str:
+    return f"(row |input channel |k=){row} & (column|output channel) {col}"
+
+
 def registers(on: str, tensor: str, rows: int, cols: int, row: int, col: int) -> Cases:
     """What stands before and behind the multiplier of one element."""
-    place = f"({row}, {col})"
-    element = f"row {row} & (column|col|channel|lane) {col}"
 
     def case(name: str, accept: str, change: Callable[..., Ints]) -> Case:
-        return machine(f"{name} {place}", on, tensor, accept, element,
-                       products=at_element(row, col, rows, cols, change))  # fmt: skip
+        wrong = at_element(row, col, rows, cols, change)
+        return machine(f"{name} ({row}, {col})", on, tensor, accept, place(row, col), products=wrong)
 
     yield case("weight register's bit 1 at 1 of", "weight.*bit 1", lambda p, w, x: (w | 2) * x)
     yield case("weight register's bit 2 at 0 of", "weight.*bit 2", lambda p, w, x: (w & ~4) * x)
     yield case("input register's bit 2 at 0 of", "(input|activation|code).*bit 2", lambda p, w, x: w * (x & ~4))
-    yield case("products lack their sign in", "sign|negat|abs|size", lambda p, w, x: abs(p))
+    yield case("products lack their sign in", "sign|negat|abs|size|effective_kernel", lambda p, w, x: abs(p))
     yield case("products too large by 1 in", "product|[+]1|constant|adds", lambda p, w, x: p + 1)
 
 
@@ -131,18 +135,16 @@ def chain(on: str, tensor: str, rows: int, cols: int, row: int, col: int) -> Cas
                 total = total + rest + np.where(mine, term | 8, term)
         return total
 
-    element = f"row {row} & (column|col|channel|lane) {col}"
     accept = "above|chain|rows|dead|missing|effective_kernel"
     yield machine(f"sums from above lost at ({row}, {col})", on, tensor, accept,
-                  f"(column|col|channel|lane) {col}", products=lost)  # fmt: skip
-    yield machine(f"bit 3 of the sum below ({row}, {col}) at 1", on, tensor, "sum.*bit 3", element, total=wire)
+                  f"(column|output channel) {col}", products=lost)  # fmt: skip
+    yield machine(f"bit 3 of the sum below ({row}, {col}) at 1", on, tensor, "sum.*bit 3", place(row, col), total=wire)
 
 
 def of_element(on: str, tensor: str, rows: int, cols: int, bits: int, row: int, col: int, turn: int) -> Cases:
     def case(name: str, accept: str, change: Callable[..., Ints]) -> Case:
         wrong = at_element(row, col, rows, cols, change)
-        return machine(f"{name} of ({row}, {col})", on, tensor, accept, f"row {row} & (column|col|channel|lane) {col}",
-                       products=wrong)  # fmt: skip
+        return machine(f"{name} of ({row}, {col})", on, tensor, accept, place(row, col), products=wrong)
 
     yield case("dead product", ELEMENT, lambda p, *_: 0 * p)
     low, high = 1 + turn % 3, bits - 2 - turn % 2
@@ -152,9 +154,37 @@ def of_element(on: str, tensor: str, rows: int, cols: int, bits: int, row: int, 
         yield case("one product", "product", one_product)
 
 
+def in_psums() -> Cases:
+    """The same in the memory of partial sums, whose files are one for each tap."""
+
+    def case(name: str, accept: str, change: Callable[[Ints], Ints], element: str = "") -> Case:
+        def words(found: Set) -> Ints:
+            return found.words("psum", psums(found.layer, found.layer.w, pad(found.layer, found.layer.x), change))
+
+        return written(name, "stationary", "psum", accept, words, element)
+
+    def changed(some: Any, change: Callable[[Ints], Ints]) -> Callable[[Ints], Ints]:
+        def products(p: Ints) -> Ints:  # n it row kh kw oc py px
+            found = p.copy()
+            found[some] = change(p[some])
+            return found
+
+        return products
+
+    one = np.s_[:, :, 3, :, :, 2]
+    yield case("dead product of (3, 2)", ELEMENT, changed(one, lambda p: 0 * p), place(3, 2))
+    yield case("product bit 1 at 1 of (3, 2)", "product.*bit 1", changed(one, lambda p: p | 2), place(3, 2))
+    yield case("product bit 6 at 0 of (3, 2)", "product.*bit 6", changed(one, lambda p: p & ~64), place(3, 2))
+    yield case("row 5 dead", "row 5", changed(np.s_[:, :, 5], lambda p: 0 * p))
+    yield case("column 6 dead", "column 6|channel 6", changed(np.s_[:, :, :, :, :, 6], lambda p: 0 * p))
+    tap = np.s_[:, :, :, 1, 2]
+    yield case("column 1 dead in tap (1, 2)", "column 1|channel 1", changed((*tap, 1), lambda p: 0 * p))
+    yield case("row 0 dead in tap (1, 2)", "row 0|channel 0|input", changed(np.s_[:, :, 0, 1, 2], lambda p: 0 * p))
+
+
 def of_column(on: str, tensor: str, rows: int, cols: int, top: int, col: int) -> Cases:
     def case(name: str, accept: str, add: Callable[[Ints, Ints], Ints]) -> Case:
-        return machine(f"{name} of column {col}", on, tensor, accept, f"(column|col|channel|lane) {col}",
+        return machine(f"{name} of column {col}", on, tensor, accept, f"(column|output channel) {col}",
                        total=summed(col, rows, cols, add), biased=sums_only)  # fmt: skip
 
     for bit, value in ((2, 1), (top - 3, 0)):
