@@ -89,5 +89,6 @@ def element_named(case: Case, found: Json) -> bool:
 
 
 def wrongly_explained(case: Case, found: Json) -> bool:
-    """A cause is said to explain the results, and it is not the one."""
-    return bool(found["explained"]) and not accepted(case, found)
+    """A cause is said to explain the results, and it is not the one, or at another place."""
+    right = element_named(case, found) if case.element else accepted(case, found)
+    return bool(found["explained"]) and not right

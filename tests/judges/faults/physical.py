@@ -113,7 +113,7 @@ def registers(on: str, tensor: str, rows: int, cols: int, row: int, col: int) ->
     yield case("weight register's bit 2 at 0 of", "weight.*bit 2", lambda p, w, x: (w & ~4) * x)
     yield case("input register's bit 2 at 0 of", "(input|activation|code).*bit 2", lambda p, w, x: w * (x & ~4))
     yield case("products lack their sign in", "sign|negat|abs|size|effective_kernel", lambda p, w, x: abs(p))
-    yield case("products too large by 1 in", "product|[+]1|constant|adds", lambda p, w, x: p + 1)
+    yield case("products too large by 1 in", "[+]1|adds|constant|too large", lambda p, w, x: p + 1)
 
 
 def chain(on: str, tensor: str, rows: int, cols: int, row: int, col: int) -> Cases:

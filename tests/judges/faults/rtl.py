@@ -58,7 +58,7 @@ MAC_FSM = (
 OS_2X2 = (
     ("kernel transposed", "weights[{out, term[3:2], 1'(l)}]", "weights[{out, term[2], term[3], 1'(l)}]",
      "kh_kw_swapped|transpos"),
-    ("element not cleared", "pe00 (clk, beat == 0,", "pe00 (clk, 1'b0,", "stale_accumulator|clear"),
+    ("element not cleared", "pe00 (clk, beat == 0,", "pe00 (clk, 1'b0,", "stale_accumulator|clear|x_values"),
     ("weights unsigned", PRODUCT, "$signed({1'b0, from_north}) * $signed({1'b0, from_west})", "weight_unsigned"),
     ("inputs signed", PRODUCT, "from_north * $signed(from_west)", "input.*signed|signed.*input"),
     ("product bit 1 at 1", PRODUCT, f"(({PRODUCT}) | 16'sd2)", "product.*bit 1"),
@@ -83,7 +83,7 @@ OS_2X2 = (
     ("weight bit 0 at 1", "tap[4*term[1:0]+:4]", "tap[4*term[1:0]+:4] | 4'd1", "weight_bit_stuck.*bit 0"),
     ("input bit 2 at 0", "4'd0 : word[4*term[1:0]+:4]", "4'd0 : word[4*term[1:0]+:4] & 4'd11",
      "input_bit_stuck.*bit 2"),
-    ("second row too early", "position[l] >= 3", "position[l] >= 2", "address|order|word"),
+    ("second row too early", "position[l] >= 3", "position[l] >= 2", "address|order|word|x_values"),
 )  # fmt: skip
 FAULTS = [("mac_fsm", *fault) for fault in MAC_FSM] + [("os_2x2", *fault) for fault in OS_2X2]
 
