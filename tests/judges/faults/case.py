@@ -26,6 +26,8 @@ class Case:
     accept: tuple[str, ...] | None
     element: tuple[str, ...] = ()
     kind: str = ""
+    part: slice | None = None  # the file holds only these words of the memory
+    whole: Machine | None = None  # every result of a run comes back; `tensor` is the first that is wrong
 
     @property
     def id(self) -> str:
@@ -76,6 +78,8 @@ def texts(found: Json) -> list[str]:
 
 def accepted(case: Case, found: Json) -> bool:
     """The cause named first is right; for what has no name: none is said to explain it."""
+    if case.whole and found.get("memory") != case.tensor:
+        return False
     if case.accept is None:
         return str(found["certainty"]) == "unexplained"
     if found["certainty"] == "crashed" or (found["certainty"] == "unexplained" and not found["solved"]):

@@ -38,10 +38,16 @@ def sampled(cases: list[Case], count: int, seed: int = 0) -> list[Case]:
 def answer(case: Case, root: Path) -> Json:
     """What the command says of a fault, less the map of shares."""
     found = set_of(case.on, root / "sets")
-    words = case.words(found)
-    actual = found.write(case.tensor, words, root / "runs" / "".join(c if c.isalnum() else "_" for c in case.id))
-    name = found.memory(case.tensor)["name"]
-    result = cli("diagnose", found.folder, "--actual", actual, "--memory", name, "--json")
+    run = root / "runs" / "".join(c if c.isalnum() else "_" for c in case.id)
+    if case.whole:
+        for tensor, values in case.whole.run(found.layer).items():
+            if any(mem["tensor"] == tensor for mem in found.manifest["memories"]):
+                found.write(tensor, found.words(tensor, values), run)
+        result = cli("diagnose", found.folder, "--actual", run, "--json")
+    else:
+        actual = found.write(case.tensor, case.words(found), run, case.part)
+        name = found.memory(case.tensor)["name"]
+        result = cli("diagnose", found.folder, "--actual", actual, "--memory", name, "--json")
     if result.exit_code != 1:
         line = (result.output.strip().splitlines() or [""])[-1]
         nothing: Json = {"causes": [], "findings": [], "solved": []}

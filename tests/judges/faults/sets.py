@@ -201,14 +201,14 @@ class Set:
         place = self.place(tensor)
         return np.where(place < 0, 0, values.ravel()[place])
 
-    def write(self, tensor: str, words: Ints, root: Path) -> Path:
-        """The files of the memory in the set's own style; one file, or a folder where there are several."""
+    def write(self, tensor: str, words: Ints, root: Path, part: slice | None = None) -> Path:
+        """The files of the memory, or a part, in the set's own style; one file, or a folder where there are several."""
         mem = self.memory(tensor)
         low = -(1 << mem["bits"] - 1) if mem["signed"] else 0
         kept = (words - low) % (1 << mem["bits"]) + low
         root.mkdir(parents=True, exist_ok=True)
         for entry, rows in zip(mem["files"], kept, strict=True):
-            text = file_text(mem, [word_text(mem, row) for row in rows.tolist()])
+            text = file_text(mem, [word_text(mem, row) for row in rows[part or slice(None)].tolist()])
             (root / entry["path"]).write_text(text)
         return root if len(mem["files"]) > 1 else root / mem["files"][0]["path"]
 

@@ -1,6 +1,7 @@
 """The listed mistakes in another amount, place or scope: one channel, one tile, every k-th word, from word w on."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -520,6 +521,53 @@ def shifted(index: int, amount: int) -> Any:
     return change
 
 
+# ---- a part of the words, and every result of a run -----------------------------------------------------------------
+
+
+def partial() -> Cases:
+    """Image 1 alone, or some words of the middle: the file says nothing of the others."""
+    twice = with_bias(lambda b: 2 * b)
+    turned = weights_of(turned_in(None))
+    made = (
+        (slice(25, 50), machine("bias twice", "plain", ACC, "bias_wrong.*twice", biased=twice)),
+        (slice(30, 41), machine("kernel turned", "plain", ACC, "kernel_rotated|effective_kernel", weights=turned)),
+        (slice(0, 20), machine("kernel turned", "depthwise", ACC, "kernel_rotated|effective_kernel", weights=turned)),
+        (slice(40, 60), machine("sums cut to 8 bits", "pointwise", ACC, "accumulator_wraps.*8",
+                                biased=lambda layer, s: wrap_of(add_bias(layer, s), 8))),
+        (slice(12, 24), machine("padding of 2", "strided", ACC, "padding_value.*2",
+                                padded=lambda layer, x: pad(layer, x, 2))),
+        (slice(25, 50), changed("clip at 7", "plain", "clip|clamp", at(1, high=7))),
+    )  # fmt: skip
+    for part, case in made:
+        yield replace(case, name=f"{case.name}, words {part.start} to {part.stop - 1} alone", part=part)
+
+
+def whole_runs() -> Cases:
+    """All results of a run lie in a folder; the later ones follow from the first that is wrong."""
+
+    def floor(layer: Layer, sums: Ints) -> list[Ints]:
+        return run_steps(at(0, round="floor")([dict(step) for step in layer.steps]), sums, layer.bias)
+
+    made = (
+        ("bias twice", "plain", ACC, "bias_wrong.*twice", Machine(biased=with_bias(lambda b: 2 * b))),
+        ("weights never loaded", "pointwise", ACC, "constant|tap_missing", Machine(weights=weights_of(tap_lost(0, 0)))),
+        ("kernel turned", "strided", ACC, "kernel_rotated", Machine(weights=weights_of(turned_in(None)))),
+        ("ReLU missing", "plain", "relu", "relu_missing", Machine(relu=lambda layer, s: s)),
+        ("absolute value", "depthwise", "relu", "size of the value|abs", Machine(relu=lambda layer, s: abs(s))),
+        ("rounds down", "plain", "output", "floor", Machine(through=floor)),
+        ("sums cut to 16 bits", "tflite", ACC, "accumulator_wraps.*16",
+         Machine(biased=lambda layer, s: wrap_of(add_bias(layer, s), 16))),
+        ("dead input channel", "matmul", ACC, "term_missing|row 3|k=3", Machine(inputs=zeroed(3))),
+    )  # fmt: skip
+    for name, on, first, accept, wrong in made:
+        words = whole_words(first, wrong)
+        yield replace(written(f"{name}, all results", on, first, accept, words), whole=wrong)
+
+
+def whole_words(tensor: str, wrong: Machine) -> Callable[[Set], Ints]:
+    return lambda found: found.words(tensor, wrong.run(found.layer)[tensor])
+
+
 def cases() -> Cases:
-    for group in (in_parts, streams, addresses, behind):
+    for group in (in_parts, streams, addresses, behind, partial, whole_runs):
         yield from group()
