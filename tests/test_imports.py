@@ -24,6 +24,7 @@ ROOMS = (
     "sim",
     "findings",
     "trust",
+    "runs",
     "report",
     "api",
     "cli",

@@ -13,6 +13,7 @@ from qexport.core.atomic import write_atomically
 from qexport.errors import QexportError
 from qexport.layout.paths import MANIFEST
 from qexport.report.training import LOG
+from qexport.runs.store import MARK, Store
 from qexport.sets.folder import claims_to_be_set
 from qexport.sets.manifest import read_manifest
 from qexport.sim.keep import RUN
@@ -27,13 +28,14 @@ from qexport.sim.keep import RUN
 def command(folder: Path, target: Path, of: Path | None, data: Path | None, as_json: bool) -> None:
     """Show a set, a run or a training as one page to look at.
 
-    FOLDER is what dump, `simulate --keep` or train wrote. The page needs nothing beside itself.
+    FOLDER is what dump, `simulate --keep`, `regress --store` or train wrote. The page needs nothing beside itself.
 
     \b
     qexport report vectors/features_33 --out features_33.html
     qexport report run/ --set vectors/features_33 --out run.html
     qexport report runs/ --set vectors/ --out runs.html
     qexport report vectors/ --out network.html
+    qexport report store/ --out matrix.html
     qexport report result/vgg16_quant_gradual --out training.html
     """
     check_target(target, ".html")
@@ -68,6 +70,10 @@ def _page(folder: Path, target: Path, of: Path | None, data: Path | None) -> byt
         from qexport.report.training import read_log, training_page
 
         return training_page(read_log(folder / LOG), folder.resolve().name)
+    if (folder / MARK).is_file():
+        from qexport.report.matrix import store_page
+
+        return store_page(Store(folder))
     if (folder / MANIFEST).is_file():
         from qexport.report.sets import set_page
 

@@ -19,6 +19,7 @@ from platformdirs import user_cache_path
 from qexport.core.atomic import write_atomically
 from qexport.errors import QexportError
 from qexport.sets.folder import file_sha256, sha256
+from qexport.sets.staging import locked
 from qexport.sim.supervisor import CutOff
 from qexport.sim.tools import SHOWN_ERRORS, Job, Simulator
 from qexport.sim.work import refuse_full, scratch_folder
@@ -93,8 +94,22 @@ def build_bench(
     for folder in job.folders:  # in which Verilator looks for modules, too
         key += [f"{path.name} {path.lstat().st_size} {path.lstat().st_mtime_ns}" for path in sorted(folder.glob("*"))]
     place = None if builds is None else builds / sha256("\n".join(key).encode())
-    if place is not None and (kept := _kept(place)) is not None:
+    if place is None:
+        return _compiled(simulator, job, scratch, log, say)
+    if (kept := _kept(place)) is not None:
         return kept
+    with locked(place):  # another process that builds the same is waited for
+        if (kept := _kept(place)) is not None:
+            return kept
+        built = _compiled(simulator, job, scratch, log, say)
+        executable = place / file_sha256(built)
+        write_atomically(executable, built.read_bytes(), mode=0o777)
+    _forget_oldest(place.parent)
+    return executable
+
+
+def _compiled(simulator: Simulator, job: Job, scratch: Path, log: Path, say: Callable[[str], None]) -> Path:
+    """The executable, in the scratch folder; raises NotCompiled where the simulator does not take the sources."""
     build = scratch / "build"  # not in the cache: make cannot build in a folder whose path has spaces
     build.mkdir()
     waiting = Timer(SAID_AFTER, say, [f"building with {simulator.name} {simulator.version()}; it is kept"])
@@ -112,13 +127,7 @@ def build_bench(
         shown = "; ".join(errors[:SHOWN_ERRORS]) or " ".join((done.stderr or done.stdout).split())
         raise NotCompiled(f"{job.command}: {simulator.name} does not compile the sources; correct them: {shown}")
     refuse_full(scratch)  # Icarus cuts off what it writes then, and ends with 0
-    if place is None:
-        return build / "sim"
-    place.mkdir(exist_ok=True)
-    executable = place / file_sha256(build / "sim")
-    write_atomically(executable, (build / "sim").read_bytes(), mode=0o777)
-    _forget_oldest(place.parent)
-    return executable
+    return build / "sim"
 
 
 def _forget_oldest(builds: Path) -> None:

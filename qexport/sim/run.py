@@ -7,6 +7,7 @@ words are compared here, after the run.
 import io
 import re
 import secrets
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -33,7 +34,7 @@ from qexport.sim.registry import choose
 from qexport.sim.streams import Streams, handshake, streams_of_seed
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, supervise
 from qexport.sim.tools import Job, Simulator
-from qexport.sim.verdict import Verdict, changed_files, check_words, failed, judge, no_verdict
+from qexport.sim.verdict import Killed, Verdict, changed_files, check_words, failed, judge, no_verdict
 from qexport.sim.work import Work, work_folder
 
 Told = Callable[[str], None]
@@ -236,7 +237,8 @@ class _Run:
             raise CheckFailed(failed(said, self.what))
         if not said and not any(one.wrong for one in found):
             lack = "; not all words came back" if any(one.checked < one.values for one in found) else ""
-            raise CheckFailed(no_verdict(output, status, self.what) + lack)
+            kind = Killed if status == -signal.SIGKILL else CheckFailed
+            raise kind(no_verdict(output, status, self.what) + lack)
         lines = fail_lines(said, found, seed)
         self._tell([line for line in lines if line not in said])
         raise CheckFailed(failed(lines, self.what))

@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,13 +62,29 @@ class _Children:
 
 
 _of_thread = threading.local()
+_memory: ContextVar[int | None] = ContextVar("memory", default=None)  # None: MEMORY_LIMIT
+
+
+@contextmanager
+def memory_limit(size: int) -> Iterator[None]:
+    """Bytes of address space of each process that this thread, or a pool of `workers` in it, starts in the block."""
+    before = _memory.set(size)
+    try:
+        yield
+    finally:
+        _memory.reset(before)
 
 
 @contextmanager
 def workers() -> Iterator[ThreadPoolExecutor]:
     """A thread for each processor. When an exception leaves the block, the children of all threads end."""
-    children = _Children()
-    with ThreadPoolExecutor(os.cpu_count(), initializer=lambda: setattr(_of_thread, "children", children)) as pool:
+    children, memory = _Children(), _memory.get()
+
+    def begin() -> None:
+        _of_thread.children = children
+        _memory.set(memory)
+
+    with ThreadPoolExecutor(os.cpu_count(), initializer=begin) as pool:
         try:
             yield pool
         except BaseException:
@@ -89,11 +106,12 @@ def supervise(
     """Run a command to its end: the exit status. Its outputs go to two files; `heard` is given the lines of the first.
 
     What it leaves among temporary files when it is cut off, such as g++, lies in `cwd`, where one is given.
-    Raises CutOff after `limit` seconds, OUTPUT_LIMIT bytes of output, or at MEMORY_LIMIT.
+    Raises CutOff after `limit` seconds, OUTPUT_LIMIT bytes of output, or at its limit of memory.
     """
     env = dict(os.environ if env is None else env) | ({} if cwd is None else {"TMPDIR": str(cwd)})
     children = getattr(_of_thread, "children", None) or _Children()
-    limited = ["/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(MEMORY_LIMIT >> 10), *map(str, command)]
+    memory = _memory.get() or MEMORY_LIMIT
+    limited = ["/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(memory >> 10), *map(str, command)]
     process = None
     try:
         with undisturbed():
@@ -114,7 +132,7 @@ def supervise(
                 if pipe is not None:
                     pipe.close()
     if process.returncode != 0 and short:
-        raise CutOff(f"out of memory; a process may take {MEMORY_LIMIT >> 30} GiB")
+        raise CutOff(f"out of memory; a process may take {memory / (1 << 30):g} GiB")
     return process.returncode
 
 

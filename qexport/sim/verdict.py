@@ -25,6 +25,10 @@ from qexport.sim.streams import Streams
 SHOWN_LINES = 20  # of a failed run
 
 
+class Killed(CheckFailed):
+    """Somebody ended the simulator, such as a machine that is short of memory: nothing is known of the design."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Verdict(Printed):
     """What a simulation said. `compared` and `not_compared`: memory -> number of its values.

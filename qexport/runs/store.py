@@ -1,0 +1,167 @@
+"""The store of results: a folder, also on a network file system, in which a file is written once and never changed.
+
+A result lies in results/AA/ADDRESS.OUTCOME.json. Equal results of a job, from whatever host, have one name; a second
+name is another result of the same content. So there is nothing to lock and nothing to count twice, and no clock and no
+fresh listing is needed: who does not see a result yet makes it again, under the same name.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, Literal
+
+import msgspec
+
+from qexport.core.atomic import write_atomically
+from qexport.core.budget import LOG_BYTES, read_bytes
+from qexport.errors import QexportError
+from qexport.runs.job import LABELS, Unable, address_of
+from qexport.sets.folder import sha256
+from qexport.sets.manifest import Entry, json_bytes
+from qexport.sim.record import Record
+
+MARK, RESULTS, LABELLED = "qexport-store.json", "results", "labels"
+SCHEMA = "qexport.result/1"
+_STORE = {"schema": "qexport.store/1"}
+_FILE = re.compile(r"[0-9a-f]{64}\.[0-9a-f]{16}\.json")
+_TRIES = 100
+Jobs = dict[str, tuple[str, str]]  # name of a job -> its address and verdict
+
+
+class Result(Entry, frozen=True, kw_only=True):
+    """What became of a job. `content`: what its address is made of; `outcome`: what must be the same in every run;
+    `seconds`: of the work; `host`: that did it; `record`: the verdict record of `simulate`; `found`: what other checks
+    tell."""
+
+    schema: str = SCHEMA
+    labels: dict[str, str]
+    content: dict[str, Any]
+    outcome: dict[str, Any]
+    result: Literal["PASS", "FAIL"]
+    failure: tuple[str, ...]
+    seconds: float
+    host: str
+    record: Record | None = None
+    found: dict[str, Any] = msgspec.field(default_factory=dict)
+    log: str = ""
+    diagnosis: str = ""
+
+    @property
+    def address(self) -> str:
+        return address_of(self.content)
+
+    @property
+    def file(self) -> str:
+        return f"{self.address}.{sha256(json_bytes(self.outcome))[:16]}.json"
+
+
+class Label(Entry, frozen=True, kw_only=True):
+    """What the jobs of a plan, or of a shard of it, said at one state of the design."""
+
+    label: str
+    jobs: Jobs
+
+
+class Store:
+    """A store in a folder, which is made where `create`."""
+
+    def __init__(self, root: Path, create: bool = False) -> None:
+        self.root = root.resolve()
+        mark = self.root / MARK
+        if mark.is_file():
+            if _document(mark) != _STORE:
+                raise QexportError(f"store: {root} is of another version of qexport; name another folder")
+            return
+        if not create:
+            raise QexportError(f"store: {root} is not a store; name the folder that qexport regress --store was given")
+        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
+            raise QexportError(f"store: {root} exists and is not a store; name a new folder")
+        self.root.mkdir(parents=True, exist_ok=True)
+        _write(mark, json_bytes(_STORE))
+
+    def files(self) -> Iterator[str]:
+        """The names of all results."""
+        with suppress(FileNotFoundError):
+            for folder in os.scandir(self.root / RESULTS):
+                yield from (entry.name for entry in os.scandir(folder) if _FILE.fullmatch(entry.name))
+
+    def path(self, file: str) -> Path:
+        return self.root / RESULTS / file[:2] / file
+
+    def read(self, file: str) -> Result:
+        """Raises QexportError where a file is not what its name says."""
+        path = self.path(file)
+        try:
+            found = msgspec.json.decode(read_bytes(path, LOG_BYTES, "store"), type=Result)
+            if found.file == file and found.schema == SCHEMA and found.labels.keys() == {*LABELS}:
+                return found
+        except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+            pass
+        raise QexportError(f"store: {path} is damaged; take it away, and the job runs again")
+
+    def put(self, result: Result) -> str:
+        """Keep a result; returns its name. Of equal ones the first stays."""
+        if not self.path(result.file).exists():
+            _write(self.path(result.file), json_bytes(result))
+        return result.file
+
+    def labels(self) -> list[tuple[str, Jobs]]:
+        """All labels in their order, each with what its jobs said; shards are put together."""
+        found: dict[str, Jobs] = {}
+        for path in sorted((self.root / LABELLED).glob("[0-9]*.json")):
+            try:
+                label = msgspec.convert(_document(path), Label)
+            except msgspec.ValidationError:
+                raise QexportError(f"store: {path} is damaged; take it away") from None
+            found.setdefault(label.label, {}).update(label.jobs)
+        return list(found.items())
+
+    def label(self, name: str, jobs: Jobs) -> None:
+        """Keep what the jobs said under a label; numbers make the order, as clocks may differ."""
+        if dict(self.labels()).get(name, {}).items() >= jobs.items():
+            return
+        folder, data = self.root / LABELLED, json_bytes(Label(label=name, jobs=jobs))
+        folder.mkdir(exist_ok=True)
+        number = max((int(path.stem) for path in folder.glob("[0-9]*.json")), default=0) + 1
+        partial = folder / f".{sha256(data)[:16]}.{os.getpid()}"
+        try:
+            _write(partial, data)
+            while True:
+                with suppress(FileExistsError):  # another one was faster, whether or not the listing shows it
+                    os.link(partial, folder / f"{number:06d}.json")
+                    return
+                number += 1
+        finally:
+            partial.unlink(missing_ok=True)
+
+    def merge(self, other: "Store") -> int:
+        """Take over what another store has; returns how many results were new."""
+        new = [file for file in other.files() if not self.path(file).exists()]
+        for file in new:
+            _write(self.path(file), json_bytes(other.read(file)))
+        for name, jobs in other.labels():
+            self.label(name, jobs)
+        return len(new)
+
+
+def _document(path: Path) -> Any:
+    try:
+        return json.loads(read_bytes(path, LOG_BYTES, "store"))
+    except (ValueError, RecursionError):
+        raise QexportError(f"store: {path} is damaged; take it away") from None
+
+
+def _write(path: Path, data: bytes) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for _ in range(_TRIES):
+            with suppress(FileNotFoundError):  # a host whose clock is ahead took our partial file for an old one
+                write_atomically(path, data)
+                return
+        raise FileNotFoundError(2, "its folder goes away")
+    except OSError as error:
+        why = error.strerror or str(error)
+        raise Unable(f"store: {path} cannot be written ({why}); make room and check its permissions") from None
