@@ -111,7 +111,7 @@ class Order:
         backwards.
         """
         first = [group[0] for group in (self.files, self.addresses) if group]
-        found = next((item for item in first if item.parts == (IMAGE_AXIS,)), None)
+        found = next((item for item in first if (item.name, item.parts) == (IMAGE_AXIS, (IMAGE_AXIS,))), None)
         return None if self.skew and self.addresses[-1] == found else found
 
     @property
