@@ -23,6 +23,7 @@ from qexport.bench.ports import connected, is_legal, read_module
 from qexport.bench.sv import compare_bench
 from qexport.errors import CheckFailed, QexportError, few
 from qexport.layout.memory import verilog_name
+from qexport.layout.paths import MANIFEST
 from qexport.sets.folder import file_sha256
 from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
@@ -38,6 +39,7 @@ from qexport.sim.verdict import Killed, Verdict, changed_files, check_words, fai
 from qexport.sim.work import Work, work_folder
 
 Told = Callable[[str], None]
+_AS_WRITTEN: set[str] = set()  # manifests whose bench files this process found to be what it would write
 
 
 def simulate(
@@ -296,8 +298,11 @@ def _changed(folder: Path, manifest: Manifest, own_design: bool) -> dict[str, st
             raise CheckFailed(f"{folder / name} {changed[name]}; {advice}dump the set again")
     if not own_design:
         changed.pop("dut.sv", None)
-    if not changed and manifest.bench_note is None:
+    known = file_sha256(folder / MANIFEST)  # of all that a bench is made of
+    if not changed and manifest.bench_note is None and known not in _AS_WRITTEN:
         fresh = compare_bench(folder, manifest)
+        if not fresh:
+            _AS_WRITTEN.add(known)
         if not own_design:
             fresh.pop("dut.sv", None)
         if fresh:

@@ -301,6 +301,17 @@ def test_lost_jobs_run_again_and_not_for_ever(plan: Path, tmp_path: Path) -> Non
     assert "lost 3 times, at last: OSError: the worker went away" in str(driver.not_run["one verify"])
 
 
+def test_a_worker_that_can_do_nothing_ends_the_call(plan: Path, tmp_path: Path) -> None:
+    class Refusing(Threads):
+        def work(self, job: Job, root: Path) -> str:
+            raise Unable("worker: far has qexport 0.0")
+
+    driver = Driver(Refusing(0), tmp_path)
+    with pytest.raises(Unable, match=r"far has qexport 0\.0"):
+        driver.run(read_plan(plan)[0])
+    assert driver.not_run == {}
+
+
 def test_what_took_long_starts_first(plan: Path) -> None:
     jobs = read_plan(plan)[0]
     took = {"one": 1.0, "two": 5.0}
