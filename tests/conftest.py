@@ -42,7 +42,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     for item in items:
         room = item.path.relative_to(Path(__file__).parent).parts[0]
-        if room in ("sim", "train", "fuzz") or {"simulator", "shipped"} & {*getattr(item, "fixturenames", ())}:
+        if room in ("sim", "runs", "train", "fuzz") or {"simulator", "shipped"} & {*getattr(item, "fixturenames", ())}:
             item.add_marker("whole")
 
 

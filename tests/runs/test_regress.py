@@ -29,8 +29,6 @@ from qexport.sim.supervisor import MEMORY_LIMIT, call, memory_limit, workers
 from tests.conftest import cli, fails
 from tests.runs.conftest import regress
 
-pytestmark = pytest.mark.whole
-
 
 def test_a_plan_runs_once_and_what_it_says(plan: Path, sets: Path, tmp_path: Path) -> None:
     store = tmp_path / "store"
