@@ -138,7 +138,7 @@ class AnyModel:
     def _of_channels(self, function: Callable[[Int64], Int64], accumulators: Int64, sample: Sample | None) -> Int64:
         """What a function makes of accumulators; steps have numbers of all channels, so that those of a sample stand
         among zeros."""
-        if sample is None or self.tensor in ("accumulator", "relu"):
+        if sample is None or (function == self.post and self.tensor in ("accumulator", "relu")):
             return function(accumulators)
         whole = np.zeros(self.facts.tensor("accumulator").shape(len(sample.images)), np.int64)
         whole[:, sample.outputs] = accumulators
