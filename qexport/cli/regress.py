@@ -45,7 +45,7 @@ def command(
 
     \b
     qexport regress vectors/ --store runs/
-    qexport regress plan.toml --store runs/ --jobs 8 --label $(git rev-parse HEAD)
+    qexport regress plan.toml --store runs/ --jobs 8 --label "$(git rev-parse HEAD)"
     qexport regress plan.toml --store runs/ --shard 1/4
     qexport regress plan.toml --store /nfs/runs --executor dask:tcp://farm:8786
     """
