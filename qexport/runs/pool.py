@@ -3,11 +3,12 @@
 import multiprocessing
 import os
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from multiprocessing import forkserver
 from typing import Any, Protocol
 
@@ -15,6 +16,7 @@ from qexport.errors import QexportError
 from qexport.runs.checks import run_here, run_job
 
 _DASK = "dask:"
+_SOCKET_FOLDER = 64  # bytes; multiprocessing adds a folder and a name, about 35
 
 
 class Pool(Protocol):
@@ -38,14 +40,8 @@ class Processes:
         self._before = {*multiprocessing.active_children()}
         self._context = multiprocessing.get_context("forkserver")
         self._context.set_forkserver_preload(["qexport.runs.checks"])
-        handler = signal.getsignal(signal.SIGINT)
-        with suppress(ValueError):  # not the main thread, which alone is interrupted
-            signal.signal(signal.SIGINT, signal.SIG_IGN)  # which the workers inherit: Ctrl-C is the driver's
-        try:
+        with _uninterrupted(), _short_temporary_folder():
             forkserver.ensure_running()
-        finally:
-            with suppress(ValueError):
-                signal.signal(signal.SIGINT, handler)
         self.executor = self._new()
 
     def _new(self) -> Executor:
@@ -62,6 +58,30 @@ class Processes:
         for process in ours:
             process.join()
         self.executor.shutdown(wait=False, cancel_futures=True)
+
+
+@contextmanager
+def _uninterrupted() -> Iterator[None]:
+    """The server of the workers inherits that SIGINT is ignored: Ctrl-C is the driver's."""
+    if threading.current_thread() is not threading.main_thread():  # which alone is interrupted
+        yield
+        return
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+
+
+@contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """The server's socket has an address of at most 107 bytes (sun_path): a longer TMPDIR is not for it."""
+    before = tempfile.gettempdir()
+    tempfile.tempdir = before if len(os.fsencode(before)) <= _SOCKET_FOLDER else "/tmp"
+    try:
+        yield
+    finally:
+        tempfile.tempdir = before
 
 
 def _end_with_parent() -> None:

@@ -28,12 +28,19 @@ def small(plan: Path, sets: Path) -> Path:
     return plan
 
 
+@pytest.fixture
+def scratch(tmp_path: Path) -> Path:
+    """A temporary folder whose name is longer than the address of a socket may be."""
+    folder = tmp_path / ("scratch" * 16)
+    folder.mkdir()
+    return folder
+
+
 class Regress:
     """`qexport regress` of a plan into a store, its processes marked."""
 
     def __init__(self, plan: Path, store: Path, scratch: Path) -> None:
         self.mark, self.store = secrets.token_hex(8), store
-        scratch.mkdir(exist_ok=True)
         self.line = [*QEXPORT, "regress", str(plan), "--store", str(store), "--jobs", "2", "--json"]
         self.env = {**os.environ, "TMPDIR": str(scratch), MARK: self.mark}
 
@@ -74,13 +81,13 @@ class Regress:
         return [pid for pid, parent in parents.items() if parents.get(parent) == driver]
 
 
-def test_killed_at_random_moments(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_killed_at_random_moments(small: Path, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     draw = random.Random("regress")
     begin = time.monotonic()
-    Regress(small, tmp_path / "undisturbed", tmp_path / "scratch").finish()
+    Regress(small, tmp_path / "undisturbed", scratch).finish()
     seconds = time.monotonic() - begin
     for number in range(KILLS):
-        one = Regress(small, tmp_path / f"store{number}", tmp_path / "scratch")
+        one = Regress(small, tmp_path / f"store{number}", scratch)
         process = one.start()
         time.sleep(draw.uniform(0, seconds))
         victims = {
@@ -94,13 +101,13 @@ def test_killed_at_random_moments(small: Path, tmp_path: Path, monkeypatch: pyte
         process.communicate()
         until(lambda one=one: not one.running())  # type: ignore[misc]
         one.finish()
-    monkeypatch.setattr("tempfile.tempdir", str(tmp_path / "scratch"))
+    monkeypatch.setattr("tempfile.tempdir", str(scratch))
     clear_stale()
-    assert list((tmp_path / "scratch").glob("qexport-run-*")) == []
+    assert list(scratch.glob("qexport-run-*")) == []
 
 
-def test_ctrl_c_stops_and_the_next_call_goes_on(small: Path, tmp_path: Path) -> None:
-    one = Regress(small, tmp_path / "store", tmp_path / "scratch")
+def test_ctrl_c_stops_and_the_next_call_goes_on(small: Path, scratch: Path, tmp_path: Path) -> None:
+    one = Regress(small, tmp_path / "store", scratch)
     process = one.start()
     until(lambda: (tmp_path / "store/results").is_dir())  # the first result is there
     process.send_signal(signal.SIGINT)
@@ -110,8 +117,8 @@ def test_ctrl_c_stops_and_the_next_call_goes_on(small: Path, tmp_path: Path) -> 
     one.finish()
 
 
-def test_two_drivers_on_one_store(small: Path, tmp_path: Path) -> None:
-    one = Regress(small, tmp_path / "store", tmp_path / "scratch")
+def test_two_drivers_on_one_store(small: Path, scratch: Path, tmp_path: Path) -> None:
+    one = Regress(small, tmp_path / "store", scratch)
     drivers = [one.start() for _ in range(2)]
     for driver in drivers:
         out, err = driver.communicate()
