@@ -7,6 +7,9 @@ from typing import Any
 
 from qexport.bench.context import render
 from qexport.bench.steps import functions_context
+from qexport.core.codes import CodeFormat
+from qexport.core.intformat import IntFormat
+from qexport.core.operations.registry import operation
 from qexport.core.steps import Pool, step_names, takes_bias
 from qexport.sets.manifest import Manifest, capture_of
 
@@ -36,8 +39,6 @@ def _types_and_functions(folder: Path, manifest: Manifest) -> dict[str, Any]:
         TypeText(_CODES[name], fmt.bits, fmt.signed, f"a code of {name}") for name, fmt in formats.operands.items()
     ]
     types.append(TypeText("acc_t", formats.accumulator.bits, formats.accumulator.signed, "an accumulator"))
-    if formats.output is not None:
-        types.append(TypeText("output_t", formats.output.bits, formats.output.signed, "a code of output"))
     context: dict[str, Any] = {
         "types": types,
         "acc_signed": formats.accumulator.signed,
@@ -45,8 +46,12 @@ def _types_and_functions(folder: Path, manifest: Manifest) -> dict[str, Any]:
         "functions": [],
         "requantized": None,
     }
-    if steps is None or formats.output is None:
+    if steps is None:
         return context | {"functions_note": "The set says of no steps behind the accumulators."}
+    output: CodeFormat | IntFormat | None = formats.output
+    if output is None:
+        output = operation(capture_of(folder, manifest), None, steps).tensor("output").format
+    types.append(TypeText("output_t", output.bits, output.signed, "a code of output"))
     if sum(array.size for step in steps for array in step.arrays.values()) > MOST_NUMBERS:
         said = f"The steps have more than {MOST_NUMBERS} numbers, too many for a package; dut.sv has their functions."
         return context | {"functions_note": said}
@@ -57,4 +62,4 @@ def _types_and_functions(folder: Path, manifest: Manifest) -> dict[str, Any]:
     value = "64'(v)"
     for name in step_names(steps):
         value = f"step_{name}({value}, channel)"
-    return context | {"requantized": value, "output_bits": formats.output.bits}
+    return context | {"requantized": value, "output_bits": output.bits}
