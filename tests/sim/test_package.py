@@ -1,6 +1,7 @@
 """What a set's package and params.vh hold beside sizes: types and functions that equal the golden; no set's names clash
 with those of another."""
 
+import re
 import subprocess
 from dataclasses import replace
 from pathlib import Path
@@ -217,5 +218,18 @@ def test_the_files_of_two_sets_stand_in_one_compile(simulator: str, tmp_path: Pa
     ]
     command = ["iverilog", "-g2012", "-Wall", "-s", "tb_one", "-s", "tb_two", "-o", str(tmp_path / "sim")]
     command += [*map(str, sources), str(tmp_path / "one" / "dut.sv")]
+    built = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (built.returncode, built.stderr) == (0, "")
+
+
+@on_icarus
+def test_the_module_of_the_page_compiles(simulator: str, tmp_path: Path) -> None:
+    block = re.search(
+        r"```verilog\n(.*?)```", (EXAMPLE.parent.parent / "docs" / "simulators.md").read_text(), re.DOTALL
+    )
+    assert block is not None
+    (tmp_path / "post.sv").write_text(f"`timescale 1ns / 1ps\n{block[1]}")
+    sources = [str(EXAMPLE / "features_33_pkg.sv"), str(tmp_path / "post.sv")]
+    command = ["iverilog", "-g2012", "-Wall", "-s", "post", "-o", str(tmp_path / "sim"), *sources]
     built = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (built.returncode, built.stderr) == (0, "")
