@@ -19,7 +19,7 @@ DATA = {MANIFEST, SUMS, CAPTURE}
 
 
 def unlicensed(folder: Path) -> set[str]:
-    """The files whose first two lines are not a comment of the licence; FuseSoC's stands behind its mark, as it must."""
+    """The files whose first two lines are not a comment of the licence; in a core it stands behind FuseSoC's mark."""
     return {
         path.name
         for path in folder.iterdir()
