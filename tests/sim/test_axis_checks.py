@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.sim.conftest import with_verilator_cli
+from tests.sim.test_lint import slang_says
 
 on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 PAGE = Path(__file__).parent.parent.parent / "docs" / "simulators.md"
@@ -100,3 +101,24 @@ def test_what_is_unknown_is_told_where_it_counts(simulator: str, tiny_set: Path,
         "ready_tready is X or Z",
         "valid_tvalid is X or Z",
     ]
+
+
+CORE = """`timescale 1ns / 1ps
+module core (input aclk, input aresetn, output m_psum_tvalid, input m_psum_tready, output {psum} m_psum_tdata,
+  output m_psum_tlast, input s_weight_tvalid, output s_weight_tready, input {word} s_weight_tdata, input s_weight_tlast,
+  input s_input_tvalid, output s_input_tready, input {word} s_input_tdata, input s_input_tlast);
+  // what it computes stands elsewhere
+endmodule
+"""
+
+
+def test_they_bind_to_a_module_of_other_names_and_less_streams(
+    tiny_set: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "core.sv").write_text(CORE.replace("{psum}", "[127:0]").replace("{word}", "[31:0]"))
+    sources = [tmp_path / "core.sv", tiny_set / "tiny_axis_checks.sv"]
+    names = ["-DQEXPORT_DUT=core", "-DQEXPORT_CLK=aclk", "-DQEXPORT_RST=!aresetn"]
+    lacking = ["-DQEXPORT_WITHOUT_ACCUMULATOR", "-DQEXPORT_WITHOUT_RELU"]
+    assert slang_says(capfd, sources, "2017", "-Wno-undriven-port", *names, *lacking) == ""
+    assert "m_relu_tvalid" in slang_says(capfd, sources, "2017", *names)
+    assert "error: " in slang_says(capfd, sources, "2017", names[0], *lacking)  # of a clock that it does not have
