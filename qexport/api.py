@@ -103,9 +103,10 @@ def capture(
     none; "e2m1", "e3m2", "e2m3", "e4m3fn"; or a list of the integers that the codes 0, 1, ... stand for. Scale and zero
     point: real = (code - zero point) x scale, of weights also one for each output channel. `outputs` with
     `output_scale` and `output_zero_point`: what the next quantized layer receives. `steps`: what follows the
-    accumulator, such as {"op": "relu"} (docs/steps.md); by default what follows from `outputs`. `reference` (in the
-    shape of the accumulators): what the framework itself computed in real numbers, which the golden is checked
-    against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom, left, right.
+    accumulator, such as {"op": "relu"} (docs/reference/steps.md); by default what follows from `outputs`.
+    `reference` (in the shape of the accumulators): what the framework itself computed in real numbers, which the golden
+    is checked against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom,
+    left, right.
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
 

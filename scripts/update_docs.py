@@ -127,7 +127,7 @@ def commands() -> str:
 
 
 def nibbles() -> str:
-    """The worked example of docs/layouts.md: what some orders make of eight weights."""
+    """The worked example of docs/reference/layouts.md: what some orders make of eight weights."""
     layer = Conv2d(name="eight", in_channels=4, out_channels=2, kernel=(1, 1))
     formats = Formats(
         weight=CodeFormat(bits=4, signed=True, scale=1.0), input=CodeFormat(bits=4, signed=False, scale=1.0)
@@ -395,21 +395,21 @@ def plots() -> str:
 
 PAGES = {
     "README.md": (verdict, files, show, failure, diagnosis, commands),
-    "docs/bench.md": (failure,),
-    "docs/your-core.md": (
+    "docs/reference/bench.md": (failure,),
+    "docs/tutorial/your-core.md": (
         core, core_ports, core_wrap, core_filled, core_word, core_order, core_first, core_lanes, core_edge, core_stall,
         core_pass,
     ),
-    "docs/explain.md": (explanation, shrunk),
-    "docs/exhaust.md": (post_module, post_pass, post_fail),
-    "docs/diagnose.md": (diagnosis,),
-    "docs/layouts.md": (nibbles, presets),
-    "docs/report.md": (plots,),
-    "docs/vectors.md": (memory,),
+    "docs/reference/explain.md": (explanation, shrunk),
+    "docs/reference/exhaust.md": (post_module, post_pass, post_fail),
+    "docs/reference/diagnose.md": (diagnosis,),
+    "docs/reference/layouts.md": (nibbles, presets),
+    "docs/how-to/report.md": (plots,),
+    "docs/reference/vectors.md": (memory,),
 }  # fmt: skip
 
 
-PICTURES = {"docs/report-layer.svg": "layer", "docs/report-bits.svg": "bits"}
+PICTURES = {"docs/images/report-layer.svg": "layer", "docs/images/report-bits.svg": "bits"}
 
 
 def main() -> None:

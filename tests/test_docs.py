@@ -20,7 +20,7 @@ def test_the_output_that_readme_and_docs_show_is_current() -> None:
 
 
 def test_every_link_of_the_pages_leads_somewhere() -> None:
-    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")):
+    for page in (*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")):
         for target in re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text(encoding="utf-8")):
             assert (page.parent / target).exists(), f"{page.name}: {target}"
 
@@ -32,7 +32,11 @@ def python_of(page: str) -> str:
 
 def test_the_python_page_runs(tmp_path: Path) -> None:
     done = subprocess.run(
-        [sys.executable, "-c", python_of("docs/python.md")], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-c", python_of("docs/reference/python.md")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
     for said in ("PASS, ", "weight_unsigned", "vectors/conv1: ok, ", "relu"):
@@ -45,7 +49,7 @@ def test_mypy_accepts_the_python_page_against_the_built_wheel(tmp_path: Path) ->
     (wheel,) = tmp_path.glob("qexport-*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
     script = tmp_path / "script.py"
-    script.write_text(python_of("docs/python.md") + "\nreveal_type(found)\nvs.simulate(seed='one')\n")
+    script.write_text(python_of("docs/reference/python.md") + "\nreveal_type(found)\nvs.simulate(seed='one')\n")
     mypy = [sys.executable, "-m", "mypy", "--strict", "--cache-dir", str(tmp_path / "cache"), str(script)]
     env = os.environ | {"MYPYPATH": str(tmp_path / "installed")}
     done = subprocess.run(mypy, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)

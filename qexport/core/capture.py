@@ -205,7 +205,7 @@ class CaptureFile:
         if set(entries) != {METADATA_KEY}:
             raise QexportError(
                 f"capture: {path} has metadata entries {few(sorted(entries))}; needs '{METADATA_KEY}' alone, with "
-                "layer, formats and source (docs/vectors.md)"
+                "layer, formats and source (docs/reference/vectors.md)"
             )
         of_steps = sorted(name for name in names if name.startswith(STEP_TENSOR))
         names -= set(of_steps)

@@ -111,7 +111,7 @@ def write_page(logs: dict[str, Runs], budget: str, command: str, page: Path) -> 
     text = f"""# Gradual against sudden
 
 `vgg16_quant_gradual` narrows from 512 to 8 channels in steps, `vgg16_quant` at once. Both were trained with the same
-recipe ([training.md](training.md)) and the same budget: {budget},
+recipe (that of `qexport train`) and the same budget: {budget},
 {_seeds(logs)} (mean ± standard deviation where there are several). The float networks
 never switch their quantizers on. This page was written by
 

@@ -186,7 +186,7 @@ def test_a_folder_shows_its_network_and_a_run_of_it_which_layers_are_wrong(tmp_p
 def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "vectors" / EXAMPLE.name)
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs/report.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/how-to/report.md").read_text()
     commands = re.findall(r"^qexport ((?:report|plot) vectors/.*)$", text, re.M)
     commands = [command for command in commands if "--data" not in command]  # which is not there
     assert len(commands) == 4
