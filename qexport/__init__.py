@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qexport.findings.shrink import Shrunk as Shrunk
     from qexport.sim.verdict import Verdict as Verdict
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "VectorSet": "api",

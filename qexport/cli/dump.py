@@ -200,7 +200,7 @@ def _read_indices(ctx: click.Context, param: click.Parameter, value: str | None)
         return None
     parts = value.split(",")
     if not all(re.fullmatch(r" *[0-9]{1,9} *", part) for part in parts):
-        raise click.BadParameter(f"'{value}' is no list of picture indices such as 3,17", ctx, param)
+        raise click.BadParameter(f"'{value}' is not a list of picture indices such as 3,17", ctx, param)
     return [int(part) for part in parts]
 
 

@@ -24,7 +24,7 @@ def check_page(page: Path) -> None:
     if page.suffix not in SUFFIXES:
         raise QexportError(f"out: {page} ends in '{page.suffix}'; choose one of {', '.join(SUFFIXES)}")
     if not page.parent.is_dir():
-        raise QexportError(f"out: {page.parent} is no folder; make it first, or choose another --out")
+        raise QexportError(f"out: {page.parent} is not a folder; make it first, or choose another --out")
 
 
 @dataclass(frozen=True)

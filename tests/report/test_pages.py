@@ -200,7 +200,7 @@ def test_a_page_is_written_where_it_may_be(tmp_path: Path) -> None:
     fails(cli("report", tmp_path / "set", "--out", tmp_path / "set" / "page.html"), "holds its own files only")
     fails(cli("report", EXAMPLE, "--out", tmp_path / "page.txt"), "ends in '.txt'")
     fails(cli("plot", EXAMPLE, "--what", "layer", "--out", tmp_path / "none" / "x.svg"), "is not a folder")
-    fails(cli("plot", EXAMPLE, "--what", "colour", "--out", tmp_path / "x.svg"), "'colour' is no plot")
+    fails(cli("plot", EXAMPLE, "--what", "colour", "--out", tmp_path / "x.svg"), "'colour' is not a plot")
     fails(cli("plot", EXAMPLE, "--what", "codes-x", "--out", tmp_path / "x.svg"), "codes-weight")
     fails(cli("report", tmp_path, "--set", EXAMPLE, "--out", tmp_path / "x.html"), "has no run.log")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]

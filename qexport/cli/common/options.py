@@ -141,7 +141,7 @@ class _Seconds(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
         if math.isnan(seconds):
-            raise click.UsageError(f"{param.opts[0] if param else 'value'} nan is no number of seconds", ctx)
+            raise click.UsageError(f"{param.opts[0] if param else 'value'} nan is not a number of seconds", ctx)
         return seconds
 
 
