@@ -123,7 +123,7 @@ def dump_all(
     Raises what `dump` raises.
     """
     with staging(out) as stage:
-        dumps = []
+        dumps: list[Dump] = []
         for capture in captures:
             try:
                 own = layout if isinstance(layout, Layout) else layout(capture)
