@@ -32,7 +32,7 @@ from qexport.sim.verdict import Verdict
 
 @click.command(name="simulate")
 @folder_argument
-@simulator_option()
+@simulator_option("auto: Icarus where its runs take less than a build with Verilator, else Verilator.")
 @design_options()
 @click.option(
     "--streams",
