@@ -126,6 +126,12 @@ class BenchMemory:
         return bool(self.loaded)
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """What messages call its files: by the layout's names, and where others are loaded by those in brackets."""
+        both = zip(self.files, self.loaded, strict=True)
+        return tuple(file if file == loaded else f"{file}({loaded})" for file, loaded in both)
+
+    @property
     def total(self) -> int:
         """The words of all files."""
         return self.words * len(self.files)
