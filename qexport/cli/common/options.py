@@ -184,7 +184,11 @@ network_options = together(
         click.option(f"--{what}-bits", type=click.IntRange(2, 8), help="Default: what the checkpoint says, else 4.")
         for what in ("weight", "act")
     ),
-)
+    click.option(
+        "--side", type=click.IntRange(1, 1024),
+        help="That of the checkpoint's pictures.  [default: what it says, else 32]",
+    ),
+)  # fmt: skip
 data_options = together(
     click.option(
         "--data", type=path_type(), default="data", show_default=True,
