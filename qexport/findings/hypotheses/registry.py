@@ -7,7 +7,7 @@ import numpy as np
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Stage
 from qexport.findings.hypotheses.accumulation import sum_mistakes
-from qexport.findings.hypotheses.addresses import address_mistakes, axes_mistakes, mirrored, output_addresses
+from qexport.findings.hypotheses.addresses import axes_mistakes, mirrored, output_addresses, solved_addresses
 from qexport.findings.hypotheses.arithmetic import arithmetic_mistakes
 from qexport.findings.hypotheses.biases import bias_mistakes, passed_through
 from qexport.findings.hypotheses.elements import element_mistakes
@@ -73,8 +73,8 @@ def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
         ]
     groups += [
         result_mistakes(m, actual, known), stream_mistakes(m, blocks, sure), word_mistakes(m, blocks, sure),
-        stored_word_mistakes(m), arithmetic_mistakes(m), axes_mistakes(m), mirrored(m), address_mistakes(m),
-        output_addresses(m), passed_through(m),
+        stored_word_mistakes(m), arithmetic_mistakes(m), axes_mistakes(m), mirrored(m),
+        solved_addresses(m, actual, known), output_addresses(m, blocks, sure), passed_through(m),
     ]  # fmt: skip
     for group in groups:
         for change in group:
