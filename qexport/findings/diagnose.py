@@ -116,22 +116,21 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     trial = Trial(model, got, known)
     progress("single mistakes")
 
-    def changes(of: AnyModel) -> list[Change]:
-        return [change for change in hypotheses(of, got, known) if change.stage >= behind]
-
-    constant = constant_results(model, got, known, trial.wrong)
+    changes = [change for change in hypotheses(model, got, known) if change.stage >= behind]
+    constant = constant_results(trial)
     if constant is not None and constant[1]:
-        return _constant(compared, trial, changes(model), constant[0])
-    singles = _singles(trial, changes(model))
-    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _of_one_lane(scored)]
+        return _constant(compared, trial, changes, constant[0])
+    singles = _singles(trial, changes)
+    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _built(scored)]
     if constant is not None and not specific:
-        return _constant(compared, trial, changes(model), constant[0])
+        return _constant(compared, trial, changes, constant[0])
     for side in array_sides(model.manifest)[1:] if isinstance(model, Model) else ():
         if any(scored.proven for scored in singles):
             break
         other = Trial(Model(model.manifest, model.capture, model.entry, side), got, known)
         tiles = [replace(change, detail=f"{change.detail} ({side[0]}x{side[1]} array)".strip())
-                 for change in changes(other.model) if change.stage in _TILE_STAGES]  # fmt: skip
+                 for change in hypotheses(other.model, got, known, of_tiles=True)
+                 if change.stage in _TILE_STAGES and change.stage >= behind]  # fmt: skip
         singles += _singles(other, tiles)
     exact = [scored for scored in singles if scored.proven]
     others = _other_sets(compared.folder, compared.actual) if not exact else None
@@ -140,7 +139,7 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     tried = singles
     if not exact and trial.wrong.sum() >= _PAIR_VALUES:
         progress("pairs of mistakes")
-        pairs = _pairs(trial, changes(model))
+        pairs = _pairs(trial, changes)
         exact = [scored for scored in pairs if scored.proven]
         tried = singles + pairs
     if exact:
@@ -153,9 +152,9 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     return {"causes": tuple(closest), "explained": False}
 
 
-def _of_one_lane(scored: Scored) -> bool:
-    """Whether a hypothesis was built for the lane or column that is wrong, so that its place says nothing."""
-    return scored.name.startswith("pe_") or scored.name == LANE_STUCK.name
+def _built(scored: Scored) -> bool:
+    """Whether a hypothesis was built for what is wrong, so that it says nothing of results that are constant."""
+    return scored.name.startswith("pe_") or scored.name == LANE_STUCK.name or scored.changes[0].cost > 0
 
 
 def _constant(compared: Comparison, trial: Trial, changes: Iterable[Change], detail: str) -> dict[str, Any]:

@@ -13,6 +13,8 @@ AXIS_NAMES = {
     "n": "image", "oc": "output channel", "it": "input tile", "kh": "tap row", "kw": "tap column", "py": "row",
     "px": "column", "oy": "row", "ox": "column", "bit": "bit", "m": "row", "p": "column",
 }  # fmt: skip
+WORDS = "word "  # with which the text of a part begins that is made of words
+_PERIOD = 256  # after so many indices a pattern comes again, at most
 _LISTED = 3  # indices that are named one by one
 
 
@@ -56,13 +58,30 @@ def _sets(where: Int64, size: int) -> Iterator[tuple[str, Sequence[int]]]:
         start = first % step
         nth = {2: "2nd", 3: "3rd"}.get(step, f"{step}th")
         yield f"{start} and every {nth} behind it", range(start, size, step)
+        if (first, last) != (start, range(start, size, step)[-1]):
+            yield f"{first} and every {nth} behind it up to {last}", range(first, last + 1, step)
         if len(where) <= _LISTED:
             yield ", ".join(map(str, where)), where.tolist()
+    yield from _periods(where, size)
     if (first, last) != (0, size - 1):
         text = f"{first}" if first == last else f"{first} to {last}"
         if first != last and last == size - 1:
             text = f"{first} to the last"
         yield text, range(first, last + 1)
+
+
+def _periods(where: Int64, size: int) -> Iterator[tuple[str, Sequence[int]]]:
+    """The few neighbours of every so many, where no other index is wrong."""
+    best: tuple[float, int, int, int] | None = None
+    for period in range(4, min(size // 2, _PERIOD) + 1) if len(where) > 3 else ():
+        left = np.unique(where % period)
+        length = int(left[-1] - left[0]) + 1
+        if 1 < length <= period // 2 and (best is None or length / period < best[0]):
+            best = (length / period, period, int(left[0]), length)
+    if best is not None:
+        _, period, start, length = best
+        some = [at for at in range(size) if 0 <= at % period - start < length]
+        yield f"{start} to {start + length - 1} of every {period}", some
 
 
 def _border(m: AnyModel, wrong: Bools) -> Iterator[Scope]:
@@ -85,7 +104,7 @@ def _of_words(m: AnyModel, wrong: Bools) -> Iterator[Scope]:
     for text, some in _sets(by_word, files * words):
         mask = np.zeros((files * words, lanes), np.int64)
         mask[some] = 1
-        yield Scope(f"word {text}", m.tiling.untile(mask.reshape(blocks.shape)) == 1)
+        yield Scope(f"{WORDS}{text}", m.tiling.untile(mask.reshape(blocks.shape)) == 1)
     for text, some in _sets(np.flatnonzero(blocks.any(axis=(0, 1))), lanes) if lanes > 1 else ():
         mask = np.zeros((files, words, lanes), np.int64)
         mask[:, :, some] = 1

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from qexport.core.intformat import Int64
-from qexport.findings.change import Change, Mistake, Stage
+from qexport.core.intformat import Int64, IntFormat
+from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.accumulation import BIAS_MISSING
 from qexport.findings.model import Model
 from qexport.findings.step_mistakes import other_biases
@@ -40,6 +40,60 @@ def bias_mistakes(m: Model) -> Iterator[Change]:
         for detail, times in (("tap", taps), ("step", steps), ("input tile", steps // taps)):
             if times > 2:
                 yield Change(BIAS_WRONG, f"added with each {detail}", Stage.SUM, _with(times * bias))
+
+
+def solved_bias(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Where each channel is off by a number of its own: the biases that were added, and what they are made of."""
+    bias = m.facts.added
+    off = None if bias is None else m.off(actual, known)
+    if bias is None or off is None or not off.wrong.any():
+        return
+    other, wrong = bias.copy(), np.flatnonzero(off.wrong.any(axis=(0, 2, 3)))
+    for channel in wrong:
+        errors = off.error[:, channel][off.wrong[:, channel]]
+        if (errors != errors[0]).any():
+            return
+        other[channel] += errors[0]
+    same = [(text, tried) for text, tried in _made_of(bias) if (tried == other)[wrong].all()]
+    same.sort(key=lambda named: int((named[1] != other).sum()))
+    for text, tried in same[:_NAMED]:
+        yield Change(BIAS_WRONG, text, Stage.ACCUMULATOR, _plus(m, tried - bias), cost=8.0)
+    if not same:
+        shown = ", ".join(f"{other[channel]}, not {bias[channel]}, in channel {channel}" for channel in wrong[:_NAMED])
+        more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
+        yield Change(BIAS_WRONG, shown + more, Stage.ACCUMULATOR, _plus(m, other - bias), cost=12.0 * len(wrong))
+
+
+_NAMED = 3
+
+
+def _made_of(bias: Int64) -> Iterator[tuple[str, Int64]]:
+    """All that may be made of the biases in a memory, a register or an adder."""
+    yield "missing", 0 * bias
+    yield from other_biases(bias)
+    for by in range(2, min(len(bias), 257)):
+        yield f"that of {by} channels before", np.roll(bias, by)
+    for bits in range(2, 33):
+        for fmt, sign in ((IntFormat(bits, True), ""), (IntFormat(bits, False), " without sign")):
+            yield f"cut to {bits} bits{sign}", fmt.wrap(bias)
+            yield f"saturated to {bits} bits{sign}", fmt.saturate(bias)
+    for bit in range(32):
+        yield f"bit {bit} at 0", bias & ~(1 << bit)
+        yield f"bit {bit} at 1", bias | 1 << bit
+        yield f"bit {bit} inverted", bias ^ 1 << bit
+    yield "of sign and magnitude", np.where(bias < 0, -(bias & 0x7FFFFFFF), bias)
+    yield "the size of it", np.abs(bias)
+    yield "three times", 3 * bias
+    for bit in range(max(len(bias) - 1, 1).bit_length()):
+        channels = np.arange(len(bias))
+        for text, address in (("at 0", channels & ~(1 << bit)), ("at 1", channels | 1 << bit)):
+            yield f"that of the channel with address bit {bit} {text}", bias[np.clip(address, 0, len(bias) - 1)]
+
+
+def _plus(m: Model, more: Int64) -> Callable[[Int64], Int64]:
+    """More in each channel, of accumulators of all channels or of those of a sample among zeros."""
+    shape = (-1, 1, 1)
+    return lambda acc: acc + more.reshape(shape)
 
 
 def passed_through(m: Model) -> Iterator[Change]:
