@@ -1,7 +1,7 @@
 """Why what a design gave differs from a set: the golden is run again under each hypothesis and compared."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +36,7 @@ _FULL_RUNS = 24  # of those that come nearest
 _MOST_RUNS = 96  # of those that give all of a sample
 _PAIR_RUNS = 48
 _PAIR_VALUES = 4  # wrong values at least: fewer fit many pairs, and none of them would be found out
+_MOST_STARTS = 4
 _TILE_STAGES = (
     Stage.WEIGHT_TILES, Stage.INPUT_TILES, Stage.PATCHES, Stage.SUM, Stage.HISTORY, Stage.RESULT
 )  # fmt: skip
@@ -60,7 +61,26 @@ def diagnose(
         if found[-1].explained:
             return found[-1]
         found.append(_of(compared, progress, behind))
+    if not found[-1].explained and places[0].movable:
+        progress("the place of the words")
+        tried = {compared.start for compared in places}
+        for start in [start for start in _starts(places[0], behind) if start not in tried][:_MOST_STARTS]:
+            if (moved := _of(places[0].moved(start), progress, behind)).explained:
+                return moved
     return found[-1] if found[-1].explained else found[0]
+
+
+def _starts(compared: Comparison, behind: Stage) -> Iterator[int]:
+    """The words from which a hypothesis that is not solved for, made everywhere, gives all that came."""
+    model, nothing = compared.model, np.zeros_like(compared.known)
+    came = compared.came
+    for change in hypotheses(model, compared.got, nothing):
+        if change.stage < behind:
+            continue
+        words = model.tiling.tile(model.predict((change,))).reshape(-1, came.shape[1])
+        for start in np.flatnonzero((words[: len(words) - len(came) + 1] == came[0]).all(axis=1)).tolist():
+            if (words[start : start + len(came)] == came).all():
+                yield start
 
 
 def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:

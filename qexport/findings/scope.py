@@ -27,17 +27,17 @@ class Scope:
 
 
 def scopes(m: AnyModel, wrong: Bools) -> list[Scope]:
-    """The parts that hold all wrong values: those along one axis of the tensor or of its words, at last together."""
+    """The parts that hold all wrong values: those along one axis of the tensor, those together, those of its words."""
     if not wrong.any():
         return []
     along = [list(_along(m, axis, wrong)) for axis in range(wrong.ndim)]
     found = [scope for some in along for scope in some]
-    found += [*_border(m, wrong), *_of_words(m, wrong)]
+    found += _border(m, wrong)
     tight = [min(some, key=lambda scope: int(scope.mask.sum())) for some in along if some]
     if len(tight) > 1:
         together = np.logical_and.reduce([scope.mask for scope in tight])
         found.append(Scope(", ".join(scope.text for scope in tight), together))
-    return found
+    return [*found, *_of_words(m, wrong)]
 
 
 def _along(m: AnyModel, axis: int, wrong: Bools) -> Iterator[Scope]:

@@ -15,6 +15,24 @@ _POST = 1 << 21  # values that go through the steps at once
 
 
 @dataclass(frozen=True)
+class Errors:
+    """By how much accumulators are `off` where they are `told` (behind a ReLU: above 0); `wrong`: where it is not 0."""
+
+    off: Int64
+    told: Bools
+    wrong: Bools
+
+    @classmethod
+    def of(cls, m: Model, actual: Int64, known: Bools) -> "Errors | None":
+        if m.tensor not in ("accumulator", "relu") or m.memory.order.has_bits:
+            return None
+        given = actual - m.entry.offset
+        told = known & ((given > 0) | (m.tensor != "relu"))
+        off = np.where(told, given - m.accumulator, 0)
+        return cls(off, told, off != 0)
+
+
+@dataclass(frozen=True)
 class Terms:
     """Some places of the tensor, and the factors of each product that adds to them.
 

@@ -10,6 +10,7 @@ from qexport.findings.hypotheses.accumulation import BIAS_MISSING
 from qexport.findings.model import Model
 from qexport.findings.step_mistakes import other_biases
 from qexport.findings.sums import Sums
+from qexport.findings.terms import Errors, Terms
 
 BIAS_WRONG = Mistake(
     "bias_wrong", "Add each channel's own bias once, aligned with the sum, with its sign, at full width."
@@ -45,23 +46,37 @@ def bias_mistakes(m: Model) -> Iterator[Change]:
 def solved_bias(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     """Where each channel is off by a number of its own: the biases that were added, and what they are made of."""
     bias = m.facts.added
-    off = None if bias is None else m.off(actual, known)
-    if bias is None or off is None or not off.wrong.any():
+    if bias is None:
         return
-    other, wrong = bias.copy(), np.flatnonzero(off.wrong.any(axis=(0, 2, 3)))
+    errors = Errors.of(m, actual, known)
+    if errors is None:
+        yield from _fitting(m, bias, actual, known)
+        return
+    other, wrong, whole = bias.copy(), np.flatnonzero(errors.wrong.any(axis=(0, 2, 3))), True
     for channel in wrong:
-        errors = off.error[:, channel][off.wrong[:, channel]]
-        if (errors != errors[0]).any():
+        off = errors.off[:, channel][errors.wrong[:, channel]]
+        if (off != off[0]).any():
             return
-        other[channel] += errors[0]
-    same = [(text, tried) for text, tried in _made_of(bias) if (tried == other)[wrong].all()]
+        other[channel] += off[0]
+        whole &= bool((errors.wrong == errors.told)[:, channel].all())
+    same = [(text, tried) for text, tried in _made_of(bias) if (tried == other)[wrong].all()] if len(wrong) else []
     same.sort(key=lambda named: int((named[1] != other).sum()))
     for text, tried in same[:_NAMED]:
-        yield Change(BIAS_WRONG, text, Stage.ACCUMULATOR, _plus(m, tried - bias), cost=8.0)
-    if not same:
+        yield Change(BIAS_WRONG, text, Stage.SUM, _with(tried), cost=8.0)
+    if len(wrong) and whole and not same:
         shown = ", ".join(f"{other[channel]}, not {bias[channel]}, in channel {channel}" for channel in wrong[:_NAMED])
         more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        yield Change(BIAS_WRONG, shown + more, Stage.ACCUMULATOR, _plus(m, other - bias), cost=12.0 * len(wrong))
+        yield Change(BIAS_WRONG, shown + more, Stage.SUM, _with(other), cost=12.0 * len(wrong))
+
+
+def _fitting(m: Model, bias: Int64, actual: Int64, known: Bools) -> Iterator[Change]:
+    """The same behind steps: what may be made of the biases, where it gives what came back at some places."""
+    terms = Terms.of(m, actual, known) if m.tensor not in ("psum", "accumulator", "relu") else None
+    if terms is not None:
+        tried = list(_made_of(bias))
+        more = np.stack([one - bias for _, one in tried])[:, terms.output[:, 0]]
+        for at in np.flatnonzero(terms.fits(terms.golden + more))[:_NAMED].tolist():
+            yield Change(BIAS_WRONG, tried[at][0], Stage.SUM, _with(tried[at][1]), cost=8.0)
 
 
 _NAMED = 3
@@ -88,12 +103,6 @@ def _made_of(bias: Int64) -> Iterator[tuple[str, Int64]]:
         channels = np.arange(len(bias))
         for text, address in (("at 0", channels & ~(1 << bit)), ("at 1", channels | 1 << bit)):
             yield f"that of the channel with address bit {bit} {text}", bias[np.clip(address, 0, len(bias) - 1)]
-
-
-def _plus(m: Model, more: Int64) -> Callable[[Int64], Int64]:
-    """More in each channel, of accumulators of all channels or of those of a sample among zeros."""
-    shape = (-1, 1, 1)
-    return lambda acc: acc + more.reshape(shape)
 
 
 def passed_through(m: Model) -> Iterator[Change]:
