@@ -12,7 +12,7 @@ from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.fetched import Memory, of_codes, of_words, wrong_addresses
 from qexport.findings.model import Model
-from qexport.findings.terms import Terms, surviving
+from qexport.findings.sampled import Sampled, surviving
 from qexport.layout.tiling import Tiling
 
 _CHECK = "Check base, pitch and width of the address"
@@ -32,7 +32,7 @@ Read = Callable[[Int64], Int64]  # from elements to what is read in their place
 
 def solved_addresses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     """Wrong addresses of weights and activations that give what came back at some places, where there are any."""
-    terms = Terms.of(m, actual, known)
+    terms = Sampled.of(m, actual, known)
     if terms is None:
         return
     for fetched in (_Weights(m), *_inputs(m)):
@@ -121,7 +121,7 @@ class _Weights:
             if wiring.tensor == "weight" and not wiring.tiling.order.has_bits:
                 yield from of_words(wiring.tiling, "of words")
 
-    def sums(self, terms: Terms, read: Read) -> Int64:
+    def sums(self, terms: Sampled, read: Read) -> Int64:
         m = self.model
         source = read(np.ravel_multi_index((terms.output, *terms.taps), m.capture.weight.shape))
         stands = np.where(source < 0, self.nothing, self.values[source])
@@ -169,7 +169,7 @@ class _Inputs:
             if wiring.tensor == "input" and not wiring.tiling.order.has_bits:
                 yield from of_words(wiring.tiling, "of words")
 
-    def sums(self, terms: Terms, read: Read) -> Int64:
+    def sums(self, terms: Sampled, read: Read) -> Int64:
         m, (high, wide) = self.model, self.model.plane
         y, x = terms.rows - m.layer.padding[0], terms.columns - m.layer.padding[2]
         inside = (y >= 0) & (y < high) & (x >= 0) & (x < wide)
@@ -192,7 +192,7 @@ class _Planes:
         self.model, self.memories = m, of_words(tiling, "of padded words")
         self.nothing = int(m.seen(np.zeros(1, np.int64))[0])
 
-    def sums(self, terms: Terms, read: Read) -> Int64:
+    def sums(self, terms: Sampled, read: Read) -> Int64:
         planes = self.model.planes
         source = read(np.ravel_multi_index((terms.image, terms.channel, terms.rows, terms.columns), planes.shape))
         seen = np.where(source < 0, self.nothing, planes.ravel()[source])

@@ -8,9 +8,9 @@ from qexport.core.intformat import Int64, IntFormat
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.accumulation import BIAS_MISSING
 from qexport.findings.model import Model
+from qexport.findings.sampled import Errors, Sampled
 from qexport.findings.step_mistakes import other_biases
 from qexport.findings.sums import Sums
-from qexport.findings.terms import Errors, Terms
 
 BIAS_WRONG = Mistake(
     "bias_wrong", "Add each channel's own bias once, aligned with the sum, with its sign, at full width."
@@ -71,7 +71,7 @@ def solved_bias(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
 
 def _fitting(m: Model, bias: Int64, actual: Int64, known: Bools) -> Iterator[Change]:
     """The same behind steps: what may be made of the biases, where it gives what came back at some places."""
-    terms = Terms.of(m, actual, known) if m.tensor not in ("psum", "accumulator", "relu") else None
+    terms = Sampled.of(m, actual, known) if m.tensor not in ("psum", "accumulator", "relu") else None
     if terms is not None:
         tried = list(_made_of(bias))
         more = np.stack([one - bias for _, one in tried])[:, terms.output[:, 0]]

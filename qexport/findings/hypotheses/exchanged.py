@@ -9,8 +9,8 @@ from qexport.core.intformat import Int64
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.orders import reordered
 from qexport.findings.model import AnyModel, Model
+from qexport.findings.sampled import Sampled
 from qexport.findings.scope import AXIS_NAMES
-from qexport.findings.terms import Terms
 
 ROWS_EXCHANGED = Mistake("rows_exchanged", "Give each row of the array the weights of its own input channel.")
 RESULTS_EXCHANGED = Mistake("results_exchanged", "Write each result into its own lane, channel, row and column.")
@@ -22,7 +22,7 @@ _SHOWN = 4
 def rows_exchanged(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     """Two input channels, or two rows in all tiles, with each other's weights, or one with those of the other too."""
     inputs = m.layer.group_inputs
-    terms = Terms.of(m, actual, known, count=16) if m.tensor != "psum" and inputs > 1 else None
+    terms = Sampled.of(m, actual, known, count=16) if m.tensor != "psum" and inputs > 1 else None
     if terms is None:
         return
     places = len(terms.got)
@@ -41,7 +41,7 @@ def rows_exchanged(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     yield from _rotated(m, terms, met)
 
 
-def _pairs(m: Model, terms: Terms, name: str, gives: Int64) -> Iterator[Change]:
+def _pairs(m: Model, terms: Sampled, name: str, gives: Int64) -> Iterator[Change]:
     """`gives`: (places, a, b) what the inputs of `a` give with the weights of `b`."""
     own = np.diagonal(gives, axis1=1, axis2=2)
     instead = gives - own[:, :, np.newaxis]
@@ -60,7 +60,7 @@ def _pairs(m: Model, terms: Terms, name: str, gives: Int64) -> Iterator[Change]:
                 yield Change(ROWS_EXCHANGED, detail, Stage.WEIGHT_WORDS, reordered(1, order.tolist()), cost=8.0)
 
 
-def _rotated(m: Model, terms: Terms, met: Int64) -> Iterator[Change]:
+def _rotated(m: Model, terms: Sampled, met: Int64) -> Iterator[Change]:
     """All input channels with the weights of those so many behind, in each tile or all through."""
     inputs = m.layer.group_inputs
     channels = np.arange(inputs)

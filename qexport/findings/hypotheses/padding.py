@@ -12,7 +12,7 @@ from qexport.core.operations.conv2d import pad, patches
 from qexport.errors import QexportError
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
 from qexport.findings.model import Model
-from qexport.findings.terms import Errors, Terms
+from qexport.findings.sampled import Errors, Sampled
 from qexport.layout.tiling import Tiling
 
 PADDING_MISSING = Mistake(
@@ -52,7 +52,7 @@ def solved_padding(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     """The one value that stands on some of the sides, where results tell it."""
     if not any(m.layer.padding) or m.tensor == "psum" or m.tensor in m.facts.pooled or m.memory.order.has_bits:
         return
-    terms, errors = Terms.of(m, actual, known), Errors.of(m, actual, known)
+    terms, errors = Sampled.of(m, actual, known), Errors.of(m, actual, known)
     fmt = m.facts.formats.input.integer
     codes = np.arange(max(fmt.low, -256), min(fmt.high, 256) + 1)
     for text, mask in _sides(m):

@@ -8,8 +8,8 @@ from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import accumulate, pad, patches
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.model import Model
+from qexport.findings.sampled import Errors
 from qexport.findings.sums import Sums, reach
-from qexport.findings.terms import Errors
 
 INPUT_ZERO_POINT = Mistake(
     "input_zero_point", "Take the input's zero point off each code, or fold it into the bias (tensor bias_folded)."

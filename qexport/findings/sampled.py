@@ -33,7 +33,7 @@ class Errors:
 
 
 @dataclass(frozen=True)
-class Terms:
+class Sampled:
     """Some places of the tensor, and the factors of each product that adds to them.
 
     `place`: the indices of the places along each axis. All others (places, terms): `weights` are flat indices of
@@ -52,7 +52,7 @@ class Terms:
     used: Bools
 
     @classmethod
-    def of(cls, m: Model, actual: Int64, known: Bools, count: int = PLACES) -> "Terms | None":
+    def of(cls, m: Model, actual: Int64, known: Bools, count: int = PLACES) -> "Sampled | None":
         """Those of wrong results, of those that are not alike first; None where results do not follow one by one."""
         if m.memory.order.has_bits or m.tensor in m.facts.pooled:
             return None
@@ -66,7 +66,7 @@ class Terms:
         return cls._at(m, actual, wrong[order[rare[:count]]])
 
     @classmethod
-    def _at(cls, m: Model, actual: Int64, places: Int64) -> "Terms":
+    def _at(cls, m: Model, actual: Int64, places: Int64) -> "Sampled":
         layer, (kernel_h, kernel_w) = m.layer, m.layer.kernel
         place = tuple(places.T)
         inputs, per_group = layer.group_inputs, layer.out_channels // layer.groups
@@ -86,17 +86,17 @@ class Terms:
         channel = oc // per_group * inputs + taps[0]
         return cls(m, actual[place], place, n + 0 * channel, channel, oc + 0 * channel, taps, y, x, used)
 
-    def first(self, count: int) -> "Terms":
+    def first(self, count: int) -> "Sampled":
         """The first places alone."""
         part = slice(0, count)
-        return Terms(
+        return Sampled(
             self.model, self.got[part], tuple(index[part] for index in self.place), self.image[part],
             self.channel[part], self.output[part], tuple(index[part] for index in self.taps),  # type: ignore[arg-type]
             self.rows[part], self.columns[part], self.used[part],
         )  # fmt: skip
 
     @property
-    def stages(self) -> "list[Terms]":
+    def stages(self) -> "list[Sampled]":
         """A few places, then more of them."""
         return [*(self.first(count) for count in _FIRST if count < len(self.got)), self]
 
@@ -141,6 +141,6 @@ class Terms:
         return right.reshape(sums.shape[:-1])
 
 
-def surviving(stages: "list[Terms]", sums: Callable[["Terms"], Int64]) -> bool:
+def surviving(stages: "list[Sampled]", sums: Callable[["Sampled"], Int64]) -> bool:
     """Whether a hypothesis, which gives sums of places, gives what came back at all of them."""
     return all(bool(terms.fits(sums(terms))) for terms in stages)
