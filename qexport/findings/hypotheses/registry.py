@@ -10,7 +10,7 @@ from qexport.findings.hypotheses.accumulation import sum_mistakes
 from qexport.findings.hypotheses.addresses import address_mistakes, axes_mistakes, mirrored, output_addresses
 from qexport.findings.hypotheses.arithmetic import arithmetic_mistakes
 from qexport.findings.hypotheses.biases import bias_mistakes, passed_through
-from qexport.findings.hypotheses.elements import element_mistakes
+from qexport.findings.hypotheses.elements import array_mistakes, element_mistakes
 from qexport.findings.hypotheses.inputs import input_mistakes
 from qexport.findings.hypotheses.operands import operand_mistakes
 from qexport.findings.hypotheses.planes import plane_mistakes
@@ -44,18 +44,20 @@ def hypotheses(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
 def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     """Of an operation whose operands are all data."""
     blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
+    yield from element_mistakes(m, actual, known)
     yield from operand_mistakes(m, actual, known)
     yield from post_mistakes(m)
     yield from step_mistakes(m)
     yield from result_mistakes(m, actual, known)
     yield from stream_mistakes(m, blocks, sure)
     yield from word_mistakes(m, blocks, sure)
+    yield from array_mistakes(m, actual, known)
 
 
 def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     """Of a convolution or a linear layer."""
     blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
-    groups: list[Iterable[Change]] = [element_mistakes(m, actual, known)] if m.tensor != "psum" else []
+    groups: list[Iterable[Change]] = [element_mistakes(m, actual, known)]
     groups += [
         weight_mistakes(m), input_mistakes(m), plane_mistakes(m), zero_mistakes(m)
     ]  # fmt: skip
@@ -74,7 +76,7 @@ def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     groups += [
         result_mistakes(m, actual, known), stream_mistakes(m, blocks, sure), word_mistakes(m, blocks, sure),
         stored_word_mistakes(m), arithmetic_mistakes(m), axes_mistakes(m), mirrored(m), address_mistakes(m),
-        output_addresses(m), passed_through(m),
+        output_addresses(m), passed_through(m), array_mistakes(m, actual, known),
     ]  # fmt: skip
     for group in groups:
         for change in group:
