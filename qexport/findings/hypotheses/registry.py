@@ -12,6 +12,7 @@ from qexport.findings.hypotheses.arithmetic import arithmetic_mistakes
 from qexport.findings.hypotheses.biases import bias_mistakes, passed_through
 from qexport.findings.hypotheses.elements import array_mistakes, element_mistakes
 from qexport.findings.hypotheses.inputs import input_mistakes
+from qexport.findings.hypotheses.numbers import solved_numbers, solved_relu
 from qexport.findings.hypotheses.operands import operand_mistakes
 from qexport.findings.hypotheses.planes import plane_mistakes
 from qexport.findings.hypotheses.post import post_mistakes
@@ -48,6 +49,8 @@ def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     yield from operand_mistakes(m, actual, known)
     yield from post_mistakes(m)
     yield from step_mistakes(m)
+    yield from solved_numbers(m, actual, known)
+    yield from solved_relu(m, actual, known)
     yield from result_mistakes(m, actual, known)
     yield from stream_mistakes(m, blocks, sure)
     yield from word_mistakes(m, blocks, sure)
@@ -67,6 +70,8 @@ def _of_arrays(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
         groups += [
             post_mistakes(m),
             step_mistakes(m),
+            solved_numbers(m, actual, known),
+            solved_relu(m, actual, known),
             sum_mistakes(m, actual, known),
             bias_mistakes(m),
             solved_tap_order(m, actual, known),
