@@ -15,6 +15,7 @@ from qexport.errors import QexportError
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.compared import Comparison
 from qexport.findings.diagnosis import Cause, Diagnosis
+from qexport.findings.hypotheses.element_kinds import PE_DEAD
 from qexport.findings.hypotheses.inputs import LANE_STUCK
 from qexport.findings.hypotheses.post import OTHER_LAYER
 from qexport.findings.hypotheses.registry import hypotheses
@@ -41,6 +42,7 @@ _TILE_STAGES = (
     Stage.WEIGHT_TILES, Stage.INPUT_TILES, Stage.PATCHES, Stage.SUM, Stage.HISTORY, Stage.RESULT
 )  # fmt: skip
 _WHOLE_STAGES = (Stage.HISTORY, Stage.RESULT, Stage.WORDS)  # whose changes look at other places, too
+_ELEMENTS = 16  # of the array that are named
 _SEPARATED = 4  # members of a class for which a vector is looked for
 Told = Callable[[str], None]
 
@@ -139,11 +141,11 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     changes = [change for change in hypotheses(model, got, known) if change.stage >= behind]
     constant = constant_results(trial)
     if constant is not None and constant[1]:
-        return _constant(compared, trial, changes, constant[0])
+        return _constant(compared, trial, changes, constant[0], progress)
     singles = _singles(trial, changes)
     specific = [scored for scored in singles if scored.proven and scored.scope is None and not _built(scored)]
     if constant is not None and not specific:
-        return _constant(compared, trial, changes, constant[0])
+        return _constant(compared, trial, changes, constant[0], progress)
     for side in array_sides(model.manifest)[1:] if isinstance(model, Model) else ():
         if any(scored.proven for scored in singles):
             break
@@ -177,11 +179,18 @@ def _built(scored: Scored) -> bool:
     return scored.name.startswith("pe_") or scored.name == LANE_STUCK.name or scored.changes[0].cost > 0
 
 
-def _constant(compared: Comparison, trial: Trial, changes: Iterable[Change], detail: str) -> dict[str, Any]:
-    """Of results that do not depend on the data: that they do not, or the lane that is stuck; never arithmetic."""
-    for change in changes:
-        if change.mistake is LANE_STUCK and change.stage is Stage.WORDS and trial.score((change,)).all:
-            return {"causes": (_cause([LANE_STUCK], change.detail, 1.0),)}
+def _constant(
+    compared: Comparison, trial: Trial, changes: Iterable[Change], detail: str, progress: Told
+) -> dict[str, Any]:
+    """Of results that do not depend on the data: that they do not, or the lane or column that is stuck; never
+    arithmetic."""
+    still = [
+        one for one in changes if (one.mistake is LANE_STUCK and one.stage is Stage.WORDS) or one.mistake is PE_DEAD
+    ]
+    stuck = [scored for scored in (trial.score((change,)) for change in still) if scored.all and scored.scope is None]
+    if any(scored.name == LANE_STUCK.name for scored in stuck):
+        stuck.sort(key=lambda scored: scored.name != LANE_STUCK.name)
+        return _class(trial.model, stuck, [], progress)
     others = _other_sets(compared.folder, compared.actual)
     cause = _cause([OTHER_LAYER], others, 1.0) if others is not None else _cause([RESULTS_CONSTANT], detail, 1.0)
     return {"causes": (cause,)}
@@ -240,14 +249,14 @@ def _class(model: AnyModel, exact: Sequence[Scored], beside: Sequence[Mistake], 
 
     `beside`: what is wrong with other values.
     """
-    ranked = sorted(exact, key=lambda scored: (scored.unsaid, scored.scope is not None))
+    ranked = sorted(exact, key=lambda scored: (scored.unsaid, scored.part, scored.cost if scored.part else 0.0))
     best = ranked[0]
     predicted = best.predicted(model)
-    members: dict[str, Scored] = {}
+    members: dict[str, list[Scored]] = {}
     for scored in ranked:
-        if scored.name not in members and np.array_equal(scored.predicted(model), predicted):
-            members[scored.name] = scored
-    others = [scored for name, scored in members.items() if name != best.name]
+        if np.array_equal(scored.predicted(model), predicted):
+            members.setdefault(scored.name, []).append(scored)
+    others = [scored[0] for name, scored in members.items() if name != best.name]
     separations, inseparable = [], []
     for other in others[:_SEPARATED]:
         progress(f"a vector that tells {best.name} from {other.name}")
@@ -256,9 +265,18 @@ def _class(model: AnyModel, exact: Sequence[Scored], beside: Sequence[Mistake], 
             inseparable.append(other.name)
         else:
             separations.append(found)
-    causes = [_cause([*best.mistakes, *beside], best.detail, 1.0, tuple(scored.name for scored in others))]
-    causes += [_cause([*scored.mistakes, *beside], scored.detail, 1.0) for scored in others]
+    causes = [
+        _cause([*best.mistakes, *beside], _at_places(members[best.name]), 1.0, tuple(scored.name for scored in others))
+    ]
+    causes += [_cause([*scored.mistakes, *beside], _at_places(members[scored.name]), 1.0) for scored in others]
     return {"causes": tuple(causes), "separations": tuple(separations), "inseparable": tuple(inseparable)}
+
+
+def _at_places(alike: Sequence[Scored]) -> str:
+    """The detail of the first; of elements of the array all that may be it, for one of them must be looked at."""
+    first = alike[0]
+    places = [scored.detail for scored in alike if first.part and first.scope is None and scored.scope is None]
+    return " or ".join(dict.fromkeys(places[:_ELEMENTS])) if places else first.detail
 
 
 def _other_sets(folder: Path, actual: Actual) -> str | None:

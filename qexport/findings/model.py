@@ -18,7 +18,7 @@ from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches, psums
 from qexport.core.operations.registry import OPERANDS, operation
 from qexport.findings.change import UNKNOWN, Change, Stage
-from qexport.findings.sums import Sums, reach
+from qexport.findings.sums import Psums, Sums, reach
 from qexport.findings.wires import Wiring
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.tiling import Tiling, expand_bits
@@ -330,8 +330,12 @@ class Model(AnyModel):
             weight, planes = self._weights(by, sample), self._planes(by, images)
             if sample is not None and self.layer.groups > 1:
                 planes = planes[:, self._group_channels(sample)]
-            found = psums(weight, planes, self._groups(sample), self.facts.row, reach(weight, planes))
-            parts.append(by[Stage.PSUM].apply(found) if Stage.PSUM in by else found)
+            groups, row = self._groups(sample), self.facts.row
+            found = psums(weight, planes, groups, row, reach(weight, planes))
+            if Stage.PSUM in by:
+                outputs = np.arange(self.layer.out_channels) if sample is None else sample.outputs
+                found = by[Stage.PSUM].apply(Psums(weight, planes, groups, row, outputs, found))
+            parts.append(found)
         return np.concatenate(parts)
 
     def wiring(self, operand: str) -> Iterator[Wiring]:

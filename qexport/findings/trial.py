@@ -12,10 +12,13 @@ from qexport.findings.change import UNKNOWN, Bools, Change, Mistake
 from qexport.findings.model import AnyModel, Model, Sample
 from qexport.findings.scope import WORDS, Scope, scopes
 
-BITS = 16.0  # of evidence that a cause needs: some thousands of hypotheses are tried
-PART_BITS = 32.0  # and one in a part of the memory, which was chosen to hold the errors
-CONSTANT_BITS = 24.0  # and that all values of a part are one
+BITS = 16.0  # of evidence that a cause needs: some thousands of hypotheses are tried; a part of the memory costs more
 _REPEATED = 4  # words that are the same, at least
+
+
+def _drawn(counts: Int64) -> float:
+    """Bits of values that come so often each, as if they were drawn from what they are."""
+    return float((counts * np.log2(counts.sum() / counts)).sum())
 
 
 def name_of(mistakes: Iterable[Mistake]) -> str:
@@ -51,10 +54,19 @@ class Scored:
         return "; ".join([*details, *([f"only in {self.scope.text}"] if self.scope else [])])
 
     @property
+    def cost(self) -> float:
+        """Bits of evidence that were used up: to choose the part, and to work out what is in it."""
+        return (0.0 if self.scope is None else self.scope.cost) + sum(change.cost for change in self.changes)
+
+    @property
+    def part(self) -> bool:
+        """Whether it was made for a part of the memory."""
+        return self.scope is not None or any(change.within is not None for change in self.changes)
+
+    @property
     def proven(self) -> bool:
         """Whether it gives all, and that is no chance."""
-        needed = (BITS if self.scope is None else PART_BITS) + sum(change.cost for change in self.changes)
-        return self.all and self.bits >= needed
+        return self.all and self.bits >= BITS + self.cost
 
     def predicted(self, model: AnyModel) -> Int64:
         """What the memory would hold."""
@@ -75,10 +87,17 @@ class Trial:
 
     @cached_property
     def _surprise(self) -> float:
-        """Bits of all wrong values, as if each were drawn from what they are."""
-        _, counts = np.unique(self.got[self.wrong], return_counts=True)
-        total = int(counts.sum())
-        return float((counts * np.log2(total / counts)).sum())
+        """Bits of all wrong values: each drawn from what they are, and what they are told with them, as values or as
+        errors."""
+        got, want = self.got[self.wrong], self.model.golden[self.wrong]
+        values, counts = np.unique(got, return_counts=True)
+        drawn = _drawn(counts)
+        if len(got) < 2:
+            return drawn
+        errors, of_errors = np.unique(got - want, return_counts=True)
+        span = math.log2(max(int(values[-1]), int(want.max())) - min(int(values[0]), int(want.min())) + 1)
+        sizes = np.minimum(2 * np.log2(np.abs(errors.astype(np.float64)) + 1) + 1, span)
+        return max(drawn, min(drawn + span * len(values), _drawn(of_errors) + float(sizes.sum())))
 
     def score(self, changes: tuple[Change, ...], sample: Sample | None = None) -> Scored:
         values = self.model.predict(changes, sample)
@@ -97,9 +116,12 @@ class Trial:
         if fixed == every and broken:
             for scope in self.scopes:
                 if not (spoilt & (scope.mask if place is None else scope.mask[place])).any():
-                    bits = 0.0 if sample is not None else self._bits(known & said & scope.mask, every)
+                    told = known & said & (scope.mask if place is None else scope.mask[place])
+                    bits = 0.0 if sample is not None else self._bits(told, every)
                     return Scored(changes, 1.0, True, unsaid, scope, bits)
         exact = fixed == wanted and not broken
+        for change in changes if sample is None else ():
+            said = said if change.within is None else said & change.within
         bits = self._bits(known & said, wanted) if exact and sample is None else 0.0
         return Scored(changes, (fixed - broken) / wanted, exact, unsaid, None, bits)
 
@@ -178,7 +200,7 @@ def _constant_part(trial: Trial) -> str | None:
         came = trial.got[inside]
         often = int(counts[values == came[0]].sum())
         bits = -np.log2((often + 1) / (int(trial.known.sum()) + len(values)))  # of a right value that is the same
-        if (came == came[0]).all() and bits * int((trial.wrong & inside).sum()) >= CONSTANT_BITS:
+        if (came == came[0]).all() and bits * int((trial.wrong & inside).sum()) >= BITS + scope.cost:
             return f"every value is {came[0]}, only in {scope.text}"
     blocks, sure = m.tiling.tile(trial.got), m.tiling.tile(trial.known.astype(np.int64)) == 1
     for scope in trial.scopes:

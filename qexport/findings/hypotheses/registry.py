@@ -11,9 +11,10 @@ from qexport.findings.hypotheses.addresses import axes_mistakes, mirrored, outpu
 from qexport.findings.hypotheses.arithmetic import arithmetic_mistakes
 from qexport.findings.hypotheses.biases import bias_mistakes, passed_through, solved_bias
 from qexport.findings.hypotheses.delays import delayed_results
-from qexport.findings.hypotheses.elements import element_mistakes
+from qexport.findings.hypotheses.elements import array_mistakes, element_mistakes
 from qexport.findings.hypotheses.exchanged import results_exchanged, rows_exchanged
 from qexport.findings.hypotheses.inputs import input_mistakes
+from qexport.findings.hypotheses.numbers import solved_numbers, solved_relu
 from qexport.findings.hypotheses.operands import operand_mistakes
 from qexport.findings.hypotheses.padding import solved_padding
 from qexport.findings.hypotheses.planes import plane_mistakes
@@ -50,20 +51,24 @@ def hypotheses(m: AnyModel, actual: Int64, known: Bools, of_tiles: bool = False)
 def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     """Of an operation whose operands are all data."""
     blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
+    yield from element_mistakes(m, actual, known)
     yield from operand_mistakes(m, actual, known)
     yield from post_mistakes(m)
     yield from step_mistakes(m)
+    yield from solved_numbers(m, actual, known)
+    yield from solved_relu(m, actual, known)
     yield from result_mistakes(m, actual, known)
     yield from results_exchanged(m, actual, known)
     yield from stream_mistakes(m, blocks, sure)
     yield from delayed_results(m, actual, known)
     yield from word_mistakes(m, blocks, sure)
+    yield from array_mistakes(m, actual, known)
 
 
 def _of_arrays(m: Model, actual: Int64, known: Bools, of_tiles: bool) -> Iterator[Change]:
     """Of a convolution or a linear layer."""
     blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
-    groups: list[Iterable[Change]] = [element_mistakes(m, actual, known)] if m.tensor != "psum" else []
+    groups: list[Iterable[Change]] = [element_mistakes(m, actual, known)]
     groups += [weight_mistakes(m), input_mistakes(m), plane_mistakes(m)]
     groups += [zero_mistakes(m)] if not of_tiles else []
     if m.tensor == "psum":
@@ -73,8 +78,8 @@ def _of_arrays(m: Model, actual: Int64, known: Bools, of_tiles: bool) -> Iterato
         groups += [sum_mistakes(m, actual, known), bias_mistakes(m)]
     if m.tensor != "psum" and not of_tiles:
         groups += [
-            solved_tap_order(m, actual, known), solved_kernel(m, actual, known),
-            solved_requantization(m, actual, known), solved_bias(m, actual, known),
+            solved_numbers(m, actual, known), solved_relu(m, actual, known), solved_tap_order(m, actual, known),
+            solved_kernel(m, actual, known), solved_requantization(m, actual, known), solved_bias(m, actual, known),
             solved_zero_points(m, actual, known), solved_padding(m, actual, known),
         ]  # fmt: skip
     groups += [result_mistakes(m, actual, known), arithmetic_mistakes(m)]
@@ -85,6 +90,7 @@ def _of_arrays(m: Model, actual: Int64, known: Bools, of_tiles: bool) -> Iterato
             results_exchanged(m, actual, known), solved_addresses(m, actual, known),
             output_addresses(m, blocks, sure), passed_through(m),
         ]  # fmt: skip
+    groups += [array_mistakes(m, actual, known)]
     for group in groups:
         for change in group:
             if m.tensor != "psum" or change.stage not in _BEHIND_PSUMS:

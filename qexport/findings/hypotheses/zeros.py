@@ -9,6 +9,7 @@ from qexport.core.operations.conv2d import accumulate, pad, patches
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.model import Model
 from qexport.findings.sampled import Errors
+from qexport.findings.step_mistakes import moved
 from qexport.findings.sums import Sums, reach
 
 INPUT_ZERO_POINT = Mistake(
@@ -22,12 +23,13 @@ def zero_mistakes(m: Model) -> Iterator[Change]:
     zero, zeros = m.zero, m.facts.weight_zeros
     if m.tensor == "psum":
         return
-    for factor, how in ((1, "not taken off"), (2, "added, not taken off")) if zero else ():
+    ways = ((zero, "not taken off"), (2 * zero, "added, not taken off"), (-1, "one too large"), (1, "one too small"))
+    for by, how in ways if zero else ():
 
-        def everywhere(planes: Int64, more: int = factor * zero) -> Int64:
+        def everywhere(planes: Int64, more: int = by) -> Int64:
             return planes + more
 
-        def inside(seen: Int64, more: int = factor * zero) -> Int64:
+        def inside(seen: Int64, more: int = by) -> Int64:
             return pad(seen + more, m.layer, 0)
 
         yield Change(INPUT_ZERO_POINT, how, Stage.PLANE, everywhere)
@@ -39,9 +41,12 @@ def zero_mistakes(m: Model) -> Iterator[Change]:
         for factor, how in ((1, "not taken off"), (2, "added, not taken off")):
             more = factor * zeros[:, np.newaxis, np.newaxis, np.newaxis]
             yield Change(WEIGHT_ZERO_POINT, how, Stage.WEIGHT_TILES, _plus(more))
-        if (zeros != zeros[0]).any():
-            first = (zeros - zeros[0])[:, np.newaxis, np.newaxis, np.newaxis]
-            yield Change(WEIGHT_ZERO_POINT, "that of channel 0 for all", Stage.WEIGHT_TILES, _plus(first))
+        others = [(f"those {text}", other) for text, other in moved(zeros, 0)]
+        others += [(f"{by:+d}", zeros + by) for by in (1, -1)]
+        for how, other in others:
+            if (other != zeros).any():
+                more = (zeros - other)[:, np.newaxis, np.newaxis, np.newaxis]
+                yield Change(WEIGHT_ZERO_POINT, how, Stage.WEIGHT_TILES, _plus(more))
 
 
 def solved_zero_points(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
