@@ -341,7 +341,7 @@ def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]
                 text = f"rounds {' behind the multiplier and '.join(ways)}{' behind the shift' * (len(ways) > 1)}"
                 yield STEP_ROUNDING, text, partial(_tflite, step, axis, ways)
             for text, cut in _fewer_digits(step.arrays["multiplier"], 32):
-                other = msgspec.structs.replace(
+                coarse = msgspec.structs.replace(
                     step, multiplier=_numbers(np.minimum(cut, step.limits("multiplier")[1]))
                 )
                 yield STEP_NUMBER, text, partial(done, chain, coarse)
