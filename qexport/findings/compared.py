@@ -10,7 +10,7 @@ from qexport.core.intformat import Int64
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.change import Bools
 from qexport.findings.diagnosis import Diagnosis, First
-from qexport.findings.model import AnyModel, array_sides, model_of
+from qexport.findings.model import AnyModel, GivenModel, array_sides, model_of
 from qexport.findings.scope import AXIS_NAMES
 from qexport.findings.words import Actual
 from qexport.layout.formats.base import FileFault
@@ -59,6 +59,16 @@ class Comparison:
         moved.folder, moved.actual, moved.start, moved.model = self.folder, self.actual.moved(start), start, self.model
         moved._look()
         return moved
+
+    def beside(self, other: Actual) -> "Comparison":
+        """The same words, compared with what another run gave for the memory."""
+        there = Comparison(self.folder, other)
+        twin = object.__new__(Comparison)
+        twin.folder, twin.actual, twin.start = self.folder, self.actual, self.start
+        twin.model = GivenModel(self.model, there.got)
+        twin._look()
+        twin.known, twin.wrong = twin.known & there.known, twin.wrong & there.known
+        return twin
 
     def placements(self) -> Iterator["Comparison"]:
         """This, and the same words at the places from which they may be, where fewer came than there are."""

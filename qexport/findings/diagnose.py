@@ -58,16 +58,16 @@ def diagnose(
     require(read_manifest(folder).layer, Need.DIAGNOSIS)
     places = list(Comparison(folder, actual).placements())
     right = [compared for compared in places if not compared.wrong.any()]
-    found = [_of(places[0], progress, behind)] if not right else [_of(right[0], progress, behind)]
+    found = [search(places[0], progress, behind)] if not right else [search(right[0], progress, behind)]
     for compared in places[1:]:
         if found[-1].explained:
             return found[-1]
-        found.append(_of(compared, progress, behind))
+        found.append(search(compared, progress, behind))
     if not found[-1].explained and places[0].movable:
         progress("the place of the words")
         tried = {compared.start for compared in places}
         for start in [start for start in _starts(places[0], behind) if start not in tried][:_MOST_STARTS]:
-            if (moved := _of(places[0].moved(start), progress, behind)).explained:
+            if (moved := search(places[0].moved(start), progress, behind)).explained:
                 return moved
     return found[-1] if found[-1].explained else found[0]
 
@@ -85,7 +85,8 @@ def _starts(compared: Comparison, behind: Stage) -> Iterator[int]:
                 yield start
 
 
-def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
+def search(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
+    """Where something differs, and why: of words at their places."""
     actual, found = compared.actual, compared.where()
     if found.differing:
         return replace(found, **(_only_unknown(compared) or _search(compared, progress, behind)))
@@ -205,8 +206,7 @@ def _fewer_images(compared: Comparison) -> tuple[AnyModel, Int64, Bools]:
     first = int(np.argmax((compared.wrong & known).reshape(model.images, -1).any(axis=1)))
     start = min(max(first - 1, 0) if count > 1 else first, model.images - count)
     part = slice(start, start + count)
-    capture = model.capture.part(part.start, part.stop)
-    return type(model)(model.manifest, capture, model.entry, (model.row, model.col)), got[part], known[part]
+    return model.of_images(part.start, part.stop), got[part], known[part]
 
 
 def _singles(trial: Trial, changes: Sequence[Change]) -> list[Scored]:

@@ -29,7 +29,7 @@ from qexport.findings.hypotheses.taps import solved_tap_order
 from qexport.findings.hypotheses.weights import weight_mistakes
 from qexport.findings.hypotheses.words import word_mistakes
 from qexport.findings.hypotheses.zeros import solved_zero_points, zero_mistakes
-from qexport.findings.model import AnyModel, Model
+from qexport.findings.model import AnyModel, GivenModel, Model
 
 # A psum is made of weights and of the plane alone.
 _BEHIND_PSUMS = (
@@ -42,10 +42,21 @@ def hypotheses(m: AnyModel, actual: Int64, known: Bools, of_tiles: bool = False)
 
     `of_tiles`: those alone that another size of the array may change.
     """
-    if isinstance(m, Model):
+    if isinstance(m, GivenModel):
+        yield from _of_streams(m, actual, known)
+    elif isinstance(m, Model):
         yield from _of_arrays(m, actual, known, of_tiles)
     else:
         yield from _of_data(m, actual, known)
+
+
+def _of_streams(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Of words that another run gave otherwise."""
+    blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
+    yield from stream_mistakes(m, blocks, sure)
+    yield from delayed_results(m, actual, known)
+    yield from results_exchanged(m, actual, known)
+    yield from word_mistakes(m, blocks, sure)
 
 
 def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
