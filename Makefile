@@ -34,7 +34,8 @@ bench: $(VENV)/.for-test kills fuzz
 	$(BIN)/python scripts/bench.py
 
 kills: $(VENV)/.for-test | tools
-	QEXPORT_KILLS=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP tests/sim/test_kills.py tests/runs/test_kills.py
+	QEXPORT_KILLS=100 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP tests/sim/test_kills.py
+	QEXPORT_KILLS=50 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rP tests/runs/test_kills.py
 
 fuzz: $(VENV)/.for-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.attack --runs 3000

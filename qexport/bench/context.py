@@ -265,6 +265,12 @@ def bench_streams(manifest: Manifest, streams: Sequence[Stream]) -> list[BenchSt
     return [BenchStream(number, by_name[stream.memory], stream) for number, stream in enumerate(streams)]
 
 
+def loaded_files(memories: Sequence[MemoryEntry], streamed: Collection[str]) -> dict[str, list[str]]:
+    """The texts that a bench loads for each of these streamed memories."""
+    beside = beside_files(memories, streamed)
+    return {m.name: beside.get(m.name, [file.path for file in m.files]) for m in memories if m.name in streamed}
+
+
 def beside_files(memories: Sequence[MemoryEntry], streamed: Collection[str]) -> dict[str, list[str]]:
     """The texts that stand beside the files of those streamed memories that Verilog cannot load, by the memory's name:
     FILE.hex, and where several memories share a file FILE.NAME.hex."""
