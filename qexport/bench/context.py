@@ -126,6 +126,12 @@ class BenchMemory:
         return bool(self.loaded)
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """What messages call its files: by the layout's names, and where others are loaded by those in brackets."""
+        both = zip(self.files, self.loaded, strict=True)
+        return tuple(file if file == loaded else f"{file}({loaded})" for file, loaded in both)
+
+    @property
     def total(self) -> int:
         """The words of all files."""
         return self.words * len(self.files)
@@ -257,6 +263,12 @@ def bench_streams(manifest: Manifest, streams: Sequence[Stream]) -> list[BenchSt
     memories = bench_memories(manifest.memories, dict(manifest.array), {stream.memory for stream in streams})
     by_name = {entry.name: memory for entry, memory in zip(manifest.memories, memories, strict=True)}
     return [BenchStream(number, by_name[stream.memory], stream) for number, stream in enumerate(streams)]
+
+
+def loaded_files(memories: Sequence[MemoryEntry], streamed: Collection[str]) -> dict[str, list[str]]:
+    """The texts that a bench loads for each of these streamed memories."""
+    beside = beside_files(memories, streamed)
+    return {m.name: beside.get(m.name, [file.path for file in m.files]) for m in memories if m.name in streamed}
 
 
 def beside_files(memories: Sequence[MemoryEntry], streamed: Collection[str]) -> dict[str, list[str]]:

@@ -75,7 +75,9 @@ def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
     paths = [file.path for memory in manifest.memories for file in memory.files]
     checksums = {path: zlib.crc32((folder / path).read_bytes()) for path in paths}
     fresh = render_bench(folder, manifest, checksums)
-    wrong = dict.fromkeys(sorted(fresh.keys() ^ given), "is no bench file of this set, or is not named by its manifest")
+    wrong = dict.fromkeys(
+        sorted(fresh.keys() ^ given), "is not a bench file of this set, or is not named by its manifest"
+    )
     for path in sorted(fresh.keys() & given):
         if not (folder / path).is_file() or (folder / path).read_bytes() != fresh[path].encode():
             wrong[path] = "is not what qexport writes for this set"

@@ -33,7 +33,7 @@ def check_file_name(name: str, order: Order, sizes: Mapping[str, int]) -> None:
     known = {name for item in order.files for name in (item.name, *item.parts)}
     if fields - known:
         bad = sorted(fields - known)[0]
-        raise OrderFault(f"'{name}': '{{{bad}}}' is no file axis of the order", name.index("{" + bad))
+        raise OrderFault(f"'{name}': '{{{bad}}}' is not a file axis of the order", name.index("{" + bad))
     for item in order.files:  # where only the layer tells the size it may be 1
         several = {part for part in item.parts if sizes.get(part, 1) > 1}
         if several and item.name not in fields and not fields >= several:

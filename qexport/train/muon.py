@@ -22,13 +22,13 @@ def orthogonal(matrix: Tensor) -> Tensor:
     x = matrix if wide else matrix.T
     x = x / (x.norm() + 1e-7)
     gram = x @ x.T
-    for step in range(NEWTON_SCHULZ_STEPS):
+    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
+    for _ in range(NEWTON_SCHULZ_STEPS):
         polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
         polynomial.diagonal().add_(a)
-        product = polynomial if step == 0 else polynomial @ product
-        if step + 1 < NEWTON_SCHULZ_STEPS:
-            gram = polynomial @ gram @ polynomial
-    x = product @ x
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    x = torch.mm(product, x)
     return x if wide else x.T
 
 

@@ -154,7 +154,7 @@ class _Seconds(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
         if math.isnan(seconds):
-            raise click.UsageError(f"{param.opts[0] if param else 'value'} nan is no number of seconds", ctx)
+            raise click.UsageError(f"{param.opts[0] if param else 'value'} nan is not a number of seconds", ctx)
         return seconds
 
 
@@ -184,7 +184,11 @@ network_options = together(
         click.option(f"--{what}-bits", type=click.IntRange(2, 8), help="Default: what the checkpoint says, else 4.")
         for what in ("weight", "act")
     ),
-)
+    click.option(
+        "--side", type=click.IntRange(1, 1024),
+        help="That of the checkpoint's pictures.  [default: what it says, else 32]",
+    ),
+)  # fmt: skip
 data_options = together(
     click.option(
         "--data", type=path_type(), default="data", show_default=True,
