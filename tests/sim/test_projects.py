@@ -69,8 +69,12 @@ def test_a_set_runs_by_its_core_and_becomes_projects_of_other_simulators(
         text = line.partition("#")[0].replace("vectors/features_33", str(tiny_set)).replace("features_33", "tiny")
         said = fusesoc(tmp_path, *text.split())
         assert ("\nPASS checks=96 nonce=fusesoc\n" in said) == ("--setup" not in line), said
-    name = "qexport_vectors_tiny_0"
+    name, words = "qexport_vectors_tiny_0", tmp_path / "words"
     assert (tmp_path / "build" / name / "sim-modelsim" / "Makefile").is_file()
+    words.mkdir()
+    core = ("--cores-root", tiny_set, "run", "--target=sim", "qexport:vectors:tiny")
+    assert "\nRECORDED words=12 nonce=fusesoc\n" in fusesoc(tmp_path, *core, f"--record={words}")
+    assert (words / "psum.hex").read_bytes() == (tiny_set / "psum.hex").read_bytes()
     fusesoc(
         tmp_path,
         "--cores-root",
