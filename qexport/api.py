@@ -104,11 +104,12 @@ def capture(
     none; "e2m1", "e3m2", "e2m3", "e4m3fn"; or a list of the integers that the codes 0, 1, ... stand for. Scale and zero
     point: real = (code - zero point) x scale, of weights also one for each output channel. `outputs` with
     `output_scale` and `output_zero_point`: what the next quantized layer receives. `steps`: what follows the
-    accumulator, such as {"op": "relu"} (docs/steps.md); by default what follows from `outputs`. `reference` (in the
-    shape of the accumulators): what the framework itself computed in real numbers, which the golden is checked
-    against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom, left, right.
+    accumulator, such as {"op": "relu"} (docs/reference/steps.md); by default what follows from `outputs`.
+    `reference` (in the shape of the accumulators): what the framework itself computed in real numbers, which the golden
+    is checked against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom,
+    left, right.
 
-    Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
+    Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, side, side), by default the shipped ones.
 
     Of an ONNX file that `load` read: its `layer` by name or number; `pictures`: an array, or arrays by the names of the
     model's inputs.
@@ -297,14 +298,13 @@ def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> L
     from qexport.frontends.vgg import capture as capturing
     from qexport.frontends.vgg import data
 
+    side = network.model.side
     if pictures is None:
-        read = data.read(data.SamplePictures())
+        read = data.read(data.SamplePictures(), side=side)
     else:
         pixels = np.asarray(pictures)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (3, data.SIDE, data.SIDE):
-            raise QexportError(
-                f"pictures: they are {pixels.dtype} {pixels.shape}; give uint8 (n, 3, {data.SIDE}, {data.SIDE})"
-            )
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (3, side, side):
+            raise QexportError(f"pictures: they are {pixels.dtype} {pixels.shape}; give uint8 (n, 3, {side}, {side})")
         read = data.Pictures(torch.from_numpy(pixels.copy()), torch.full((len(pixels),), -1))
     chosen = capturing.choose_layer(network.model, layer)
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
@@ -325,14 +325,16 @@ def _of_integers(network: IntegerNetwork, layer: str, pictures: Any) -> LayerCap
     return node.capture(engine.operands(node.name, held | engine.run(held, sorted(read - set(held)))), network.source)
 
 
-def load(path: PathLike) -> "Network | Graph | IntegerNetwork":
+def load(path: PathLike, *, side: int | None = None) -> "Network | Graph | IntegerNetwork":
     """The trained network of a checkpoint, "builtin": the one that ships; or of an ONNX file; or a network in integers,
-    NAME.network.safetensors.
+    NAME.network.safetensors. `side`: of the pictures of a checkpoint, by default what it says, else 32.
 
     Raises QexportError when there is none.
     """
     from qexport.frontends import needs_onnx, needs_torch
 
+    if side is not None and (is_network(Path(path)) or os.fspath(path).endswith(".onnx")):
+        raise QexportError("side: it belongs to a checkpoint; other files say the shapes of their inputs")
     if is_network(Path(path)):
         return read_network(Path(path))
     if os.fspath(path).endswith(".onnx"):
@@ -343,7 +345,7 @@ def load(path: PathLike) -> "Network | Graph | IntegerNetwork":
     needs_torch()
     from qexport.frontends.vgg import checkpoint
 
-    return checkpoint.load(checkpoint.BUILTIN if os.fspath(path) == "builtin" else Path(path))
+    return checkpoint.load(checkpoint.BUILTIN if os.fspath(path) == "builtin" else Path(path), side=side)
 
 
 def dump(

@@ -15,7 +15,7 @@ from functools import cached_property, partial
 from pathlib import Path
 
 from qexport.bench.beside import LATE, Around, Beside, beside, refuse, tables
-from qexport.bench.context import bench_streams
+from qexport.bench.context import loaded_files
 from qexport.bench.context import work as work_of
 from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import CHECKS, Stream, interface
@@ -168,8 +168,8 @@ def _simulate(
         if changed:
             return replace(verdict, failure=run.of_changed(changed, sum(compared.values())))
         if run.records:
-            driven = [s.memory for s in bench_streams(manifest, offered) if s.driven and s.stream in found]
-            work.lay(folder, [path for memory in driven for path in memory.loaded])
+            loaded = loaded_files(manifest.memories, {stream.memory for stream in offered})
+            work.lay(folder, [path for stream in found if stream.driven for path in loaded[stream.memory]])
         else:
             work.link(folder)
         verdict = run.all_recorded(replace(verdict, isolated=run.records))

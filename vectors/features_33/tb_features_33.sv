@@ -109,7 +109,7 @@ module tb_features_33;
              else if (line - 1 - skip != words)
                fault(file, line, $sformatf("has %0d words, needs %0d", line - 1 - skip, words));
           1: fault(file, line, $sformatf("has a word of %0d digits, needs %0d", seen, digits));
-          2: fault(file, line, "has a character that is no digit");
+          2: fault(file, line, "has a character that is not a digit");
           default: fault(file, line, "has a word that is too wide");
         endcase
       end
@@ -478,7 +478,7 @@ module tb_features_33;
       if (text == "blocked") mode = BLOCKED;
       if (text == "lazy") mode = LAZY;
       if (text == "reset") mode = RESET;
-      if (mode < 0) $display("FAIL +streams=%0s is no mode; give smooth, random, bursts, blocked, lazy or reset", text);
+      if (mode < 0) $display("FAIL +streams=%0s is not a mode; give smooth, random, bursts, blocked, lazy or reset", text);
       if (mode < 0) $fatal(1, "no such mode");
     end
     folder = "";
