@@ -46,6 +46,7 @@ from qexport.layout.tiling import describe_index
 from qexport.layout.toml import default_layout, load_layout
 from qexport.sets.manifest import Manifest, capture_of, read_manifest, read_words
 from qexport.sim.run import simulate as simulate_set
+from qexport.sim.streams import chosen_streams
 from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.verdict import Verdict
 
@@ -103,9 +104,10 @@ def capture(
     none; "e2m1", "e3m2", "e2m3", "e4m3fn"; or a list of the integers that the codes 0, 1, ... stand for. Scale and zero
     point: real = (code - zero point) x scale, of weights also one for each output channel. `outputs` with
     `output_scale` and `output_zero_point`: what the next quantized layer receives. `steps`: what follows the
-    accumulator, such as {"op": "relu"} (docs/steps.md); by default what follows from `outputs`. `reference` (in the
-    shape of the accumulators): what the framework itself computed in real numbers, which the golden is checked
-    against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom, left, right.
+    accumulator, such as {"op": "relu"} (docs/reference/steps.md); by default what follows from `outputs`.
+    `reference` (in the shape of the accumulators): what the framework itself computed in real numbers, which the golden
+    is checked against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom,
+    left, right.
 
     Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, side, side), by default the shipped ones.
 
@@ -417,13 +419,17 @@ class VectorSet:
         *,
         top: str = "dut",
         simulator: str = "auto",
-        seed: int = 0,
+        streams: Sequence[str] = (),
+        seed: int | None = None,
+        seeds: int = 1,
         keep: PathLike | None = None,
         waves: str | None = None,
         limit: float = TIME_LIMIT,
     ) -> Verdict:
         """Run the self-checking bench, around the module `top` of `dut`, a Design, or the set's own design.
 
+        `streams`: how the streams run, in all ways without it, the first run that fails being the last; `seeds`: how
+        many runs of those that stall at random, from `seed` on. `seed` alone: one such run; 0: a smooth one.
         `keep`: a folder for logs, the words that came back, and waves; without it they go with this object. The rest
         is as in `qexport simulate`. Raises QexportError when it cannot be run, CheckFailed when the set was changed.
         """
@@ -431,8 +437,9 @@ class VectorSet:
             keep = tempfile.mkdtemp(prefix="qexport-kept-")
             weakref.finalize(self, shutil.rmtree, keep, ignore_errors=True)
         return simulate_set(
-            self.folder, simulator, _design(dut), top=top, seed=seed, keep=Path(keep), waves=waves, limit=limit
-        )
+            self.folder, simulator, _design(dut), top=top, seed=seed or 0, streams=chosen_streams(streams, seed, seeds),
+            keep=Path(keep), waves=waves, limit=limit,
+        )  # fmt: skip
 
     def exhaust(
         self,

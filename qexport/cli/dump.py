@@ -204,7 +204,7 @@ def _read_indices(ctx: click.Context, param: click.Parameter, value: str | None)
         return None
     parts = value.split(",")
     if not all(re.fullmatch(r" *[0-9]{1,9} *", part) for part in parts):
-        raise click.BadParameter(f"'{value}' is no list of picture indices such as 3,17", ctx, param)
+        raise click.BadParameter(f"'{value}' is not a list of picture indices such as 3,17", ctx, param)
     return [int(part) for part in parts]
 
 
@@ -328,8 +328,8 @@ def command(
         if stress:
             from qexport.trust.stress import stress_captures
 
-            made, covered = stress_captures(captures[0][0], chosen, seed or 0)
-            captures = [(one, one.images) for one in made]
+            of_stress, covered = stress_captures(captures[0][0], chosen, seed or 0)
+            captures = [(one, one.images) for one in of_stress]
         if dry_run:
             _emit_plan(captures, layouts, as_json)
             _warn(chosen)
@@ -341,8 +341,9 @@ def command(
                 def advance(done: int) -> None:
                     tell("layers", done, len(captures))
 
-                written = None if stress else graph
-                dumps, index = dump_all((one for one, _ in captures), layouts, folder, force, advance, written)
+                written, numbered = (None, "_stress") if stress else (graph, "")
+                made = (one for one, _ in captures)
+                dumps, index = dump_all(made, layouts, folder, force, advance, written, numbered)
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]

@@ -84,7 +84,7 @@ def _picture(path: Path) -> Array:
 def arrays(path: Path) -> dict[str, Array]:
     """The arrays of a file by name; that of a .npy has none ("")."""
     if not path.is_file():
-        raise QexportError(f"inputs: {path} does not exist or is no file; give one")
+        raise QexportError(f"inputs: {path} does not exist or is not a file; give one")
     if path.stat().st_size > CHECKPOINT_BYTES:
         raise QexportError(f"inputs: {path} has more than {CHECKPOINT_BYTES:,} bytes; save less in it")
     if path.suffix == ".safetensors":

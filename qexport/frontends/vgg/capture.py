@@ -153,7 +153,7 @@ def choose_layer(model: QuantVGG, wanted: str) -> LayerFacts:
     number = re.fullmatch(r"(?:features\.)?(\d+)", wanted)
     if number and int(number.group(1)) < len(model.features):
         kind = type(model.features[int(number.group(1))]).__name__
-        raise QexportError(f"layer: '{wanted}' is {kind}, no quantized convolution; choose one of {there}")
+        raise QexportError(f"layer: '{wanted}' is {kind}, not a quantized convolution; choose one of {there}")
     raise QexportError(f"layer: '{wanted}' is not in this network; choose one of {there}")
 
 

@@ -60,7 +60,7 @@ def read_training(path: Path) -> dict[str, Any]:
         raise QexportError(f"resume: {path} does not exist; start without --resume")
     state = _unpickle(path)
     if not isinstance(state, dict) or not {"state_dict", "model", "optimizer", "epoch", "recipe", "log"} <= set(state):
-        raise QexportError(f"resume: {path} is no checkpoint of qexport train; start without --resume")
+        raise QexportError(f"resume: {path} is not a checkpoint of qexport train; start without --resume")
     return state
 
 
@@ -77,7 +77,7 @@ def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None
     Raises QexportError naming the file and what is wrong.
     """
     if not path.is_file():
-        raise QexportError(f"checkpoint: {path} does not exist or is no file; train one or use --checkpoint builtin")
+        raise QexportError(f"checkpoint: {path} does not exist or is not a file; train one or use --checkpoint builtin")
     if not (size := path.stat().st_size):
         raise QexportError(f"checkpoint: {path} is empty; train it again or use --checkpoint builtin")
     if size > CHECKPOINT_BYTES:
@@ -177,7 +177,7 @@ def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None, side
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"its metadata lacks {error}" if isinstance(error, KeyError) else error
         raise QexportError(
-            f"checkpoint: {path} is no packed qexport network: {reason}; give what `qexport train` wrote, or 'builtin'"
+            f"checkpoint: {path} is not a packed qexport network: {reason}; give what `qexport train` wrote, or builtin"
         ) from None
     specs = tuple(ConvSpec(**msgspec.structs.asdict(spec)) for spec in facts.specs)
     _check_chain(path, specs, facts.in_features, facts.side)
