@@ -428,6 +428,8 @@ def test_additions_of_codes_are_layers_of_their_own() -> None:
     again = capture_module(nn.Sequential(Block(), Grid()), "0.add#2", NOISE).capture
     assert again.to_bytes() == less.to_bytes()
     assert capture_module(nn.Sequential(Block(), Grid()), "0", NOISE).capture.layer.name == "0.first"
+    with pytest.raises(QexportError, match=r"layer 0\.add: its scales are those of the quantizers around it"):
+        capture_module(nn.Sequential(Block(), Grid()), "0.add", NOISE, Wishes(input=stated(scale=0.5)))
 
 
 @pytest.mark.parametrize(

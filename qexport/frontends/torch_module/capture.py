@@ -190,6 +190,9 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
 def _captured_sum(call: Call, wishes: Wishes, source: Source) -> Captured:
     """Codes that are added or averaged, up to the quantizer behind them."""
     name = f"layer {call.name}"
+    stated = (wishes.output, *vars(wishes.weight).values(), *vars(wishes.input).values())
+    if any(one is not None for one in stated):
+        raise QexportError(f"{name}: its scales are those of the quantizers around it; state none for a sum")
     found = {
         what: operand_of(f"{name}: {what}", tensor, call.lines[what], Stated(), channels=False)
         for what, tensor in call.operands.items()
