@@ -6,9 +6,9 @@ from pathlib import Path
 
 import click
 
+from qexport.bench.design import Design
 from qexport.cli.common.options import (
-    check_top,
-    dut_options,
+    design_options,
     folder_argument,
     json_option,
     path_type,
@@ -38,12 +38,18 @@ from qexport.sets.graph import GRAPH
 )  # fmt: skip
 @click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
 @click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
-@click.option("--clock", "sampled", help="Of a VCD or FST: the clock at whose edges they are taken.")
+@click.option(
+    "--clock", metavar="NAME",
+    help="Of a VCD or FST: the clock at whose edges they are taken. With --dut: your clock.  [default: clk]",
+)  # fmt: skip
 @click.option(
     "--valid",
     help="Of a VCD or FST: the signal that is 1 where a word counts.  [default: tvalid and tready of a tdata]",
 )
-@dut_options("Your module, which is run on the set without --actual, and on fresh stimulus to make sure of a cause")
+@design_options(
+    "Your module, which is run on the set without --actual, and on fresh stimulus to make sure of a cause",
+    own_clock=False,
+)
 @click.option("--simulator", default="auto", help="With --dut: the simulator that runs it.  [default: auto]")
 @time_limit_option("With --dut: seconds for each build, and again for each run.")
 @json_option
@@ -53,10 +59,9 @@ def command(
     first: int | None,
     memory: str | None,
     signal: str | None,
-    sampled: str | None,
+    clock: str | None,
     valid: str | None,
-    dut: tuple[Path, ...],
-    top: str | None,
+    design: Design,
     simulator: str,
     time_limit: float,
     as_json: bool,
@@ -73,14 +78,14 @@ def command(
     qexport simulate vectors/features_33 --dut my_core.sv --keep run/
     qexport diagnose vectors/features_33 --actual run/
     qexport diagnose vectors/features_33 --actual run/accumulator.hex --dut my_core.sv --top my_core
+    qexport diagnose vectors/features_33 --dut core.f --top core --param ROWS=8 --tie scan_en=0 --reset aresetn
     qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
     qexport diagnose vectors/ --actual run/
     qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
     """
-    check_top(top, dut)
-    if not files and not dut:
+    if not files and not design:
         raise click.UsageError("Missing option '--actual' (or --dut, which is run)")
-    if (signal is None) != (sampled is None):
+    if (signal is not None and clock is None) or (signal is None and clock is not None and not design):
         raise click.UsageError("--signal and --clock belong together; a text file needs neither")
     if first is not None and signal is not None:
         raise click.UsageError("--from belongs to a file of words, not to --signal")
@@ -88,11 +93,11 @@ def command(
         raise click.UsageError("--valid belongs to --signal and --clock")
     if signal is not None and len(files) != 1:
         raise click.UsageError("--signal is of one file; give --actual once")
-    if dut:
+    if design:
         _check_simulator(simulator)
     watched = sys.stderr.isatty()
     if (folder / GRAPH).is_file():
-        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal) != (None, None, None) or dut:
+        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal) != (None, None, None) or design:
             raise click.UsageError(f"{folder} holds the sets of a network; give --actual the folder of its run, alone")
         _diagnose_network(folder, files[0], watched, as_json)
         return
@@ -102,20 +107,27 @@ def command(
             click.echo(f"trying {what} ...", err=True)
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        runs = files or (_run(folder, dut, top, simulator, time_limit, Path(scratch) / "run"),)
-        if signal is not None and sampled is not None:
-            actual = read_wave(folder, runs[0], signal, sampled, memory, valid)
+        run = Path(scratch) / "run"
+        stop = None if files else _run(folder, design, simulator, time_limit, run)
+        runs = files or (run,)
+        nothing = _nothing_came(folder, run, stop) if stop and memory is None else None
+        if nothing is not None:
+            actual, found = nothing
+        elif signal is not None and clock is not None:
+            actual = read_wave(folder, runs[0], signal, clock, memory, valid)
             found = diagnose(folder, actual, told)
         elif memory is None and first is None and len(runs) == 1 and runs[0].is_dir():
             actual, found = diagnose_run(folder, runs[0], told)
         else:
             actual = read_actual(folder, runs, memory, first)
             found = diagnose(folder, actual, told)
-    if dut:
+    if stop and nothing is None:
+        found = _with_stop(found, stop)
+    if design:
         told("fresh stimulus")
-        found = _confirmed(folder, found, actual.memory.name, dut, top, simulator, time_limit)
-    file = few(files or dut)
-    given = ", ".join(map(str, files or dut))
+        found = _confirmed(folder, found, actual, design, simulator, time_limit)
+    file = few(files or design.files)
+    given = ", ".join(map(str, files or design.files))
     result = {"set": str(folder), "actual": given, "memory": actual.memory.name, **found.as_json()}
     emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
     if found.differing or found.findings or found.causes:
@@ -143,18 +155,29 @@ def _check_simulator(name: str) -> None:
         raise QexportError(f"simulator: '{name}' is not known; choose auto or {' or '.join(SIMULATORS)}")
 
 
-def _run(folder: Path, dut: tuple[Path, ...], top: str | None, simulator: str, limit: float, keep: Path) -> Path:
-    """What the design gives for the set, in a folder."""
+def _run(folder: Path, design: Design, simulator: str, limit: float, keep: Path) -> str | None:
+    """What the design gives for the set, in a folder; after what it stopped, where it did."""
+    from qexport.findings.stopped import stopped
     from qexport.sim.run import simulate
 
-    simulate(folder, simulator, dut, top=top or "dut", keep=keep, limit=limit)
-    return keep
+    return stopped(simulate(folder, simulator, design, keep=keep, limit=limit))
+
+
+def _nothing_came(folder: Path, run: Path, stop: str) -> tuple[Actual, Diagnosis] | None:
+    from qexport.findings.stopped import nothing_came
+
+    return nothing_came(folder, run, stop)
+
+
+def _with_stop(found: Diagnosis, stop: str) -> Diagnosis:
+    from qexport.findings.stopped import with_stop
+
+    return with_stop(found, stop)
 
 
 def _confirmed(
-    folder: Path, found: Diagnosis, memory: str, dut: tuple[Path, ...], top: str | None, simulator: str, limit: float
+    folder: Path, found: Diagnosis, actual: Actual, design: Design, simulator: str, limit: float
 ) -> Diagnosis:
-    from qexport.bench.design import Design
     from qexport.core.capture import CaptureFile
     from qexport.findings.fresh import confirm
     from qexport.sets.manifest import read_manifest
@@ -163,8 +186,7 @@ def _confirmed(
     def stimulus() -> LayerCapture:
         return stress_capture(CaptureFile(folder / read_manifest(folder).capture.path))
 
-    design = Design.read(dut, top=top or "dut")
-    return confirm(folder, found, memory, design, stimulus, simulator=simulator, limit=limit)
+    return confirm(folder, found, actual, design, stimulus, simulator=simulator, limit=limit)
 
 
 def _show_diagnosis(folder: Path, file: str, actual: Actual, found: Diagnosis) -> None:
