@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -36,6 +37,10 @@ from qexport.sets.graph import GRAPH
     "--from", "first", type=click.IntRange(min=0), metavar="WORD",
     help="The word of the memory with which the file begins; only its words are compared.  [default: found]",
 )  # fmt: skip
+@click.option(
+    "--smooth", type=path_type(), metavar="PATH",
+    help="What your design gave without stalls (--streams smooth), where --actual is of a run with stalls.",
+)  # fmt: skip
 @click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
 @click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
 @click.option(
@@ -57,6 +62,7 @@ def command(
     folder: Path,
     files: tuple[Path, ...],
     first: int | None,
+    smooth: Path | None,
     memory: str | None,
     signal: str | None,
     clock: str | None,
@@ -69,7 +75,9 @@ def command(
     """Say where results differ from a set, and which mistake it is.
 
     Of a folder with several memories of a run the first wrong one is diagnosed; the others must agree. With --dut a
-    cause is certain where it also predicts what the design gives on fresh stimulus.
+    cause is certain where it also predicts what the design gives on fresh stimulus. With --smooth the words without
+    stalls stand in place of the set's: which of them stalls lose, double, hold or exchange. Without --actual the design
+    runs both ways.
 
     Of a folder of a network's sets, RUN/LAYER holds what each layer gave, of any of them: those that do not give what
     their own actual input gives are diagnosed, the others only inherited an error.
@@ -80,6 +88,7 @@ def command(
     qexport diagnose vectors/features_33 --actual run/accumulator.hex --dut my_core.sv --top my_core
     qexport diagnose vectors/features_33 --dut core.f --top core --param ROWS=8 --tie scan_en=0 --reset aresetn
     qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
+    qexport diagnose vectors/features_33 --actual stalled/ --smooth run/
     qexport diagnose vectors/ --actual run/
     qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
     """
@@ -91,13 +100,15 @@ def command(
         raise click.UsageError("--from belongs to a file of words, not to --signal")
     if valid is not None and signal is None:
         raise click.UsageError("--valid belongs to --signal and --clock")
+    if smooth is not None and (signal is not None or first is not None or not files):
+        raise click.UsageError("--smooth belongs to --actual with all words, without --signal and --from")
     if signal is not None and len(files) != 1:
         raise click.UsageError("--signal is of one file; give --actual once")
     if design:
         _check_simulator(simulator)
     watched = sys.stderr.isatty()
     if (folder / GRAPH).is_file():
-        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal) != (None, None, None) or design:
+        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal, smooth) != (None,) * 4 or design:
             raise click.UsageError(f"{folder} holds the sets of a network; give --actual the folder of its run, alone")
         _diagnose_network(folder, files[0], watched, as_json)
         return
@@ -107,12 +118,18 @@ def command(
             click.echo(f"trying {what} ...", err=True)
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        run = Path(scratch) / "run"
-        stop = None if files else _run(folder, design, simulator, time_limit, run)
-        runs = files or (run,)
-        nothing = _nothing_came(folder, run, stop) if stop and memory is None else None
+        runs, handshakes, stop, nothing = files, False, None, None
+        if not files:
+            from qexport.findings.stalls import run_both
+            from qexport.findings.stopped import nothing_came
+
+            without, stalled, stop = run_both(folder, design, Path(scratch), simulator=simulator, limit=time_limit)
+            runs, smooth = (without,) if stalled is None else (stalled,), stalled and without
+            nothing = nothing_came(folder, runs[0], stop) if stop and memory is None else None
         if nothing is not None:
             actual, found = nothing
+        elif smooth is not None:
+            handshakes, actual, found = _beside(folder, smooth, runs, memory, told)
         elif signal is not None and clock is not None:
             actual = read_wave(folder, runs[0], signal, clock, memory, valid)
             found = diagnose(folder, actual, told)
@@ -122,8 +139,10 @@ def command(
             actual = read_actual(folder, runs, memory, first)
             found = diagnose(folder, actual, told)
     if stop and nothing is None:
-        found = _with_stop(found, stop)
-    if design:
+        from qexport.findings.stopped import with_stop
+
+        found = with_stop(found, stop)
+    if design and not handshakes:
         told("fresh stimulus")
         found = _confirmed(folder, found, actual, design, simulator, time_limit)
     file = few(files or design.files)
@@ -155,24 +174,17 @@ def _check_simulator(name: str) -> None:
         raise QexportError(f"simulator: '{name}' is not known; choose auto or {' or '.join(SIMULATORS)}")
 
 
-def _run(folder: Path, design: Design, simulator: str, limit: float, keep: Path) -> str | None:
-    """What the design gives for the set, in a folder; after what it stopped, where it did."""
-    from qexport.findings.stopped import stopped
-    from qexport.sim.run import simulate
+def _beside(
+    folder: Path, smooth: Path, stalled: tuple[Path, ...], memory: str | None, told: Callable[[str], None]
+) -> tuple[bool, Actual, Diagnosis]:
+    """Whether stalls change a memory, the words with stalls, and why they are as they are."""
+    from qexport.findings.stalls import diagnose_both, diagnose_stalled
 
-    return stopped(simulate(folder, simulator, design, keep=keep, limit=limit))
-
-
-def _nothing_came(folder: Path, run: Path, stop: str) -> tuple[Actual, Diagnosis] | None:
-    from qexport.findings.stopped import nothing_came
-
-    return nothing_came(folder, run, stop)
-
-
-def _with_stop(found: Diagnosis, stop: str) -> Diagnosis:
-    from qexport.findings.stopped import with_stop
-
-    return with_stop(found, stop)
+    if memory is None and smooth.is_dir() and len(stalled) == 1 and stalled[0].is_dir():
+        return diagnose_both(folder, smooth, stalled[0], told)
+    actual = read_actual(folder, stalled, memory)
+    changed, found = diagnose_stalled(folder, read_actual(folder, smooth, actual.memory.name), actual, told)
+    return changed, actual, found
 
 
 def _confirmed(

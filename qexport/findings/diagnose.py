@@ -1,7 +1,7 @@
 """Why what a design gave differs from a set: the golden is run again under each hypothesis and compared."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -37,6 +37,7 @@ _FULL_RUNS = 24  # of those that come nearest
 _MOST_RUNS = 96  # of those that give all of a sample
 _PAIR_RUNS = 48
 _PAIR_VALUES = 4  # wrong values at least: fewer fit many pairs, and none of them would be found out
+_MOST_STARTS = 4
 _TILE_STAGES = (
     Stage.WEIGHT_TILES, Stage.INPUT_TILES, Stage.PATCHES, Stage.SUM, Stage.HISTORY, Stage.RESULT
 )  # fmt: skip
@@ -57,15 +58,35 @@ def diagnose(
     require(read_manifest(folder).layer, Need.DIAGNOSIS)
     places = list(Comparison(folder, actual).placements())
     right = [compared for compared in places if not compared.wrong.any()]
-    found = [_of(places[0], progress, behind)] if not right else [_of(right[0], progress, behind)]
+    found = [search(places[0], progress, behind)] if not right else [search(right[0], progress, behind)]
     for compared in places[1:]:
         if found[-1].explained:
             return found[-1]
-        found.append(_of(compared, progress, behind))
+        found.append(search(compared, progress, behind))
+    if not found[-1].explained and places[0].movable:
+        progress("the place of the words")
+        tried = {compared.start for compared in places}
+        for start in [start for start in _starts(places[0], behind) if start not in tried][:_MOST_STARTS]:
+            if (moved := search(places[0].moved(start), progress, behind)).explained:
+                return moved
     return found[-1] if found[-1].explained else found[0]
 
 
-def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
+def _starts(compared: Comparison, behind: Stage) -> Iterator[int]:
+    """The words from which a hypothesis that is not solved for, made everywhere, gives all that came."""
+    model, nothing = compared.model, np.zeros_like(compared.known)
+    came = compared.came
+    for change in hypotheses(model, compared.got, nothing):
+        if change.stage < behind:
+            continue
+        words = model.tiling.tile(model.predict((change,))).reshape(-1, came.shape[1])
+        for start in np.flatnonzero((words[: len(words) - len(came) + 1] == came[0]).all(axis=1)).tolist():
+            if (words[start : start + len(came)] == came).all():
+                yield start
+
+
+def search(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
+    """Where something differs, and why: of words at their places."""
     actual, found = compared.actual, compared.where()
     if found.differing:
         return replace(found, **(_only_unknown(compared) or _search(compared, progress, behind)))
@@ -118,22 +139,21 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     trial = Trial(model, got, known)
     progress("single mistakes")
 
-    def changes(of: AnyModel) -> list[Change]:
-        return [change for change in hypotheses(of, got, known) if change.stage >= behind]
-
-    constant = constant_results(model, got, known, trial.wrong)
+    changes = [change for change in hypotheses(model, got, known) if change.stage >= behind]
+    constant = constant_results(trial)
     if constant is not None and constant[1]:
-        return _constant(compared, trial, changes(model), constant[0], progress)
-    singles = _singles(trial, changes(model))
-    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _of_one_lane(scored)]
+        return _constant(compared, trial, changes, constant[0], progress)
+    singles = _singles(trial, changes)
+    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _built(scored)]
     if constant is not None and not specific:
-        return _constant(compared, trial, changes(model), constant[0], progress)
+        return _constant(compared, trial, changes, constant[0], progress)
     for side in array_sides(model.manifest)[1:] if isinstance(model, Model) else ():
         if any(scored.proven for scored in singles):
             break
         other = Trial(Model(model.manifest, model.capture, model.entry, side), got, known)
         tiles = [replace(change, detail=f"{change.detail} ({side[0]}x{side[1]} array)".strip())
-                 for change in changes(other.model) if change.stage in _TILE_STAGES]  # fmt: skip
+                 for change in hypotheses(other.model, got, known, of_tiles=True)
+                 if change.stage in _TILE_STAGES and change.stage >= behind]  # fmt: skip
         singles += _singles(other, tiles)
     exact = [scored for scored in singles if scored.proven]
     others = _other_sets(compared.folder, compared.actual) if not exact else None
@@ -142,7 +162,7 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     tried = singles
     if not exact and trial.wrong.sum() >= _PAIR_VALUES:
         progress("pairs of mistakes")
-        pairs = _pairs(trial, changes(model))
+        pairs = _pairs(trial, changes)
         exact = [scored for scored in pairs if scored.proven]
         tried = singles + pairs
     if exact:
@@ -155,9 +175,9 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     return {"causes": tuple(closest), "explained": False}
 
 
-def _of_one_lane(scored: Scored) -> bool:
-    """Whether a hypothesis was built for the lane or column that is wrong, so that its place says nothing."""
-    return scored.name.startswith("pe_") or scored.name == LANE_STUCK.name
+def _built(scored: Scored) -> bool:
+    """Whether a hypothesis was built for what is wrong, so that it says nothing of results that are constant."""
+    return scored.name.startswith("pe_") or scored.name == LANE_STUCK.name or scored.changes[0].cost > 0
 
 
 def _constant(
@@ -186,8 +206,7 @@ def _fewer_images(compared: Comparison) -> tuple[AnyModel, Int64, Bools]:
     first = int(np.argmax((compared.wrong & known).reshape(model.images, -1).any(axis=1)))
     start = min(max(first - 1, 0) if count > 1 else first, model.images - count)
     part = slice(start, start + count)
-    capture = model.capture.part(part.start, part.stop)
-    return type(model)(model.manifest, capture, model.entry, (model.row, model.col)), got[part], known[part]
+    return model.of_images(part.start, part.stop), got[part], known[part]
 
 
 def _singles(trial: Trial, changes: Sequence[Change]) -> list[Scored]:

@@ -110,6 +110,10 @@ class AnyModel:
             values = self.tiling.untile(by[Stage.WORDS].apply(self.tiling.tile(values)))
         return values
 
+    def of_images(self, start: int, stop: int) -> "AnyModel":
+        """The same with some of the images alone."""
+        return type(self)(self.manifest, self.capture.part(start, stop), self.entry, (self.row, self.col))
+
     def post(self, accumulators: Int64) -> Int64:
         """From accumulators to the tensor that is compared."""
         return self.behind(self.tensor, accumulators)
@@ -155,6 +159,26 @@ class AnyModel:
 
     def _psums(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
         raise NotImplementedError
+
+
+class GivenModel(AnyModel):
+    """What a run gave in place of what is right: a change may only take place behind the computation."""
+
+    def __init__(self, of: AnyModel, given: Int64):
+        super().__init__(of.manifest, of.capture, of.entry, (of.row, of.col))
+        self.of, self.given = of, given
+
+    def of_images(self, start: int, stop: int) -> AnyModel:
+        return GivenModel(self.of.of_images(start, stop), self.given[start:stop])
+
+    def predict(self, changes: Sequence[Change], sample: Sample | None = None) -> Int64:
+        values = self.given
+        for change in sorted(changes, key=lambda change: change.stage):
+            assert change.stage >= Stage.RESULT
+            assert not change.also
+            words = change.stage == Stage.WORDS
+            values = self.tiling.untile(change.apply(self.tiling.tile(values))) if words else change.apply(values)
+        return values
 
 
 class DataModel(AnyModel):

@@ -10,9 +10,10 @@ import numpy as np
 from qexport.core.intformat import Int64
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake
 from qexport.findings.model import AnyModel, Model, Sample
-from qexport.findings.scope import Scope, scopes
+from qexport.findings.scope import WORDS, Scope, scopes
 
 BITS = 16.0  # of evidence that a cause needs: some thousands of hypotheses are tried; a part of the memory costs more
+_REPEATED = 4  # words that are the same, at least
 
 
 def _drawn(counts: Int64) -> float:
@@ -150,11 +151,12 @@ class Trial:
         return Sample(taken, channels)
 
 
-def constant_results(m: AnyModel, got: Int64, known: Bools, wrong: Bools) -> tuple[str, bool] | None:
+def constant_results(trial: Trial) -> tuple[str, bool] | None:
     """Where results do not depend on the data, and whether none of them does: else it is all that is wrong.
 
     None where they do, or where the right ones hardly differ either.
     """
+    m, got, known, wrong = trial.model, trial.got, trial.known, trial.wrong
     golden = m.golden
     if not wrong.any() or len(np.unique(golden[known])) < 3:
         return None
@@ -163,7 +165,15 @@ def constant_results(m: AnyModel, got: Int64, known: Bools, wrong: Bools) -> tup
         return f"every value is {values[0]}", True
     if len(values) == 2 and len(np.unique(golden[known])) > 4 * len(values) and known.sum() > 32:
         return f"every value is {values[0]} or {values[1]}", True
-    front = [np.moveaxis(array, m.channel_axis, 0).reshape(m.channels, -1) for array in (got, known, wrong, golden)]
+    whole = _one_for_each_channel(trial)
+    part = None if whole is not None else _constant_part(trial)
+    return whole if part is None else (part, False)
+
+
+def _one_for_each_channel(trial: Trial) -> tuple[str, bool] | None:
+    m = trial.model
+    arrays = (trial.got, trial.known, trial.wrong, m.golden)
+    front = [np.moveaxis(array, m.channel_axis, 0).reshape(m.channels, -1) for array in arrays]
     constant, told, counts = [], 0, 0
     for channel, (came, sure, bad, want) in enumerate(zip(*front, strict=True)):
         if bad.any():
@@ -179,3 +189,25 @@ def constant_results(m: AnyModel, got: Int64, known: Bools, wrong: Bools) -> tup
         return "one value for each channel", True
     shown = ", ".join(map(str, constant[:4])) + (f" and {len(constant) - 4} more" if len(constant) > 4 else "")
     return f"channel{'s' * (len(constant) > 1)} {shown}: one value", False
+
+
+def _constant_part(trial: Trial) -> str | None:
+    """The part with all that is wrong in which every value is one, or every word, where that is more than chance."""
+    m, golden = trial.model, trial.model.golden
+    values, counts = np.unique(golden[trial.known], return_counts=True)
+    for scope in trial.scopes:
+        inside = trial.known & scope.mask
+        came = trial.got[inside]
+        often = int(counts[values == came[0]].sum())
+        bits = -np.log2((often + 1) / (int(trial.known.sum()) + len(values)))  # of a right value that is the same
+        if (came == came[0]).all() and bits * int((trial.wrong & inside).sum()) >= BITS + scope.cost:
+            return f"every value is {came[0]}, only in {scope.text}"
+    blocks, sure = m.tiling.tile(trial.got), m.tiling.tile(trial.known.astype(np.int64)) == 1
+    for scope in trial.scopes:
+        words = (m.tiling.tile(scope.mask.astype(np.int64)) == 1).any(axis=2)
+        if not scope.text.startswith(WORDS) or len(came := blocks[words]) < _REPEATED:
+            continue
+        told = (golden_words := m.tiling.tile(golden)[words])[(came != golden_words).any(axis=1)]
+        if ((came == came[0]) | ~sure[words]).all() and len(np.unique(told, axis=0)) >= _REPEATED:
+            return f"every word is the same, only in {scope.text}"
+    return None

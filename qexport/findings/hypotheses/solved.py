@@ -131,7 +131,7 @@ def solved_requantization(m: AnyModel, actual: Int64, known: Bools) -> Iterator[
     """code = clip(floor(gain x v + addend)), v what stands before the shift of the set's steps: gain and addend with
     which all codes are right, where there are some."""
     scaled = _before_rounding(m)
-    if scaled is None:
+    if scaled is None or not known.any():
         return
     before = scaled(m.accumulator)
     v, q = before[known], actual[known].astype(np.float64)
