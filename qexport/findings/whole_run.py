@@ -74,7 +74,7 @@ def _said(folder: Path, actual: Actual, seen: Comparison, first: Comparison, cau
     """How a memory behind the first wrong one goes with it."""
     name = actual.memory.name
     if not seen.wrong.any():
-        return f"memory {name} is right all the same"
+        return f"memory {name} is right all the same" if not actual.lacking else f"memory {name}: {actual.lacking}"
     if first.model.tensor == "accumulator" and first.known.all():
         follows = seen.model.stored(seen.model.behind(seen.model.tensor, first.got - first.model.entry.offset))
         if np.array_equal(follows[seen.known], seen.got[seen.known]):

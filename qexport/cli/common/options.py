@@ -49,8 +49,11 @@ def dut_options(what: str = "Your module instead of the set's dut.sv; give it ag
     )
 
 
-def design_options(what: str = "Your module instead of the set's dut.sv") -> Decorator:
-    """What a user's design is, given to the command as `design`; empty without --dut."""
+def design_options(what: str = "Your module instead of the set's dut.sv", own_clock: bool = True) -> Decorator:
+    """What a user's design is, given to the command as `design`; empty without --dut.
+
+    `own_clock`: False where the command itself has --clock and takes it too, which may be a path in a hierarchy.
+    """
 
     from qexport.bench.design import REFUSED
 
@@ -77,20 +80,22 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
                 "define": defines,
                 "param": params,
                 "tie": ties,
-                "clock": clock,
+                "clock": clock if own_clock else None,
                 "reset": reset,
                 "allow": allow,
             }
             if not dut and (lost := [f"--{name}" for name, value in about.items() if value]):
                 raise click.UsageError(f"{', '.join(lost)} belongs to --dut")
+            port = (clock or "clk").rpartition(".")[2]
             design = Design.read(
                 dut, top=top or "dut", includes=includes, defines=defines, params=_pairs("--param", params),
-                ties=_pairs("--tie", ties), clock=clock or "clk", reset=reset or "rst", allow=allow,
+                ties=_pairs("--tie", ties), clock=port, reset=reset or "rst", allow=allow,
             )  # fmt: skip
-            return command(*arguments, design=design, **options)
+            return command(*arguments, design=design, **options, **({} if own_clock else {"clock": clock}))
 
         return gathered
 
+    clock = click.option("--clock", metavar="PORT", help="Your clock.  [default: clk]")
     options = together(
         dut_options(f"{what}: Verilog, VHDL, or file lists (*.f); give it again for further files."),
         click.option("--include", "includes", type=path_type(), multiple=True, help="Folder of your included files."),
@@ -100,7 +105,7 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
             "--tie", "ties", multiple=True, metavar="PORT=VALUE",
             help="Extra port of your module: an input's value, or 'open' for an output.",
         ),
-        click.option("--clock", metavar="PORT", help="Your clock.  [default: clk]"),
+        *([clock] if own_clock else []),
         click.option(
             "--reset", metavar="PORT",
             help="Your reset: active low where its name says so (rst_n), else high; PORT:low, PORT:high say it.  "

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -67,6 +68,12 @@ def _left_out(m: Model) -> Iterator[Change]:
     def without(it: int, tap: int | slice) -> Callable[[Sums], Int64]:
         return lambda sums: sums.total + sums.offset - sums.part(it, tap)
 
+    inputs = m.layer.group_inputs
+    for which, ic, tap in (("last", inputs - 1, taps - 1), ("first", 0, 0)) if inputs * taps > 1 else ():
+        for what, times in ((f"the {which} product of each sum", -1), (f"the {which} product of each sum, twice", 1)):
+            yield Change(
+                TILE_MISSING, what, Stage.SUM, partial(_with_product, ic, divmod(tap, m.layer.kernel[1]), times)
+            )
     for it in dict.fromkeys((its - 1, 0, *range(1, its - 1))) if its > 1 else ():
         yield Change(TILE_MISSING, f"input tile {it}", Stage.SUM, without(it, _ALL), it in (0, its - 1))
     ends = [(its - 1, taps - 1), (0, 0)]
@@ -75,6 +82,15 @@ def _left_out(m: Model) -> Iterator[Change]:
         kh, kw = divmod(tap, m.layer.kernel[1])
         pair = (it, tap) in ends and its * taps > 1
         yield Change(TILE_MISSING, f"step it={it} kh={kh} kw={kw}", Stage.SUM, without(it, tap), pair)
+
+
+def _with_product(ic: int, tap: tuple[int, int], times: int, sums: Sums) -> Int64:
+    """One product of each sum so many times more."""
+    outputs, inputs = sums.weight.shape[:2]
+    channels = np.arange(outputs) // (outputs // sums.groups) * inputs + ic
+    product = sums.weight[:, ic, tap[0], tap[1], np.newaxis, np.newaxis] * sums.seen[:, channels, tap[0], tap[1]]
+    added: Int64 = sums.total + sums.offset + times * product
+    return added
 
 
 def _early_relus(m: Model) -> Iterator[Change]:
