@@ -118,12 +118,14 @@ def command(
             click.echo(f"trying {what} ...", err=True)
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        run, handshakes = Path(scratch) / "run", False
-        stop = None if files else _run(folder, design, simulator, time_limit, run)
-        runs = files or (run,)
-        nothing = _nothing_came(folder, run, stop) if stop and memory is None else None
-        if not files and stop is None and (stalled := _stalled(folder, design, simulator, time_limit, Path(scratch))):
-            runs, smooth = (stalled,), run
+        runs, handshakes, stop, nothing = files, False, None, None
+        if not files:
+            from qexport.findings.stalls import run_both
+            from qexport.findings.stopped import nothing_came
+
+            without, stalled, stop = run_both(folder, design, Path(scratch), simulator=simulator, limit=time_limit)
+            runs, smooth = (without,) if stalled is None else (stalled,), stalled and without
+            nothing = nothing_came(folder, runs[0], stop) if stop and memory is None else None
         if nothing is not None:
             actual, found = nothing
         elif smooth is not None:
@@ -137,7 +139,9 @@ def command(
             actual = read_actual(folder, runs, memory, first)
             found = diagnose(folder, actual, told)
     if stop and nothing is None:
-        found = _with_stop(found, stop)
+        from qexport.findings.stopped import with_stop
+
+        found = with_stop(found, stop)
     if design and not handshakes:
         told("fresh stimulus")
         found = _confirmed(folder, found, actual, design, simulator, time_limit)
@@ -168,33 +172,6 @@ def _check_simulator(name: str) -> None:
 
     if name not in ("auto", *SIMULATORS):
         raise QexportError(f"simulator: '{name}' is not known; choose auto or {' or '.join(SIMULATORS)}")
-
-
-def _run(folder: Path, design: Design, simulator: str, limit: float, keep: Path) -> str | None:
-    """What the design gives for the set, in a folder; after what it stopped, where it did."""
-    from qexport.findings.stopped import stopped
-    from qexport.sim.run import simulate
-
-    return stopped(simulate(folder, simulator, design, keep=keep, limit=limit))
-
-
-def _nothing_came(folder: Path, run: Path, stop: str) -> tuple[Actual, Diagnosis] | None:
-    from qexport.findings.stopped import nothing_came
-
-    return nothing_came(folder, run, stop)
-
-
-def _with_stop(found: Diagnosis, stop: str) -> Diagnosis:
-    from qexport.findings.stopped import with_stop
-
-    return with_stop(found, stop)
-
-
-def _stalled(folder: Path, design: Design, simulator: str, limit: float, scratch: Path) -> Path | None:
-    """What the design gives with stalls, in a folder; None where it is right."""
-    from qexport.findings.stalls import run_stalled
-
-    return run_stalled(folder, design, simulator, scratch / "stalled", limit)
 
 
 def _beside(

@@ -1,20 +1,23 @@
 """What a design gives with stalls beside what it gives without: what its handshakes alone do."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from qexport.bench.design import Design
+from qexport.bench.design import Dut
 from qexport.errors import QexportError
 from qexport.findings.change import Stage
 from qexport.findings.compared import Comparison
 from qexport.findings.diagnose import Told, diagnose, search
 from qexport.findings.diagnosis import Diagnosis
+from qexport.findings.stopped import stopped
 from qexport.findings.whole_run import diagnose_run, results_of
 from qexport.findings.words import Actual
 from qexport.sim.run import simulate
 from qexport.sim.streams import all_streams
+from qexport.sim.supervisor import TIME_LIMIT
 
 STALLING = ("random", "bursts", "blocked", "lazy")
 
@@ -60,7 +63,17 @@ def diagnose_both(
     return False, actual, replace(found, findings=(*found.findings, "stalls change nothing"))
 
 
-def run_stalled(folder: Path, design: Design, simulator: str, keep: Path, limit: float) -> Path | None:
-    """Where the words are that a design gives with stalls, the first that show a fault; None where none do."""
-    verdict = simulate(folder, simulator, design, streams=all_streams(STALLING), keep=keep, limit=limit)
-    return None if verdict.passed else keep
+def run_both(
+    folder: Path, dut: Dut | Sequence[Path], keep: Path, *, simulator: str = "auto", top: str = "dut",
+    limit: float = TIME_LIMIT,
+) -> tuple[Path, Path | None, str | None]:  # fmt: skip
+    """The folders of what a design gives without stalls, and with those that show a fault first, if any do; and where
+    it stopped, if it did."""
+    smooth, stalled = keep / "smooth", keep / "stalled"
+    stop = stopped(simulate(folder, simulator, dut, top=top, keep=smooth, limit=limit))
+    if stop is not None:
+        return smooth, None, stop
+    runs = all_streams(STALLING)
+    verdict = simulate(folder, simulator, dut, top=top, streams=runs, keep=stalled, limit=limit)
+    stop = stopped(verdict)
+    return smooth, None if verdict.passed else stalled, None if stop is None else f"{stop}; only with stalls"

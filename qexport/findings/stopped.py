@@ -15,8 +15,8 @@ from qexport.findings.words import Actual
 from qexport.sets.manifest import read_manifest
 from qexport.sim.verdict import Verdict
 
-DESIGN_STOPS = Mistake(
-    "design_stops",
+DESIGN_HANGS = Mistake(
+    "design_hangs",
     "See what it waits for: counters of words, valid and ready, the last word of each stream, a full or empty buffer.",
 )
 _TIMEOUT = re.compile(r"timeout after (\d+) cycles")
@@ -30,7 +30,7 @@ def stopped(verdict: Verdict) -> str | None:
     if timeout is None:
         return None
     came = [f"{name} {count} of {total} words {way}" for name, count, total, way in _CAME.findall(said)]
-    return f"it stops; the bench gave up after {timeout[1]} cycles: {', '.join(came)}"
+    return f"after {', '.join(came)}; the bench gave up after {timeout[1]} cycles"
 
 
 def nothing_came(folder: Path, run: Path, detail: str) -> tuple[Actual, Diagnosis] | None:
@@ -47,11 +47,11 @@ def nothing_came(folder: Path, run: Path, detail: str) -> tuple[Actual, Diagnosi
 
 
 def with_stop(found: Diagnosis, detail: str) -> Diagnosis:
-    """A diagnosis of the words that came, of a design that stops behind them: its cause where all of them are right."""
-    if found.explained and found.causes and found.causes[0].name == WORD_COUNT.name:
+    """A diagnosis of the words that came before a design stopped, which is the cause where all of them are right."""
+    if not found.differing or (found.explained and found.causes and found.causes[0].name == WORD_COUNT.name):
         return replace(found, causes=(_cause(detail),), seen=True)
-    return replace(found, findings=(*found.findings, f"design_stops: {detail}"))
+    return replace(found, findings=(*found.findings, f"the design hangs {detail}"))
 
 
 def _cause(detail: str) -> Cause:
-    return Cause(DESIGN_STOPS.name, detail, 1.0, DESIGN_STOPS.remedy)
+    return Cause(DESIGN_HANGS.name, detail, 1.0, DESIGN_HANGS.remedy)

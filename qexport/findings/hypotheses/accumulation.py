@@ -68,19 +68,19 @@ def _left_out(m: Model) -> Iterator[Change]:
     def without(it: int, tap: int | slice) -> Callable[[Sums], Int64]:
         return lambda sums: sums.total + sums.offset - sums.part(it, tap)
 
-    inputs = m.layer.group_inputs
-    for which, ic, tap in (("last", inputs - 1, taps - 1), ("first", 0, 0)) if inputs * taps > 1 else ():
-        for what, times in ((f"the {which} product of each sum", -1), (f"the {which} product of each sum, twice", 1)):
-            yield Change(
-                TILE_MISSING, what, Stage.SUM, partial(_with_product, ic, divmod(tap, m.layer.kernel[1]), times)
-            )
+    ends = product((m.layer.group_inputs - 1, 0), (taps - 1, 0))
+    for ic, tap in dict.fromkeys(ends) if m.layer.group_inputs * taps > 1 else ():
+        kh, kw = divmod(tap, m.layer.kernel[1])
+        for what, times in (("", -1), (", twice", 1)):
+            detail = f"the product of ic={ic} kh={kh} kw={kw}, first or last of each sum{what}"
+            yield Change(TILE_MISSING, detail, Stage.SUM, partial(_with_product, ic, (kh, kw), times))
     for it in dict.fromkeys((its - 1, 0, *range(1, its - 1))) if its > 1 else ():
         yield Change(TILE_MISSING, f"input tile {it}", Stage.SUM, without(it, _ALL), it in (0, its - 1))
-    ends = [(its - 1, taps - 1), (0, 0)]
+    corners = [(its - 1, taps - 1), (0, 0)]
     places = list(product(range(its), range(taps))) if its > 1 and its * taps <= _MOST_STEPS else []
-    for it, tap in dict.fromkeys(ends + places):
+    for it, tap in dict.fromkeys(corners + places):
         kh, kw = divmod(tap, m.layer.kernel[1])
-        pair = (it, tap) in ends and its * taps > 1
+        pair = (it, tap) in corners and its * taps > 1
         yield Change(TILE_MISSING, f"step it={it} kh={kh} kw={kw}", Stage.SUM, without(it, tap), pair)
 
 
