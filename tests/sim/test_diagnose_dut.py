@@ -64,3 +64,22 @@ def test_a_design_that_hangs_is_said_to_hang(came: int, simulator: str, tiny_set
     found = json.loads(result.stdout)
     assert (found["causes"][0]["name"], found["certainty"]) == ("design_hangs", "certain"), found["summary"]
     assert f"accumulator {came} of " in found["causes"][0]["detail"]
+
+
+REPEATS = [  # behind a stall the word before comes again
+    ("at_relu(ot * COL + col, at / OX, at % OX)", "at_relu(ot * COL + col, behind / OX, behind % OX)"),
+    ("  always @(posedge clk)\n    if (rst) begin",
+     "  reg late = 0;\n  wire integer behind = late && at > 0 ? at - 1 : at;\n"
+     "  always @(posedge clk) late <= waits;\n  always @(posedge clk)\n    if (rst) begin"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+def test_a_design_that_fails_with_stalls_alone_is_run_both_ways(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    edited(tiny_set / "dut.sv", tmp_path / "core.sv", REPEATS)
+    result = cli("diagnose", tiny_set, "--dut", tmp_path / "core.sv", "--simulator", simulator, "--json")
+    assert result.exit_code == 1, result.output
+    found = json.loads(result.stdout)
+    assert (found["memory"], found["certainty"]) == ("relu", "likely")
+    assert "without stalls all words are right" in found["findings"]
+    assert found["causes"][0]["name"] in ("words_held", "words_shifted"), result.output  # of neighbours both say it
