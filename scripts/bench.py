@@ -1,6 +1,6 @@
 """Speed and memory as ratios, measured side by side in one run: `make bench`. Prints tables; nothing is judged.
 
-The last one, of what vectors see of mistakes, also goes into docs/trust.md.
+The last one, of what vectors see of mistakes, also goes into docs/explanation/trust.md.
 """
 
 import os
@@ -302,7 +302,7 @@ def main() -> None:
     runs_bench.main()
     print("\nqexport diagnose")
     subprocess.run([sys.executable, "-m", "scripts.diagnose_table"], cwd=ROOT, check=True)
-    print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")
+    print("\nwhat vectors see of mistakes, layer 33 (docs/explanation/trust.md)")
     trust_table.main(every=True)
 
 

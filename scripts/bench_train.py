@@ -129,7 +129,7 @@ def differing_codes(data: Path, device: torch.device, count: int) -> list[tuple[
 @click.option("--epochs", default=16, show_default=True, help="Of the run to that accuracy.")
 @click.option("--lr", default=0.3, show_default=True, help="Of the run to that accuracy.")
 @click.option("--codes", is_flag=True, help="Count the codes that GPU and CPU give differently; needs --data.")
-@click.option("--write", is_flag=True, help="Put the figures into docs/training.md.")
+@click.option("--write", is_flag=True, help="Put the figures into docs/how-to/training.md.")
 def main(
     data: Path | None,
     device: str,

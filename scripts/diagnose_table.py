@@ -1,6 +1,7 @@
 """Every mistake of tests/faults.py, and of tests/sim/mistakes.py in the reference RTL, shown to `qexport diagnose`.
 
-Prints a table: `python -m scripts.diagnose_table`, also part of `make bench`; --docs puts it into docs/diagnose.md.
+Prints a table: `python -m scripts.diagnose_table`, also part of `make bench`; --docs puts it into
+docs/reference/diagnose.md.
 """
 
 import shutil

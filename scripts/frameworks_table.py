@@ -1,4 +1,4 @@
-"""What a capture of every layer costs its user, framework by framework: the table of docs/your-network.md.
+"""What a capture of every layer costs its user, framework by framework: the table of docs/tutorial/your-network.md.
 
 The line below is run as it stands for each layer of the networks in tests/frontends/zoo.py and onnx_zoo.py. Needs the
 packages of the extra `test`; a minute.
@@ -23,7 +23,7 @@ from qexport.frontends.onnx_model.walk import walk
 from qexport.frontends.torch_module.capture import capture_all
 from tests.frontends import onnx_zoo, zoo
 
-PAGE = Path(__file__).parent.parent / "docs/your-network.md"
+PAGE = Path(__file__).parent.parent / "docs/tutorial/your-network.md"
 BEGIN, END = "<!-- begin:frameworks -->\n", "<!-- end:frameworks -->"
 LINE = """captured = qx.capture(model, name, inputs)"""
 

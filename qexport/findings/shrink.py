@@ -155,7 +155,7 @@ def shrink_actual(folder: Path, out: Path, actual: Actual) -> Shrunk:
     entry = actual.memory
     if entry.tensor not in manifest.results or entry.memory().order.has_bits:
         usable = [m.name for m in manifest.memories if m.tensor in manifest.results and not m.memory().order.has_bits]
-        raise QexportError(f"actual: '{entry.name}' is no memory of whole results; the set has {few(usable)}")
+        raise QexportError(f"actual: '{entry.name}' is not a memory of whole results; the set has {few(usable)}")
     layout = set_layout(manifest, capture)
     stream = _stream(layout, entry.name, capture)
     tiling = stream.tiling
@@ -212,7 +212,7 @@ def _cause_of(folder: Path, whole: Path, small: Path, actual: Path, results: Seq
 
 def _refuse_existing(folder: Path, out: Path) -> None:
     if out.name in ("", ".."):
-        raise QexportError(f"out: {out} is no new folder; give one that is not there yet")
+        raise QexportError(f"out: {out} is not a new folder; give one that is not there yet")
     for path in (out, _beside(out)):
         refuse_existing(path)
     if out.resolve().is_relative_to(folder.resolve()):

@@ -24,7 +24,7 @@ def check_page(page: Path) -> None:
     if page.suffix not in SUFFIXES:
         raise QexportError(f"out: {page} ends in '{page.suffix}'; choose one of {', '.join(SUFFIXES)}")
     if not page.parent.is_dir():
-        raise QexportError(f"out: {page.parent} is no folder; make it first, or choose another --out")
+        raise QexportError(f"out: {page.parent} is not a folder; make it first, or choose another --out")
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def write_page(logs: dict[str, Runs], budget: str, command: str, page: Path) -> 
     text = f"""# Gradual against sudden
 
 `vgg16_quant_gradual` narrows from 512 to 8 channels in steps, `vgg16_quant` at once. Both were trained with the same
-recipe ([training.md](training.md)) and the same budget: {budget},
+recipe (that of `qexport train`) and the same budget: {budget},
 {_seeds(logs)} (mean ± standard deviation where there are several). The float networks
 never switch their quantizers on. This page was written by
 

@@ -141,11 +141,10 @@ def _exhaust(job: Job, scratch: Path) -> Outcome:
 
 
 def _selftest(job: Job, scratch: Path) -> Outcome:
-    from qexport.bench.rtl import styles_of
     from qexport.trust.selftest import SAMPLE, selftest
 
     result = selftest(
-        job.set, job.simulator, job.design, styles=styles_of(read_manifest(job.set))[:1], seed=job.seed, sample=SAMPLE,
+        job.set, job.simulator, job.design, seed=job.seed, sample=SAMPLE,
         limit=job.time_limit,
     )  # fmt: skip
     failure = [f"survivor: {name}" for name in result.survivors] + [f"open: {name}" for name in result.open]

@@ -123,7 +123,7 @@ def find_sets(folder: Path) -> list[Path]:
     Neither are there any while old and new sets may lie in the folder together.
     """
     if not folder.is_dir():
-        raise QexportError(f"set: {folder} is no folder; give the folder that `qexport dump` wrote")
+        raise QexportError(f"set: {folder} is not a folder; give the folder that `qexport dump` wrote")
     if (folder / MANIFEST).is_file():
         return [folder]
     if _half_in_place(folder):

@@ -357,7 +357,9 @@ def read_manifest(folder: Path) -> Manifest:
         document: Any = json.loads(data)
         tool, schema = document["tool"]["name"], document["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise QexportError(f"set: {path} is no qexport manifest; give the folder that `qexport dump` wrote") from None
+        raise QexportError(
+            f"set: {path} is not a qexport manifest; give the folder that `qexport dump` wrote"
+        ) from None
     if tool != "qexport" or schema not in READ_SCHEMAS:
         raise QexportError(
             f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {', '.join(READ_SCHEMAS)}"

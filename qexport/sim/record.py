@@ -154,7 +154,7 @@ def check_target(path: Path, folder: Path) -> None:
     if path.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"verdict: {path} lies in the set {folder}; give a file outside it")
     if path.is_dir() or (path.exists() and b'"qexport.verdict/' not in path.read_bytes()):
-        raise QexportError(f"verdict: {path} exists and is no record of a verdict; give another file")
+        raise QexportError(f"verdict: {path} exists and is not a record of a verdict; give another file")
 
 
 def set_record(folder: Path, manifest: Manifest) -> SetRecord:

@@ -186,7 +186,7 @@ def test_a_folder_shows_its_network_and_a_run_of_it_which_layers_are_wrong(tmp_p
 def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "vectors" / EXAMPLE.name)
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs/report.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/how-to/report.md").read_text()
     commands = re.findall(r"^qexport ((?:report|plot) vectors/.*)$", text, re.M)
     commands = [command for command in commands if "--data" not in command]  # which is not there
     assert len(commands) == 4
@@ -200,7 +200,7 @@ def test_a_page_is_written_where_it_may_be(tmp_path: Path) -> None:
     fails(cli("report", tmp_path / "set", "--out", tmp_path / "set" / "page.html"), "holds its own files only")
     fails(cli("report", EXAMPLE, "--out", tmp_path / "page.txt"), "ends in '.txt'")
     fails(cli("plot", EXAMPLE, "--what", "layer", "--out", tmp_path / "none" / "x.svg"), "is not a folder")
-    fails(cli("plot", EXAMPLE, "--what", "colour", "--out", tmp_path / "x.svg"), "'colour' is no plot")
+    fails(cli("plot", EXAMPLE, "--what", "colour", "--out", tmp_path / "x.svg"), "'colour' is not a plot")
     fails(cli("plot", EXAMPLE, "--what", "codes-x", "--out", tmp_path / "x.svg"), "codes-weight")
     fails(cli("report", tmp_path, "--set", EXAMPLE, "--out", tmp_path / "x.html"), "has no run.log")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]

@@ -132,7 +132,7 @@ def test_plans_that_cannot_be_carried_out(text: str, needle: str, sets: Path, tm
 
 
 def test_the_plan_of_the_page_is_one() -> None:
-    page = (Path(__file__).parent.parent.parent / "docs/runs.md").read_text()
+    page = (Path(__file__).parent.parent.parent / "docs/how-to/runs.md").read_text()
     plan = msgspec.convert(tomllib.loads(page.split("```toml\n")[1].split("```")[0]), Plan)
     assert [design.name for design in plan.design] == ["ws", "post"]
 

@@ -140,8 +140,8 @@ def test_what_changed_since_is_named(
     fails(cli("audit", record, "--set", tiny_set, "--dut", tmp_path / "none.sv"), "does not exist")
     own = record.read_text()
     for text, said, code in (
-        ("[]", "is no record of a verdict", 2),
-        ("{", "is no record of a verdict", 2),
+        ("[]", "is not a record of a verdict", 2),
+        ("{", "is not a record of a verdict", 2),
         (own.replace("verdict/1", "other/1", 1), "has schema 'qexport.other/1'", 2),
         (own.replace('"beside": [', '"beside": [' + "[" * 980 + "]" * 980 + ",", 1), "audit: ", None),
         (own.replace('"cycles": ', '"cycles": -', 1), "/run/cycles: was changed", 1),
@@ -167,7 +167,7 @@ def test_a_fail_and_the_sets_own_design_have_records_too(simulator: str, tiny_se
     assert cli("simulate", tiny_set, "--simulator", simulator, "--keep", keep).exit_code == 0
     assert cli("audit", record, "--set", tiny_set).exit_code == 0
     fails(cli("simulate", tiny_set, "--verdict", tiny_set / "v.json"), "lies in the set")
-    fails(cli("simulate", tiny_set, "--verdict", wrong), "is no record of a verdict")
+    fails(cli("simulate", tiny_set, "--verdict", wrong), "is not a record of a verdict")
     fails(cli("simulate", tiny_set, "--requirement", "A"), "--requirement belongs to --verdict or --keep")
 
 

@@ -172,7 +172,7 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
     try:
         ending = with_output(call, captured, unit, real, wishes.output, wishes.hardware)
     except QexportError as error:
-        lacks = ", without the bias, which is no multiple of their unit" if real is not None else ""
+        lacks = ", without the bias, which is not a multiple of their unit" if real is not None else ""
         remarks.append(f"{name}: accumulators only{lacks}: {error}")
         return Captured(captured, tuple(remarks))
     if wishes.output is not None and call.found:
