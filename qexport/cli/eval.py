@@ -69,7 +69,7 @@ def _compare(
     as_json: bool,
 ) -> None:
     """The network in integers beside the one that it was imported from."""
-    from qexport.core.network_file import read_network
+    from qexport.core.network_file import network_sha256, read_network
     from qexport.core.network_run import Engine, batches
 
     integers = read_network(path)
@@ -99,6 +99,7 @@ def _compare(
             tell("pictures", part.stop, total)
     result = {
         "network": str(path),
+        "network_sha256": network_sha256(path),
         "checkpoint": str(framework.path),
         "total": total,
         "correct": counts[0],
