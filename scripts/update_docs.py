@@ -47,11 +47,13 @@ def files() -> str:
         "manifest.json": "what every file holds",
         "SHA256SUMS": "hashes of all other files",
         "params.vh": "sizes, for Verilog",
-        "features_33_pkg.sv": "the same as a SystemVerilog package",
+        "features_33_pkg.sv": "sizes, types, `requantize` and `relu`, as a SystemVerilog package",
         "tb_features_33.sv": "the self-checking bench",
+        "features_33_axis_checks.sv": "assertions on the streams, to be bound to your design",
         "dut.sv": "a behavioural design, to be replaced by yours",
         "checks.txt": "words and CRC-32 of the memories, for the bench",
         "files.f": "sources in compile order",
+        "features_33.core": "the same for FuseSoC and, through it, other simulators",
         "Makefile": "`make -C vectors/features_33 sim`, Icarus alone",
     }
     rows = ["| file | what it holds | first line |", "|---|---|---|"]

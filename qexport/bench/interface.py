@@ -111,24 +111,53 @@ def is_preset(
     entries: Collection[MemoryEntry], streams: Sequence[Stream], array: Mapping[str, int], layer: AnyLayer
 ) -> bool:
     """Whether the streams that are needed are those of the preset for the kind of layer, and results stand as there."""
+    return _unlike_preset(entries, streams, array, layer) is None
+
+
+def _unlike_preset(
+    entries: Collection[MemoryEntry], streams: Sequence[Stream], array: Mapping[str, int], layer: AnyLayer
+) -> str | None:
+    """The first key of the layout with which the streams are not those of the preset, None where they are."""
     preset = load_layout(default_layout(layer.kind))
     theirs = {memory.name: _shape(memory) for memory in preset.memories}
     by_name = {entry.name: entry for entry in entries}
-    driven = {s.memory for s in streams if s.driven and s.needed}
-    return (
-        set(preset.array) <= set(array)
-        and {name for name in layer.holds if layer.needs(name)} <= driven <= set(DRIVEN)
-        and all(_shape(by_name[name].memory()) == theirs[name] for name in driven)
-        and all(_stands(by_name[s.memory], theirs) for s in streams if not s.driven)
-    )
+    driven = [s.memory for s in streams if s.driven and s.needed]
+    if axes := [axis for axis in preset.array if axis not in array]:
+        return f"its [array] has no '{axes[0]}'"
+    for name in driven:
+        if name not in DRIVEN:
+            tensor = by_name[name].tensor
+            return f"memory '{name}' with tensor = '{tensor}' goes in, there it is '{OPERANDS[tensor]}'"
+    if lacks := [name for name in layer.holds if layer.needs(name) and name not in driven]:
+        return f"it has no memory '{lacks[0]}'"
+    back = [s.memory for s in streams if not s.driven]
+    return next((said for name in (*driven, *back) if (said := _unlike(by_name[name], theirs))), None)
 
 
-def _stands(entry: MemoryEntry, theirs: Mapping[str, Memory]) -> bool:
-    """Whether a result stands as in the preset: under its name there, or as `output` does, as steps' values do."""
-    shape = _shape(entry.memory())
-    if entry.tensor in COMPARED:
-        return shape == theirs.get(entry.name)
-    return shape == replace(theirs["output"], name=entry.name, tensor=entry.tensor)
+def _unlike(entry: MemoryEntry, theirs: Mapping[str, Memory]) -> str | None:
+    """The key in which a memory is not that of the preset of its name; values of steps stand as `output` does."""
+    preset = theirs.get(entry.name)
+    if entry.tensor not in (*COMPARED, *OPERANDS):
+        preset = replace(theirs["output"], name=entry.name, tensor=entry.tensor)
+    if preset is None:
+        return f"the preset has no memory '{entry.name}'"
+    own, other = (_keys(memory) for memory in (_shape(entry.memory()), preset))
+    key = next((key for key in own if own[key] != other[key]), None)
+    return None if key is None else f"memory '{entry.name}' has {key} = {own[key]!r}, there it is {other[key]!r}"
+
+
+def _keys(memory: Memory) -> dict[str, object]:
+    """What a layout says of a memory, by its keys."""
+    order = memory.order
+    keys = {"tensor": memory.tensor, "order": order.text, "skew": order.skew, "skew_by": order.skew_by}
+    keys |= {"radix": memory.radix, "offset": memory.offset, "overflow": memory.overflow}
+    return {
+        **keys,
+        "header": list(memory.header),
+        "first": memory.first,
+        "follows": memory.follows,
+        **vars(memory.style),
+    }
 
 
 def _shape(memory: Memory) -> Memory:
@@ -151,10 +180,17 @@ def results_of_set(manifest: Manifest) -> list[MemoryEntry]:
     return [entry for entry in manifest.memories if entry.name in back]
 
 
+def unlike_preset(manifest: Manifest) -> str | None:
+    """Why a set's streams are not those of the preset for its kind of layer, by a key of its layout; None: they are."""
+    found = streams(manifest)
+    if found is None:
+        return "it does not store both what goes in and what comes out"
+    return _unlike_preset(manifest.memories, found, manifest.array, manifest.layer)
+
+
 def stands_as_preset(manifest: Manifest) -> bool:
     """Whether the set has a bench, and its streams are those of the preset for its kind of layer."""
-    found = streams(manifest)
-    return found is not None and is_preset(manifest.memories, found, manifest.array, manifest.layer)
+    return unlike_preset(manifest) is None
 
 
 def layout_called(layout: LayoutInfo) -> str:
@@ -178,10 +214,10 @@ def interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
 
 def preset_interface(folder: Path, manifest: Manifest) -> tuple[Stream, ...]:
     """As `interface`, of what the reference RTL has ports for; raises QexportError for a set of other streams."""
-    if not stands_as_preset(manifest):
+    if why := unlike_preset(manifest):
         preset = default_layout(manifest.layer.kind)
         raise QexportError(
-            f"set: {folder} has {layout_called(manifest.layout)}; this command needs memories that stand as in the "
-            f"preset: --layout {preset}"
+            f"set: {folder} has {layout_called(manifest.layout)}; this needs memories that stand as in the preset "
+            f"{preset}: {why}; dump it with --layout {preset}"
         )
     return tuple(stream for stream in interface(folder, manifest) if stream.needed)

@@ -46,7 +46,9 @@ class Given:
     high: str | None
 
 
-def has_model(manifest: Manifest, driven: Sequence[BenchMemory], compared: Sequence[BenchMemory]) -> bool:
+def has_model(
+    manifest: Manifest, driven: Sequence[BenchMemory | MemoryEntry], compared: Sequence[BenchMemory | MemoryEntry]
+) -> bool:
     """Whether what goes in tells what comes out."""
     layer = manifest.layer
     carried = {_OPERANDS.get(m.tensor, m.tensor) for m in driven}

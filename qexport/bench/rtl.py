@@ -221,9 +221,13 @@ def _check_memories(by_name: Mapping[str, MemoryEntry], kind: str) -> None:
         entry = by_name.get(name)
         if entry is None and not preset[name].optional:
             raise QexportError(f"rtl: the set has no memory '{name}'; dump it with the preset: --layout {name_of}")
-        if entry is not None and (entry.order, entry.offset) != (preset[name].order.text, 0):
+        there = {"order": preset[name].order.text, "offset": 0, "skew": ""}
+        unlike = [] if entry is None else [key for key, value in there.items() if getattr(entry, key) != value]
+        if unlike:
+            key = unlike[0]
             raise QexportError(
-                f"rtl: memory '{name}' does not stand as in the preset {name_of}; dump it with --layout {name_of}"
+                f"rtl: memory '{name}' does not stand as in the preset {name_of}: it has {key} = "
+                f"{getattr(entry, key)!r}, there it is {there[key]!r}; dump it with --layout {name_of}"
             )
         if entry is not None and entry.overflow == "saturate":
             raise QexportError(f"rtl: memory '{name}' saturates, the RTL wraps; take overflow out of the layout")

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from qexport.bench.context import BenchStream, base_context, bench_streams, render, work
-from qexport.bench.interface import layout_called, stands_as_preset, streams
+from qexport.bench.interface import layout_called, streams, unlike_preset
+from qexport.bench.package import render_package
 from qexport.bench.rtl import KEPT, mm_ports
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import require
 from qexport.errors import QexportError
+from qexport.layout.toml import default_layout
 from qexport.sets.manifest import Manifest
 
 STYLES = ("memory", "stream", "blank")
@@ -35,10 +37,11 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
             f"stub: style 'stream' needs a memory of what goes in and one of what comes out, {folder} has {layout} "
             "without them; take --style blank, or dump the set with the preset: --layout default"
         )
-    if style == "memory" and not stands_as_preset(manifest):
+    if style == "memory" and (why := unlike_preset(manifest)):
+        preset = default_layout(manifest.layer.kind)
         raise QexportError(
-            f"stub: style 'memory' needs memories that stand as in the preset default, {folder} has {layout}; "
-            "take --style stream or blank, or dump the set with the preset: --layout default"
+            f"stub: style 'memory' needs memories that stand as in the preset {preset}, {folder} has {layout}: {why}; "
+            f"take --style stream or blank, or dump the set with --layout {preset}"
         )
     layer, array = manifest.layer, dict(manifest.array)
     streamed = {stream.memory for stream in offered or ()}
@@ -72,13 +75,11 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     files = {
         source: f"stub/{style}.sv.j2",
         "support.svh": "stub/support.svh.j2",
-        package: "sv/package.sv.j2",
-        "params.vh": "sv/params.vh.j2",
         "Makefile": "stub/Makefile.j2",
     }
     if shell:
         files[shell] = f"stub/{shell}.j2"
-    return render(files, context)
+    return render(files, context) | render_package(folder, manifest, context)
 
 
 def _interface(manifest: Manifest, style: str, needed: list[BenchStream]) -> dict[str, Any]:

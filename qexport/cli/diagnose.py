@@ -2,6 +2,7 @@
 
 import sys
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -36,6 +37,10 @@ from qexport.sets.graph import GRAPH
     "--from", "first", type=click.IntRange(min=0), metavar="WORD",
     help="The word of the memory with which the file begins; only its words are compared.  [default: found]",
 )  # fmt: skip
+@click.option(
+    "--smooth", type=path_type(), metavar="PATH",
+    help="What your design gave without stalls (--streams smooth), where --actual is of a run with stalls.",
+)  # fmt: skip
 @click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
 @click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
 @click.option("--clock", "sampled", help="Of a VCD or FST: the clock at whose edges they are taken.")
@@ -51,6 +56,7 @@ def command(
     folder: Path,
     files: tuple[Path, ...],
     first: int | None,
+    smooth: Path | None,
     memory: str | None,
     signal: str | None,
     sampled: str | None,
@@ -64,7 +70,9 @@ def command(
     """Say where results differ from a set, and which mistake it is.
 
     Of a folder with several memories of a run the first wrong one is diagnosed; the others must agree. With --dut a
-    cause is certain where it also predicts what the design gives on fresh stimulus.
+    cause is certain where it also predicts what the design gives on fresh stimulus. With --smooth the words without
+    stalls stand in place of the set's: which of them stalls lose, double, hold or exchange. Without --actual the design
+    runs both ways.
 
     Of a folder of a network's sets, RUN/LAYER holds what each layer gave, of any of them: those that do not give what
     their own actual input gives are diagnosed, the others only inherited an error.
@@ -74,6 +82,7 @@ def command(
     qexport diagnose vectors/features_33 --actual run/
     qexport diagnose vectors/features_33 --actual run/accumulator.hex --dut my_core.sv --top my_core
     qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
+    qexport diagnose vectors/features_33 --actual stalled/ --smooth run/
     qexport diagnose vectors/ --actual run/
     qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
     """
@@ -86,13 +95,15 @@ def command(
         raise click.UsageError("--from belongs to a file of words, not to --signal")
     if valid is not None and signal is None:
         raise click.UsageError("--valid belongs to --signal and --clock")
+    if smooth is not None and (signal is not None or first is not None or not files):
+        raise click.UsageError("--smooth belongs to --actual with all words, without --signal and --from")
     if signal is not None and len(files) != 1:
         raise click.UsageError("--signal is of one file; give --actual once")
     if dut:
         _check_simulator(simulator)
     watched = sys.stderr.isatty()
     if (folder / GRAPH).is_file():
-        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal) != (None, None, None) or dut:
+        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal, smooth) != (None,) * 4 or dut:
             raise click.UsageError(f"{folder} holds the sets of a network; give --actual the folder of its run, alone")
         _diagnose_network(folder, files[0], watched, as_json)
         return
@@ -102,8 +113,16 @@ def command(
             click.echo(f"trying {what} ...", err=True)
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        runs = files or (_run(folder, dut, top, simulator, time_limit, Path(scratch) / "run"),)
-        if signal is not None and sampled is not None:
+        runs, handshakes = files, False
+        if not files:
+            from qexport.findings.stalls import run_both
+
+            kept = Path(scratch)
+            without, stalled = run_both(folder, dut, kept, simulator=simulator, top=top or "dut", limit=time_limit)
+            runs, smooth = (without,) if stalled is None else (stalled,), stalled and without
+        if smooth is not None:
+            handshakes, actual, found = _beside(folder, smooth, runs, memory, told)
+        elif signal is not None and sampled is not None:
             actual = read_wave(folder, runs[0], signal, sampled, memory, valid)
             found = diagnose(folder, actual, told)
         elif memory is None and first is None and len(runs) == 1 and runs[0].is_dir():
@@ -111,7 +130,7 @@ def command(
         else:
             actual = read_actual(folder, runs, memory, first)
             found = diagnose(folder, actual, told)
-    if dut:
+    if dut and not handshakes:
         told("fresh stimulus")
         found = _confirmed(folder, found, actual.memory.name, dut, top, simulator, time_limit)
     file = few(files or dut)
@@ -143,12 +162,17 @@ def _check_simulator(name: str) -> None:
         raise QexportError(f"simulator: '{name}' is not known; choose auto or {' or '.join(SIMULATORS)}")
 
 
-def _run(folder: Path, dut: tuple[Path, ...], top: str | None, simulator: str, limit: float, keep: Path) -> Path:
-    """What the design gives for the set, in a folder."""
-    from qexport.sim.run import simulate
+def _beside(
+    folder: Path, smooth: Path, stalled: tuple[Path, ...], memory: str | None, told: Callable[[str], None]
+) -> tuple[bool, Actual, Diagnosis]:
+    """Whether stalls change a memory, the words with stalls, and why they are as they are."""
+    from qexport.findings.stalls import diagnose_both, diagnose_stalled
 
-    simulate(folder, simulator, dut, top=top or "dut", keep=keep, limit=limit)
-    return keep
+    if memory is None and smooth.is_dir() and len(stalled) == 1 and stalled[0].is_dir():
+        return diagnose_both(folder, smooth, stalled[0], told)
+    actual = read_actual(folder, stalled, memory)
+    changed, found = diagnose_stalled(folder, read_actual(folder, smooth, actual.memory.name), actual, told)
+    return changed, actual, found
 
 
 def _confirmed(

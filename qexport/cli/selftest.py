@@ -9,7 +9,7 @@ import msgspec
 from rich.markup import escape
 
 from qexport.bench.design import Design
-from qexport.bench.rtl import PARTS, styles_of
+from qexport.bench.rtl import PARTS
 from qexport.cli.common.options import (
     design_options,
     folder_argument,
@@ -24,7 +24,6 @@ from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.strength import percent
 from qexport.errors import CheckFailed, few
 from qexport.sets.folder import find_sets
-from qexport.sets.manifest import read_manifest
 from qexport.sim.supervisor import TIME_LIMIT
 from qexport.trust.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
 from qexport.trust.selftest import Table as SelftestTable
@@ -81,8 +80,7 @@ def command(
         time_limit = TIME_LIMIT
     results: list[Selftest] = []
     for path in find_sets(folder):
-        there = styles_of(read_manifest(path))
-        styles = (style,) if style is not None else there if every else there[:1]
+        styles = None if style is None else (style,)
         with show_progress(lines=True) as progress:
             results.append(
                 selftest(
@@ -123,6 +121,7 @@ def _show_selftest(result: Selftest) -> None:
     print_pairs([
         ("set", f"{result.set}, layer {result.layer}, {own.images} image(s); simulator {result.simulator} "
                 f"{result.version}"),
+        *([] if result.without is None else [("reference RTL", f"none is changed: {result.without}")]),
     ])  # fmt: skip
     say()
     _show_file_mutants("changed in the set", own)

@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,21 @@ def chosen(wanted: int | Sequence[int], there: int, path: Path) -> tuple[int, ..
     if not indices:
         raise QexportError(f"images: {wanted} is outside 1..{there}, the inputs of {path}")
     return tuple(indices)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Pixels (uint8) as real numbers: of 0..1, less the mean, by the standard deviation, channel by channel."""
+
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+
+    def __call__(self, given: Array) -> Array:
+        if given.dtype != np.uint8:
+            return given.astype(np.float32)
+        mean, std = (np.array(numbers, np.float32).reshape(-1, 1, 1) for numbers in (self.mean, self.std))
+        real: Array = (given.astype(np.float32) / np.float32(255) - mean) / std
+        return real
 
 
 def is_pictures(path: Path) -> bool:

@@ -15,13 +15,23 @@ Count = Annotated[int, Meta(ge=0, le=1 << 53)]
 
 
 class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
-    """`total` pictures; `different`: those that the network and the checkpoint in float64 classify differently."""
+    """`total` pictures; what the network came from, a checkpoint or a model, is computed `by` a framework; `different`:
+    those that the two classify differently."""
 
     network_sha256: str
+    by: Annotated[str, Meta(max_length=100)]
     total: Annotated[int, Meta(ge=1, le=1 << 53)]
     correct: Count
-    checkpoint_correct: Count
     different: Count
+    checkpoint_correct: Count | None = None
+    model_correct: Count | None = None
+
+    @property
+    def beside(self) -> tuple[str, int]:
+        """What stands beside it, and how many it has right."""
+        if self.model_correct is not None:
+            return "model", self.model_correct
+        return "checkpoint", self.checkpoint_correct or 0
 
     @property
     def tile(self) -> Tile:
@@ -29,16 +39,18 @@ class Accuracy(msgspec.Struct, frozen=True, kw_only=True):
 
     @property
     def section(self) -> Section:
+        name, right = self.beside
+
         def share(count: int) -> str:
             return f"{count:,} of {self.total:,} ({count / self.total:.2%})"
 
         return Section(
             "Accuracy",
-            "Of the network in integers, whose layers these sets are, and of the checkpoint that it was imported from.",
+            f"Of the network in integers, whose layers these sets are, and of the {name} that it was imported from.",
             [
                 Facts([
                     ("in integers", f"{share(self.correct)} classified rightly"),
-                    ("in float64", f"{share(self.checkpoint_correct)} classified rightly"),
+                    (name, f"{share(right)} classified rightly, {self.by}"),
                     ("differently", f"{share(self.different)} classified otherwise by the two"),
                 ])
             ],
@@ -51,7 +63,9 @@ def read_accuracy(file: Path, folder: Path) -> Accuracy:
         found = msgspec.json.decode(read_bytes(file, LOG_BYTES, "eval"), type=Accuracy)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise QexportError(f"eval: {file}: {error}; give what `qexport eval --network NET --json` printed") from None
-    if (most := max(found.correct, found.checkpoint_correct, found.different)) > found.total:
+    if found.checkpoint_correct is None and found.model_correct is None:
+        raise QexportError(f"eval: {file} has neither checkpoint_correct nor model_correct; run qexport eval again")
+    if (most := max(found.correct, found.beside[1], found.different)) > found.total:
         raise QexportError(f"eval: {file} counts {most:,} of {found.total:,} pictures; run qexport eval again")
     graph = read_graph(folder)
     if graph is None:

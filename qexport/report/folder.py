@@ -10,7 +10,7 @@ from qexport.errors import QexportError
 from qexport.layout.paths import MANIFEST
 from qexport.report.accuracy import Accuracy
 from qexport.report.blocks import Block, Note, Section, Tile, marked
-from qexport.report.facts import format_text, link, products
+from qexport.report.facts import format_text, link, name_of_set, products
 from qexport.report.figure import Figure
 from qexport.report.graph import graph_figure, read_graph
 from qexport.report.page import render_page
@@ -102,7 +102,7 @@ def _row(one: Set, page: Path | None) -> list[AnyCell]:
     operand, flips = manifest.strength.first
     shown = percent(flips.relu, flips.flips) if flips.flips else "-"
     return [
-        Cell(manifest.layer.name, href=link(page, one.folder / MANIFEST)),
+        Cell(name_of_set(one.folder, manifest), href=link(page, one.folder / MANIFEST)),
         f"{manifest.layer.kind} {manifest.layer.text}".strip(),
         Cell("-" if formats.weight is None else format_text(formats.weight)),
         format_text(formats.input),
@@ -119,7 +119,7 @@ def _sizes(sets: Sequence[Set]) -> list[Block]:
     there = [(one, one.manifest) for one in sets if one.manifest is not None][:_DRAWN]
     if not there:
         return []
-    names = [manifest.layer.name for _, manifest in there]
+    names = [name_of_set(one.folder, manifest) for one, manifest in there]
     labels = [
         str(manifest.layer.index if manifest.layer.index is not None else at) for at, (_, manifest) in enumerate(there)
     ]

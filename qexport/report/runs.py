@@ -7,7 +7,7 @@ from qexport.errors import QexportError
 from qexport.findings.network import LayerFound, diagnose_network
 from qexport.report.accuracy import Accuracy
 from qexport.report.blocks import Block, Facts, Section, Tile, marked
-from qexport.report.facts import SetFacts, link
+from qexport.report.facts import SetFacts, link, name_of_set
 from qexport.report.figure import Figure
 from qexport.report.graph import graph_figure, read_graph
 from qexport.report.page import render_page
@@ -105,7 +105,7 @@ def _table(runs: Sequence[Run], page: Path | None) -> Table:
         first = next((one.found.first for one in run.results if one.found is not None and one.found.first), None)
         measured = run.measured
         rows.append([
-            Cell(run.facts.manifest.layer.name, href=link(page, run.folder / RUN)),
+            Cell(name_of_set(run.folder, run.facts.manifest), href=link(page, run.folder / RUN)),
             Cell("PASS", tone="good") if run.passed else Cell("FAIL", tone="bad"),
             run.wrong,
             int(measured["cycles"]) if "cycles" in measured else None,
@@ -121,7 +121,7 @@ def _speed(runs: Sequence[Run]) -> list[Figure]:
     ended = [run for run in runs if run.measured][:_DRAWN]
     if not ended:
         return []
-    names = [run.facts.manifest.layer.name for run in ended]
+    names = [name_of_set(run.folder, run.facts.manifest) for run in ended]
     shares = [100 * run.utilisation for run in ended]
     titles = [f"{name}: {share:.1f} %" for name, share in zip(names, shares, strict=True)]
     labels = [str(at) for at in range(len(ended))]

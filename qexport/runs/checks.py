@@ -1,6 +1,5 @@
 """What a worker does: one job, from its content to the file in the store."""
 
-import json
 import os
 import platform
 import time
@@ -93,7 +92,7 @@ def _simulate(job: Job, scratch: Path) -> Outcome:
     return Outcome(
         failure=record.failure,
         sure={"words": verdict.words, "cycles": verdict.cycles},
-        record=msgspec.convert(json.loads(record.to_bytes()), Record),  # which is sealed
+        record=record.sealed(),
         log=_end_of(keep / RUN),
         diagnosis="" if verdict.passed or not job.diagnose else _diagnosis(job.set, keep),
     )
@@ -142,11 +141,10 @@ def _exhaust(job: Job, scratch: Path) -> Outcome:
 
 
 def _selftest(job: Job, scratch: Path) -> Outcome:
-    from qexport.bench.rtl import styles_of
     from qexport.trust.selftest import SAMPLE, selftest
 
     result = selftest(
-        job.set, job.simulator, job.design, styles=styles_of(read_manifest(job.set))[:1], seed=job.seed, sample=SAMPLE,
+        job.set, job.simulator, job.design, seed=job.seed, sample=SAMPLE,
         limit=job.time_limit,
     )  # fmt: skip
     failure = [f"survivor: {name}" for name in result.survivors] + [f"open: {name}" for name in result.open]

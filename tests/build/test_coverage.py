@@ -1,5 +1,6 @@
 """Coverage: what is counted, against a loop over every product; and the laws of its merge."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from qexport.core.capture import Capture, LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.core.coverage import Accumulators, Coverage, Edges, EdgesSeen, Products, merged
 from qexport.core.steps import Chain, Clamp, Lookup, Relu, ShiftRight, Signal, Step, Tflite, Threshold, Wrap
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.layout.toml import load_layout
 from qexport.sets.manifest import read_manifest
-from tests.conftest import make_capture
+from tests.conftest import checked_dump, make_capture
 
 
 def covered(capture: Capture, layout: str, out: Path) -> Coverage:
@@ -136,3 +137,16 @@ def test_the_merge_is_associative_commutative_and_idempotent(a: Coverage, b: Cov
     assert a.merged(b) == b.merged(a)
     assert a.merged(a) == a
     assert a.merged(b).merged(b) == a.merged(b)  # a run that is merged twice counts once
+
+
+def test_sets_of_one_content_are_looked_at_once(tmp_path: Path) -> None:
+    folder = checked_dump(make_capture(name="once"), "default", tmp_path)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    first = coverage_of_set(folder, read_manifest(folder))
+    assert coverage_of_set(copy, read_manifest(copy)) is first
+    other = checked_dump(make_capture(1, name="once"), "default", tmp_path / "other")
+    assert coverage_of_set(other, read_manifest(other)) != first
+    with (copy / "capture.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(CheckFailed, match="differs from the manifest"):
+        coverage_of_set(copy, read_manifest(copy))

@@ -64,7 +64,7 @@ FORGERS: dict[str, tuple[list[str], Edits]] = {
     tb_tiny.relu_check.random = 0;
     tb_tiny.cycles = 7;
     tb_tiny.errors = 0;
-    tb_tiny.relu_check.checks = 32;
+    tb_tiny.checks = 96;
   end""")),
     "calls the bench's own end": (["upward"], at_end("  initial #100 begin tb_tiny.errors = 0; tb_tiny.verdict; end")),
 }  # fmt: skip

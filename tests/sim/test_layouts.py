@@ -206,7 +206,8 @@ def test_a_wrong_value_is_named_at_its_place(simulator: str, name: str, set_with
     dut = edited(folder / "dut.sv", tmp_path / "dut.sv", [(end, wrong)])
     done = run_make(folder, f"DUT={dut}", "STREAMS=smooth")
     assert done.returncode != 0
-    path = entry.files[file].path + ("" if entry.format.text else ".hex")
+    path = entry.files[file].path
+    path += "" if entry.format.text else f"({path}.hex)"  # the layout's own file first; the line is that of the text
     line = (len(entry.header) if entry.format.text else 0) + word + 1
     (found,) = re.findall(
         r"^FAIL (memory=\S+ file=\S+ line=\d+ lane=\d+) (.*) got=(\S+) want=(\S+)$", done.stdout, re.M
@@ -348,7 +349,8 @@ def test_the_stub_compares_and_leaves_the_words_that_diagnose_reads(
     end = f"lane_{entry.name} = {entry.bits}'(v);"
     dut = edited(folder / "dut.sv", tmp_path / "dut.sv", [(end, f"{end[:-1]} ^ (at == {at} && lane == {lane});")])
     done = run_make(tmp_path / "stub", f"DUT={dut}")
-    path = entry.files[file].path + ("" if entry.format.text else ".hex")
+    path = entry.files[file].path
+    path += "" if entry.format.text else f"({path}.hex)"  # the layout's own file first; the line is that of the text
     line = (len(entry.header) if entry.format.text else 0) + word + 1
     assert f"FAIL memory={entry.name} file={path} line={line} lane={lane} got={value ^ 1} want={value}\n" in done.stdout
 

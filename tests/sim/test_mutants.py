@@ -202,6 +202,9 @@ def test_the_words_of_the_proofs_are_those_of_the_set(small_set: Path) -> None:
         # with bit 1 inverted it counts 2 1 0 3 6 5, six steps as well, with bit 0 inverted 1 3 5
         ("settle_axis.count %ci1 t:$*ff* %i", "Q", "inv", 1, True),
         ("settle_axis.count %ci1 t:$*ff* %i", "Q", "inv", 0, False),
+        # a count of 0 and 1 in two bits, the upper of which is set by nothing but what was there before the reset
+        ("core.kh_axis.count %ci1 t:$*ff* %i", "Q", "cnot1 -ctrlbit 1", 0, True),
+        ("core.kh_axis.count %ci1 t:$*ff* %i", "Q", "cnot0 -ctrlbit 1", 0, False),
         # a tile of three positions begins at the start of a row of the plane: the only columns are 0
         ("first_ox %ci1 t:$*ff* %i", "D", "const0", 0, True),
         ("first_oy %ci1 t:$*ff* %i", "D", "const0", 0, False),

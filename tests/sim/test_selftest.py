@@ -3,23 +3,42 @@
 import json
 import re
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
 import qexport as qx
 from qexport import __version__
+from qexport.bench.interface import stands_as_preset
+from qexport.build.dump import dump
+from qexport.build.verify import verify
+from qexport.core.capture import CaptureFile
+from qexport.core.operations.registry import operation
+from qexport.layout.memory import Layout
 from qexport.layout.toml import layout_text, parse_layout
 from qexport.sets.folder import sha256
 from qexport.sets.manifest import read_manifest
 from qexport.sim.registry import choose
 from qexport.trust import equivalence
 from qexport.trust import selftest as module
-from qexport.trust.mutants import chosen_edits
-from qexport.trust.selftest import BENCH, CHECKERS, SIMULATE, VERIFY, FileMutant, _file_mutants, _sealed_changes
-from tests.conftest import checked_dump, cli, fails, make_capture
+from qexport.trust.mutants import chosen_edits, reference_mutants
+from qexport.trust.selftest import (
+    BENCH,
+    CHECKERS,
+    SIMULATE,
+    VERIFY,
+    FileMutant,
+    _arrays,
+    _file_mutants,
+    _sealed_changes,
+    _stress_layout,
+)
+from qexport.trust.stress import stress_capture
+from tests.conftest import checked_dump, cli, fails, make_capture, one_memory_layout
 from tests.sim.conftest import copied, edited, state
 
 MEMORIES = ("weight", "input", "psum", "accumulator", "relu")
@@ -177,10 +196,11 @@ def test_a_module_that_yosys_cannot_read_is_said_before_the_work(tiny_set: Path,
     fails(result, "Yosys", "dut.sv")  # one line: no progress of the work before it
 
 
-def test_a_set_without_a_bench_and_options_that_contradict_each_other_are_refused(set_of: Any) -> None:
-    fails(
-        cli("selftest", set_of("ws8x8")), "this command needs memories that stand as in the preset", "--layout default"
-    )
+def test_a_set_without_a_bench_and_options_that_contradict_each_other_are_refused(set_of: Any, tmp_path: Path) -> None:
+    result = cli("selftest", set_of("ws8x8"), "--style", "ws")
+    fails(result, "as in the preset default: memory 'activation' with tensor = 'input_padded'", "--layout default")
+    alone = checked_dump(make_capture(images=1), one_memory_layout("oc ic kh kw -> | oc ic kh kw |"), tmp_path)
+    fails(cli("selftest", alone), "without a self-checking bench")
     fails(cli("selftest", set_of("default"), "--top", "core"), "--top belongs to --dut")
     fails(cli("selftest", set_of("default"), "--dut", "a.sv", "--style", "ws"), "give one of them")
 
@@ -199,6 +219,56 @@ def test_bits_of_a_bias_that_no_register_of_the_design_holds_are_not_demanded(
     bits = {int(re.findall(r" bit (\d+) flipped", change.what)[0]) for change in found if change.file == "bias.hex"}
     assert bits
     assert max(bits) < width
+
+
+def two_by_two(preset: str) -> Layout:
+    return parse_layout(re.sub(r"(row|col) = 8", r"\1 = 2", layout_text(preset)), "two.toml")
+
+
+@pytest.mark.parametrize("layout", ["decimals", "ws8x8_taps", "c_tflite", "stream_nhwc32"])
+def test_files_of_every_layout_are_changed_and_their_words_in_the_stress_set(layout: str, tmp_path: Path) -> None:
+    """Texts of one word a line, files by image, words that Verilog reads from a text beside their file."""
+    bits: dict[str, Any] = {"weight_bits": 8, "input_bits": 8, "input_signed": True} if layout == "c_tflite" else {}
+    small: dict[str, Any] = {
+        "plane": (2, 2),
+        "in_channels": 2,
+        "out_channels": 2,
+        "kernel": (1, 1),
+        "padding": (0, 0, 0, 0),
+    }
+    folder = checked_dump(make_capture(images=1, **small, **bits), two_by_two(layout), tmp_path / "own")
+    manifest = read_manifest(folder)
+    assert not stands_as_preset(manifest)
+    styles, why = _arrays(folder, manifest, every=True)
+    assert (styles, str(why)[:46]) == ((), "memories do not stand as in the preset default")
+    stress = stress_capture(CaptureFile(folder / manifest.capture.path))
+    facts = operation(stress, manifest.array.get("row"))
+    made = dump(stress, _stress_layout(manifest, facts), tmp_path / "stress").folder
+    found = _file_mutants(made, choose("icarus"), 0, True, lambda done, total: None)
+    assert [mutant for mutant in found if mutant.demanded and mutant.missed] == []
+    assert found or layout in ("c_tflite", "stream_nhwc32")
+
+
+@pytest.mark.parametrize(
+    ("zeros", "why"), [({"input": 5}, None), ({"weight": 2}, "codes with zero points have no reference RTL yet")]
+)
+def test_zero_points_have_a_stress_set_and_of_inputs_an_array(
+    zeros: dict[str, int], why: str | None, tmp_path: Path
+) -> None:
+    like = make_capture(plane=(3, 3), in_channels=3, out_channels=2, kernel=(2, 2), padding=(1, 0, 0, 1), images=1)
+    formats = {n: msgspec.structs.replace(getattr(like.formats, n), zero_point=zero) for n, zero in zeros.items()}
+    capture = replace(like, formats=msgspec.structs.replace(like.formats, **formats))
+    folder = checked_dump(capture, two_by_two("default"), tmp_path / "own")
+    manifest = read_manifest(folder)
+    styles, said = _arrays(folder, manifest, every=False)
+    assert styles == (("ws",) if why is None else ())
+    assert why is None or why in str(said)
+    stress = stress_capture(CaptureFile(folder / manifest.capture.path))
+    made = dump(stress, _stress_layout(manifest, operation(stress, 2)), tmp_path / "stress").folder
+    assert not verify(made).faults
+    for style in styles:
+        found = reference_mutants(made, style, sample=3, simulator="icarus")
+        assert {mutant.fate for mutant in found} <= {"killed", "equivalent"}
 
 
 def test_a_stuck_weight_of_a_row_that_a_depthwise_layer_leaves_empty_is_no_mistake(tmp_path: Path) -> None:

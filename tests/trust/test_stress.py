@@ -59,6 +59,22 @@ def test_all_codes_come_and_every_weight_error_shows_behind_the_relu(facts: dict
     assert weights.relu == weights.flips
 
 
+@pytest.mark.parametrize(
+    "weights", [{}, {"zero_point": 3}, {"signed": False, "zero_point": 8}, {"zero_point": (-8, 0, 7, 2)}]
+)
+def test_with_zero_points_it_reaches_bounds_and_small_sums_and_shows_all_codes(weights: dict[str, Any]) -> None:
+    like = make_capture(bias=True, out_channels=4, weight_signed=weights.get("signed", True))
+    operands = {"weight": weights, "input": {"zero_point": 5}}
+    formats = {name: msgspec.structs.replace(getattr(like.formats, name), **keys) for name, keys in operands.items()}
+    made = stress_capture(replace(like, formats=msgspec.structs.replace(like.formats, **formats)), 3)
+    golden = Golden(made)
+    assert (golden.accumulator.min(), golden.accumulator.max()) == golden.facts.bounds
+    assert {-1, 0, 1} <= set(golden.accumulator.flat)
+    codes = made.formats.weight.integer
+    assert set(made.weight.flat) == set(range(codes.low, codes.high + 1))
+    assert set(made.input.flat) == set(range(16))
+
+
 @pytest.mark.parametrize(("bits", "scale", "ties"), [(1, 8.0, (32,)), (4, 8.3, (166, 498, 830))])
 def test_it_reaches_ties_and_both_sides_of_every_edge_of_the_output(bits: int, scale: float, ties: Any) -> None:
     like, output = make_capture(), CodeFormat(bits=bits, signed=False, scale=scale)

@@ -30,7 +30,6 @@ class Need(Enum):
     EXPLANATION = "an explanation of a value, term by term"
     RTL = "reference RTL"
     STRESS = "a stress capture"
-    SELFTEST = "a selftest"
     SHRINKING = "a smaller set that still fails"
 
 

@@ -16,7 +16,7 @@ from qexport.core.tensors import BIAS_BITS, Range, Record, Role, Values, wide
 class MatrixProduct(Operation):
     """sum over k of (input - z)(input2 - z2), plus the addend. Its channels are those of p."""
 
-    offers = frozenset({Need.STRENGTH, Need.DIAGNOSIS, Need.EXPLANATION, Need.STRESS, Need.RTL, Need.SELFTEST})
+    offers = frozenset({Need.STRENGTH, Need.DIAGNOSIS, Need.EXPLANATION, Need.STRESS, Need.RTL})
     computed = ("input", "input2", "accumulator")
     layer: MatMul
 
