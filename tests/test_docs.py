@@ -169,7 +169,7 @@ def test_mypy_accepts_the_python_page_against_the_built_wheel(tmp_path: Path) ->
 
 
 def sentences(text: str) -> Iterator[str]:
-    """The sentences of a page that somebody wrote, without code and link targets; clauses behind : and ; count alone."""
+    """The sentences that somebody wrote, without code and link targets; clauses behind : and ; are their own."""
     text = re.sub(r"<!--.*?-->|^ *```.*?^ *```$", "\n\n", GENERATED.sub("\n\n", text), flags=re.S | re.M)
     for part in re.split(r"\n\s*\n|\n(?=\s*(?:[-|#]|\d+\.))", text):
         if not part.strip().startswith(("|", "#", "    ")):
