@@ -1,8 +1,8 @@
 """Put real output between the markers of README.md and docs/, and write the pages that follow from the code.
 
 `python scripts/update_docs.py [--check] [PAGE ...]`: with --check it only says what is out of date (exit 1); with names
-of pages it looks at these alone. `reference` stands for those that follow from the code and need no simulator, `running`
-for those that run, `shown` for all others.
+of pages it looks at these alone. `reference` stands for those that follow from the code and need no simulator,
+`running` for those that run, `shown` for all others.
 """
 
 import functools
@@ -477,7 +477,7 @@ def main() -> None:
     if unknown := [name for name in wanted if name not in groups and name not in made]:
         sys.exit(f"no such pages: {', '.join(unknown)}")
     stale = []
-    for name in [one for name in wanted for one in groups.get(name, [name])]:
+    for name in [page for group in wanted for page in groups.get(group, [group])]:
         path, new = ROOT / name, made[name]()
         if not path.is_file() or path.read_bytes() != new:
             stale.append(name)

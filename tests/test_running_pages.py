@@ -1,4 +1,4 @@
-"""Pages that run do what they say, block by block, and show what was printed. In a file of their own: they take long."""
+"""Pages that run do what they say, block by block, and show what was printed. In a file of its own: they take long."""
 
 from pathlib import Path
 
@@ -20,7 +20,7 @@ def test_a_block_that_fails_or_passes_against_its_word_is_named(tmp_path: Path) 
     page = tmp_path / "page.md"
     for text in ("```sh\nqexport verify nowhere\n```\n", "<!-- exit: 1 -->\n```sh\nqexport --version\n```\n"):
         page.write_text(text)
-        with pytest.raises(BlockFailed, match="page.md: exit "):
+        with pytest.raises(BlockFailed, match=r"page\.md: exit "):
             run_page(str(page))
     page.write_text("```python\nprint(6 * 7)\n```\n<!-- begin:output -->\nold\n<!-- end:output -->\n")
     assert b"```text\n42\n```" in run_page(str(page))
