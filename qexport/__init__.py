@@ -1,7 +1,7 @@
 """qexport: test vectors of quantized networks that an RTL engineer can trust.
 
-The public API stands in docs/python.md; its names are loaded when they are used, so that commands start fast. Errors
-stand in qexport.errors.
+The public API stands in docs/reference/python.md; its names are loaded when they are used, so that commands start fast.
+Errors stand in qexport.errors.
 """
 
 TYPE_CHECKING = False  # typing takes long to import: a Ctrl-C would meet it before `cli` can say so
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from qexport.findings.shrink import Shrunk as Shrunk
     from qexport.sim.verdict import Verdict as Verdict
 
-__version__ = "0.2.0.dev0"
+__version__ = "0.2.0"
 
 _HOMES = {
     "VectorSet": "api",

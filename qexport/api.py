@@ -46,6 +46,7 @@ from qexport.layout.tiling import describe_index
 from qexport.layout.toml import default_layout, load_layout
 from qexport.sets.manifest import Manifest, capture_of, read_manifest, read_words
 from qexport.sim.run import simulate as simulate_set
+from qexport.sim.streams import chosen_streams
 from qexport.sim.supervisor import TIME_LIMIT
 from qexport.sim.verdict import Verdict
 
@@ -103,11 +104,12 @@ def capture(
     none; "e2m1", "e3m2", "e2m3", "e4m3fn"; or a list of the integers that the codes 0, 1, ... stand for. Scale and zero
     point: real = (code - zero point) x scale, of weights also one for each output channel. `outputs` with
     `output_scale` and `output_zero_point`: what the next quantized layer receives. `steps`: what follows the
-    accumulator, such as {"op": "relu"} (docs/steps.md); by default what follows from `outputs`. `reference` (in the
-    shape of the accumulators): what the framework itself computed in real numbers, which the golden is checked
-    against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom, left, right.
+    accumulator, such as {"op": "relu"} (docs/reference/steps.md); by default what follows from `outputs`.
+    `reference` (in the shape of the accumulators): what the framework itself computed in real numbers, which the golden
+    is checked against; `reference_codes`: its own codes of the output. `padding`: all sides, (y, x), or top, bottom,
+    left, right.
 
-    Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, 32, 32), by default the shipped ones.
+    Of a network: its `layer` by index, name or shape; `pictures` uint8 (n, 3, side, side), by default the shipped ones.
 
     Of an ONNX file that `load` read: its `layer` by name or number; `pictures`: an array, or arrays by the names of the
     model's inputs.
@@ -296,14 +298,13 @@ def _of_network(network: "Network", layer: str, pictures: ArrayLike | None) -> L
     from qexport.frontends.vgg import capture as capturing
     from qexport.frontends.vgg import data
 
+    side = network.model.side
     if pictures is None:
-        read = data.read(data.SamplePictures())
+        read = data.read(data.SamplePictures(), side=side)
     else:
         pixels = np.asarray(pictures)
-        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (3, data.SIDE, data.SIDE):
-            raise QexportError(
-                f"pictures: they are {pixels.dtype} {pixels.shape}; give uint8 (n, 3, {data.SIDE}, {data.SIDE})"
-            )
+        if pixels.dtype != np.uint8 or pixels.ndim != 4 or pixels.shape[1:] != (3, side, side):
+            raise QexportError(f"pictures: they are {pixels.dtype} {pixels.shape}; give uint8 (n, 3, {side}, {side})")
         read = data.Pictures(torch.from_numpy(pixels.copy()), torch.full((len(pixels),), -1))
     chosen = capturing.choose_layer(network.model, layer)
     with tempfile.TemporaryDirectory(prefix="qexport-") as folder:
@@ -324,14 +325,16 @@ def _of_integers(network: IntegerNetwork, layer: str, pictures: Any) -> LayerCap
     return node.capture(engine.operands(node.name, held | engine.run(held, sorted(read - set(held)))), network.source)
 
 
-def load(path: PathLike) -> "Network | Graph | IntegerNetwork":
+def load(path: PathLike, *, side: int | None = None) -> "Network | Graph | IntegerNetwork":
     """The trained network of a checkpoint, "builtin": the one that ships; or of an ONNX file; or a network in integers,
-    NAME.network.safetensors.
+    NAME.network.safetensors. `side`: of the pictures of a checkpoint, by default what it says, else 32.
 
     Raises QexportError when there is none.
     """
     from qexport.frontends import needs_onnx, needs_torch
 
+    if side is not None and (is_network(Path(path)) or os.fspath(path).endswith(".onnx")):
+        raise QexportError("side: it belongs to a checkpoint; other files say the shapes of their inputs")
     if is_network(Path(path)):
         return read_network(Path(path))
     if os.fspath(path).endswith(".onnx"):
@@ -342,7 +345,7 @@ def load(path: PathLike) -> "Network | Graph | IntegerNetwork":
     needs_torch()
     from qexport.frontends.vgg import checkpoint
 
-    return checkpoint.load(checkpoint.BUILTIN if os.fspath(path) == "builtin" else Path(path))
+    return checkpoint.load(checkpoint.BUILTIN if os.fspath(path) == "builtin" else Path(path), side=side)
 
 
 def dump(
@@ -416,13 +419,17 @@ class VectorSet:
         *,
         top: str = "dut",
         simulator: str = "auto",
-        seed: int = 0,
+        streams: Sequence[str] = (),
+        seed: int | None = None,
+        seeds: int = 1,
         keep: PathLike | None = None,
         waves: str | None = None,
         limit: float = TIME_LIMIT,
     ) -> Verdict:
         """Run the self-checking bench, around the module `top` of `dut`, a Design, or the set's own design.
 
+        `streams`: how the streams run, in all ways without it, the first run that fails being the last; `seeds`: how
+        many runs of those that stall at random, from `seed` on. `seed` alone: one such run; 0: a smooth one.
         `keep`: a folder for logs, the words that came back, and waves; without it they go with this object. The rest
         is as in `qexport simulate`. Raises QexportError when it cannot be run, CheckFailed when the set was changed.
         """
@@ -430,8 +437,9 @@ class VectorSet:
             keep = tempfile.mkdtemp(prefix="qexport-kept-")
             weakref.finalize(self, shutil.rmtree, keep, ignore_errors=True)
         return simulate_set(
-            self.folder, simulator, _design(dut), top=top, seed=seed, keep=Path(keep), waves=waves, limit=limit
-        )
+            self.folder, simulator, _design(dut), top=top, seed=seed or 0, streams=chosen_streams(streams, seed, seeds),
+            keep=Path(keep), waves=waves, limit=limit,
+        )  # fmt: skip
 
     def exhaust(
         self,

@@ -1,6 +1,6 @@
 """Speed and memory as ratios, measured side by side in one run: `make bench`. Prints tables; nothing is judged.
 
-The last one, of what vectors see of mistakes, also goes into docs/trust.md.
+The last one, of what vectors see of mistakes, also goes into docs/explanation/trust.md.
 """
 
 import os
@@ -13,6 +13,7 @@ from pathlib import Path
 
 import bitstring
 import numpy as np
+import rate_bench
 import runs_bench
 import trust_table
 
@@ -293,6 +294,7 @@ def main() -> None:
     start_up()
     strengths()
     simulation()
+    rate_bench.main()
     with tempfile.TemporaryDirectory(dir=".") as pictures:
         make_pictures(Path(pictures), 256)
         all_layers(Path(pictures))
@@ -302,7 +304,7 @@ def main() -> None:
     runs_bench.main()
     print("\nqexport diagnose")
     subprocess.run([sys.executable, "-m", "scripts.diagnose_table"], cwd=ROOT, check=True)
-    print("\nwhat vectors see of mistakes, layer 33 (docs/trust.md)")
+    print("\nwhat vectors see of mistakes, layer 33 (docs/explanation/trust.md)")
     trust_table.main(every=True)
 
 

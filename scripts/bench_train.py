@@ -26,7 +26,7 @@ from qexport.frontends.vgg.model import build
 from qexport.frontends.vgg.quant import QuantConv2d
 from qexport.train.loop import Recipe, pick_device, train
 
-PAGE = Path(__file__).parent.parent / "docs" / "training.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "training.md"
 NOTEBOOK_EPOCHS, NOTEBOOK_TOP1 = 200, 90.44  # what the notebook reports of its whole schedule
 ROUNDS = 3
 
@@ -129,7 +129,7 @@ def differing_codes(data: Path, device: torch.device, count: int) -> list[tuple[
 @click.option("--epochs", default=16, show_default=True, help="Of the run to that accuracy.")
 @click.option("--lr", default=0.3, show_default=True, help="Of the run to that accuracy.")
 @click.option("--codes", is_flag=True, help="Count the codes that GPU and CPU give differently; needs --data.")
-@click.option("--write", is_flag=True, help="Put the figures into docs/training.md.")
+@click.option("--write", is_flag=True, help="Put the figures into docs/how-to/training.md.")
 def main(
     data: Path | None,
     device: str,

@@ -1,6 +1,7 @@
 """Every mistake of tests/faults.py, and of tests/sim/mistakes.py in the reference RTL, shown to `qexport diagnose`.
 
-Prints a table: `python -m scripts.diagnose_table`, also part of `make bench`; --docs puts it into docs/diagnose.md.
+Prints a table: `python -m scripts.diagnose_table`, also part of `make bench`; --docs puts it into
+docs/reference/diagnose.md.
 """
 
 import shutil
@@ -22,7 +23,7 @@ from tests.findings.proof import LAYERS, MIRROR, Case, Sets, Verdict, causes_by_
 from tests.judges.machine import OUTSIDE, Machine, listed, outside
 from tests.sim.mistakes import MUTANTS, reference, simulated
 
-PAGE = Path(__file__).parent.parent / "docs" / "diagnose.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "diagnose.md"
 BEGIN, END = "<!-- begin:proof -->\n", "<!-- end:proof -->"
 
 

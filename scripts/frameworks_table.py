@@ -1,4 +1,4 @@
-"""What a capture of every layer costs its user, framework by framework: the table of docs/your-network.md.
+"""What a capture of every layer costs its user, framework by framework: the table of docs/tutorial/your-network.md.
 
 The line below is run as it stands for each layer of the networks in tests/frontends/zoo.py and onnx_zoo.py. Needs the
 packages of the extra `test`; a minute.
@@ -23,14 +23,15 @@ from qexport.frontends.onnx_model.walk import walk
 from qexport.frontends.torch_module.capture import capture_all
 from tests.frontends import onnx_zoo, zoo
 
-PAGE = Path(__file__).parent.parent / "docs/your-network.md"
+PAGE = Path(__file__).parent.parent / "docs/tutorial/your-network.md"
 BEGIN, END = "<!-- begin:frameworks -->\n", "<!-- end:frameworks -->"
 LINE = """captured = qx.capture(model, name, inputs)"""
 
 
 def row(title: str, model: Any, inputs: Any) -> str:
     if isinstance(model, torch.nn.Module):
-        names = [one.capture.layer.name for one in capture_all(model, inputs)]  # an AttributeError where one is refused
+        captures = [one.capture for one in capture_all(model, inputs)]  # an AttributeError where one is refused
+        names = [capture.layer.name for capture in captures if capture.layer.kind != "sum"]
     else:
         names = multiplying(model, inputs)
     compared = ties = with_codes = 0

@@ -3,8 +3,11 @@
 python scripts/runs_bench.py [JOBS] [SIMULATOR ...]
 """
 
+import ctypes
 import json
 import os
+import resource
+import shlex
 import shutil
 import signal
 import subprocess
@@ -12,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from qexport.runs.store import RESULTS, Store
@@ -22,6 +25,7 @@ from qexport.sim.run import simulate
 
 ROOT = Path(__file__).parent.parent
 PROGRAM = [sys.executable, "-c", "from qexport.cli import main; main()"]
+SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 KILLED = 0.3  # share of the jobs after which a worker is killed
 
 
@@ -34,50 +38,67 @@ def sets_of(folder: Path, jobs: int) -> Path:
     return folder / "sets"
 
 
-def own_time(folder: Path, simulator: str) -> float:
-    """Seconds that the simulator itself takes for a smooth run, whose build is there."""
-    seconds: list[float] = []
+def bare_runs(folder: Path, of: Path, simulator: str, jobs: int) -> list[str]:
+    """Shell commands that run the simulator and nothing else, each in a folder of its own, as `simulate` lays it."""
+    commands: list[str] = []
     run_bench = sim_run.run_bench
 
-    def timed(*arguments: object) -> int:
-        begin = time.perf_counter()
-        status = run_bench(*arguments)  # type: ignore[arg-type]
-        seconds.append(time.perf_counter() - begin)
-        return status
+    def kept(command: Sequence[str], root: Path, *others: object) -> int:
+        for number in range(jobs):
+            copy = folder / "bare" / simulator / str(number)
+            shutil.copytree(root, copy, symlinks=True)
+            commands.append(f"cd {copy} && {shlex.join(command)} > run.log")
+        return run_bench(command, root, *others)  # type: ignore[arg-type]
 
-    sim_run.run_bench = timed  # type: ignore[assignment]
+    sim_run.run_bench = kept  # type: ignore[assignment]
     try:
-        for _ in range(6):
-            simulate(folder, simulator).check()
+        simulate(of, simulator).check()
     finally:
         sim_run.run_bench = run_bench
-    return min(seconds)
+    return commands
 
 
-def against_make(folder: Path, sets: Path, simulator: str, jobs: int) -> None:
-    """The rate of regress --jobs 2, that of make -j2, and what regress adds to the simulator's own time."""
-    plan = folder / f"{simulator}.toml"
-    plan.write_text(f'sets = ["{sets}"]\nsimulators = ["{simulator}"]\nstreams = ["smooth"]\n')
-    own = own_time(sets / "s000", simulator)
-    names = [path.name for path in sorted(sets.iterdir())]
-    line = " ".join(["@" + sys.executable, "-c", "'from qexport.cli import main; main()'", "simulate"])
-    rules = "".join(
-        f"{name}:\n\t{line} {sets / name} --simulator {simulator} --streams smooth > /dev/null\n" for name in names
-    )
-    makefile = folder / f"{simulator}.mk"
-    makefile.write_text(f".PHONY: all {' '.join(names)}\nall: {' '.join(names)}\n{rules}")
-    made = _seconds(["make", "-j2", "-f", str(makefile), "all"])
-    ran = _seconds([*PROGRAM, "regress", str(plan), "--store", str(folder / f"{simulator}.store"), "--jobs", "2"])
-    print(
-        f"  {simulator:9}  {jobs / ran:12.1f}  {jobs / made:11.1f}  {made / ran:5.1f}  {1000 * own:13.1f}"
-        f"  {1000 * (2 * ran / jobs - own):15.1f}"
-    )
+def against_make(folder: Path, sets: Path, simulator: str, jobs: int) -> list[float]:
+    """The rates of regress --jobs 2 and of make -j2 a second, their ratio, the seconds of a call with two jobs, and in
+    ms a job: the simulator's own time with two at once, what more jobs take beside it, also of the processors' time."""
+    folders = sorted(sets.iterdir())
+    alone = bare_runs(folder, folders[0], simulator, jobs)
+    line = f"{shlex.join(PROGRAM)} simulate {{}} --simulator {simulator} --streams smooth > /dev/null"
+    bare, bare_cpu = _made(folder / f"{simulator}-bare.mk", alone)
+    made, _ = _made(folder / f"{simulator}.mk", [line.format(path) for path in folders])
+    small, small_cpu = _regressed(folder, f"{simulator}-two", simulator, folders[:2])
+    ran, ran_cpu = _regressed(folder, simulator, simulator, [sets])
+    over = 2 * (ran - small) / (jobs - 2) - 2 * bare / jobs
+    over_cpu = (ran_cpu - small_cpu) / (jobs - 2) - bare_cpu / jobs
+    return [jobs / ran, jobs / made, made / ran, small, 2000 * bare / jobs, 1000 * over, 1000 * over_cpu]
 
 
-def _seconds(command: Sequence[str]) -> float:
-    begin = time.perf_counter()
+def _regressed(folder: Path, name: str, simulator: str, sets: Sequence[Path]) -> tuple[float, float]:
+    """What a regression with two jobs at once takes."""
+    plan = folder / f"{name}.toml"
+    named = ", ".join(f'"{path}"' for path in sets)
+    plan.write_text(f'sets = [{named}]\nsimulators = ["{simulator}"]\nstreams = ["smooth"]\n')
+    return _seconds([*PROGRAM, "regress", str(plan), "--store", str(folder / f"{name}.store"), "--jobs", "2"])
+
+
+def _made(file: Path, commands: Sequence[str]) -> tuple[float, float]:
+    """What make -j2 takes for these commands."""
+    names = " ".join(map(str, range(len(commands))))
+    rules = "".join(f"{number}:\n\t@{command}\n" for number, command in enumerate(commands))
+    file.write_text(f".PHONY: all {names}\nall: {names}\n{rules}")
+    return _seconds(["make", "-j2", "-f", str(file), "all"])
+
+
+def _seconds(command: Sequence[str]) -> tuple[float, float]:
+    """Seconds of a command, and of the processors, with all that it started."""
+    before, begin = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
     subprocess.run(command, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    return time.perf_counter() - begin
+    seconds = time.perf_counter() - begin
+    with suppress(ChildProcessError):
+        while True:
+            os.wait()  # what it left running, the server of its workers, is ours now
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return seconds, after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
 
 @contextmanager
@@ -148,21 +169,27 @@ def two_hosts() -> Iterator[tuple[str, list[str], list[str]]]:
 
 
 def main(jobs: int = 200, simulators: Sequence[str] = tuple(SIMULATORS)) -> None:
-    print(f"\nqexport regress, {jobs} smooth runs of layer 33, two at once")
-    print("  simulator  regress, 1/s  make -j2, 1/s  ratio  simulator, ms  overhead, ms (goal: under 30)")
+    ctypes.CDLL(None).prctl(SUBREAPER, 1)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         os.environ["QEXPORT_CACHE"] = name
         sets = sets_of(folder, jobs)
+        heads = ["simulator", "regress, jobs/s", "make -j2, jobs/s", "ratio", "two jobs alone, s"]
+        heads += [f"{what}, ms a job" for what in ("simulator alone", "overhead", "overhead of the processors")]
+        lines = ["| " + " | ".join(heads) + " |", "|---|" + "---:|" * (len(heads) - 1)]
         for simulator in simulators:
-            against_make(folder, sets, simulator, jobs)
+            found = against_make(folder, sets, simulator, jobs)
+            lines.append(f"| {simulator} | " + " | ".join(f"{one:.{1 if one < 10 else 0}f}" for one in found) + " |")
+        load = f"{os.cpu_count()} cores, {os.getloadavg()[1]:.0f} processes that wanted them in the last five minutes"
+        table = "\n".join([f"{jobs} smooth runs of layer 33, two at once, on {load}:", "", *lines])
+        print(f"\nqexport regress: {table}")
         print("the same on a Dask cluster of four workers, one killed in the middle")
-        on_dask(folder, sets, simulators[-1], jobs)
+        on_dask(folder, sets, simulators[0], jobs)
         if shutil.which("ip") is None or os.geteuid() != 0:
             print("  two hosts: needs iproute2 and root for network namespaces, not run")
             return
         with two_hosts() as (host, first, second):
-            on_dask(folder, sets, simulators[-1], jobs, host, second, first)
+            on_dask(folder, sets, simulators[0], jobs, host, second, first)
 
 
 if __name__ == "__main__":

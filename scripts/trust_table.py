@@ -1,4 +1,4 @@
-"""What the vectors of a set see of mistakes, by `qexport selftest`: the table of docs/trust.md, filled in there.
+"""What the vectors of a set see of mistakes, by `qexport selftest`: the table of explanation/trust.md, filled in there.
 
 The pictures are those that ship: the first one, the first four, and those that `--images auto` chooses. By default a
 sample of the mutants of the weight-stationary array is run, about ten minutes on two cores; with --all every one of
@@ -17,7 +17,7 @@ from qexport.core.strength import percent
 from qexport.trust.selftest import SAMPLE
 
 ROOT = Path(__file__).parent.parent
-PAGE = ROOT / "docs/trust.md"
+PAGE = ROOT / "docs/explanation/trust.md"
 BEGIN, END = "<!-- begin:trust -->\n", "<!-- end:trust -->"
 PROGRAM = [sys.executable, "-c", "from qexport.cli import main; main()"]
 COMPARED = ("psum", "accumulator", "relu", "output")

@@ -1,4 +1,9 @@
-"""Put real output between the markers of README.md and docs/; with --check only say what is out of date (exit 1)."""
+"""Put real output between the markers of README.md and docs/, and write the pages that follow from the code.
+
+`python scripts/update_docs.py [--check] [PAGE ...]`: with --check it only says what is out of date (exit 1); with names
+of pages it looks at these alone. `reference` stands for those that follow from the code and need no simulator,
+`running` for those that run, `shown` for all others.
+"""
 
 import functools
 import json
@@ -6,18 +11,22 @@ import re
 import subprocess
 import sys
 import tempfile
+import tomllib
+from collections.abc import Callable
 from pathlib import Path
+from typing import get_args
 
-import click
 import msgspec
 import numpy as np
+from pages import run_page, running_pages
+from reference import WHOLE
 
 from qexport.build.dump import dump
-from qexport.cli import main as program
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat, Formats
 from qexport.core.geometry import Conv2d, MatMul
 from qexport.core.golden import Golden
+from qexport.core.steps import Round, ShiftRight
 from qexport.errors import CheckFailed
 from qexport.layout.formats.registry import FORMATS
 from qexport.layout.toml import load_layout, parse_layout, preset_names, preset_purpose
@@ -39,11 +48,13 @@ def files() -> str:
         "manifest.json": "what every file holds",
         "SHA256SUMS": "hashes of all other files",
         "params.vh": "sizes, for Verilog",
-        "features_33_pkg.sv": "the same as a SystemVerilog package",
+        "features_33_pkg.sv": "sizes, types, `requantize` and `relu`, as a SystemVerilog package",
         "tb_features_33.sv": "the self-checking bench",
+        "features_33_axis_checks.sv": "assertions on the streams, to be bound to your design",
         "dut.sv": "a behavioural design, to be replaced by yours",
         "checks.txt": "words and CRC-32 of the memories, for the bench",
         "files.f": "sources in compile order",
+        "features_33.core": "the same for FuseSoC and, through it, other simulators",
         "Makefile": "`make -C vectors/features_33 sim`, Icarus alone",
     }
     rows = ["| file | what it holds | first line |", "|---|---|---|"]
@@ -66,8 +77,8 @@ def show() -> str:
 
 
 def verdict() -> str:
-    said = output("simulate", str(SET), "--simulator", "verilator")
-    return f"```\n{re.sub(r'verilator [0-9.]+', 'verilator', said)}\n```"
+    said = output("simulate", str(SET), "--simulator", "icarus")
+    return f"```\n{re.sub(r'icarus [0-9.]+', 'icarus', said)}\n```"
 
 
 @functools.cache
@@ -112,22 +123,8 @@ def diagnosis() -> str:
     return f"```\n$ qexport diagnose {SET} --actual relu.hex\n{said}\n```"
 
 
-def commands() -> str:
-    rows = ["| command | what it does |", "|---|---|"]
-
-    def add(prefix: str, command: click.Command) -> None:
-        if isinstance(command, click.Group):
-            for name in sorted(command.commands):
-                add(f"{prefix} {name}", command.commands[name])
-        else:
-            rows.append(f"| `{prefix}` | {command.get_short_help_str(120)} |")
-
-    add("qexport", program)
-    return "\n".join(rows)
-
-
 def nibbles() -> str:
-    """The worked example of docs/layouts.md: what some orders make of eight weights."""
+    """The worked example of docs/reference/layouts.md: what some orders make of eight weights."""
     layer = Conv2d(name="eight", in_channels=4, out_channels=2, kernel=(1, 1))
     formats = Formats(
         weight=CodeFormat(bits=4, signed=True, scale=1.0), input=CodeFormat(bits=4, signed=False, scale=1.0)
@@ -311,11 +308,21 @@ def core_edge() -> str:
     return said
 
 
+STALL = (
+    (WRAPPER, "      if (m_accumulator_tvalid && m_accumulator_tready) begin", "      if (m_accumulator_tvalid) begin"),
+)
+
+
 def core_stall() -> str:
-    waits = "      if (m_accumulator_tvalid{}) begin"
-    edits = ((WRAPPER, waits.format(" && m_accumulator_tready"), waits.format("")),)
-    run_core("--streams", "smooth", fails=False, edits=edits)
-    return run_core("--seed", "1", fails=True, edits=edits)
+    run_core("--streams", "smooth", fails=False, edits=STALL)
+    return run_core("--seed", "1", fails=True, edits=STALL)
+
+
+def handshake() -> str:
+    """The first line of what is said of a design that fails only when stalled."""
+    said = run_core(fails=True, edits=STALL)
+    line = next(line for line in said.splitlines() if "handshake" in line)
+    return f"```\n{line}\n```"
 
 
 def core_pass() -> str:
@@ -393,45 +400,91 @@ def plots() -> str:
     return "\n".join(rows)
 
 
+def roundings() -> str:
+    """Ties and what lies beside them, halved in each way."""
+    values = [-7, -6, -5, -3, -1, 1, 3, 5, 6, 7]
+    rows = [f"| v | {' | '.join(map(str, values))} |", "|---|" + "---|" * len(values)]
+    rows.append(f"| v / 2 | {' | '.join(f'{value / 2:g}' for value in values)} |")
+    for rounding in get_args(Round):
+        halves = ShiftRight(by=1, round=rounding).apply(np.array(values), 0)
+        rows.append(f"| `{rounding}` | {' | '.join(map(str, halves))} |")
+    return "\n".join(rows)
+
+
+EXTRAS = {
+    "sim": "Verilator, and pyslang, which reads the ports of your module for `--dut`",
+    "onnx": "ONNX files",
+    "torch": "networks of PyTorch, checkpoints, training",
+    "cocotb": "`qexport cocotb`, and to run what it writes",
+    "waves": "waves: `diagnose --signal`, and pages of runs with waves",
+    "selftest": "Yosys, for `selftest` (Linux and macOS)",
+    "dask": "`regress --executor dask:...`",
+    "test": "the tests of qexport itself",
+    "lint": "its linters",
+    "docs": "this site",
+    "release": "wheel and sdist, checked",
+}
+
+
+def extras() -> str:
+    """The extras of pyproject.toml, each of which must be described here."""
+    stated = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert stated.keys() == EXTRAS.keys(), "describe each extra in EXTRAS"
+    rows = [f"| `pip install 'qexport[{name}]'` | {EXTRAS[name]} |" for name in stated]
+    return "\n".join(["| | for |", "|---|---|", "| `pip install qexport` | the rest |", *rows])
+
+
 PAGES = {
-    "README.md": (verdict, files, show, failure, diagnosis, commands),
-    "docs/bench.md": (failure,),
-    "docs/your-core.md": (
+    "README.md": (verdict, failure, diagnosis),
+    "docs/reference/bench.md": (failure, handshake),
+    "docs/tutorial/your-core.md": (
         core, core_ports, core_wrap, core_filled, core_word, core_order, core_first, core_lanes, core_edge, core_stall,
         core_pass,
     ),
-    "docs/explain.md": (explanation, shrunk),
-    "docs/exhaust.md": (post_module, post_pass, post_fail),
-    "docs/diagnose.md": (diagnosis,),
-    "docs/layouts.md": (nibbles, presets),
-    "docs/report.md": (plots,),
-    "docs/vectors.md": (memory,),
+    "docs/reference/explain.md": (explanation, shrunk),
+    "docs/reference/exhaust.md": (post_module, post_pass, post_fail),
+    "docs/reference/diagnose.md": (diagnosis,),
+    "docs/reference/layouts.md": (nibbles, presets),
+    "docs/how-to/report.md": (plots,),
+    "docs/reference/program.md": (extras,),
+    "docs/reference/vectors.md": (files, show, memory),
+    "docs/explanation/exactness.md": (roundings,),
 }  # fmt: skip
 
 
-PICTURES = {"docs/report-layer.svg": "layer", "docs/report-bits.svg": "bits"}
+PICTURES = {"docs/images/report-layer.svg": "layer", "docs/images/report-bits.svg": "bits"}
+
+
+def filled(page: str) -> bytes:
+    """A page with what its makers give between their markers."""
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for make in PAGES[page]:
+        begin, end = f"<!-- begin:{make.__name__} -->\n", f"<!-- end:{make.__name__} -->"
+        before, _, rest = text.partition(begin)
+        text = before + begin + make() + "\n" + end + rest.partition(end)[2]
+    return text.encode()
 
 
 def main() -> None:
+    groups: dict[str, dict[str, Callable[[], bytes]]] = {
+        "reference": {name: lambda make=make: make().encode() for name, make in WHOLE.items()},
+        "shown": {name: functools.partial(plot, ROOT / SET, what) for name, what in PICTURES.items()}
+        | {name: functools.partial(filled, name) for name in PAGES},
+        "running": {name: functools.partial(run_page, name) for name in running_pages()},
+    }
+    made = {name: make for group in groups.values() for name, make in group.items()}
+    check, wanted = "--check" in sys.argv[1:], [name for name in sys.argv[1:] if name != "--check"] or list(groups)
+    if unknown := [name for name in wanted if name not in groups and name not in made]:
+        sys.exit(f"no such pages: {', '.join(unknown)}")
     stale = []
-    for picture, what in PICTURES.items():
-        drawn, file = plot(ROOT / SET, what), ROOT / picture
-        if not file.is_file() or file.read_bytes() != drawn:
-            stale.append(picture)
-            if "--check" not in sys.argv[1:]:
-                file.write_bytes(drawn)
-    for page, makers in PAGES.items():
-        path = ROOT / page
-        old = new = path.read_text(encoding="utf-8")
-        for make in makers:
-            begin, end = f"<!-- begin:{make.__name__} -->\n", f"<!-- end:{make.__name__} -->"
-            before, _, rest = new.partition(begin)
-            new = before + begin + make() + "\n" + end + rest.partition(end)[2]
-        if new != old:
-            stale.append(page)
-            if "--check" not in sys.argv[1:]:
-                path.write_text(new, encoding="utf-8")
-    if stale and "--check" in sys.argv[1:]:
+    for name in [page for group in wanted for page in groups.get(group, [group])]:
+        path, new = ROOT / name, made[name]()
+        if not path.is_file() or path.read_bytes() != new:
+            stale.append(name)
+            if not check:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                path.write_bytes(new)
+    if stale and check:
         sys.exit(f"out of date: {', '.join(stale)}; run scripts/update_docs.py")
 
 

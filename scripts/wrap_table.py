@@ -1,4 +1,4 @@
-"""How many lines of one's own a foreign core takes from `qexport wrap` to its first PASS: a table of docs/your-core.md.
+"""How many lines of one's own a core takes from `qexport wrap` to its first PASS, for docs/tutorial/your-core.md.
 
 `python -m scripts.wrap_table` fills it in there. Each adapter is written, filled in as tests/sim/test_wrap.py does, and
 run on Icarus with all modes of streams.
@@ -12,7 +12,7 @@ from tests.conftest import checked_dump, cli
 from tests.judges.cores import layers
 from tests.sim.test_wrap import CORES, conv_capture, fill, wrapped
 
-PAGE = Path(__file__).parent.parent / "docs" / "your-core.md"
+PAGE = Path(__file__).parent.parent / "docs" / "tutorial" / "your-core.md"
 BEGIN, END = "<!-- begin:wrap -->\n", "<!-- end:wrap -->"
 SAYS = {
     "mac_loop": "one multiplier; codes written by address, sums with a handshake",

@@ -84,7 +84,7 @@ def test_a_linear_layer_and_all_of_a_convolutions_geometry() -> None:
         ({"weight": WEIGHT / 3}, "needs an integer type"),
         ({"stride": 0}, "stride"),
         ({"padding": -1}, "padding"),
-        ({"groups": 2}, "no multiple of groups 2"),
+        ({"groups": 2}, "not a multiple of groups 2"),
         ({"name": ""}, "layer"),
         ({"input": None}, "give weight and input"),
         ({"input_scale": float("nan")}, "scale: nan"),

@@ -5,10 +5,12 @@ import os
 import subprocess
 import sys
 import venv
+import zipfile
 from pathlib import Path
 
 import pytest
 
+from scripts.check_package import faults_of_wheel
 from tests.conftest import make_capture
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +35,10 @@ def test_installed_wheel_dumps_verifies_and_simulates_without_torch(tmp_path: Pa
 
     succeed(sys.executable, "-m", "pip", "wheel", "--no-deps", "--wheel-dir", tmp_path / "wheels", ROOT)
     (wheel,) = (tmp_path / "wheels").glob("qexport-*.whl")
+    assert faults_of_wheel(wheel) == []
+    with zipfile.ZipFile(wheel, "a") as archive:
+        archive.writestr("qexport/left_over.py", "")
+    assert faults_of_wheel(wheel) == [f"{wheel.name}: has qexport/left_over.py, which git does not know"]
     venv.create(environment, with_pip=True)
     python, qexport = environment / "bin" / "python", environment / "bin" / "qexport"
     succeed(python, "-m", "pip", "install", "--quiet", wheel)

@@ -6,34 +6,52 @@ from pathlib import Path
 from typing import Any
 
 from qexport.bench.context import CYCLES_SPARE, BenchMemory, bench_streams, render, work
-from qexport.bench.design import Design
+from qexport.bench.design import VHDL, Design, Dut
 from qexport.bench.interface import interface
 from qexport.bench.ports import connected, read_module
+from qexport.errors import QexportError
 from qexport.sets.manifest import read_manifest
 
 
-def render_cocotb(folder: Path, target: Path, dut: Sequence[Path] = (), top: str = "dut") -> dict[str, str]:
+def render_cocotb(folder: Path, target: Path, dut: Dut = (), top: str = "dut") -> dict[str, str]:
     """The cocotb bench of a set, by file name, for the folder `target`, from where it finds the set and the design.
 
-    The module `top` of `dut` replaces the set's own design. Raises QexportError when the set has no bench or the
-    module's ports do not fit.
+    The module or entity `top` of `dut` replaces the set's own design. Raises QexportError when the set has no bench,
+    the module's ports do not fit, or languages are mixed. Ports of an entity are looked at in the simulator alone.
     """
     manifest = read_manifest(folder)
     offered = interface(folder, manifest)
     slug = manifest.layer.slug
     design = Design.of(dut, top)
-    if design:
+    vhdl = [file for file in design.files if file.suffix.lower() in VHDL]
+    design.check_files()
+    if vhdl and len(vhdl) < len(design.files):
+        raise QexportError(
+            f"dut: {vhdl[0]} stands among files of Verilog, which no simulator takes that this bench knows; "
+            "`qexport simulate` makes Verilog of it"
+        )
+    if design and not vhdl:
         connected(read_module(design, folder / f"{slug}_pkg.sv", (folder,)), offered, design)
     streams = bench_streams(manifest, offered)
 
     def from_target(path: Path) -> str:
         return repr(Path(os.path.relpath(path.resolve(), target.resolve())).as_posix())
 
+    def found(paths: Sequence[Path]) -> list[str]:
+        return [f"(HERE / {from_target(path)}).resolve()" for path in paths]
+
     context: dict[str, Any] = {
         "slug": slug,
         "set": from_target(folder),
-        "sources": [f"(HERE / {from_target(file)}).resolve()" for file in design.files] or ['SET / "dut.sv"'],
-        "top": top,
+        "vhdl": bool(vhdl),
+        "sources": [*([] if vhdl else [f'SET / "{slug}_pkg.sv"']), *(found(design.files) or ['SET / "dut.sv"'])],
+        "includes": found(design.includes),
+        "defines": repr({name: value for name, _, value in (define.partition("=") for define in design.defines)}),
+        "top": design.top,
+        "params": repr(dict(design.params)),
+        "clock": design.clock,
+        "reset": design.reset,
+        "in_reset": 0 if design.reset_low else 1,
         "cycles_spare": CYCLES_SPARE,
         "streams": streams,
         "shapes": [list(entry.shape) for entry in manifest.memories],

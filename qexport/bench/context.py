@@ -25,7 +25,8 @@ from qexport.sets.manifest import Manifest, ManifestFormats, MemoryEntry
 CYCLES_SPARE = 1000
 LICENCE = ("SPDX-License-Identifier: 0BSD", "You may use this generated file under any terms.")
 # By suffix; lists of files and checksums, which programs read line by line, take no comment.
-_COMMENT = {".sv": "//", ".svh": "//", ".vh": "//", ".py": "#", "": "#"}
+_COMMENT = {".sv": "//", ".svh": "//", ".vh": "//", ".py": "#", ".core": "#", "": "#"}
+_BEFORE = {".core": "CAPI=2:\n"}  # what must stand before any comment
 _LABELS = {"py": "y", "px": "x", "oy": "y", "ox": "x", BIT_AXIS: "b"}  # of the axes of results, in FAIL lines and waves
 BESIDE = FORMATS["hex"]  # of the texts beside files that Verilog cannot load
 
@@ -125,6 +126,12 @@ class BenchMemory:
         return bool(self.loaded)
 
     @property
+    def shown(self) -> tuple[str, ...]:
+        """What messages call its files: by the layout's names, and where others are loaded by those in brackets."""
+        both = zip(self.files, self.loaded, strict=True)
+        return tuple(file if file == loaded else f"{file}({loaded})" for file, loaded in both)
+
+    @property
     def total(self) -> int:
         """The words of all files."""
         return self.words * len(self.files)
@@ -194,11 +201,24 @@ class Constants:
     texts: tuple[tuple[str, str], ...] = ()
     kind: str = "int"
 
+    @property
+    def values(self) -> list[tuple[str, str]]:
+        """All of them as Verilog writes them; a negative one stands in brackets, for it may come from a macro."""
+        numbers = [(name, self._number(value)) for name, value in self.numbers]
+        return numbers + [(name, f'"{text}"') for name, text in self.texts]
+
+    def _number(self, value: int) -> str:
+        text = f"64'sd{abs(value)}" if self.kind == "longint" else str(abs(value))
+        return text if value >= 0 else f"(-{text})"
+
 
 def licensed(name: str, text: str) -> str:
     """The text of a generated file with its licence in front, as comments of the file's language."""
-    mark = _COMMENT.get(Path(name).suffix)
-    return text if mark is None else "".join(f"{mark} {line}\n" for line in LICENCE) + text
+    suffix = Path(name).suffix
+    mark = _COMMENT.get(suffix)
+    if mark is None:
+        return text
+    return _BEFORE.get(suffix, "") + "".join(f"{mark} {line}\n" for line in LICENCE) + text
 
 
 def render(templates: Mapping[str, str], context: Mapping[str, Any]) -> dict[str, str]:
@@ -245,6 +265,12 @@ def bench_streams(manifest: Manifest, streams: Sequence[Stream]) -> list[BenchSt
     return [BenchStream(number, by_name[stream.memory], stream) for number, stream in enumerate(streams)]
 
 
+def loaded_files(memories: Sequence[MemoryEntry], streamed: Collection[str]) -> dict[str, list[str]]:
+    """The texts that a bench loads for each of these streamed memories."""
+    beside = beside_files(memories, streamed)
+    return {m.name: beside.get(m.name, [file.path for file in m.files]) for m in memories if m.name in streamed}
+
+
 def beside_files(memories: Sequence[MemoryEntry], streamed: Collection[str]) -> dict[str, list[str]]:
     """The texts that stand beside the files of those streamed memories that Verilog cannot load, by the memory's name:
     FILE.hex, and where several memories share a file FILE.NAME.hex."""
@@ -280,6 +306,7 @@ def base_context(
     loaded = [m for m in entries if m.text]
     return {
         "slug": layer.slug,
+        "prefix": layer.slug.upper(),
         "layer_name": for_comment(layer.name),
         "layout": for_comment(layout),
         "entries": entries,

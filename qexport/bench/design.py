@@ -118,7 +118,7 @@ class Design:
         for file in self.files:
             if not file.is_file():
                 raise QexportError(
-                    f"dut: {file} does not exist or is no file; give the file of your module '{self.top}'"
+                    f"dut: {file} does not exist or is not a file; give the file of your module '{self.top}'"
                 )
 
     @property

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from qexport.bench.design import OPEN, Design
 from qexport.bench.interface import Port, Stream
@@ -18,7 +18,13 @@ if TYPE_CHECKING:
 
 MOST_FAULTS = 40  # of one module; fewer than that, all are named at once
 NOTHING = "-"  # in place of a port
-_MACROS_OF_SLANG = ("__slang__", "__slang_major__", "__slang_minor__")
+# macros that SystemVerilog demands, and that not every simulator has
+COVERAGE = {
+    "START": 0, "STOP": 1, "RESET": 2, "CHECK": 3, "MODULE": 10, "HIER": 11, "ASSERTION": 20, "FSM_STATE": 21,
+    "STATEMENT": 22, "TOGGLE": 23, "OVERFLOW": -2, "ERROR": -1, "NOCOV": 0, "OK": 1, "PARTIAL": 2,
+}  # fmt: skip
+_MACROS_OF_SLANG = ("__slang__", "__slang_major__", "__slang_minor__", *(f"SV_COV_{name}" for name in COVERAGE))
+_NO_PACKAGE = ("UnknownPackage", "UnknownClassOrPackage")
 _DIRECTIONS = {"In": "input", "Out": "output"}
 
 
@@ -95,6 +101,7 @@ def read_module(design: Design, package: Path | None, folders: Sequence[Path]) -
         origin = design.origins.get(Path(file))
         return f"{file}:{manager.getLineNumber(at)}" if origin is None else str(origin)
 
+    _refuse_unknown(design, compilation, manager, package, tops[0].body.portList)
     ports = {}
     for port in tops[0].body.portList:
         plain = isinstance(port, ast.PortSymbol) and port.type.isIntegral
@@ -117,6 +124,30 @@ def read_module(design: Design, package: Path | None, folders: Sequence[Path]) -
             raise QexportError(f"tie: port {tied} of module {name} is {direction}, not one for '{value}'; {remedy}")
         del ports[tied]
     return Module(name, place(tops[0].definition), ports, params)
+
+
+def _refuse_unknown(
+    design: Design, compilation: Any, manager: pyslang.SourceManager, package: Path | None, ports: Sequence[Any]
+) -> None:
+    """Raises QexportError for a package that is not there, or for what leaves the type of a port unknown: without it
+    the ports cannot be read."""
+    import pyslang
+
+    untyped = any(getattr(port, "type", None) is not None and port.type.isError for port in ports)
+    engine = pyslang.DiagnosticEngine(manager)
+    found: dict[str, str] = {}
+    for one in compilation.getAllDiagnostics():
+        code = str(one.code).removeprefix("DiagCode(").removesuffix(")")
+        if one.isError() and (code in _NO_PACKAGE or untyped):
+            at = manager.getFullyExpandedLoc(one.location)
+            file = manager.getRawFileName(at.buffer)
+            place = str(design.origins.get(Path(file), f"{file}:{manager.getLineNumber(at)}"))
+            found.setdefault(engine.formatMessage(one), place)
+    if found:
+        own = "" if package is None else f" (that of the set is {package.stem})"
+        lines = [f"dut: {place}: {said}" for said, place in found.items()][:MOST_FAULTS]
+        lines[0] += f"; add the file that declares it{own}, or correct it"
+        raise QexportError("\n".join(lines))
 
 
 def top_of(design: Design) -> str:
@@ -164,7 +195,8 @@ def compiled(
         manager.addUserDirectories(str(folder))
     macros = parsing.PreprocessorOptions()
     macros.predefines = [*predefined, *design.defines]
-    macros.undefines = list(_MACROS_OF_SLANG) if predefined else []
+    known = {macro.partition("=")[0] for macro in predefined}
+    macros.undefines = [name for name in _MACROS_OF_SLANG if name not in known] if predefined else []
     options = ast.CompilationOptions()
     if design.top:
         options.topModules = {design.top}

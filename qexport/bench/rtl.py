@@ -289,7 +289,7 @@ def load_cycles(layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str,
 
 
 def compute_cycles(style: str, layer: ConvGeometry, plane: tuple[int, int], array: Mapping[str, int]) -> int:
-    """Busy cycles of one image when no result waits, from the cycle behind `start` on; docs/rtl.md derives them."""
+    """Busy cycles of one image when no result waits, from the cycle behind `start` on (docs/reference/rtl.md)."""
     row, col = array["row"], array["col"]
     taps = math.ceil(layer.group_inputs / row) * math.prod(layer.kernel)
     per_group = layer.out_channels // layer.groups

@@ -44,52 +44,70 @@ Number = Callable[[str], str]  # a step's field -> its number for `channel`
 
 @dataclass(frozen=True)
 class Window:
-    """What a pool reads: `plane` before it; `gather` takes `v` into the function's value."""
+    """What a pool reads: `plane` before it; `gather` takes `v` into the function's value, which begins at `start`."""
 
     kernel: tuple[int, int]
     stride: tuple[int, int]
     padding: tuple[int, int, int, int]
     plane: tuple[int, ...]
     gather: str
+    start: str
 
 
 @dataclass(frozen=True)
-class StepText:
-    """One step for the template: `value` of v and channel, or how many of its `levels` v reaches, or a `window`.
+class Function:
+    """What a step makes of one value: `value` of v and channel, or from `start` how many of its `levels` v reaches."""
 
-    `before`: the tensor that it acts on; `start`: what a count, sum or maximum starts from.
-    """
+    name: str
+    comment: str
+    value: str | None = None
+    levels: int | None = None
+    start: str = ""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A step's value at a place of its plane: its function of the value that the tensor `before` it has there, or what
+    a `window` of that tensor gives."""
 
     name: str
     before: str
     comment: str
-    value: str | None = None
-    levels: int | None = None
     window: Window | None = None
-    start: str = ""
 
 
-def steps_context(
-    steps: Sequence[Step], sizes: tuple[int, ...], start: str, bias: str | Int64 | None
-) -> dict[str, Any]:
-    """What templates/sv/steps.svh.j2 needs. `start` names the tensor before the steps, whose axes behind n have these
-    sizes. `bias`: the numbers, or what gives that of `channel` where the design has them from elsewhere."""
+def functions_context(steps: Sequence[Step], bias: str | Int64 | None) -> dict[str, Any]:
+    """What templates/sv/step_functions.svh.j2 needs. `bias`: the numbers, or what gives that of `channel` where the
+    design has them from elsewhere."""
     names = step_names(steps)
     numbers = {f"{name}_{field}": array for name, step in zip(names, steps, strict=True)
                for field, array in step.arrays.items() if array.ndim}  # fmt: skip
     if not isinstance(bias, str | None) and takes_bias(steps):
         numbers["bias_numbers"], bias = bias, "bias_numbers(channel)"
-    texts = []
-    for name, step, before in zip(names, steps, (start, *names), strict=False):
-        text = _text(name, step, before, sizes, str(bias))
-        sizes = step.sizes(_planes(sizes))
-        texts.append(text)
     roundings = {rounding for step in steps for rounding in _roundings(step)}
     return {
         "step_numbers": [(name, *_rows(array)) for name, array in numbers.items()],
         "roundings": [(name, up) for name, up in ROUNDINGS.items() if name in roundings],
-        "steps": texts,
+        "functions": [
+            _function(name, step, str(bias))
+            for name, step in zip(names, steps, strict=True)
+            if not isinstance(step, MaxPool | SumPool)
+        ],
     }
+
+
+def steps_context(
+    steps: Sequence[Step], sizes: tuple[int, ...], start: str, bias: str | Int64 | None
+) -> dict[str, Any]:
+    """What templates/sv/steps.svh.j2 needs: those functions, and the values at the places of planes. `start` names the
+    tensor before the steps, whose axes behind n have these sizes."""
+    names = step_names(steps)
+    places = []
+    for name, step, before in zip(names, steps, (start, *names), strict=False):
+        window = _window(name, step, sizes[-2:]) if isinstance(step, MaxPool | SumPool) else None
+        places.append(Place(name, before, _comment(name, step), window))
+        sizes = step.sizes(_planes(sizes))
+    return {"steps": places, **functions_context(steps, bias)}
 
 
 def value_of(tensor: str, steps: Sequence[Step]) -> str:
@@ -109,31 +127,35 @@ def _planes(sizes: tuple[int, ...]) -> Signal:
     return Signal(axes, axes[-1] if len(sizes) == 2 else "oc", sizes, np.zeros(0), np.zeros(0))
 
 
-def _text(name: str, step: Step, before: str, sizes: tuple[int, ...], bias: str) -> StepText:
+def _comment(name: str, step: Step) -> str:
     single = {field: value for field in step.__struct_fields__ if isinstance(value := getattr(step, field), int | str)}
     said = ", ".join(f"{field} {value}" for field, value in single.items() if field != "name")
-    comment = f"{name}: {step.op}{f' {said}' if said else ''}"
+    return f"{name}: {step.op}{f' {said}' if said else ''}"
+
+
+def _window(name: str, step: MaxPool | SumPool, plane: tuple[int, ...]) -> Window:
+    value, largest = f"at_{name}", isinstance(step, MaxPool)
+    gather = f"if (v > {value}) {value} = v;" if largest else f"{value} = {value} + v;"
+    stride = step.stride or step.kernel
+    return Window(step.kernel, stride, step.padding, plane, gather, literal(VALUE.low if largest else 0))
+
+
+def _function(name: str, step: Step, bias: str) -> Function:
+    comment = _comment(name, step)
 
     def number(field: str) -> str:
         array = step.arrays[field]
         return f"{name}_{field}(channel)" if array.ndim else literal(int(array))
 
     match step:
-        case MaxPool() | SumPool():
-            value = f"at_{name}"
-            largest = isinstance(step, MaxPool)
-            gather = f"if (v > {value}) {value} = v;" if largest else f"{value} = {value} + v;"
-            window = Window(step.kernel, step.stride or step.kernel, step.padding, sizes[-2:], gather)
-            return StepText(name, before, comment, window=window, start=literal(VALUE.low if largest else 0))
         case Threshold():
-            levels = step.arrays["table"].shape[1]
-            return StepText(name, before, comment, levels=levels, start=literal(step.first))
+            return Function(name, comment, levels=step.arrays["table"].shape[1], start=literal(step.first))
         case Lookup():
-            return StepText(name, before, comment, value=f"{name}_table(32'(v - {literal(step.low)}))")
+            return Function(name, comment, value=f"{name}_table(32'(v - {literal(step.low)}))")
         case Bias():
-            return StepText(name, before, comment, value=f"v + ({bias} <<< {step.shift})")
+            return Function(name, comment, value=f"v + ({bias} <<< {step.shift})")
         case _:
-            return StepText(name, before, comment, value=_VALUES[type(step)](step, number))
+            return Function(name, comment, value=_VALUES[type(step)](step, number))
 
 
 def _tflite(step: Tflite, number: Number) -> str:

@@ -6,6 +6,7 @@ from typing import Any
 
 from qexport.bench.context import BenchStream, base_context, bench_streams, render, work
 from qexport.bench.interface import layout_called, streams, unlike_preset
+from qexport.bench.package import render_package
 from qexport.bench.rtl import KEPT, mm_ports
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import require
@@ -74,13 +75,11 @@ def render_stub(manifest: Manifest, style: str, folder: Path, to: Path) -> dict[
     files = {
         source: f"stub/{style}.sv.j2",
         "support.svh": "stub/support.svh.j2",
-        package: "sv/package.sv.j2",
-        "params.vh": "sv/params.vh.j2",
         "Makefile": "stub/Makefile.j2",
     }
     if shell:
         files[shell] = f"stub/{shell}.j2"
-    return render(files, context)
+    return render(files, context) | render_package(folder, manifest, context)
 
 
 def _interface(manifest: Manifest, style: str, needed: list[BenchStream]) -> dict[str, Any]:

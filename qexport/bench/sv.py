@@ -19,6 +19,7 @@ from qexport.bench.context import (
 from qexport.bench.data import Operand, data_context
 from qexport.bench.interface import CHECKS, Stream, is_preset, streams_of
 from qexport.bench.model import has_model, model_context
+from qexport.bench.package import render_package
 from qexport.bench.steps import needed, steps_context, value_of
 from qexport.core.geometry import ConvGeometry
 from qexport.core.steps import Step, takes_bias
@@ -47,16 +48,19 @@ def render_bench(folder: Path, manifest: Manifest, checksums: Mapping[str, int])
         "verdict": f"LOADED words={context['words']}",
         "checksums": {**checksums, **{path: zlib.crc32(text.encode()) for path, text in beside.items()}},
     }
-    templates = {package: "sv/package.sv.j2", "params.vh": "sv/params.vh.j2"}
+    templates: dict[str, str] = {}
+    files = render_package(folder, manifest, context) | beside
     if streams or loaded:  # else there is nothing that Verilog could load
         templates |= {"files.f": "sv/files.f.j2", "Makefile": "sv/Makefile.j2", CHECKS: "sv/checks.txt.j2"}
         templates[f"{top}.sv"] = "sv/tb.sv.j2" if streams else "sv/stub.sv.j2"
+        templates[f"{layer.slug}.core"] = "sv/fusesoc.core.j2"
     if streams:
+        templates[f"{layer.slug}_axis_checks.sv"] = "sv/axis_checks.sv.j2"
         context |= _bench_context(bench_streams(manifest, streams))
         context |= work(layer, manifest.memories, sum(stream.words for stream in streams), array)
         templates["dut.sv"], design = _design(folder, manifest, streams, context["driven"], context["compared"])
         context |= design
-    return render(templates, context) | beside
+    return render(templates, context) | files
 
 
 def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
@@ -71,7 +75,9 @@ def compare_bench(folder: Path, manifest: Manifest) -> dict[str, str]:
     paths = [file.path for memory in manifest.memories for file in memory.files]
     checksums = {path: zlib.crc32((folder / path).read_bytes()) for path in paths}
     fresh = render_bench(folder, manifest, checksums)
-    wrong = dict.fromkeys(sorted(fresh.keys() ^ given), "is no bench file of this set, or is not named by its manifest")
+    wrong = dict.fromkeys(
+        sorted(fresh.keys() ^ given), "is not a bench file of this set, or is not named by its manifest"
+    )
     for path in sorted(fresh.keys() & given):
         if not (folder / path).is_file() or (folder / path).read_bytes() != fresh[path].encode():
             wrong[path] = "is not what qexport writes for this set"

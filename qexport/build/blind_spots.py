@@ -11,7 +11,7 @@ from qexport.core.operations.registry import AXES, OPERANDS
 from qexport.core.strength import COUNTED
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.tiling import Tiling
-from qexport.sets.manifest import Manifest, capture_of
+from qexport.sets.manifest import Manifest, capture_of, once_for_content
 
 ACTIVATIONS = tuple(name for name, operand in OPERANDS.items() if operand == "input")
 
@@ -127,6 +127,7 @@ def stored_in(manifest: Manifest) -> list[Stored]:
     return [Stored(entry.name, entry.tensor, entry.tiling(manifest.array)) for entry in manifest.memories]
 
 
+@once_for_content
 def spots_of(folder: Path, manifest: Manifest) -> tuple[str, ...]:
     """The errors that no picture shows on a set's layout, in words; raises CheckFailed when its capture was changed."""
     capture = capture_of(folder, manifest)

@@ -19,9 +19,10 @@ from qexport.core.operations.matmul import MatrixProduct
 from qexport.core.operations.registry import operation
 from qexport.layout.order import TILE_AXIS
 from qexport.sets.folder import sha256
-from qexport.sets.manifest import Manifest, capture_of
+from qexport.sets.manifest import Manifest, capture_of, once_for_content
 
 
+@once_for_content
 def coverage_of_set(folder: Path, manifest: Manifest) -> Coverage:
     """Of a set; raises CheckFailed when its capture was changed."""
     capture = capture_of(folder, manifest)

@@ -98,7 +98,7 @@ def dump(capture: Capture, layout: Layout, out: Path, force: bool = False) -> Du
     layout does not suit the layer, or when something else is in the way.
     """
     with staging(out) as stage:
-        done = _stage_set(stage, capture, layout, force)
+        done = _stage_set(stage, capture, layout, force, capture.layer.slug)
         if not done.unchanged:
             stage.put_in_place([done.folder.name])
     return replace(done, kept=tuple(stage.kept))
@@ -111,21 +111,24 @@ def dump_all(
     force: bool = False,
     advance: Callable[[int], None] = lambda done: None,
     graph: Callable[[Index], Graph] | None = None,
+    numbered: str = "",
 ) -> tuple[list[Dump], Path]:
     """Write the sets of all layers and `out`/index.json, which lists them; all of them or nothing.
 
-    `layout`: for all, or what gives a layer's. `graph`: of a network, what is written beside the index.
+    `layout`: for all, or what gives a layer's. `graph`: of a network, what is written beside the index. `numbered`:
+    what stands before the number of each set in its folder's name, where several are of one layer.
 
     Everything is made before anything is put in place. Whoever is killed while that happens leaves whole sets, old or
     new, and no index; `out` is refused by all that read it until the next command that writes into it has finished it.
     Raises what `dump` raises.
     """
     with staging(out) as stage:
-        dumps = []
+        dumps: list[Dump] = []
         for capture in captures:
             try:
                 own = layout if isinstance(layout, Layout) else layout(capture)
-                dumps.append(_stage_set(stage, capture, own, force))
+                name = f"{capture.layer.slug}{numbered}{len(dumps) if numbered else ''}"
+                dumps.append(_stage_set(stage, capture, own, force, name))
             except QexportError as error:
                 raise type(error)(f"{capture.layer.name}: {error}; nothing was written") from None
             advance(len(dumps))
@@ -155,11 +158,11 @@ def _index(stage: Stage, dumps: Sequence[Dump]) -> Index:
     return Index(layout=dumps[0].manifest.layout, source=dumps[0].manifest.source, sets=tuple(entries))
 
 
-def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool) -> Dump:
-    """Make the set of one layer in the stage, and look whether it may be put in place."""
+def _stage_set(stage: Stage, capture: Capture, layout: Layout, force: bool, name: str) -> Dump:
+    """Make the set of one layer in the stage, as the folder `name`, and look whether it may be put in place."""
     facts = operation(capture, layout.array.get(TILE_AXIS))
     streams = plan(facts, layout, capture.images)
-    target, partial = stage.out / capture.layer.slug, stage.new / capture.layer.slug
+    target, partial = stage.out / name, stage.new / name
     refuse_foreign(target)
     partial.mkdir()
     writers = [_MemoryWriter(stream, partial) for stream in streams]

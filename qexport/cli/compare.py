@@ -17,9 +17,7 @@ from qexport.cli.common.progress import show_progress
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @device_option
 @click.option("--work", type=path_type(), default="result/compare", show_default=True, help="The runs; gone on with.")
-@click.option(
-    "--out", "page", type=path_type(), default="docs/squeeze.md", show_default=True, help="A .md or .html file."
-)
+@click.option("--out", "page", type=path_type(), default="squeeze.md", show_default=True, help="A .md or .html file.")
 @json_option
 def command(
     models: tuple[str, ...],

@@ -52,6 +52,7 @@ class _Asked:
     checkpoint: str | None
     weight_bits: int | None
     act_bits: int | None
+    side: int | None
     data: Path | None
     images: int | str | None
     share: float | None
@@ -64,7 +65,7 @@ class _Asked:
 
 
 LayoutOf = Layout | Callable[[Capture], Layout]  # for all layers, or what gives that of one
-_OF_CHECKPOINT = ("checkpoint", "weight_bits", "act_bits", "data", "share")
+_OF_CHECKPOINT = ("checkpoint", "weight_bits", "act_bits", "side", "data", "share")
 
 
 def _model_captures(asked: _Asked, of_model: OfModel, hardware: Hardware | None) -> list[tuple[Capture, int]]:
@@ -132,11 +133,14 @@ def _network_captures(
     Says what is taken, on stderr where stdout is for machines.
     """
     wanted = _wanted_pictures(asked, layout)
-    network = load_network(asked.checkpoint, asked.weight_bits, asked.act_bits)
+    network = load_network(asked.checkpoint, asked.weight_bits, asked.act_bits, asked.side)
+    side, classes = network.model.side, network.model.classifier.out_features
     from qexport.frontends.vgg import capture as capturing
     from qexport.frontends.vgg import data as pictures
 
-    source = pictures.SamplePictures() if asked.data is None else pictures.open_split(asked.data, "test")
+    source: Any = pictures.SamplePictures()
+    if asked.data is not None:
+        source = pictures.open_split(asked.data, "test", side=side, classes=classes)
     if isinstance(wanted, int) and not 1 <= wanted <= len(source):
         raise QexportError(f"images: {wanted} is outside 1..{len(source)}, the pictures of this source")
     if asked.layer is None:
@@ -154,20 +158,20 @@ def _network_captures(
             wanted.stage,
             wanted.share,
             len(source),
-            lambda batch: capturing.input_codes(network, chosen, pictures.read(source, batch)),
+            lambda batch: capturing.input_codes(network, chosen, pictures.read(source, batch, side)),
         )
         click.echo(f"{choice}", err=as_json)
         wanted = choice.images
     indices = list(range(wanted)) if isinstance(wanted, int) else list(wanted)
-    taken = (
-        f"layer {layers[0].geometry.name}, {layers[0].shape}, kernel 3x3," if asked.layer else f"{len(layers)} layers"
-    )
+    first = layers[0].geometry
+    kernel = "x".join(map(str, first.kernel))
+    taken = f"layer {first.name}, {layers[0].shape}, kernel {kernel}," if asked.layer else f"{len(layers)} layers"
     click.echo(
         f"{taken} of {network.path} (sha256 {network.sha256[:12]}), pictures {_ranges(indices)} of "
         f"{asked.data or 'the shipped samples'}",
         err=as_json,
     )
-    read = pictures.read(source, indices)
+    read = pictures.read(source, indices, side)
     if dry_run:
         yield [(f.blank_capture(), len(indices)) for f in layers]
         return
@@ -200,7 +204,7 @@ def _read_indices(ctx: click.Context, param: click.Parameter, value: str | None)
         return None
     parts = value.split(",")
     if not all(re.fullmatch(r" *[0-9]{1,9} *", part) for part in parts):
-        raise click.BadParameter(f"'{value}' is no list of picture indices such as 3,17", ctx, param)
+        raise click.BadParameter(f"'{value}' is not a list of picture indices such as 3,17", ctx, param)
     return [int(part) for part in parts]
 
 
@@ -324,8 +328,8 @@ def command(
         if stress:
             from qexport.trust.stress import stress_captures
 
-            made, covered = stress_captures(captures[0][0], chosen, seed or 0)
-            captures = [(one, one.images) for one in made]
+            of_stress, covered = stress_captures(captures[0][0], chosen, seed or 0)
+            captures = [(one, one.images) for one in of_stress]
         if dry_run:
             _emit_plan(captures, layouts, as_json)
             _warn(chosen)
@@ -337,8 +341,9 @@ def command(
                 def advance(done: int) -> None:
                     tell("layers", done, len(captures))
 
-                written = None if stress else graph
-                dumps, index = dump_all((one for one, _ in captures), layouts, folder, force, advance, written)
+                written, numbered = (None, "_stress") if stress else (graph, "")
+                made = (one for one, _ in captures)
+                dumps, index = dump_all(made, layouts, folder, force, advance, written, numbered)
         else:
             dumps = [dump(captures[0][0], chosen, folder, force)]
     results = [_dump_result(done) for done in dumps]

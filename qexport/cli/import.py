@@ -1,5 +1,6 @@
 """Write a network in integers, from pixels to logits."""
 
+import re
 from pathlib import Path
 
 import click
@@ -14,6 +15,9 @@ from qexport.core.rescale import ANY, Hardware
 @click.argument("network")
 @click.option("--weight-bits", type=click.IntRange(2, 8), help="Default: what the checkpoint says, else 4.")
 @click.option("--act-bits", type=click.IntRange(2, 8), help="Default: what the checkpoint says, else 4.")
+@click.option(
+    "--side", type=click.IntRange(1, 1024), help="Of its pictures. Default: what the checkpoint says, else 32."
+)
 @hardware_options
 @out_option("The file, NAME.network.safetensors.")
 @json_option
@@ -21,6 +25,7 @@ def command(
     network: str,
     weight_bits: int | None,
     act_bits: int | None,
+    side: int | None,
     hardware: Hardware | None,
     target: Path,
     as_json: bool,
@@ -44,13 +49,20 @@ def command(
     ties: int | None = None
     departs = 0
     if network.endswith(".onnx"):
-        if (weight_bits, act_bits) != (None, None):
-            raise click.UsageError("--weight-bits and --act-bits belong to a checkpoint; an ONNX file says them")
+        if (weight_bits, act_bits, side) != (None, None, None):
+            raise click.UsageError(
+                "--weight-bits, --act-bits and --side belong to a checkpoint; an ONNX file says them"
+            )
         if hardware is not None:
             raise click.UsageError("--round and what follows it belong to a checkpoint")
         made, origin = onnx_network(Path(network)), Path(network)
+    elif re.fullmatch(r"[\w.]+:[\w.]+", network) and not Path(network).exists():
+        raise click.UsageError(
+            f"'{network}' names a PyTorch module; write it as ONNX first, in QDQ or QONNX: import takes "
+            "checkpoints and ONNX files"
+        )
     else:
-        loaded = load_network(network, weight_bits, act_bits)
+        loaded = load_network(network, weight_bits, act_bits, side)
         from qexport.frontends.vgg.network import integer_network
 
         imported = integer_network(loaded, hardware or ANY)

@@ -29,6 +29,7 @@ def command(
     checkpoint: str | None,
     weight_bits: int | None,
     act_bits: int | None,
+    side: int | None,
     model: str | None,
     weights: Path | None,
     inputs: Path | None,
@@ -51,24 +52,24 @@ def command(
     if model is None and (given := of_model.given()):
         raise click.UsageError(f"{', '.join(given)} belongs to --model")
     if network is not None:
-        if (checkpoint, weight_bits, act_bits, model, capture) != (None,) * 5:
+        if (checkpoint, weight_bits, act_bits, side, model, capture) != (None,) * 6:
             raise click.UsageError("--network stands alone; leave out the other options")
         _show_network(network, as_json)
         return
     result: dict[str, Any] = {}
     if model is not None:
-        if (checkpoint, weight_bits, act_bits, capture) != (None, None, None, None):
+        if (checkpoint, weight_bits, act_bits, side, capture) != (None,) * 5:
             raise click.UsageError("--model stands alone; leave out --checkpoint, bits and --capture")
         static = of_model.onnx is not None and inputs is None
         captures, refused = blank_captures(of_model) if static else module_captures(of_model, None, None)
         rows = [_layer_row(one) for one in captures]
         result["refused"] = [{"name": one.name, "index": one.index, "why": one.why} for one in refused]
     elif capture is not None:
-        if (checkpoint, weight_bits, act_bits) != (None, None, None):
+        if (checkpoint, weight_bits, act_bits, side) != (None,) * 4:
             raise click.UsageError("--checkpoint and bits belong to a network; a capture holds its layer already")
         rows = [_layer_row(CaptureFile(capture))]
     else:
-        loaded = load_network(checkpoint, weight_bits, act_bits)
+        loaded = load_network(checkpoint, weight_bits, act_bits, side)
         from qexport.frontends.vgg.capture import layer_facts, unusable_layers
 
         rows = [_layer_row(facts.blank_capture()) for facts in layer_facts(loaded.model)]

@@ -12,7 +12,7 @@ from qexport.core.atomic import write_atomically
 
 @click.command(name="plot")
 @folder_argument
-@click.option("--what", required=True, help="Which one: docs/report.md lists them.")
+@click.option("--what", required=True, help="Which one: docs/how-to/report.md lists them.")
 @out_option("The picture, an .svg file; it follows the reader's light or dark screen.")
 @json_option
 def command(folder: Path, what: str, target: Path, as_json: bool) -> None:

@@ -40,7 +40,7 @@ def command(folder: Path, place: str, as_json: bool) -> None:
     ]
     if not words:
         names = [file.path for _, manifest in sets for m in manifest.memories for file in m.files]
-        raise QexportError(f"place: '{path}' is no memory file of {folder}; it has {few(near(path, names))}")
+        raise QexportError(f"place: '{path}' is not a memory file of {folder}; it has {few(near(path, names))}")
 
     def show() -> None:
         for word in words:

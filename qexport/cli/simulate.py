@@ -25,14 +25,14 @@ from qexport.sets.staging import naming
 from qexport.sim.keep import VERDICT
 from qexport.sim.record import check_target, record_of
 from qexport.sim.run import simulate
-from qexport.sim.streams import MODES, all_streams, streams_of_seed
+from qexport.sim.streams import MODES, chosen_streams
 from qexport.sim.tools import WAVES
 from qexport.sim.verdict import Verdict
 
 
 @click.command(name="simulate")
 @folder_argument
-@simulator_option()
+@simulator_option("auto: Icarus where its runs take less than a build with Verilator, else Verilator.")
 @design_options()
 @click.option(
     "--streams",
@@ -93,8 +93,7 @@ def command(
         check_target(record, sets[0])
     if requirements and record is None and keep is None:
         raise click.UsageError("--requirement belongs to --verdict or --keep")
-    one = seed is not None and not streams and seeds == 1
-    made = streams_of_seed(seed or 0) if one else all_streams(streams or MODES, 1 if seed is None else seed, seeds)
+    made = chosen_streams(streams, seed, seeds)
     verdicts: list[Verdict] = []
     not_run: dict[Path, QexportError] = {}
     for path in sets:

@@ -11,10 +11,11 @@ STALE = 3600  # seconds without a write, after which the temporary file's writer
 
 def partial_of(path: Path) -> Path:
     """A name beside a file, for what is to replace it; those that dead writers left there are taken away."""
-    for left in path.parent.glob(f".{path.name}.*.partial"):
+    for left in os.scandir(path.parent):
         with suppress(OSError):
-            if left.stat().st_mtime < time.time() - STALE:
-                left.unlink()
+            ours = left.name.startswith(f".{path.name}.") and left.name.endswith(".partial")
+            if ours and left.stat(follow_symlinks=False).st_mtime < time.time() - STALE:
+                os.unlink(left)
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
 
 

@@ -192,7 +192,7 @@ class CaptureFile:
 
     def __init__(self, path: Path):
         if not path.is_file():
-            raise QexportError(f"capture: {path} does not exist or is no file")
+            raise QexportError(f"capture: {path} does not exist or is not a file")
         self.path = path
         check_header(path, "capture")
         try:
@@ -201,11 +201,11 @@ class CaptureFile:
                 shapes = {name: tuple(file.get_slice(name).get_shape()) for name in names}
                 entries = file.metadata() or {}
         except (SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
-            raise QexportError(f"capture: {path} is no readable safetensors file: {error}") from None
+            raise QexportError(f"capture: {path} is not a readable safetensors file: {error}") from None
         if set(entries) != {METADATA_KEY}:
             raise QexportError(
                 f"capture: {path} has metadata entries {few(sorted(entries))}; needs '{METADATA_KEY}' alone, with "
-                "layer, formats and source (docs/vectors.md)"
+                "layer, formats and source (docs/reference/vectors.md)"
             )
         of_steps = sorted(name for name in names if name.startswith(STEP_TENSOR))
         names -= set(of_steps)
@@ -286,7 +286,7 @@ class CaptureFile:
                     for name, span in spans.items()
                 }
         except (SafetensorError, AttributeError, TypeError, ValueError, OSError) as error:
-            raise QexportError(f"capture: {self.path} is no readable safetensors file: {error}") from None
+            raise QexportError(f"capture: {self.path} is not a readable safetensors file: {error}") from None
 
 
 Capture = LayerCapture | CaptureFile

@@ -112,7 +112,7 @@ class ConvGeometry(AnyLayer, frozen=True, kw_only=True, forbid_unknown_fields=Tr
         super().__post_init__()
         for name, channels in (("in_channels", self.in_channels), ("out_channels", self.out_channels)):
             if channels % self.groups:
-                raise QexportError(f"layer {self.name}: {name} {channels} is no multiple of groups {self.groups}")
+                raise QexportError(f"layer {self.name}: {name} {channels} is not a multiple of groups {self.groups}")
 
     def shapes(self, given: Mapping[str, Shape]) -> dict[str, Shape]:
         sizes = self._axes(given, "input")

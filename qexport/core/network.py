@@ -59,6 +59,13 @@ class NetworkInput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         tables = np.array(self.lookup, np.int64)
         return tables[np.arange(self.shape[0]).reshape(-1, *(1,) * (pixels.ndim - 2)), pixels]
 
+    def rounded(self, real: NDArray[np.float32]) -> Int64:
+        """The codes of real numbers, by a quantizer in float32."""
+        low, high = self.format.integer.low, self.format.integer.high
+        codes = np.rint(real / np.float32(self.format.scales[0])) + self.format.zero_points[0]
+        whole: Int64 = np.clip(codes, low, high).astype(np.int64)
+        return whole
+
 
 class NetworkOutput(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the network gives: the codes of a layer, of which real = (code - zero_point) x scale."""

@@ -130,7 +130,7 @@ def _read_document(path: Path, entries: dict[str, str]) -> _Document:
     if set(entries) != {METADATA_KEY}:
         raise QexportError(
             f"network: {path} has metadata entries {few(sorted(entries))}; needs '{METADATA_KEY}' alone, with what "
-            "docs/network.md says"
+            "docs/how-to/network.md says"
         )
     try:
         document = without_private(json.loads(entries[METADATA_KEY]))

@@ -32,7 +32,7 @@ class Stage(IntEnum):
     PLANE = auto()  # (n, ic, py, px)
     GATHER = auto()  # (n, ic, py, px) to patches (n, ic, kh, kw, oy, ox), in place of im2col
     PATCHES = auto()  # (n, ic, kh, kw, oy, ox)
-    PSUM = auto()  # (n, it, kh, kw, oc, py, px)
+    PSUM = auto()  # Psums to (n, it, kh, kw, oc, py, px)
     SUM = auto()  # Sums to accumulators
     ACCUMULATOR = auto()  # accumulators
     HISTORY = auto()  # accumulators of all images and channels: one result may depend on another
@@ -54,6 +54,7 @@ class Change:
     """One hypothesis: at `stage` the design does `apply` instead. `pair`: it is also tried together with others.
 
     `also`: what the same mistake does at other stages. `cost`: bits that were taken from what came back to build it.
+    `within`: the part of the memory in which alone it shows, where it was built for it.
     """
 
     mistake: Mistake
@@ -63,6 +64,7 @@ class Change:
     pair: bool = False
     also: "tuple[Change, ...]" = ()
     cost: float = 0.0
+    within: Bools | None = None
 
     @property
     def name(self) -> str:

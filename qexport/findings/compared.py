@@ -10,7 +10,7 @@ from qexport.core.intformat import Int64
 from qexport.errors import CheckFailed, QexportError
 from qexport.findings.change import Bools
 from qexport.findings.diagnosis import Diagnosis, First
-from qexport.findings.model import AnyModel, array_sides, model_of
+from qexport.findings.model import AnyModel, GivenModel, array_sides, model_of
 from qexport.findings.scope import AXIS_NAMES
 from qexport.findings.words import Actual
 from qexport.layout.formats.base import FileFault
@@ -28,7 +28,7 @@ class Comparison:
             raise QexportError(
                 f"memory: '{entry.name}' holds {entry.tensor}; diagnose compares results: {', '.join(there)}"
             )
-        self.folder, self.actual = folder, actual
+        self.folder, self.actual, self.start = folder, actual, 0
         capture = capture_of(folder, manifest)
         self.model = model_of(manifest, capture.part(0, capture.images), entry, array_sides(manifest)[0])
         self._look()
@@ -43,24 +43,46 @@ class Comparison:
         self.wrong = given & (~known | (self.got != self.model.golden))
         self.unknown = int((given & ~known).sum())  # X or Z; words that are missing do not count
 
+    @property
+    def movable(self) -> bool:
+        """Whether the words that came are fewer than there are, and may be any of them."""
+        return self.actual.movable and 0 < len(self.came) < len(self.actual.values)
+
+    @property
+    def came(self) -> Int64:
+        """The words that came, where they are the first."""
+        return self.actual.values[: int(self.actual.there.sum())]
+
+    def moved(self, start: int) -> "Comparison":
+        """The same words from another one on."""
+        moved = object.__new__(Comparison)
+        moved.folder, moved.actual, moved.start, moved.model = self.folder, self.actual.moved(start), start, self.model
+        moved._look()
+        return moved
+
+    def beside(self, other: Actual) -> "Comparison":
+        """The same words, compared with what another run gave for the memory."""
+        there = Comparison(self.folder, other)
+        twin = object.__new__(Comparison)
+        twin.folder, twin.actual, twin.start = self.folder, self.actual, self.start
+        twin.model = GivenModel(self.model, there.got)
+        twin._look()
+        twin.known, twin.wrong = twin.known & there.known, twin.wrong & there.known
+        return twin
+
     def placements(self) -> Iterator["Comparison"]:
         """This, and the same words at the places from which they may be, where fewer came than there are."""
         yield self
-        total, given = len(self.actual.values), int(self.actual.there.sum())
-        if not self.actual.movable or given == total:
+        if not self.movable:
             return
+        total, given = len(self.actual.values), len(self.came)
         golden = self.model.tiling.tile(self.model.stored(self.model.golden)).reshape(self.actual.values.shape)
-        came = self.actual.values[:given]
         starts = range(1, total - given + 1)
-        same = [int((golden[start : start + given] == came).all(axis=1).sum()) for start in starts]
+        same = [int((golden[start : start + given] == self.came).all(axis=1).sum()) for start in starts]
         best = starts[int(np.argmax(same))]
         likely = [best] if max(same) else []
         likely += range(given, total - given + 1, given) if total % given == 0 else []
-        for start in dict.fromkeys(likely):
-            moved = object.__new__(Comparison)
-            moved.folder, moved.actual, moved.model = self.folder, self.actual.moved(start), self.model
-            moved._look()
-            yield moved
+        yield from map(self.moved, dict.fromkeys(likely))
 
     def where(self) -> Diagnosis:
         """Where something differs; nothing is said of the causes."""

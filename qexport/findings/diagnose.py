@@ -1,7 +1,7 @@
 """Why what a design gave differs from a set: the golden is run again under each hypothesis and compared."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ from qexport.errors import QexportError
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.compared import Comparison
 from qexport.findings.diagnosis import Cause, Diagnosis
+from qexport.findings.hypotheses.element_kinds import PE_DEAD
 from qexport.findings.hypotheses.inputs import LANE_STUCK
 from qexport.findings.hypotheses.post import OTHER_LAYER
 from qexport.findings.hypotheses.registry import hypotheses
@@ -36,10 +37,12 @@ _FULL_RUNS = 24  # of those that come nearest
 _MOST_RUNS = 96  # of those that give all of a sample
 _PAIR_RUNS = 48
 _PAIR_VALUES = 4  # wrong values at least: fewer fit many pairs, and none of them would be found out
+_MOST_STARTS = 4
 _TILE_STAGES = (
     Stage.WEIGHT_TILES, Stage.INPUT_TILES, Stage.PATCHES, Stage.SUM, Stage.HISTORY, Stage.RESULT
 )  # fmt: skip
 _WHOLE_STAGES = (Stage.HISTORY, Stage.RESULT, Stage.WORDS)  # whose changes look at other places, too
+_ELEMENTS = 16  # of the array that are named
 _SEPARATED = 4  # members of a class for which a vector is looked for
 Told = Callable[[str], None]
 
@@ -55,15 +58,35 @@ def diagnose(
     require(read_manifest(folder).layer, Need.DIAGNOSIS)
     places = list(Comparison(folder, actual).placements())
     right = [compared for compared in places if not compared.wrong.any()]
-    found = [_of(places[0], progress, behind)] if not right else [_of(right[0], progress, behind)]
+    found = [search(places[0], progress, behind)] if not right else [search(right[0], progress, behind)]
     for compared in places[1:]:
         if found[-1].explained:
             return found[-1]
-        found.append(_of(compared, progress, behind))
+        found.append(search(compared, progress, behind))
+    if not found[-1].explained and places[0].movable:
+        progress("the place of the words")
+        tried = {compared.start for compared in places}
+        for start in [start for start in _starts(places[0], behind) if start not in tried][:_MOST_STARTS]:
+            if (moved := search(places[0].moved(start), progress, behind)).explained:
+                return moved
     return found[-1] if found[-1].explained else found[0]
 
 
-def _of(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
+def _starts(compared: Comparison, behind: Stage) -> Iterator[int]:
+    """The words from which a hypothesis that is not solved for, made everywhere, gives all that came."""
+    model, nothing = compared.model, np.zeros_like(compared.known)
+    came = compared.came
+    for change in hypotheses(model, compared.got, nothing):
+        if change.stage < behind:
+            continue
+        words = model.tiling.tile(model.predict((change,))).reshape(-1, came.shape[1])
+        for start in np.flatnonzero((words[: len(words) - len(came) + 1] == came[0]).all(axis=1)).tolist():
+            if (words[start : start + len(came)] == came).all():
+                yield start
+
+
+def search(compared: Comparison, progress: Told, behind: Stage) -> Diagnosis:
+    """Where something differs, and why: of words at their places."""
     actual, found = compared.actual, compared.where()
     if found.differing:
         return replace(found, **(_only_unknown(compared) or _search(compared, progress, behind)))
@@ -116,22 +139,21 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     trial = Trial(model, got, known)
     progress("single mistakes")
 
-    def changes(of: AnyModel) -> list[Change]:
-        return [change for change in hypotheses(of, got, known) if change.stage >= behind]
-
-    constant = constant_results(model, got, known, trial.wrong)
+    changes = [change for change in hypotheses(model, got, known) if change.stage >= behind]
+    constant = constant_results(trial)
     if constant is not None and constant[1]:
-        return _constant(compared, trial, changes(model), constant[0])
-    singles = _singles(trial, changes(model))
-    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _of_one_lane(scored)]
+        return _constant(compared, trial, changes, constant[0], progress)
+    singles = _singles(trial, changes)
+    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _built(scored)]
     if constant is not None and not specific:
-        return _constant(compared, trial, changes(model), constant[0])
+        return _constant(compared, trial, changes, constant[0], progress)
     for side in array_sides(model.manifest)[1:] if isinstance(model, Model) else ():
         if any(scored.proven for scored in singles):
             break
         other = Trial(Model(model.manifest, model.capture, model.entry, side), got, known)
         tiles = [replace(change, detail=f"{change.detail} ({side[0]}x{side[1]} array)".strip())
-                 for change in changes(other.model) if change.stage in _TILE_STAGES]  # fmt: skip
+                 for change in hypotheses(other.model, got, known, of_tiles=True)
+                 if change.stage in _TILE_STAGES and change.stage >= behind]  # fmt: skip
         singles += _singles(other, tiles)
     exact = [scored for scored in singles if scored.proven]
     others = _other_sets(compared.folder, compared.actual) if not exact else None
@@ -140,7 +162,7 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     tried = singles
     if not exact and trial.wrong.sum() >= _PAIR_VALUES:
         progress("pairs of mistakes")
-        pairs = _pairs(trial, changes(model))
+        pairs = _pairs(trial, changes)
         exact = [scored for scored in pairs if scored.proven]
         tried = singles + pairs
     if exact:
@@ -153,16 +175,23 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     return {"causes": tuple(closest), "explained": False}
 
 
-def _of_one_lane(scored: Scored) -> bool:
-    """Whether a hypothesis was built for the lane or column that is wrong, so that its place says nothing."""
-    return scored.name.startswith("pe_") or scored.name == LANE_STUCK.name
+def _built(scored: Scored) -> bool:
+    """Whether a hypothesis was built for what is wrong, so that it says nothing of results that are constant."""
+    return scored.name.startswith("pe_") or scored.name == LANE_STUCK.name or scored.changes[0].cost > 0
 
 
-def _constant(compared: Comparison, trial: Trial, changes: Iterable[Change], detail: str) -> dict[str, Any]:
-    """Of results that do not depend on the data: that they do not, or the lane that is stuck; never arithmetic."""
-    for change in changes:
-        if change.mistake is LANE_STUCK and change.stage is Stage.WORDS and trial.score((change,)).all:
-            return {"causes": (_cause([LANE_STUCK], change.detail, 1.0),)}
+def _constant(
+    compared: Comparison, trial: Trial, changes: Iterable[Change], detail: str, progress: Told
+) -> dict[str, Any]:
+    """Of results that do not depend on the data: that they do not, or the lane or column that is stuck; never
+    arithmetic."""
+    still = [
+        one for one in changes if (one.mistake is LANE_STUCK and one.stage is Stage.WORDS) or one.mistake is PE_DEAD
+    ]
+    stuck = [scored for scored in (trial.score((change,)) for change in still) if scored.all and scored.scope is None]
+    if any(scored.name == LANE_STUCK.name for scored in stuck):
+        stuck.sort(key=lambda scored: scored.name != LANE_STUCK.name)
+        return _class(trial.model, stuck, [], progress)
     others = _other_sets(compared.folder, compared.actual)
     cause = _cause([OTHER_LAYER], others, 1.0) if others is not None else _cause([RESULTS_CONSTANT], detail, 1.0)
     return {"causes": (cause,)}
@@ -177,8 +206,7 @@ def _fewer_images(compared: Comparison) -> tuple[AnyModel, Int64, Bools]:
     first = int(np.argmax((compared.wrong & known).reshape(model.images, -1).any(axis=1)))
     start = min(max(first - 1, 0) if count > 1 else first, model.images - count)
     part = slice(start, start + count)
-    capture = model.capture.part(part.start, part.stop)
-    return type(model)(model.manifest, capture, model.entry, (model.row, model.col)), got[part], known[part]
+    return model.of_images(part.start, part.stop), got[part], known[part]
 
 
 def _singles(trial: Trial, changes: Sequence[Change]) -> list[Scored]:
@@ -221,14 +249,14 @@ def _class(model: AnyModel, exact: Sequence[Scored], beside: Sequence[Mistake], 
 
     `beside`: what is wrong with other values.
     """
-    ranked = sorted(exact, key=lambda scored: (scored.unsaid, scored.scope is not None))
+    ranked = sorted(exact, key=lambda scored: (scored.unsaid, scored.part, scored.cost if scored.part else 0.0))
     best = ranked[0]
     predicted = best.predicted(model)
-    members: dict[str, Scored] = {}
+    members: dict[str, list[Scored]] = {}
     for scored in ranked:
-        if scored.name not in members and np.array_equal(scored.predicted(model), predicted):
-            members[scored.name] = scored
-    others = [scored for name, scored in members.items() if name != best.name]
+        if np.array_equal(scored.predicted(model), predicted):
+            members.setdefault(scored.name, []).append(scored)
+    others = [scored[0] for name, scored in members.items() if name != best.name]
     separations, inseparable = [], []
     for other in others[:_SEPARATED]:
         progress(f"a vector that tells {best.name} from {other.name}")
@@ -237,9 +265,18 @@ def _class(model: AnyModel, exact: Sequence[Scored], beside: Sequence[Mistake], 
             inseparable.append(other.name)
         else:
             separations.append(found)
-    causes = [_cause([*best.mistakes, *beside], best.detail, 1.0, tuple(scored.name for scored in others))]
-    causes += [_cause([*scored.mistakes, *beside], scored.detail, 1.0) for scored in others]
+    causes = [
+        _cause([*best.mistakes, *beside], _at_places(members[best.name]), 1.0, tuple(scored.name for scored in others))
+    ]
+    causes += [_cause([*scored.mistakes, *beside], _at_places(members[scored.name]), 1.0) for scored in others]
     return {"causes": tuple(causes), "separations": tuple(separations), "inseparable": tuple(inseparable)}
+
+
+def _at_places(alike: Sequence[Scored]) -> str:
+    """The detail of the first; of elements of the array all that may be it, for one of them must be looked at."""
+    first = alike[0]
+    places = [scored.detail for scored in alike if first.part and first.scope is None and scored.scope is None]
+    return " or ".join(dict.fromkeys(places[:_ELEMENTS])) if places else first.detail
 
 
 def _other_sets(folder: Path, actual: Actual) -> str | None:

@@ -18,7 +18,7 @@ from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches, psums
 from qexport.core.operations.registry import OPERANDS, operation
 from qexport.findings.change import UNKNOWN, Change, Stage
-from qexport.findings.sums import Sums, reach
+from qexport.findings.sums import Psums, Sums, reach
 from qexport.findings.wires import Wiring
 from qexport.layout.order import TILE_AXIS
 from qexport.layout.tiling import Tiling, expand_bits
@@ -110,6 +110,10 @@ class AnyModel:
             values = self.tiling.untile(by[Stage.WORDS].apply(self.tiling.tile(values)))
         return values
 
+    def of_images(self, start: int, stop: int) -> "AnyModel":
+        """The same with some of the images alone."""
+        return type(self)(self.manifest, self.capture.part(start, stop), self.entry, (self.row, self.col))
+
     def post(self, accumulators: Int64) -> Int64:
         """From accumulators to the tensor that is compared."""
         return self.behind(self.tensor, accumulators)
@@ -155,6 +159,26 @@ class AnyModel:
 
     def _psums(self, by: Mapping[Stage, Change], sample: Sample | None) -> Int64:
         raise NotImplementedError
+
+
+class GivenModel(AnyModel):
+    """What a run gave in place of what is right: a change may only take place behind the computation."""
+
+    def __init__(self, of: AnyModel, given: Int64):
+        super().__init__(of.manifest, of.capture, of.entry, (of.row, of.col))
+        self.of, self.given = of, given
+
+    def of_images(self, start: int, stop: int) -> AnyModel:
+        return GivenModel(self.of.of_images(start, stop), self.given[start:stop])
+
+    def predict(self, changes: Sequence[Change], sample: Sample | None = None) -> Int64:
+        values = self.given
+        for change in sorted(changes, key=lambda change: change.stage):
+            assert change.stage >= Stage.RESULT
+            assert not change.also
+            words = change.stage == Stage.WORDS
+            values = self.tiling.untile(change.apply(self.tiling.tile(values))) if words else change.apply(values)
+        return values
 
 
 class DataModel(AnyModel):
@@ -330,8 +354,12 @@ class Model(AnyModel):
             weight, planes = self._weights(by, sample), self._planes(by, images)
             if sample is not None and self.layer.groups > 1:
                 planes = planes[:, self._group_channels(sample)]
-            found = psums(weight, planes, self._groups(sample), self.facts.row, reach(weight, planes))
-            parts.append(by[Stage.PSUM].apply(found) if Stage.PSUM in by else found)
+            groups, row = self._groups(sample), self.facts.row
+            found = psums(weight, planes, groups, row, reach(weight, planes))
+            if Stage.PSUM in by:
+                outputs = np.arange(self.layer.out_channels) if sample is None else sample.outputs
+                found = by[Stage.PSUM].apply(Psums(weight, planes, groups, row, outputs, found))
+            parts.append(found)
         return np.concatenate(parts)
 
     def wiring(self, operand: str) -> Iterator[Wiring]:

@@ -1,7 +1,8 @@
 """What may be done wrong at a step behind the accumulator: one list, for hypotheses and for modules alone."""
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -46,7 +47,10 @@ STEP_NARROW = Mistake("step_narrow", "Give the values behind the step as many bi
 STEP_SIGN = Mistake("step_sign", "Take the values before the step as signed, and keep their signs.")
 
 ROUNDINGS: tuple[Round, ...] = get_args(Round)
+LEVELS = 16  # of a table of thresholds of which each is left out
+MOVED = 4  # places by which a step may stand elsewhere
 MULTIPLIER_BITS = 32  # a multiplier may be read as if it had fewer
+SOLVED = {Add: "value", Multiply: "by", Tflite: "multiplier"}  # numbers behind which codes only rise or only fall
 Function = Callable[[Int64], Int64]
 
 
@@ -76,9 +80,20 @@ def works(chain: Chain, at: int, stop: int) -> Iterator[Way]:
     for mistake, text, function in _misread(chain, step):
         yield Way(mistake, text, function, at + 1)
     yield Way(STEP_MISSING, "is left out", partial(_left_out, step), at + 1)
-    if at + 1 < stop:
-        exchanged = partial(_exchanged, chain, step, chain.steps[at + 1])
-        yield Way(STEP_ORDER, f"stands behind {chain.names[at + 1]}", exchanged, at + 2)
+    for other in range(at + 1, min(stop, at + 1 + MOVED)):
+        name, between = chain.names[other], chain.steps[at + 1 : other]
+        yield Way(
+            STEP_ORDER,
+            f"stands behind {name}",
+            partial(_all_of, chain, (*between, chain.steps[other], step)),
+            other + 1,
+        )
+        if between:
+            exchanged, before = (chain.steps[other], *between, step), (chain.steps[other], step, *between)
+            yield Way(
+                STEP_ORDER, f"and {name} stand in each other's place", partial(_all_of, chain, exchanged), other + 1
+            )
+            yield Way(STEP_ORDER, f"has {name} before it", partial(_all_of, chain, before), other + 1)
 
 
 def numbers(chain: Chain, at: int) -> Iterator[Way]:
@@ -103,12 +118,12 @@ def channels(chain: Chain, at: int) -> Iterator[Way]:
     step, axis = chain.steps[at], chain.start.axis
     for field, array in step.arrays.items():
         if array.ndim == (1 if field != "table" else 2) and not isinstance(step, Lookup) and len(array) > 1:
-            for text, other in _moved(array, 0):
+            for text, other in moved(array, 0):
                 yield from _replaced(chain, at, STEP_CHANNEL, f"has {field} {text}", {field: _numbers(other)})
     if isinstance(step, Bias):
         assert chain.bias is not None
         bias = chain.bias.reshape([-1 if a == axis else 1 for a in range(len(chain.start.axes))])
-        for text, other in _moved(bias, axis):
+        for text, other in moved(bias, axis):
             yield Way(STEP_CHANNEL, f"is that {text}", partial(_plus, other << step.shift), at + 1)
 
 
@@ -133,7 +148,7 @@ def other_biases(bias: Int64) -> Iterator[tuple[str, Int64]]:
     """What may be added in place of a bias (channel,)."""
     yield "subtracted", -bias
     yield "added twice", 2 * bias
-    for text, other in _moved(bias, 0):
+    for text, other in moved(bias, 0):
         yield f"that {text}", other
     for by in range(1, 9):
         yield f"{by} bits too far left", bias << by
@@ -143,12 +158,11 @@ def other_biases(bias: Int64) -> Iterator[tuple[str, Int64]]:
         yield f"cut to {bits} bits", IntFormat(bits, True).wrap(bias)
         yield f"cut to {bits} bits without sign", IntFormat(bits, False).wrap(bias)
         yield f"saturated to {bits} bits", IntFormat(bits, True).saturate(bias)
-    for bits in sorted({need, 8, 16}):
-        if bits >= need and (bias < 0).any():
-            yield f"of {bits} bits without sign", IntFormat(bits, False).wrap(bias)
+    for bits in range(need, max(need, 32) + 1) if (bias < 0).any() else ():
+        yield f"of {bits} bits without sign", IntFormat(bits, False).wrap(bias)
 
 
-def _moved(array: Int64, axis: int) -> Iterator[tuple[str, Int64]]:
+def moved(array: Int64, axis: int) -> Iterator[tuple[str, Int64]]:
     """Numbers of channels that are those of others."""
     if array.shape[axis] < 2:
         return
@@ -156,6 +170,36 @@ def _moved(array: Int64, axis: int) -> Iterator[tuple[str, Int64]]:
         yield f"of the channel {'before' if by > 0 else 'behind'}", np.roll(array, by, axis)
     yield "of channel 0 for all", np.broadcast_to(np.take(array, [0], axis), array.shape)
     yield "of the channels in reverse", np.flip(array, axis)
+
+
+def left_out_and_clip(chain: Chain, at: int, stop: int) -> Iterator[Way]:
+    """A step that is left out, and a clip behind it that lets pass what comes then: one design may have both."""
+    step = chain.steps[at]
+    if isinstance(step, Clamp | Pool):
+        return
+    for clip in range(at + 1, stop):
+        if not isinstance(last := chain.steps[clip], Clamp):
+            continue
+        for mistake, text, function in _misread(chain, last):
+            if mistake is STEP_CLIP:
+                both = f"({step.op}) is left out, and {chain.names[clip]} (clamp) {text}"
+                yield Way(STEP_MISSING, both, partial(_then, chain, chain.steps[at + 1 : clip], function), clip + 1)
+
+
+def _then(chain: Chain, steps: Sequence[Step], function: Function, v: Int64) -> Int64:
+    return function(_all_of(chain, steps, v))
+
+
+def number_that_gives(numbers: range, total: Callable[[int], int], wanted: int) -> tuple[int, int]:
+    """The least and the greatest number that give a total, which only rises or only falls with the number; the greatest
+    is less than the least where none does."""
+    turn = 1 if total(numbers[0]) <= total(numbers[-1]) else -1
+
+    def rising(number: int) -> int:
+        return turn * total(number)
+
+    low = bisect_left(numbers, turn * wanted, key=rising) + numbers.start
+    return low, bisect_right(numbers, turn * wanted, key=rising) + numbers.start - 1
 
 
 def _replaced(chain: Chain, at: int, mistake: Mistake, text: str, fields: Mapping[str, Any]) -> Iterator[Way]:
@@ -178,8 +222,10 @@ def _first(first: Int64, other: Int64) -> Int64:
     return first
 
 
-def _exchanged(chain: Chain, step: Step, following: Step, v: Int64) -> Int64:
-    return done(chain, step, done(chain, following, v))
+def _all_of(chain: Chain, steps: Sequence[Step], v: Int64) -> Int64:
+    for step in steps:
+        v = done(chain, step, v)
+    return v
 
 
 def _behind(chain: Chain, step: Step, change: Function, v: Int64) -> Int64:
@@ -234,15 +280,33 @@ def _other_numbers(step: Step) -> Iterator[tuple[str, dict[str, Any]]]:
         if array.size == 1:
             value = int(array.ravel()[0])
             bits = IntFormat.holding(value, value, True).bits
-            for new in dict.fromkeys([value + 1, value - 1, -value, *(value ^ (1 << bit) for bit in range(bits))]):
+            flipped = (value ^ (1 << bit) for bit in range(bits))
+            for new in dict.fromkeys([value + 1, value - 1, -value, *flipped, *_amounts(step, field, value)]):
                 yield f"has {field} {new}, not {value}", {field: new}
         else:
-            for text, other in (("+1", array + 1), ("-1", array - 1), ("of the other sign", -array)):
+            moved = [(f"{by:+d}", array + by) for by in (1, -1, *((2, -2, 3, -3) if _shifts(step, field) else ()))]
+            for text, other in (*moved, ("of the other sign", -array), ("0", 0 * array)):
                 yield f"has {field} {text}", {field: _numbers(other)}
     for field in sorted({"first", "bits", "shift"} - step.arrays.keys()):
         if not isinstance(step, Lookup) and isinstance(given := getattr(step, field, None), int):
-            for new in dict.fromkeys((given + 1, given - 1, 1 if field == "bits" else 0)):
+            near = (given + 1, given - 1, 1 if field == "bits" else 0)
+            for new in dict.fromkeys((*near, *_amounts(step, field, given))):
                 yield f"has {field} {new}, not {given}", {field: new}
+
+
+def _shifts(step: Step, field: str) -> bool:
+    """Whether a number of a step is by how many places it shifts."""
+    return field == "shift" or (field == "by" and isinstance(step, ShiftLeft | ShiftRight))
+
+
+def _amounts(step: Step, field: str, value: int) -> Iterator[int]:
+    """Other amounts: of shifts all, of other numbers twice and half."""
+    if _shifts(step, field):
+        yield from range(value - 8 if isinstance(step, Tflite) else 0, max(value, 0) + 9)
+    elif field == "bits":
+        yield from range(value - 1, 0, -1)
+    else:
+        yield from (2 * value, value // 2, 0)
 
 
 def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]]:
@@ -276,9 +340,15 @@ def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]
             for ways in (*((way,) for way in ROUNDINGS), *itertools.product(ROUNDINGS, repeat=2)):
                 text = f"rounds {' behind the multiplier and '.join(ways)}{' behind the shift' * (len(ways) > 1)}"
                 yield STEP_ROUNDING, text, partial(_tflite, step, axis, ways)
+            for text, cut in _fewer_digits(step.arrays["multiplier"], 32):
+                coarse = msgspec.structs.replace(
+                    step, multiplier=_numbers(np.minimum(cut, step.limits("multiplier")[1]))
+                )
+                yield STEP_NUMBER, text, partial(done, chain, coarse)
         case Relu():
             yield STEP_SIGN, "gives the size of the value", np.abs
             yield STEP_SIGN, "keeps values below 0, not above", lambda v: np.minimum(v, 0)
+            yield STEP_SIGN, "negates the value before", lambda v: np.maximum(-v, 0)
             for by in range(1, 7):
                 yield STEP_SIGN, f"is leaky, by 1/{1 << by}", partial(_leaky, by)
         case LeakyRelu():
@@ -302,9 +372,18 @@ def _misread(chain: Chain, step: Step) -> Iterator[tuple[Mistake, str, Function]
                 ("leaves the last level out", table[:, :-1]),
             ):
                 yield STEP_NUMBER, text, partial(_counted, levels, step.first, axis)
+            for level in range(1, min(table.shape[1] - 1, LEVELS)):
+                left = np.delete(table, level, axis=1)
+                yield STEP_NUMBER, f"leaves level {level} out", partial(_counted, left, step.first, axis)
         case Lookup():
             yield STEP_NUMBER, "reads the entry behind", partial(_before, chain, step, partial(_plus, 1))
             yield STEP_NUMBER, "reads the entry before", partial(_before, chain, step, partial(_plus, -1))
+            last = 2 * step.low + len(step.table) - 1
+            yield STEP_NUMBER, "reads its table from the end", partial(_before, chain, step, lambda v: last - v)
+            for bit in range((len(step.table) - 1).bit_length()):
+                for value in (0, 1):
+                    text = f"reads its table with bit {bit} of the address at {value}"
+                    yield STEP_NUMBER, text, partial(_before, chain, step, partial(_addressed, step.low, bit, value))
         case Pool():
             yield from _other_pools(step)
 
@@ -318,14 +397,26 @@ def _other_multipliers(chain: Chain, step: Multiply) -> Iterator[tuple[Mistake, 
         (f"takes its multiplier for {span}", span.wrap(by))
         for span in (IntFormat(bits, signed) for bits in range(2, MULTIPLIER_BITS + 1) for signed in (True, False))
     ]
-    for bits in range(4, reach):
-        lost = reach - bits
-        tried.append((f"has a multiplier of {bits} bits, rounded", ((by + (1 << lost >> 1)) >> lost) << lost))
-        tried.append((f"has a multiplier of {bits} bits, cut", (by >> lost) << lost))
+    tried += _fewer_digits(by, reach)
     for text, cut in tried:
         if cut.tobytes() not in seen:
             seen.add(cut.tobytes())
             yield STEP_NUMBER, text, partial(_times, cut, axis)
+
+
+def _fewer_digits(by: Int64, reach: int) -> Iterator[tuple[str, Int64]]:
+    """Multipliers of so many bits that hold fewer digits; rounded up they stay in their format."""
+    for bits in range(4, reach):
+        lost = reach - bits
+        most = int(by.max()) | ((1 << lost) - 1)
+        rounded = ((by + (1 << lost >> 1)) >> lost) << lost
+        yield f"has a multiplier of {bits} bits, rounded", rounded
+        if (rounded >= 1 << reach - 1).any():
+            yield (
+                f"has a multiplier of {bits} bits, rounded, the largest at most",
+                np.minimum(rounded, most >> lost << lost),
+            )
+        yield f"has a multiplier of {bits} bits, cut", (by >> lost) << lost
 
 
 def _times(by: Int64, axis: int, v: Int64) -> Int64:
@@ -345,9 +436,22 @@ def _other_pools(step: Pool) -> Iterator[tuple[Mistake, str, Function]]:
         yield STEP_NUMBER, "takes the mean of the window", lambda v: mean(v) // area
     else:
         yield STEP_NUMBER, "takes the largest of the window", partial(step.windows, reduce=np.maximum, fill=0)
+    for axis, name in enumerate(("row", "column")):
+        if step.kernel[axis] > 1:
+            shorter = tuple(size - (at == axis) for at, size in enumerate(step.kernel))
+            with suppress(QexportError):  # its padding would be as large
+                other = msgspec.structs.replace(step, kernel=shorter, stride=step.stride or step.kernel)
+                yield STEP_NUMBER, f"leaves the last {name} of each window out", partial(_smaller, step, other)
     for axis, name in ((-2, "row"), (-1, "column")):
         for by, way in ((1, "early"), (-1, "late")):
             yield STEP_ORDER, f"has windows one {name} too {way}", partial(_windows_moved, step, axis, by)
+
+
+def _smaller(step: Pool, other: Pool, v: Int64) -> Int64:
+    """Smaller windows at the same places."""
+    rows, cols = step.apply(v, 1).shape[-2:]
+    given: Int64 = other.apply(v, 1)[..., :rows, :cols]
+    return given
 
 
 def _windows_moved(step: Pool, axis: int, by: int, v: Int64) -> Int64:
@@ -377,6 +481,11 @@ def _tflite(step: Tflite, axis: int, ways: tuple[Round, ...], v: Int64) -> Int64
         return shift_right(v * multiplier, 31 - shift, ways[0])
     high = shift_right((v << np.maximum(shift, 0)) * multiplier, 31, ways[0])
     return shift_right(high, np.maximum(-shift, 0), ways[1])
+
+
+def _addressed(low: int, bit: int, value: int, v: Int64) -> Int64:
+    at = v - low
+    return low + ((at | 1 << bit) if value else (at & ~(1 << bit)))
 
 
 def _counted(table: Int64, first: int, axis: int, v: Int64) -> Int64:

@@ -21,6 +21,19 @@ def reach(weight: Int64, seen: Int64) -> int:
 
 
 @dataclass(frozen=True, eq=False)
+class Psums:
+    """What each input tile and tap adds: `weight` (oc, ic, kh, kw) and `planes` (n, ic, py, px) as of Sums; `total`
+    (n, it, kh, kw, oc, py, px)."""
+
+    weight: Int64
+    planes: Int64
+    groups: int
+    row: int
+    outputs: Int64
+    total: Int64
+
+
+@dataclass(frozen=True, eq=False)
 class Sums:
     """The accumulation of one part: what each step of the array adds.
 

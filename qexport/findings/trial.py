@@ -10,10 +10,15 @@ import numpy as np
 from qexport.core.intformat import Int64
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake
 from qexport.findings.model import AnyModel, Model, Sample
-from qexport.findings.scope import Scope, scopes
+from qexport.findings.scope import WORDS, Scope, scopes
 
-BITS = 16.0  # of evidence that a cause needs: some thousands of hypotheses are tried
-PART_BITS = 32.0  # and one in a part of the memory, which was chosen to hold the errors
+BITS = 16.0  # of evidence that a cause needs: some thousands of hypotheses are tried; a part of the memory costs more
+_REPEATED = 4  # words that are the same, at least
+
+
+def _drawn(counts: Int64) -> float:
+    """Bits of values that come so often each, as if they were drawn from what they are."""
+    return float((counts * np.log2(counts.sum() / counts)).sum())
 
 
 def name_of(mistakes: Iterable[Mistake]) -> str:
@@ -49,10 +54,19 @@ class Scored:
         return "; ".join([*details, *([f"only in {self.scope.text}"] if self.scope else [])])
 
     @property
+    def cost(self) -> float:
+        """Bits of evidence that were used up: to choose the part, and to work out what is in it."""
+        return (0.0 if self.scope is None else self.scope.cost) + sum(change.cost for change in self.changes)
+
+    @property
+    def part(self) -> bool:
+        """Whether it was made for a part of the memory."""
+        return self.scope is not None or any(change.within is not None for change in self.changes)
+
+    @property
     def proven(self) -> bool:
         """Whether it gives all, and that is no chance."""
-        needed = (BITS if self.scope is None else PART_BITS) + sum(change.cost for change in self.changes)
-        return self.all and self.bits >= needed
+        return self.all and self.bits >= BITS + self.cost
 
     def predicted(self, model: AnyModel) -> Int64:
         """What the memory would hold."""
@@ -73,10 +87,17 @@ class Trial:
 
     @cached_property
     def _surprise(self) -> float:
-        """Bits of all wrong values, as if each were drawn from what they are."""
-        _, counts = np.unique(self.got[self.wrong], return_counts=True)
-        total = int(counts.sum())
-        return float((counts * np.log2(total / counts)).sum())
+        """Bits of all wrong values: each drawn from what they are, and what they are told with them, as values or as
+        errors."""
+        got, want = self.got[self.wrong], self.model.golden[self.wrong]
+        values, counts = np.unique(got, return_counts=True)
+        drawn = _drawn(counts)
+        if len(got) < 2:
+            return drawn
+        errors, of_errors = np.unique(got - want, return_counts=True)
+        span = math.log2(max(int(values[-1]), int(want.max())) - min(int(values[0]), int(want.min())) + 1)
+        sizes = np.minimum(2 * np.log2(np.abs(errors.astype(np.float64)) + 1) + 1, span)
+        return max(drawn, min(drawn + span * len(values), _drawn(of_errors) + float(sizes.sum())))
 
     def score(self, changes: tuple[Change, ...], sample: Sample | None = None) -> Scored:
         values = self.model.predict(changes, sample)
@@ -95,9 +116,12 @@ class Trial:
         if fixed == every and broken:
             for scope in self.scopes:
                 if not (spoilt & (scope.mask if place is None else scope.mask[place])).any():
-                    bits = 0.0 if sample is not None else self._bits(known & said & scope.mask, every)
+                    told = known & said & (scope.mask if place is None else scope.mask[place])
+                    bits = 0.0 if sample is not None else self._bits(told, every)
                     return Scored(changes, 1.0, True, unsaid, scope, bits)
         exact = fixed == wanted and not broken
+        for change in changes if sample is None else ():
+            said = said if change.within is None else said & change.within
         bits = self._bits(known & said, wanted) if exact and sample is None else 0.0
         return Scored(changes, (fixed - broken) / wanted, exact, unsaid, None, bits)
 
@@ -127,11 +151,12 @@ class Trial:
         return Sample(taken, channels)
 
 
-def constant_results(m: AnyModel, got: Int64, known: Bools, wrong: Bools) -> tuple[str, bool] | None:
+def constant_results(trial: Trial) -> tuple[str, bool] | None:
     """Where results do not depend on the data, and whether none of them does: else it is all that is wrong.
 
     None where they do, or where the right ones hardly differ either.
     """
+    m, got, known, wrong = trial.model, trial.got, trial.known, trial.wrong
     golden = m.golden
     if not wrong.any() or len(np.unique(golden[known])) < 3:
         return None
@@ -140,7 +165,15 @@ def constant_results(m: AnyModel, got: Int64, known: Bools, wrong: Bools) -> tup
         return f"every value is {values[0]}", True
     if len(values) == 2 and len(np.unique(golden[known])) > 4 * len(values) and known.sum() > 32:
         return f"every value is {values[0]} or {values[1]}", True
-    front = [np.moveaxis(array, m.channel_axis, 0).reshape(m.channels, -1) for array in (got, known, wrong, golden)]
+    whole = _one_for_each_channel(trial)
+    part = None if whole is not None else _constant_part(trial)
+    return whole if part is None else (part, False)
+
+
+def _one_for_each_channel(trial: Trial) -> tuple[str, bool] | None:
+    m = trial.model
+    arrays = (trial.got, trial.known, trial.wrong, m.golden)
+    front = [np.moveaxis(array, m.channel_axis, 0).reshape(m.channels, -1) for array in arrays]
     constant, told, counts = [], 0, 0
     for channel, (came, sure, bad, want) in enumerate(zip(*front, strict=True)):
         if bad.any():
@@ -156,3 +189,25 @@ def constant_results(m: AnyModel, got: Int64, known: Bools, wrong: Bools) -> tup
         return "one value for each channel", True
     shown = ", ".join(map(str, constant[:4])) + (f" and {len(constant) - 4} more" if len(constant) > 4 else "")
     return f"channel{'s' * (len(constant) > 1)} {shown}: one value", False
+
+
+def _constant_part(trial: Trial) -> str | None:
+    """The part with all that is wrong in which every value is one, or every word, where that is more than chance."""
+    m, golden = trial.model, trial.model.golden
+    values, counts = np.unique(golden[trial.known], return_counts=True)
+    for scope in trial.scopes:
+        inside = trial.known & scope.mask
+        came = trial.got[inside]
+        often = int(counts[values == came[0]].sum())
+        bits = -np.log2((often + 1) / (int(trial.known.sum()) + len(values)))  # of a right value that is the same
+        if (came == came[0]).all() and bits * int((trial.wrong & inside).sum()) >= BITS + scope.cost:
+            return f"every value is {came[0]}, only in {scope.text}"
+    blocks, sure = m.tiling.tile(trial.got), m.tiling.tile(trial.known.astype(np.int64)) == 1
+    for scope in trial.scopes:
+        words = (m.tiling.tile(scope.mask.astype(np.int64)) == 1).any(axis=2)
+        if not scope.text.startswith(WORDS) or len(came := blocks[words]) < _REPEATED:
+            continue
+        told = (golden_words := m.tiling.tile(golden)[words])[(came != golden_words).any(axis=1)]
+        if ((came == came[0]) | ~sure[words]).all() and len(np.unique(told, axis=0)) >= _REPEATED:
+            return f"every word is the same, only in {scope.text}"
+    return None

@@ -63,7 +63,7 @@ def _sampled(file: Path, signal: str, clock: str, valid: str | None) -> list[str
     """The bits of a signal, as 0, 1, X and Z, just before each rising edge of the clock at which a word counts."""
     reader = _pywellen()
     if not file.is_file():
-        raise QexportError(f"actual: {file} does not exist or is no file; give a VCD or FST file")
+        raise QexportError(f"actual: {file} does not exist or is not a file; give a VCD or FST file")
     with _readable(file):
         by_name = {variable.full_name: variable for variable in reader.Waveform(str(file)).all_vars()}
     names = [_full_name(by_name, signal, file), _full_name(by_name, clock, file)]
@@ -142,7 +142,9 @@ def _readable(file: Path) -> Iterator[None]:
     except (KeyboardInterrupt, SystemExit):
         raise
     except BaseException as error:  # a panic of the library is no Exception
-        raise QexportError(f"actual: {file} is no readable VCD or FST file: {' '.join(str(error).split())}") from None
+        raise QexportError(
+            f"actual: {file} is not a readable VCD or FST file: {' '.join(str(error).split())}"
+        ) from None
 
 
 @contextmanager

@@ -125,7 +125,7 @@ def _read_actual(folder: Path, files: Path | Sequence[Path], memory: str | None)
     for path in paths:
         if not path.is_file():
             raise QexportError(
-                f"actual: {path} {'is a folder' if path.is_dir() else 'does not exist or is no file'}; give a file"
+                f"actual: {path} {'is a folder' if path.is_dir() else 'does not exist or is not a file'}; give a file"
             )
         if path.suffix in (".vcd", ".fst"):
             raise QexportError(f"actual: {path} holds waves; diagnose reads them with --signal and --clock")
@@ -350,7 +350,7 @@ class _Text:
         return QexportError(f"actual: {self.path}:{line}: {message}")
 
     def _no_word(self, line: int, token: bytes) -> QexportError:
-        return self._fault(line, f"'{_shown(token)}' is no word; correct the file or take the line out")
+        return self._fault(line, f"'{_shown(token)}' is not a word; correct the file or take the line out")
 
     def _lines(self) -> Iterator[tuple[int, list[bytes]]]:
         """Number and tokens of each line that has some; header lines, which hold no words, are left out."""
@@ -437,7 +437,7 @@ class _Text:
             words = [(number, token[2:]) for number, token in words]
         for number, token in words:
             if token.translate(None, delete=alphabet):
-                raise self._fault(number, f"'{_shown(token)}' is no {name} word")
+                raise self._fault(number, f"'{_shown(token)}' is not a {name} word")
         lengths = np.array([len(token) for _, token in words])
         short = lengths < count
         notes: tuple[str, ...] = ()
@@ -475,7 +475,7 @@ class _Text:
                 unknown = not token.strip(b"xz?")
                 digits = token.lstrip(b"+-")
                 if not unknown and not ((digits.isdigit() and digits[:1] != b"0") or digits == b"0"):  # as 007 is not
-                    raise self._fault(number, f"'{_shown(token)}' is no decimal number")
+                    raise self._fault(number, f"'{_shown(token)}' is not a decimal number")
                 value = 0 if unknown else int(token[:24])
                 if not (-(1 << (element.bits - 1)) <= value < 1 << element.bits):
                     raise self._fault(

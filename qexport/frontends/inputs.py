@@ -2,6 +2,7 @@
 
 import zipfile
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,31 @@ def chosen(wanted: int | Sequence[int], there: int, path: Path) -> tuple[int, ..
     if not indices:
         raise QexportError(f"images: {wanted} is outside 1..{there}, the inputs of {path}")
     return tuple(indices)
+
+
+@dataclass(frozen=True)
+class Normalised:
+    """Pixels (uint8) as real numbers: of 0..1, less the mean, by the standard deviation, channel by channel."""
+
+    mean: Sequence[float] = (0.0,)
+    std: Sequence[float] = (1.0,)
+
+    def __call__(self, given: Array) -> Array:
+        if given.dtype != np.uint8:
+            return given.astype(np.float32)
+        mean, std = (np.array(numbers, np.float32).reshape(-1, 1, 1) for numbers in (self.mean, self.std))
+        real: Array = (given.astype(np.float32) / np.float32(255) - mean) / std
+        return real
+
+
+def vectors(name: str, found: Array, inputs: int, classes: int) -> Array:
+    """What a model gives, as a vector of logits for each input."""
+    if found.size != inputs * classes:
+        raise QexportError(
+            f"model: {name} gives {found.shape} for {inputs} inputs; the network tells {classes} classes apart: give "
+            "the model that it came from"
+        )
+    return found.reshape(inputs, classes)
 
 
 def is_pictures(path: Path) -> bool:
@@ -68,7 +94,7 @@ def _picture(path: Path) -> Array:
 def arrays(path: Path) -> dict[str, Array]:
     """The arrays of a file by name; that of a .npy has none ("")."""
     if not path.is_file():
-        raise QexportError(f"inputs: {path} does not exist or is no file; give one")
+        raise QexportError(f"inputs: {path} does not exist or is not a file; give one")
     if path.stat().st_size > CHECKPOINT_BYTES:
         raise QexportError(f"inputs: {path} has more than {CHECKPOINT_BYTES:,} bytes; save less in it")
     if path.suffix == ".safetensors":

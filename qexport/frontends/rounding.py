@@ -3,8 +3,10 @@
 Every frontend says what it found there as a Rounding; here it becomes steps, proven, and is compared.
 """
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -18,7 +20,7 @@ from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.core.operations.registry import operation
 from qexport.core.rescale import Hardware, Network, rescale
-from qexport.core.steps import Round, Step
+from qexport.core.steps import Pool, Round, Step
 from qexport.errors import QexportError
 
 Reals = NDArray[np.float64]
@@ -86,6 +88,84 @@ def ended(
     return replace(with_steps, reference_codes=codes, ties=ties or None)
 
 
+FACTOR_BITS = 31  # of what an operand of a sum is multiplied with
+PAIRS = 1 << 16  # of codes of two operands, that are all tried
+Factors = tuple[int, ...]
+
+
+def common_unit(*scales: float) -> tuple[list[int], float]:
+    """Integers that are to each other as the scales, and the real value of 1: exact, where they fit their bits."""
+    ratios = [Fraction(scale) for scale in scales]
+    common = math.lcm(*(ratio.denominator for ratio in ratios))
+    numbers = [int(ratio * common) for ratio in ratios]
+    shared = math.gcd(*numbers)
+    unit, numbers = Fraction(shared, common), [number // shared for number in numbers]
+    while max(numbers).bit_length() > FACTOR_BITS:
+        unit, numbers = unit * 2, [(number + 1) // 2 for number in numbers]
+    if not min(numbers):
+        raise QexportError("its scales are too far from each other")
+    return numbers, float(unit)
+
+
+def least_factors(
+    mul: Factors, unit: float, formats: Sequence[CodeFormat], rounding: Callable[[float], Rounding]
+) -> tuple[Factors, float]:
+    """Smaller factors of a sum of two operands, and the real value of its 1, that give the same code for every pair of
+    codes; `rounding`: behind sums of such a unit.
+
+    Scales are to each other as numbers of 24 bits; near them lie ratios of few bits, which cost a hardware less.
+    """
+    values = [fmt.valid - fmt.zero_points[0] for fmt in formats]
+    if len(values[0]) * len(values[1]) > PAIRS:
+        return mul, unit
+    try:
+        wanted = _codes_of_pairs(rounding(unit), mul, values)
+        first, second = mul
+        exact = _sums_of_pairs(mul, values) * unit
+        for ratio in _ratios(abs(first), abs(second)):
+            near = ratio[0] if first > 0 else -ratio[0], ratio[1] if second > 0 else -ratio[1]
+            if max(ratio) >= max(abs(first), abs(second)):
+                break
+            own = unit * (near[0] * first + near[1] * second) / (near[0] ** 2 + near[1] ** 2)
+            close = (np.abs(_sums_of_pairs(near, values) * own - exact) < own / 4).all()
+            if close and (_codes_of_pairs(rounding(own), near, values) == wanted).all():
+                return near, own
+    except QexportError:  # of what follows the sum, which is then said when the layer is captured
+        pass
+    return mul, unit
+
+
+def _sums_of_pairs(mul: Factors, values: Sequence[Int64]) -> Int64:
+    """Of every pair of codes, as one channel."""
+    sums: Int64 = mul[0] * values[0][:, np.newaxis] + mul[1] * values[1]
+    return sums.reshape(1, -1)
+
+
+def _codes_of_pairs(rounding: Rounding, mul: Factors, values: Sequence[Int64]) -> Int64:
+    sums = _sums_of_pairs(mul, values)
+    gains, offsets = rounding.gains.tolist(), rounding.offsets.tolist()
+    if len(offsets) > 1:
+        raise QexportError("an offset for each channel")
+    ends = np.array([sums.min()]), np.array([sums.max()])
+    network = Network(gains, offsets, *ends, rounding.low, rounding.high, rounding.zero_point, rounding.rounding)
+    return network.codes(sums, 0)
+
+
+def _ratios(one: int, other: int) -> Iterator[tuple[int, int]]:
+    """Pairs of integers, ever larger, whose ratios come ever nearer to that of the two: a continued fraction's."""
+    before, now, rest = (0, 1), (1, 0), Fraction(one, other)
+    while True:
+        whole = rest.numerator // rest.denominator
+        for part in range(max(1, whole - 2), whole + 1):
+            pair = before[0] + part * now[0], before[1] + part * now[1]
+            if min(pair) > 0:
+                yield pair
+        before, now = now, (before[0] + whole * now[0], before[1] + whole * now[1])
+        if rest == whole:
+            return
+        rest = 1 / (rest - whole)
+
+
 def _passed(values: Any, steps: tuple[Step, ...], axis: int) -> Any:
     for step in steps:
         values = step.apply(values, axis, None)
@@ -143,7 +223,8 @@ def _ties_of_windows(accumulator: Int64, tied: NDArray[np.bool_], before: tuple[
     """The largest accumulator of each window whose sum is tied: it marks the window."""
     largest = accumulator
     for step in before:
-        largest = step.windows(largest, np.maximum, np.iinfo(np.int64).min)  # type: ignore[attr-defined]
+        if isinstance(step, Pool):
+            largest = step.windows(largest, np.maximum, np.iinfo(np.int64).min)
     places = np.argwhere(tied)
     return tuple(sorted({(int(place[axis]), int(largest[tuple(place)])) for place in places}))
 
@@ -169,8 +250,7 @@ def _float_error(
     summed: Any = Golden(LayerCapture(layer=layer, formats=Formats(**formats), **sizes)).accumulator
     axis = operation(capture, None).start.axis
     terms = capture.input.shape[-1] if capture.weight is None else capture.weight[0].size
-    for step in rounding.before:
-        terms += int(np.prod(step.kernel))  # type: ignore[attr-defined]
+    terms += sum(math.prod(step.kernel) for step in rounding.before if isinstance(step, Pool))
     summed = _passed(summed, rounding.before, axis)
     out: Reals = precision * (
         (terms + 4) * np.abs(gain) * summed + 8 * (np.abs(gain * sums) + np.abs(offset) + abs(rounding.zero_point) + 1)

@@ -157,7 +157,7 @@ def sharing(memories: Sequence[Sharing]) -> dict[str, list[Sharing]]:
     groups: dict[str, list[Sharing]] = {}
     for memory in memories:
         if memory.follows and memory.follows not in groups:
-            raise QexportError(f"memory '{memory.name}': follows '{memory.follows}', which is no memory before it")
+            raise QexportError(f"memory '{memory.name}': follows '{memory.follows}', which is not a memory before it")
         groups[memory.name] = groups[memory.follows] if memory.follows else []
         groups[memory.name].append(memory)
     return groups

@@ -86,7 +86,7 @@ class Order:
         """The order with a skew; raises OrderFault where it cannot have one."""
         lanes = [part for item in self.lanes for part in item.parts]
         if axis not in lanes:
-            raise OrderFault(f"'{axis}' is no lane axis of the order; choose one of {', '.join(lanes) or 'those'}")
+            raise OrderFault(f"'{axis}' is not a lane axis of the order; choose one of {', '.join(lanes) or 'those'}")
         if not self.addresses:
             raise OrderFault("the order has no address axis along which words could be delayed")
         return replace(self, skew=axis, skew_by=by)

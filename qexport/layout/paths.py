@@ -33,7 +33,7 @@ def check_file_name(name: str, order: Order, sizes: Mapping[str, int]) -> None:
     known = {name for item in order.files for name in (item.name, *item.parts)}
     if fields - known:
         bad = sorted(fields - known)[0]
-        raise OrderFault(f"'{name}': '{{{bad}}}' is no file axis of the order", name.index("{" + bad))
+        raise OrderFault(f"'{name}': '{{{bad}}}' is not a file axis of the order", name.index("{" + bad))
     for item in order.files:  # where only the layer tells the size it may be 1
         several = {part for part in item.parts if sizes.get(part, 1) > 1}
         if several and item.name not in fields and not fields >= several:
@@ -50,7 +50,7 @@ def check_file_name(name: str, order: Order, sizes: Mapping[str, int]) -> None:
     for own in RESERVED:  # where a file system does not tell upper from lower case, they are one
         if path.parts[0].lower() == own.lower():
             raise OrderFault(f"'{name}' takes the place of the set's own {own}; choose another name")
-    if re.fullmatch(r"(\w+_pkg|(tb|stub)_\w+)\.sv", name, flags=re.IGNORECASE):
+    if re.fullmatch(r"(\w+_(pkg|axis_checks)|(tb|stub)_\w+)\.sv|\w+\.core", name, flags=re.IGNORECASE):
         raise OrderFault(f"'{name}' is a name of the set's bench; choose another name")
     if max(map(len, path.parts)) > MAX_FILE_NAME:
         raise OrderFault(f"'{name}' is longer than {MAX_FILE_NAME} characters; choose a shorter name")

@@ -24,7 +24,7 @@ MEMORY_KEYS: Mapping[str, type] = {
     "group": int, "type": str, "style": str, "array": str,
 }  # fmt: skip
 _TYPE_NAMES = {
-    str: "text; write it in quotes", int: "whole number", bool: "true or false", list: "list; write it in [ ]",
+    str: "text; write it in quotes", int: "a whole number", bool: "true or false", list: "a list; write it in [ ]",
 }  # fmt: skip
 _SHARED_KEYS = ("file", "radix", "first", *STYLE_KEYS)  # of memories that stand in the same files
 REQUIRED_KEYS = ("name", "tensor", "order", "file", "radix")
@@ -91,7 +91,7 @@ def _read_memory(
         if key not in MEMORY_KEYS:
             raise source.at_key(f"unknown key '{key}'; a memory may have {', '.join(MEMORY_KEYS)}", number, key)
         if type(value) is not MEMORY_KEYS[key] and (key, type(value)) != ("first", dict):
-            fail(f"{key}: {value!r} is no {_TYPE_NAMES[MEMORY_KEYS[key]]}", key)
+            fail(f"{key}: {value!r} is not {_TYPE_NAMES[MEMORY_KEYS[key]]}", key)
     leader = _leader(table, earlier, fail)
     for key in REQUIRED_KEYS:
         if key not in table and (leader is None or key not in _SHARED_KEYS):
@@ -112,7 +112,7 @@ def _read_memory(
     names = [name for item in order.files for name in (item.name, *item.parts)]
     for name in table["first"] if isinstance(table.get("first"), dict) else ():
         if name not in names:
-            fail(f"first: '{name}' is no file axis of the order", "first")
+            fail(f"first: '{name}' is not a file axis of the order", "first")
     own = {key: value for key, value in table.items() if key in Memory.__dataclass_fields__ and key not in STYLE_KEYS}
     own |= {"order": order, "header": tuple(table.get("header", ()))}
     if leader is None:
@@ -177,7 +177,7 @@ def _check_values(table: Mapping[str, Any], fail: Callable[[str, str], NoReturn]
     first = table.get("first", 0)
     for start in first.values() if isinstance(first, dict) else [first]:
         if type(start) is not int or not 0 <= start <= SIZE:
-            fail(f"first: {start!r} is no whole number from 0 to {SIZE}", "first")
+            fail(f"first: {start!r} is not a whole number from 0 to {SIZE}", "first")
     if not 1 <= table.get("skew_by", 1) <= SIZE:
         fail(f"skew_by: {table['skew_by']} is outside 1..{SIZE}", "skew_by")
     for key, message in style_faults(table["radix"], {key: table[key] for key in STYLE_KEYS if key in table}):
@@ -188,12 +188,12 @@ def _check_values(table: Mapping[str, Any], fail: Callable[[str, str], NoReturn]
         fail(f"offset: {table['offset']} is larger than 2^48", "offset")
     for line in table.get("header", []):
         if not isinstance(line, str) or "\n" in line or "\r" in line:
-            fail(f"header: {line!r} is no single line of text", "header")
+            fail(f"header: {line!r} is not a single line of text", "header")
         comment = FORMATS[table["radix"]].comment
         if comment is None:
             fail(f"header: a file of radix '{table['radix']}' has no place for one; take the key out", "header")
         if not line.startswith(comment):
-            fail(f"header: {line!r} is no comment of radix '{table['radix']}'; begin it with {comment}", "header")
+            fail(f"header: {line!r} is not a comment of radix '{table['radix']}'; begin it with {comment}", "header")
         if comment == "//" and line.rstrip().endswith(("\\", "??/")):
             fail(f"header: {line!r} ends with a backslash, which draws in the next line; take it out", "header")
 
@@ -201,7 +201,7 @@ def _check_values(table: Mapping[str, Any], fail: Callable[[str, str], NoReturn]
 def _name_fault(name: object) -> str | None:
     """What is wrong with the name of a layout or of a memory."""
     if not isinstance(name, str):
-        return f"name: {name!r} is no {_TYPE_NAMES[str]}"
+        return f"name: {name!r} is not {_TYPE_NAMES[str]}"
     if not name.strip():
         return "name: is empty; give a name"
     return None if name.isprintable() else f"name: {name!r} has a line end or a control character; take it out"
@@ -266,7 +266,7 @@ def _size_errors(array: Mapping[str, Any], source: _Source) -> Iterator[LayoutEr
             message = f"array: size {size!r} of '{key}' must be a whole number above 0, up to {SIZE}"
             yield source.at_value(message, "array", key)
         if not re.fullmatch(r"[A-Za-z_]\w*", key, flags=re.ASCII):
-            yield source.at_key(f"array: '{key}' is no axis name; use letters, digits and _", "array", key)
+            yield source.at_key(f"array: '{key}' is not an axis name; use letters, digits and _", "array", key)
 
 
 def _read_memories(

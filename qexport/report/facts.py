@@ -173,6 +173,11 @@ def link(page: Path | None, file: Path) -> str:
     return quote(Path(relative).as_posix(), safe="/")
 
 
+def name_of_set(folder: Path, manifest: Manifest) -> str:
+    """The layer's name; where several sets are of one layer, as of the stress capture, that of the folder."""
+    return folder.name if folder.name.startswith(f"{manifest.layer.slug}_stress") else manifest.layer.name
+
+
 def products(manifest: Manifest) -> int:
     """The multiplications of one image, those with padding among them."""
     shapes = {entry.tensor: entry.shape for entry in manifest.memories if not entry.memory().order.has_bits}

@@ -8,8 +8,9 @@ from qexport.build.verify import verify_index
 from qexport.core.strength import percent
 from qexport.errors import QexportError
 from qexport.layout.paths import MANIFEST
+from qexport.report.accuracy import Accuracy
 from qexport.report.blocks import Block, Note, Section, Tile, marked
-from qexport.report.facts import format_text, link, products
+from qexport.report.facts import format_text, link, name_of_set, products
 from qexport.report.figure import Figure
 from qexport.report.graph import graph_figure, read_graph
 from qexport.report.page import render_page
@@ -43,7 +44,7 @@ class Set:
         return sum(file.words * entry.word_bits for entry in entries for file in entry.files)
 
 
-def folder_page(folder: Path, page: Path | None = None) -> bytes:
+def folder_page(folder: Path, page: Path | None = None, accuracy: Accuracy | None = None) -> bytes:
     """All sets of a folder as a page. Only manifests are read: `qexport verify` checks the rest."""
     sets = [_read(path) for path in find_sets(folder)]
     there = [one.manifest for one in sets if one.manifest is not None]
@@ -68,6 +69,9 @@ def folder_page(folder: Path, page: Path | None = None) -> bytes:
     ]
     if graph is not None:
         sections.insert(0, Section("Network", "Which layer takes whose codes.", [network_figure(graph, sets)]))
+    if accuracy is not None:
+        tiles.insert(0, accuracy.tile)
+        sections.insert(1, accuracy.section)
     return render_page(folder.resolve().name, f"{len(sets)} set{'s' * (len(sets) > 1)} of layers", tiles, sections)
 
 
@@ -98,7 +102,7 @@ def _row(one: Set, page: Path | None) -> list[AnyCell]:
     operand, flips = manifest.strength.first
     shown = percent(flips.relu, flips.flips) if flips.flips else "-"
     return [
-        Cell(manifest.layer.name, href=link(page, one.folder / MANIFEST)),
+        Cell(name_of_set(one.folder, manifest), href=link(page, one.folder / MANIFEST)),
         f"{manifest.layer.kind} {manifest.layer.text}".strip(),
         Cell("-" if formats.weight is None else format_text(formats.weight)),
         format_text(formats.input),
@@ -115,7 +119,7 @@ def _sizes(sets: Sequence[Set]) -> list[Block]:
     there = [(one, one.manifest) for one in sets if one.manifest is not None][:_DRAWN]
     if not there:
         return []
-    names = [manifest.layer.name for _, manifest in there]
+    names = [name_of_set(one.folder, manifest) for one, manifest in there]
     labels = [
         str(manifest.layer.index if manifest.layer.index is not None else at) for at, (_, manifest) in enumerate(there)
     ]

@@ -108,7 +108,9 @@ def plot(folder: Path, what: str) -> bytes:
     """One picture of a set as an SVG file: `codes-weight`, or all of a kind below each other: `codes`."""
     facts, kind = SetFacts(folder), what.partition("-")[0]
     if kind not in PLOTS:
-        raise QexportError(f"what: '{what}' is no plot; choose one of {few(near(what, list(PLOTS)), most=len(PLOTS))}")
+        raise QexportError(
+            f"what: '{what}' is not a plot; choose one of {few(near(what, list(PLOTS)), most=len(PLOTS))}"
+        )
     figures = {figure.name: figure for figure in PLOTS[kind](facts)}
     if what in figures:
         return figures[what].alone()

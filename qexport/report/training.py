@@ -131,7 +131,7 @@ def check_plot(path: Path) -> None:
     if path.suffix not in SUFFIXES:
         raise QexportError(f"plot: {path} ends in '{path.suffix}'; choose one of {', '.join(SUFFIXES)}")
     if not path.parent.is_dir():
-        raise QexportError(f"plot: {path.parent} is no folder; make it first")
+        raise QexportError(f"plot: {path.parent} is not a folder; make it first")
 
 
 def write_plot(records: Records, name: str, path: Path) -> None:

@@ -1,6 +1,5 @@
 """What a worker does: one job, from its content to the file in the store."""
 
-import json
 import os
 import platform
 import time
@@ -93,7 +92,7 @@ def _simulate(job: Job, scratch: Path) -> Outcome:
     return Outcome(
         failure=record.failure,
         sure={"words": verdict.words, "cycles": verdict.cycles},
-        record=msgspec.convert(json.loads(record.to_bytes()), Record),  # which is sealed
+        record=record.sealed(),
         log=_end_of(keep / RUN),
         diagnosis="" if verdict.passed or not job.diagnose else _diagnosis(job.set, keep),
     )

@@ -39,7 +39,7 @@ class Processes:
         self.at_once = at_once or os.cpu_count() or 1
         self._before = {*multiprocessing.active_children()}
         self._context = multiprocessing.get_context("forkserver")
-        self._context.set_forkserver_preload(["qexport.runs.checks"])
+        self._context.set_forkserver_preload(["qexport.runs.checks", "pyslang", "filelock"])  # all that a job imports
         with _uninterrupted(), _short_temporary_folder():
             forkserver.ensure_running()
         self.executor = self._new()

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import re
 from pathlib import Path
 
@@ -37,10 +38,14 @@ def sums_text(files: dict[str, str]) -> str:
 
 def set_entries(folder: Path) -> dict[str, Path]:
     """Everything in a folder by its relative path: files, links, and folders that hold nothing."""
-    found = (
-        path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir() or not any(path.iterdir())
-    )
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    found = {}
+    for place, folders, files in os.walk(folder):  # a link to a folder is among the folders
+        links = [name for name in folders if os.path.islink(os.path.join(place, name))]
+        for path in (Path(place, name) for name in (*files, *links)):
+            found[path.relative_to(folder).as_posix()] = path
+        if not folders and not files and Path(place) != folder:
+            found[Path(place).relative_to(folder).as_posix()] = Path(place)
+    return dict(sorted(found.items()))
 
 
 def claims_to_be_set(folder: Path) -> bool:
@@ -118,7 +123,7 @@ def find_sets(folder: Path) -> list[Path]:
     Neither are there any while old and new sets may lie in the folder together.
     """
     if not folder.is_dir():
-        raise QexportError(f"set: {folder} is no folder; give the folder that `qexport dump` wrote")
+        raise QexportError(f"set: {folder} is not a folder; give the folder that `qexport dump` wrote")
     if (folder / MANIFEST).is_file():
         return [folder]
     if _half_in_place(folder):

@@ -1,9 +1,11 @@
 """The contract's JSON, typed: what manifest.json says of a set, written and read in one place."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from functools import lru_cache, wraps
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 from msgspec import Meta
@@ -30,6 +32,9 @@ from qexport.sets.folder import CRLF, file_sha256, has_other_line_ends, sha256
 
 SCHEMA = "qexport.vectors/2"
 READ_SCHEMAS = ("qexport.vectors/1", SCHEMA)  # a major schema is read for ever: tests/frozen
+T = TypeVar("T")
+_CONTENTS = 64  # whose facts a process keeps
+_parsed = lru_cache(maxsize=256)(parse_order)  # a manifest's memories are asked for their orders again and again
 
 
 class Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -178,9 +183,9 @@ class MemoryEntry(Entry, frozen=True, kw_only=True, omit_defaults=True):
         for _, message in style_faults(self.radix, styles):
             raise QexportError(f"manifest: memory '{self.name}': {message}")
         try:
-            order = parse_order(self.order, self.tensor)
+            order = _parsed(self.order, self.tensor)
             if order.tensor_axes[0] == "oc" != channel:
-                order = parse_order(self.order, self.tensor, (channel, *order.tensor_axes[1:]))
+                order = _parsed(self.order, self.tensor, (channel, *order.tensor_axes[1:]))
             order = order.skewed(self.skew, self.skew_by) if self.skew else order
         except OrderFault as error:
             raise QexportError(f"manifest: memory '{self.name}': order '{self.order}': {error}") from None
@@ -352,7 +357,9 @@ def read_manifest(folder: Path) -> Manifest:
         document: Any = json.loads(data)
         tool, schema = document["tool"]["name"], document["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise QexportError(f"set: {path} is no qexport manifest; give the folder that `qexport dump` wrote") from None
+        raise QexportError(
+            f"set: {path} is not a qexport manifest; give the folder that `qexport dump` wrote"
+        ) from None
     if tool != "qexport" or schema not in READ_SCHEMAS:
         raise QexportError(
             f"set: {path} is of tool '{tool}', schema '{schema}'; this qexport reads {', '.join(READ_SCHEMAS)}"
@@ -380,10 +387,34 @@ def read_words(folder: Path, manifest: Manifest, entry: MemoryEntry, tiling: Til
 
 def capture_of(folder: Path, manifest: Manifest) -> CaptureFile:
     """The capture in a set; raises CheckFailed when it is missing or was changed."""
+    return CaptureFile(_sound_capture(folder, manifest))
+
+
+def _sound_capture(folder: Path, manifest: Manifest) -> Path:
     file = folder / manifest.capture.path
     if not file.is_file() or file_sha256(file) != manifest.capture.sha256:
         raise CheckFailed(f"{file} is missing, or its SHA-256 differs from the manifest; dump the set again")
-    return CaptureFile(file)
+    return file
+
+
+def once_for_content(facts: Callable[[Path, Manifest], T]) -> Callable[[Path, Manifest], T]:
+    """What `facts` says of a set, worked out once in a process for all sets of this manifest, which names the capture.
+
+    It may look at nothing else. Raises CheckFailed when the capture is missing or was changed, each time.
+    """
+    known: dict[str, T] = {}
+
+    @wraps(facts)
+    def found(folder: Path, manifest: Manifest) -> T:
+        _sound_capture(folder, manifest)
+        content = sha256(msgspec.json.encode(manifest))
+        if content not in known:
+            if len(known) >= _CONTENTS:
+                known.clear()
+            known[content] = facts(folder, manifest)
+        return known[content]
+
+    return found
 
 
 def golden_text(manifest: Manifest) -> str:

@@ -177,7 +177,7 @@ def refuse_foreign(target: Path) -> None:
     """Raises QexportError when a set cannot stand here, because something else does."""
     fits = target.is_dir() and not target.is_symlink() and (claims_to_be_set(target) or not any(target.iterdir()))
     if os.path.lexists(target) and not fits:
-        raise QexportError(f"out: {target} is in the way and is no vector set; move it or choose another --out")
+        raise QexportError(f"out: {target} is in the way and is not a vector set; move it or choose another --out")
 
 
 def refuse_strays(folder: Path) -> None:

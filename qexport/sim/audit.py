@@ -51,7 +51,9 @@ def audit(record: Path, folder: Path, design: Design) -> list[Doubt]:
         document = json.loads(data)
         schema = document["schema"]
     except (ValueError, KeyError, TypeError, RecursionError):
-        raise QexportError(f"audit: {record} is no record of a verdict; give what simulate --verdict wrote") from None
+        raise QexportError(
+            f"audit: {record} is not a record of a verdict; give what simulate --verdict wrote"
+        ) from None
     if not isinstance(schema, str) or not schema.startswith("qexport.verdict/"):
         raise QexportError(f"audit: {record} has schema {schema!r:.40}, needs {SCHEMA}; give what simulate wrote")
     try:
@@ -77,7 +79,7 @@ def audit(record: Path, folder: Path, design: Design) -> list[Doubt]:
 
 def _read(record: Path) -> bytes:
     if not record.is_file():
-        raise QexportError(f"audit: {record} does not exist or is no file; give what simulate --verdict wrote")
+        raise QexportError(f"audit: {record} does not exist or is not a file; give what simulate --verdict wrote")
     with record.open("rb") as file:
         data = file.read(MOST_BYTES + 1)
     if len(data) > MOST_BYTES:

@@ -133,7 +133,7 @@ def _compiled(simulator: Simulator, job: Job, scratch: Path, log: Path, say: Cal
 def _forget_oldest(builds: Path) -> None:
     """Leave MOST_BUILDS of the builds in a folder, those that were used last."""
     with suppress(OSError):  # another process may do the same
-        places = sorted((path for path in builds.iterdir() if path.is_dir()), key=lambda path: path.stat().st_mtime)
+        places = sorted(builds.glob("?" * 64 + "/"), key=lambda path: path.stat().st_mtime)  # SHA-256
         for place in places[:-MOST_BUILDS]:
             shutil.rmtree(place, ignore_errors=True)
 

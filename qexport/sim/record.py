@@ -10,6 +10,7 @@ import platform
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -108,11 +109,14 @@ class Record(Entry, frozen=True, kw_only=True):
     requirements: tuple[str, ...]
     seals: dict[str, str] = msgspec.field(default_factory=dict)
 
-    def to_bytes(self) -> bytes:
-        """Canonical JSON, sealed."""
+    def sealed(self) -> "Record":
         document = json.loads(msgspec.json.encode(self))
         del document["seals"]
-        return json_bytes(document | {"seals": seals(document)})
+        return msgspec.structs.replace(self, seals=seals(document))
+
+    def to_bytes(self) -> bytes:
+        """Canonical JSON, sealed."""
+        return json_bytes(self.sealed())
 
 
 def record_of(verdict: Verdict, requirements: Sequence[str] = ()) -> Record:
@@ -150,7 +154,7 @@ def check_target(path: Path, folder: Path) -> None:
     if path.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"verdict: {path} lies in the set {folder}; give a file outside it")
     if path.is_dir() or (path.exists() and b'"qexport.verdict/' not in path.read_bytes()):
-        raise QexportError(f"verdict: {path} exists and is no record of a verdict; give another file")
+        raise QexportError(f"verdict: {path} exists and is not a record of a verdict; give another file")
 
 
 def set_record(folder: Path, manifest: Manifest) -> SetRecord:
@@ -160,6 +164,7 @@ def set_record(folder: Path, manifest: Manifest) -> SetRecord:
     )  # fmt: skip
 
 
+@cache
 def _environment() -> Environment:
     libraries = {}
     for name in LIBRARIES:

@@ -11,11 +11,12 @@ import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
-from qexport.bench.beside import LATE, Around, Beside, beside, refuse, tables
-from qexport.bench.context import bench_streams
+from qexport.bench.beside import LATE, Around, Beside, beside, read_otherwise, refuse, tables
+from qexport.bench.context import loaded_files
+from qexport.bench.context import work as work_of
 from qexport.bench.design import WRAPPER, Design, Dut
 from qexport.bench.interface import CHECKS, Stream, interface
 from qexport.bench.interface import streams as streams_of_set
@@ -31,7 +32,7 @@ from qexport.sim.cache import NotCompiled, build_bench, cache_folder
 from qexport.sim.compare import Compared, compare, fail_lines
 from qexport.sim.ghdl import as_verilog
 from qexport.sim.keep import RUN, clear, kept
-from qexport.sim.registry import choose
+from qexport.sim.registry import SIMULATORS, choose, icarus_seconds
 from qexport.sim.streams import Streams, handshake, streams_of_seed
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, supervise
 from qexport.sim.tools import Job, Simulator
@@ -72,13 +73,51 @@ def simulate(
     a long run or build. `builds` keeps builds instead of the cache, for a caller with many designs. `limit`: seconds
     for the build, and again for each run.
 
+    `simulator_name` auto: Icarus where its runs take less than a build with Verilator and it takes the design, else
+    Verilator, or the one that is there.
+
     Raises CheckFailed when the set is not as it was dumped; QexportError when it has no bench, the ports do not fit,
     the sources do not compile or no simulator is found.
     """
     manifest = read_manifest(folder)
-    offered = interface(folder, manifest)
-    simulator = choose(simulator_name)
+    made = _runs(manifest, streams, seed)
+    words = sum(stream.words for stream in interface(folder, manifest) if stream.needed)
+    macs = work_of(manifest.layer, manifest.memories, words, dict(manifest.array))["macs"]
+    simulator = choose(simulator_name, icarus_seconds(len(made), words, macs))
     design = Design.of(dut, top)
+    by = partial(
+        _simulate, folder, manifest, design, seed=seed, streams=made, keep=keep, waves=waves, around=around,
+        builds=builds, limit=limit, progress=progress,
+    )  # fmt: skip
+    try:
+        return by(simulator)
+    except NotByIcarus:
+        if simulator_name != "auto" or SIMULATORS["verilator"].missing() is not None:
+            raise
+        progress("Icarus does not compile the design, which is legal SystemVerilog; Verilator takes its place")
+        return by(SIMULATORS["verilator"])
+
+
+class NotByIcarus(NotCompiled):
+    """Icarus does not take sources in which slang finds no error."""
+
+
+def _simulate(
+    folder: Path,
+    manifest: Manifest,
+    design: Design,
+    simulator: Simulator,
+    *,
+    seed: int,
+    streams: tuple[Streams, ...],
+    keep: Path | None,
+    waves: str | None,
+    around: int | None,
+    builds: Path | None,
+    limit: float,
+    progress: Told,
+) -> Verdict:
+    offered = interface(folder, manifest)
     if keep is not None and keep.resolve().is_relative_to(folder.resolve()):
         raise QexportError(f"keep: {keep} lies in the set {folder}; give a folder outside it")
     changed = _changed(folder, manifest, own_design=not design)
@@ -103,9 +142,11 @@ def simulate(
             )
         except NotCompiled as error:
             if simulator.name == "icarus" and design and is_legal(reading.design, job.sources[:1], (job.include,)):
-                raise QexportError(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
+                raise NotByIcarus(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
             raise
         refuse(reading.beside, design.allow)
+        if design:
+            refuse(_read_otherwise(simulator, reading, folder, work), design.allow)
         if design and (new := [path for path, digest in reading.sources.items() if file_sha256(Path(path)) != digest]):
             raise QexportError(f"dut: {few(new)} changed while it was read and built; simulate it again")
         _lay_tables(reading.beside, work.root)
@@ -115,7 +156,7 @@ def simulate(
             simulator=simulator.name,
             version=simulator.version(),
             seed=seed,
-            streams=_runs(manifest, streams, seed),
+            streams=streams,
             compared=compared,
             not_compared={s.memory: s.values for s in offered if not s.driven and s not in found},
             manifest=manifest,
@@ -129,8 +170,8 @@ def simulate(
         if changed:
             return replace(verdict, failure=run.of_changed(changed, sum(compared.values())))
         if run.records:
-            driven = [s.memory for s in bench_streams(manifest, offered) if s.driven and s.stream in found]
-            work.lay(folder, [path for memory in driven for path in memory.loaded])
+            loaded = loaded_files(manifest.memories, {stream.memory for stream in offered})
+            work.lay(folder, [path for stream in found if stream.driven for path in loaded[stream.memory]])
         else:
             work.link(folder)
         verdict = run.all_recorded(replace(verdict, isolated=run.records))
@@ -355,10 +396,26 @@ def read_design(
     return Reading(job, translated, found, did, sources)
 
 
+def _read_otherwise(simulator: Simulator, reading: Reading, folder: Path, work: Work) -> tuple[Beside, ...]:
+    """Where the simulator reads other words in the design's sources than slang, which has looked for forgers there."""
+    package, job = reading.job.sources[0], reading.job
+    sources = tuple(path.resolve() for path in (package, *reading.design.files))
+    place = work.root / "read"
+    place.mkdir()
+    alone = replace(job, sources=sources, folders=tuple(path.resolve() for path in job.folders))
+    around = Around(folder, (), (*simulator.macros, *job.macros))
+    return read_otherwise(reading.design, package, (job.include,), around, simulator.preprocessed(alone, place))
+
+
 def _lay_tables(found: Sequence[Beside], root: Path) -> None:
     """Give a run the files that the design loads by names relative to the working directory."""
     for name, path in tables(found).items():
-        if Path(name).parts[0] in (".", "..", "set", "out", "include", "build"):  # which a run has itself, or outside
+        if ".." in Path(name).parts or Path(name).parts[0] in (
+            "set",
+            "out",
+            "include",
+            "build",
+        ):  # a run's own, or outside
             raise QexportError(f"dut: {name}: a table cannot be loaded by this name; give another one, or a whole path")
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(path.resolve())

@@ -4,7 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from qexport.errors import CheckFailed
+from qexport.errors import CheckFailed, QexportError
 
 DRAWN = ("random", "bursts")  # modes that a seed changes
 MODES = ("smooth", *DRAWN, "blocked", "lazy", "reset")
@@ -38,6 +38,17 @@ def all_streams(modes: Sequence[str] = MODES, seed: int = 1, seeds: int = 1) -> 
         for mode in modes
         for more in range(seeds if mode in DRAWN else 1)
     )
+
+
+def chosen_streams(modes: Sequence[str] = (), seed: int | None = None, seeds: int = 1) -> tuple[Streams, ...]:
+    """The runs that a user asks for: those of the modes, of all without any; a seed alone is one run."""
+    if unknown := [mode for mode in modes if mode not in MODES]:
+        raise QexportError(f"streams: '{unknown[0]}' is not one of {', '.join(MODES)}; give some of these")
+    if seeds < 1:
+        raise QexportError(f"seeds: {seeds}; give how many runs of those that stall at random, 1 or more")
+    if seed is not None and not modes and seeds == 1:
+        return streams_of_seed(seed)
+    return all_streams(modes or MODES, 1 if seed is None else seed, seeds)
 
 
 def handshake(failure: CheckFailed, run: Streams, passed: Sequence[Streams]) -> CheckFailed:

@@ -157,7 +157,7 @@ def _copy(
         while True:
             if deadline is not None and time.monotonic() > deadline:
                 raise CutOff(f"no end after {limit:g} s")
-            ready = pipes.select(CLOSING if pipes.get_map() else CLOSING / 20)
+            ready = pipes.select(CLOSING if pipes.get_map() else CLOSING / 200)
             if not ready and _ended(process):
                 return short
             for key, _ in ready:

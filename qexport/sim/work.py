@@ -134,7 +134,9 @@ def _held_folder() -> tuple[Path, int]:
 
 def clear_stale() -> None:
     """Take away the scratch folders of this user that no process holds."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for folder in os.scandir(tempfile.gettempdir()):  # not glob: it may hold thousands of others
+        if not folder.name.startswith(PREFIX):
+            continue
         try:
             lock = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
         except OSError:  # another's, or gone meanwhile

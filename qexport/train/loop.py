@@ -232,7 +232,7 @@ class _State:
             balance(model)
         else:
             if init.model.specs != model.specs:
-                raise QexportError(f"init: {init.path} is no {recipe.model}; choose another --model or --init")
+                raise QexportError(f"init: {init.path} is not a {recipe.model}; choose another --model or --init")
             model.load_state_dict(init.model.state_dict())
         if parallel.place()[1] > 1:
             parallel.synchronise(model)
@@ -321,7 +321,7 @@ def train(
     rank, world = parallel.place()
     batch_size = min(recipe.batch_size, len(training.labels))
     if batch_size % world:
-        raise QexportError(f"batch_size: {batch_size} is no multiple of {world} processes; choose one")
+        raise QexportError(f"batch_size: {batch_size} is not a multiple of {world} processes; choose one")
     training, validation = training.to(device), validation.to(device)
     torch.backends.cudnn.benchmark = True
     per_epoch = len(training.labels) // batch_size

@@ -12,14 +12,23 @@ MOMENTUM = 0.8
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The matrix (rows, columns) with all singular values near 1, by Newton-Schulz steps of fifth order."""
+    """The matrix (rows, columns) with all singular values near 1, by Newton-Schulz steps of fifth order.
+
+    A step multiplies x by p = a + b g + c g^2 of its Gram matrix g = x x^T, which becomes p g p. So all steps are taken
+    on the Gram matrix, which is small, and x, which is large, is multiplied once.
+    """
     a, b, c = COEFFICIENTS
     wide = matrix.shape[0] <= matrix.shape[1]
     x = matrix if wide else matrix.T
     x = x / (x.norm() + 1e-7)
+    gram = x @ x.T
+    product = torch.eye(len(x), dtype=x.dtype, device=x.device)
     for _ in range(NEWTON_SCHULZ_STEPS):
-        gram = x @ x.T
-        x = torch.addmm(x, torch.addmm(gram, gram, gram, beta=b, alpha=c), x, beta=a)
+        polynomial = torch.addmm(gram, gram, gram, beta=b, alpha=c)
+        polynomial.diagonal().add_(a)
+        product = polynomial @ product
+        gram = polynomial @ gram @ polynomial
+    x = torch.mm(product, x)
     return x if wide else x.T
 
 

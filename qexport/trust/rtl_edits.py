@@ -209,7 +209,7 @@ IMAGE = (
     Edit("input-tile-stale", "input_buffer.sv", "ct = GROUPS == 1 ? «it» :", "0",
          "only the first tile of input channels is read", when=lambda f: f.GROUPS == 1 and f.IC > f.ROW),
     Edit("group-turn", "input_buffer.sv", "turn = GROUPS == 1 ? 0 : «channel % ROW»;", "0",
-         "a group's channels are not brought to lane 0", when=lambda f: f.GROUPS > 1 and f.IC // f.GROUPS % f.ROW != 0),
+         "a group's channels are not brought to row 0", when=lambda f: f.GROUPS > 1 and f.IC // f.GROUPS % f.ROW != 0),
 )  # fmt: skip
 
 WS = (
@@ -396,7 +396,7 @@ ELEMENTS = (  # output-stationary
     Edit("lines-reversed", "feeder.sv", "left <= «valid && slot == i» ?", "valid && slot == LINES - 1 - i",
          "lines in reverse order",
          when=lambda f: f.ROW > 1 or f.COL > 1),
-    Edit("feeder-stuck", "feeder.sv", "? word : «left >> BITS»;", "left", "lines send lane 0 again and again",
+    Edit("feeder-stuck", "feeder.sv", "? word : «left >> BITS»;", "left", "lines send row 0's code again and again",
          when=lambda f: f.ROW > 1),
     Edit("feeder-double-step", "feeder.sv", "? word : «left >> BITS»;", "left >> (2 * BITS)", "lines skip lanes",
          when=lambda f: f.ROW > 1),

@@ -5,7 +5,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
@@ -95,7 +94,10 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
 
 def stress_captures(like: Capture, layout: Layout, seed: int = 0) -> tuple[list[LayerCapture], Coverage]:
     """The stress capture, and further ones with other weights, until every element of the layout's array has seen every
-    product that its formats allow, MAX_SETS at most; and what they cover together. Their layers are numbered."""
+    product that its formats allow, MAX_SETS at most; and what they cover together.
+
+    All have the layer's own name, so that a design that imports its package runs on each of them.
+    """
     captures: list[LayerCapture] = []
     covered: Coverage | None = None
     row = layout.array.get(TILE_AXIS)
@@ -115,8 +117,7 @@ def stress_captures(like: Capture, layout: Layout, seed: int = 0) -> tuple[list[
             found = covered.merged(found)
             if found.products is None or found.products == (covered.products):
                 break  # nothing is counted, or nothing new was seen
-        name = f"{like.layer.name}.stress{number}"
-        captures.append(replace(made, layer=msgspec.structs.replace(made.layer, name=name)))
+        captures.append(made)
         covered = found
         if covered.products is None or covered.products.seen == covered.products.total:
             break

@@ -1,5 +1,5 @@
 // Hands words to the edge of an array, one code a cycle on each of its lines. Line i loads the word that comes in slot i
-// and sends its lanes, lane 0 first, then zeros: line i is i cycles late, which is the skew that the array needs.
+// and sends its codes, that of row 0 first, then zeros: line i is i cycles late, which is the skew that the array needs.
 `timescale 1ns / 1ps
 `default_nettype none
 

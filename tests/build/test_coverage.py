@@ -1,5 +1,6 @@
 """Coverage: what is counted, against a loop over every product; and the laws of its merge."""
 
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,10 @@ from qexport.core.capture import Capture, LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.core.coverage import Accumulators, Coverage, Edges, EdgesSeen, Products, merged
 from qexport.core.steps import Chain, Clamp, Lookup, Relu, ShiftRight, Signal, Step, Tflite, Threshold, Wrap
-from qexport.errors import QexportError
+from qexport.errors import CheckFailed, QexportError
 from qexport.layout.toml import load_layout
 from qexport.sets.manifest import read_manifest
-from tests.conftest import make_capture
+from tests.conftest import checked_dump, make_capture
 
 
 def covered(capture: Capture, layout: str, out: Path) -> Coverage:
@@ -96,7 +97,8 @@ def test_too_many_products_are_not_counted(tmp_path: Path) -> None:
          "exact, positive", "tie, negative", "tie, positive"],
          ["above half, negative", "below half, negative", "exact, negative"]),
         (ShiftRight(by=0, round="floor"), [2], [], []),
-        (Threshold(table=((0, 2),), first=0), [0, 1], ["at level 0", "below level 1"], ["at level 1", "below level 0"]),
+        (Threshold(table=((0, 2),), first=0), [0, 1], ["channel 0: at level 0", "channel 0: below level 1"],
+         ["channel 0: at level 1", "channel 0: below level 0"]),
         (Lookup(low=-8, table=(0,) * 16), [-8], ["entry 0"], [f"entry {at}" for at in range(1, 16)]),
         (Tflite(multiplier=1 << 30, shift=-1, rounding="double"), [1, 4],
          ["product exact, positive", "product tie, positive", "shift exact, positive", "shift tie, positive"], None),
@@ -110,6 +112,15 @@ def test_edges_of_a_step(step: Step, values: list[int], reached: list[str], miss
     found = edges.found["step0"]
     assert list(found.reached) == reached
     assert missed is None or sorted(found.missed) == sorted(missed)
+
+
+def test_levels_of_thresholds_are_counted_channel_by_channel() -> None:
+    start = Signal(("n", "oc", "oy", "ox"), "oc", (2, 1, 1), np.array([-8, -8]), np.array([7, 0]))
+    edges = EdgesSeen(Chain([Threshold(table=((0,), (1,)), first=0)], start))
+    edges.add(lambda name: np.array([0, 0]).reshape(1, 2, 1, 1))
+    found = edges.found["step0"]
+    assert found.reached == ("channel 0: at level 0", "channel 1: below level 0")
+    assert found.missed == ["channel 0: below level 0"]  # channel 1 cannot reach its level
 
 
 NAMES = st.frozensets(st.sampled_from(["a", "b", "c"])).map(lambda names: tuple(sorted(names)))
@@ -136,3 +147,16 @@ def test_the_merge_is_associative_commutative_and_idempotent(a: Coverage, b: Cov
     assert a.merged(b) == b.merged(a)
     assert a.merged(a) == a
     assert a.merged(b).merged(b) == a.merged(b)  # a run that is merged twice counts once
+
+
+def test_sets_of_one_content_are_looked_at_once(tmp_path: Path) -> None:
+    folder = checked_dump(make_capture(name="once"), "default", tmp_path)
+    copy = Path(shutil.copytree(folder, tmp_path / "copy"))
+    first = coverage_of_set(folder, read_manifest(folder))
+    assert coverage_of_set(copy, read_manifest(copy)) is first
+    other = checked_dump(make_capture(1, name="once"), "default", tmp_path / "other")
+    assert coverage_of_set(other, read_manifest(other)) != first
+    with (copy / "capture.safetensors").open("ab") as file:
+        file.write(b"x")
+    with pytest.raises(CheckFailed, match="differs from the manifest"):
+        coverage_of_set(copy, read_manifest(copy))

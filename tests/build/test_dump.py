@@ -233,7 +233,7 @@ def test_a_folder_that_is_no_set_is_refused_even_with_force(
         (out / "features_33" / "manifest.json").write_text(manifest)
     before = contents(out)
     for options in ([], ["--force"]):
-        fails(run(captures[0], out, *options), str(out / "features_33"), "no vector set")
+        fails(run(captures[0], out, *options), str(out / "features_33"), "not a vector set")
         assert (contents(out), names(out)) == (before, ["features_33"])
 
 
@@ -340,7 +340,7 @@ def test_a_layer_whose_every_accumulator_is_0_proves_nothing(tmp_path: Path, out
 @pytest.mark.parametrize("place", ["/proc/qexport/deep", "/sys/qexport"])
 def test_a_place_that_cannot_be_written_gives_one_line(captures: tuple[Path, Path], place: str) -> None:
     if not Path(place).parents[-2].is_dir():
-        pytest.skip(f"{place} is no place on this system")
+        pytest.skip(f"{place} is not a place on this system")
     fails(run(captures[0], Path(place)), "/".join(place.split("/")[:3]))
 
 

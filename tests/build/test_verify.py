@@ -480,7 +480,9 @@ def test_a_forged_testbench_is_found_although_all_hashes_agree(set_of: Callable[
         assert "tb_features_33.sv is not what qexport writes" in last
 
 
-@pytest.mark.parametrize("file", ["dut.sv", "features_33_pkg.sv", "params.vh", "checks.txt", "Makefile", "files.f"])
+@pytest.mark.parametrize(
+    "file", ["dut.sv", "features_33_pkg.sv", "params.vh", "checks.txt", "Makefile", "files.f", "features_33.core"]
+)
 def test_every_edited_bench_file_is_found(file: str, set_of: Callable[[str], Path], tmp_path: Path) -> None:
     folder = copy_of(set_of, tmp_path)
     line = (folder / file).read_text().splitlines(keepends=True)[0]

@@ -197,14 +197,14 @@ def test_arrays_cannot_be_written() -> None:
 GOOD = stored()
 REFERENCE = np.zeros((1, 2, 4, 4), np.float32)
 BAD: dict[str, tuple[bytes, str]] = {
-    "empty": (b"", "no readable safetensors"),
-    "truncated header": (GOOD[:40], "no readable safetensors"),
-    "truncated data": (GOOD[:-1], "no readable safetensors"),
-    "longer": (GOOD + b"\0", "no readable safetensors"),
-    "junk": (b"\xff" * 200, "no readable safetensors"),
-    "text": (b"not a capture at all", "no readable safetensors"),
+    "empty": (b"", "not a readable safetensors"),
+    "truncated header": (GOOD[:40], "not a readable safetensors"),
+    "truncated data": (GOOD[:-1], "not a readable safetensors"),
+    "longer": (GOOD + b"\0", "not a readable safetensors"),
+    "junk": (b"\xff" * 200, "not a readable safetensors"),
+    "text": (b"not a capture at all", "not a readable safetensors"),
     "type that numpy lacks": (
-        GOOD.replace(b'"dtype":"I32","shape":[1,2,4,4]', b'"dtype":"F8_E4M3","shape":[1,2,8,8]'), "no readable"
+        GOOD.replace(b'"dtype":"I32","shape":[1,2,4,4]', b'"dtype":"F8_E4M3","shape":[1,2,8,8]'), "not a readable"
     ),
     "float weights": (stored({"weight": TENSORS["weight"].astype(np.float32)}), "weight has dtype float32"),
     "truth weights": (stored({"weight": TENSORS["weight"] > 0}), "weight has dtype bool"),
@@ -291,10 +291,10 @@ BAD: dict[str, tuple[bytes, str]] = {
         stored(layer__dilation=[1, 3]), "kernel 3x3 with dilation 1x3 is larger than the padded input 6x6"
     ),
     "input channels no multiple of groups": (
-        stored(layer__groups=2, layer__in_channels=3), "in_channels 3 is no multiple of groups 2"
+        stored(layer__groups=2, layer__in_channels=3), "in_channels 3 is not a multiple of groups 2"
     ),
     "output channels no multiple of groups": (
-        stored(layer__groups=2, layer__out_channels=3), "out_channels 3 is no multiple of groups 2"
+        stored(layer__groups=2, layer__out_channels=3), "out_channels 3 is not a multiple of groups 2"
     ),
 }  # fmt: skip
 

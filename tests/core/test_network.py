@@ -131,7 +131,7 @@ HOSTILE: dict[str, tuple[str, Callable[[Json], object]]] = {
             inputs=[{"name": "image", "shape": [64, 1024, 1024], "format": CODE}], layers=[giant("l0", "image")]
         ),
     ),
-    "a layer that is no object": ("Expected `object`", lambda d: d["layers"].__setitem__(0, [])),
+    "a layer that is not an object": ("Expected `object`", lambda d: d["layers"].__setitem__(0, [])),
     "steps that are none": ("Expected `array`", lambda d: layer(d, "conv1").update(steps=7)),
 }
 CODE = {"bits": 4, "signed": False, "scale": 0.5}

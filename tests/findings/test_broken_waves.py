@@ -29,4 +29,4 @@ def test_a_panic_of_the_library_is_one_line(body: str, set_of: Callable[[str], P
     )  # fmt: skip
     assert done.returncode == 2
     [line] = done.stderr.splitlines()
-    assert f"{waves} is no readable VCD or FST file: " in line
+    assert f"{waves} is not a readable VCD or FST file: " in line

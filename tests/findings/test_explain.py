@@ -153,9 +153,9 @@ def test_words_that_are_none_are_a_failed_check_even_with_all_sums_made_to_fit(
     text = (folder / "accumulator.hex").read_text()
     (folder / "accumulator.hex").write_text(f"/{text[1:]}")
     reseal(folder)
-    with pytest.raises(CheckFailed, match=r"accumulator\.hex:1: '/' is no hexadecimal digit"):
+    with pytest.raises(CheckFailed, match=r"accumulator\.hex:1: '/' is not a hexadecimal digit"):
         explain(folder, 0, 0, 0, 0)
-    with pytest.raises(CheckFailed, match=r"accumulator\.hex:1: '/' is no hexadecimal digit"):
+    with pytest.raises(CheckFailed, match=r"accumulator\.hex:1: '/' is not a hexadecimal digit"):
         qx.open(folder)["accumulator"]
     (folder / "accumulator.hex").write_text("")
     reseal(folder)

@@ -160,7 +160,8 @@ CASES: dict[str, tuple[str, Callable[[], Int64], str]] = {
         "accumulator", lambda: conv(np.roll(W.ravel(), -1).reshape(W.shape)), "weight_address (of codes: +1, cyclic)",
     ),
     "input pitch": (
-        "accumulator", lambda: conv(x=pitched(X)), "input_address (of codes: the pitch of axis 1 is 6, not 5)",
+        "accumulator", lambda: conv(x=pitched(X)),
+        "input_address (of codes: the pitch of iy is 6, not 5, 0 beyond the last)",
     ),
     "output bit": ("accumulator", lambda: conv() | 4, "output_bit_stuck (bit 2 at 1)"),
     "weight bit": ("accumulator", lambda: conv(W & ~2), "weight_bit_stuck (bit 1 at 0)"),

@@ -3,23 +3,31 @@
 import json
 import os
 import pickle
+import shutil
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+import qexport as qx
 from qexport.core.capture import LayerCapture
+from qexport.core.golden import Golden
+from qexport.core.network_run import Engine
 from qexport.errors import QexportError
 from qexport.frontends.vgg import checkpoint
-from qexport.frontends.vgg.model import QuantVGG, specs_of
+from qexport.frontends.vgg.data import normalise
+from qexport.frontends.vgg.model import ConvSpec, QuantVGG, specs_of
+from qexport.frontends.vgg.network import integer_network
 from qexport.frontends.vgg.quant import quantize_act
-from tests.conftest import cli, fails
+from tests.conftest import check_reference, cli, fails
 from tests.frontends.networks import small_network
 
 X = torch.linspace(-2, 2, 2 * 3 * 32 * 32).reshape(2, 3, 32, 32)
@@ -157,7 +165,8 @@ BROKEN: dict[str, tuple[Callable[[State], None], str]] = {
     "no alpha": (set_to("features.4.act_alpha", 0.0), "features.4.act_alpha is 0"),
     "zero alpha": (set_to("features.4.weight_quant.wgt_alpha", 0.0), "features.4.weight_quant.wgt_alpha is 0"),
     "foreign entry": (lambda s: s.update({"layer1.0.weight": torch.zeros(3)}), "layer1.0.weight has no place in it"),
-    "5x5 kernel": (lambda s: s.update({"features.4.weight": torch.zeros(16, 8, 5, 5)}), "16 x 8 x 5 x 5"),
+    "even kernel": (lambda s: s.update({"features.4.weight": torch.zeros(16, 8, 4, 4)}), "16 x 8 x 4 x 4"),
+    "weights all alike": (set_to("features.4.weight", 0.25), "features.4.weight holds one number alone"),
     "misshapen": (lambda s: s.update({"features.1.bias": torch.zeros(9)}), "features.1.bias has shape 9; needs 8"),
 }
 
@@ -203,6 +212,72 @@ def test_a_relative_with_two_narrow_layers_first_a_plain_one_and_2_bits(tmp_path
     done = cli("dump", "--checkpoint", path, "--act-bits", "2", "--layer", "3", "--images", "1", "--out", tmp_path)
     assert done.exit_code == 0, done.output
     assert LayerCapture.load(tmp_path / "features_3/capture.safetensors").formats.input.bits == 2
+
+
+def test_relatives_with_other_kernels_pictures_and_classes_load_by_shape(tmp_path: Path) -> None:
+    """What no shape shows, the side of the pictures, is asked for."""
+    specs = tuple(
+        ConvSpec(*channels, kernel=kernel, pool=pool)
+        for channels, kernel, pool in (((3, 4), (5, 5), True), ((4, 6), (1, 1), False), ((6, 4), (1, 7), True))
+    )
+    torch.manual_seed(0)
+    model = QuantVGG(specs, in_features=4 * 5 * 5, classes=7, side=20)
+    for conv in model.quantized().values():
+        conv.act_alpha.data.fill_(2.5)
+    for module in model.features:
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 1.0
+    pictures = torch.randint(0, 256, (2, 3, 20, 20), dtype=torch.uint8)
+    model.train()(normalise(pictures))
+    path = saved(tmp_path / "m.pth", model.eval().state_dict())
+    fails(
+        cli("layers", "--checkpoint", path), "4 x 16 x 16 of pictures of 32x32", "--side 10 would do, or 20 with a pool"
+    )
+    network = checkpoint.load(path, side=20)
+    assert (network.model.specs, network.model.classifier.out_features) == (specs, 7)
+    checkpoint.pack(network, tmp_path / "m.safetensors")
+    fails(cli("layers", "--checkpoint", tmp_path / "m.safetensors", "--side", 32), "takes pictures of 20x20")
+    packed = qx.load(tmp_path / "m.safetensors")
+    for layer, kernel, plane in (("0", (5, 5), 20), ("4", (1, 1), 10), ("7", (1, 7), 10)):
+        captured = qx.capture(packed, layer, pictures.numpy())
+        assert (captured.layer.kernel, captured.plane) == (kernel, (plane, plane))
+        check_reference(Golden(captured))
+    made = integer_network(network)
+    assert made.ties == 0
+    assert made.network.inputs[0].shape == (3, 20, 20)
+    (image,), engine = made.network.inputs, Engine(made.network)
+    ours = engine.run({image.name: image.codes(pictures.numpy())}, ["classifier"])["classifier"][:, :, 0, 0]
+    with torch.no_grad():
+        theirs = network.model.double()(normalise(pictures, torch.float64)).numpy()
+    assert np.abs(ours * made.network.outputs[0].scale - theirs).max() < 0.05 * np.ptp(theirs)
+
+
+def test_pictures_of_another_side_are_read_from_a_folder(tmp_path: Path) -> None:
+    """Of as many classes as the network tells apart, of any names."""
+    torch.manual_seed(0)
+    model = QuantVGG(specs_of("4 M 8 M"), in_features=8 * 3 * 3, classes=2, side=12)
+    for conv in model.quantized().values():
+        conv.act_alpha.data.fill_(2.5)
+    path, data, file = (
+        saved(tmp_path / "m.pth", model.state_dict()),
+        tmp_path / "data",
+        tmp_path / "m.network.safetensors",
+    )
+    for name in ("left", "right"):
+        folder = data / "test" / name
+        folder.mkdir(parents=True)
+        Image.fromarray(np.random.default_rng(len(name)).integers(0, 256, (12, 12, 3), np.uint8)).save(folder / "0.png")
+    of = ("--checkpoint", path, "--side", 12)
+    done = cli("dump", *of, "--data", data, "--images", 2, "--layer", "4", "--out", tmp_path)
+    assert done.exit_code == 0, done.output
+    assert json.loads(cli("eval", *of, "--data", data, "--json").stdout)["total"] == 2
+    assert cli("import", path, "--side", 12, "--out", file).exit_code == 0
+    found = cli("eval", "--network", file, *of, "--data", data, "--json")
+    assert found.exit_code == 0, found.output
+    assert json.loads(found.stdout)["total"] == 2
+    fails(cli("dump", *of, "--layer", "4", "--out", tmp_path), "is 32x32; needs 12x12: give --data of that size")
+    shutil.rmtree(data / "test/left")
+    fails(cli("eval", *of, "--data", data), "has 1 classes; the network tells 2 apart")
 
 
 @pytest.mark.parametrize("name", ["m.pth", "m.safetensors"])
@@ -273,7 +348,7 @@ PACKED: dict[str, tuple[Callable[[Facts], Any], str]] = {
     "channels that do not fit": (lambda facts: facts["specs"][1].update(in_channels=9), "convolution 2 takes 9"),
     "no specs": (lambda facts: facts.update(specs=[]), "$.specs"),
     "specs of numbers": (lambda facts: facts.update(specs=[1]), "specs[0]"),
-    "specs within each other": (lambda facts: facts.update(specs=deep(100_000)), "is no packed qexport network"),
+    "specs within each other": (lambda facts: facts.update(specs=deep(100_000)), "is not a packed qexport network"),
     "negative in_features": (lambda facts: facts.update(in_features=-1), "in_features"),
     "huge in_features": (lambda facts: facts.update(in_features=10**12), "in_features"),
     "other in_features": (lambda facts: facts.update(in_features=63), "the classifier takes 63 values"),

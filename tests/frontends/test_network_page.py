@@ -1,4 +1,4 @@
-"""docs/network.md: its commands and its Python run."""
+"""docs/how-to/network.md: its commands and its Python run."""
 
 import re
 from pathlib import Path
@@ -17,7 +17,7 @@ def test_the_page_of_networks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     (tmp_path / "pictures").mkdir()
     for picture in sorted(SAMPLES.iterdir())[:4]:
         (tmp_path / "pictures" / picture.name).write_bytes(picture.read_bytes())
-    page = (ROOT / "docs/network.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/how-to/network.md").read_text(encoding="utf-8")
     lines = "\n".join(re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S)).splitlines()
     said = {}
     for line in filter(None, lines):
@@ -34,7 +34,7 @@ def test_the_page_of_networks_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPat
 
 def test_the_file_of_the_page_is_a_network(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    exec(compile(python_of("docs/network.md"), "network.md", "exec"), {})
+    exec(compile(python_of("docs/how-to/network.md"), "network.md", "exec"), {})
     done = cli("run", "tiny.network.safetensors", "--inputs", "codes.npy", "--out", "logits.npy")
     assert done.exit_code == 0, done.output
     assert np.load("logits.npy").shape == (2, 3, 1, 1)

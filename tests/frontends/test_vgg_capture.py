@@ -198,7 +198,7 @@ def test_what_cannot_be_used_is_refused_in_one_line(tmp_path: Path, noise_folder
         "features.0 (3x64)",
         "and 9 more; see qexport layers",
     )
-    fails(cli(*dump, "--layer", "34"), "'34' is ReLU, no quantized convolution", "see qexport layers")
+    fails(cli(*dump, "--layer", "34"), "'34' is ReLU, not a quantized convolution", "see qexport layers")
     fails(cli(*dump, "--layer", "512x512"), "3 layers have shape 512x512", "choose one by its index")
     fails(cli(*dump, "--layer", "33", "--images", "0"), "images: 0 is outside 1..32")
     fails(cli(*dump, "--layer", "33", "--images", "33"), "images: 33 is outside 1..32")

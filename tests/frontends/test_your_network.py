@@ -1,4 +1,4 @@
-"""docs/your-network.md, from training to PASS."""
+"""docs/tutorial/your-network.md, from training to PASS."""
 
 import subprocess
 import sys
@@ -13,7 +13,7 @@ from tests.test_docs import python_of
 @pytest.mark.whole
 def test_the_page_of_a_users_own_network_runs(tmp_path: Path) -> None:
     needs_brevitas()
-    code = python_of("docs/your-network.md")
+    code = python_of("docs/tutorial/your-network.md")
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     for said in ("of new pictures are told right", "vectors/conv1: ok, ", "codes are the framework's own", "PASS, "):

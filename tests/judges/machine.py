@@ -1,9 +1,9 @@
 """A weight-stationary array in plain Python, and the mistakes that an engineer builds into one.
 
-Written from the contract of the vector set alone (docs/vectors.md); it shares no code with qexport, and must not: it is
-the witness of `qexport diagnose`. `Machine` reads a set's files as an array's loader would, runs pass after pass as the
-array does, and writes result words. Every step stands in an attribute, which a mistake replaces: `listed` gives those
-that `diagnose` has to name, `outside` those that it must not explain."""
+Written from the contract of the vector set alone (docs/reference/vectors.md); it shares no code with qexport, and must
+not: it is the witness of `qexport diagnose`. `Machine` reads a set's files as an array's loader would, runs pass after
+pass as the array does, and writes result words. Every step stands in an attribute, which a
+mistake replaces: `listed` gives those that `diagnose` has to name, `outside` those that it must not explain."""
 
 import functools
 import itertools

@@ -183,8 +183,8 @@ C = "static const uint16_t weight_it0_mem[2] = {\n"
 @pytest.mark.parametrize(
     ("radix", "marked", "message"),
     [
-        ("hex", "3ff\n0^g0\n", "'g' is no hexadecimal digit"),
-        ("hex", "3ff\n00^A\n", "'A' is no lower-case digit"),
+        ("hex", "3ff\n0^g0\n", "'g' is not a hexadecimal digit"),
+        ("hex", "3ff\n00^A\n", "'A' is not a lower-case digit"),
         ("hex", "3ff\n^X00\n", "'X'"),
         ("hex", "^x00\n3ff\n", "'x'"),
         ("hex", "^zzz\n3ff\n", "'z'"),
@@ -208,14 +208,14 @@ C = "static const uint16_t weight_it0_mem[2] = {\n"
         ("hex", "3ff /* x */ /* y */\n12^ /* parts */ 3\n", "' '"),
         ("hex", "@1\n3ff\n@0\n0^g0\n", "'g'"),
         ("hex", "@1\n3ff\n@0 // low\n^400\n", "wider than 10 bits"),
-        ("hex", "@0\n3ff\n^@1g\n000\n", "'@1g' is no hexadecimal address"),
-        ("hex", "@0\n3ff\n^@\n000\n", "'@' is no hexadecimal address"),
-        ("hex", "^@0_0\n3ff\n", "'@0_0' is no hexadecimal address"),
+        ("hex", "@0\n3ff\n^@1g\n000\n", "'@1g' is not a hexadecimal address"),
+        ("hex", "@0\n3ff\n^@\n000\n", "'@' is not a hexadecimal address"),
+        ("hex", "^@0_0\n3ff\n", "'@0_0' is not a hexadecimal address"),
         ("hex", "@0\n3ff\n@0\n^000\n", "address 0 (hexadecimal) is given twice"),
         ("hex", "@0\n3ff\n@a\n^000\n", "address 1 (hexadecimal) is given nowhere; the next is a"),
         ("hex", "@ffffffffffffffffffff\n^000\n", "address 0 (hexadecimal) is given nowhere"),
         ("hex", "3ff\n000^ @1\n", "6 digits; needs 3"),
-        ("bin", "0000100001\n00001000^20\n", "'2' is no binary digit"),
+        ("bin", "0000100001\n00001000^20\n", "'2' is not a binary digit"),
         ("bin", "^X000100001\n", "'X'"),
         ("bin", "0000^z00001\n", "'z'"),
         ("bin", "0000100001\n000010000^\n", "9 digits; needs 10"),
@@ -285,14 +285,14 @@ def test_damage_is_found_in_its_place(radix: str, marked: str, message: str | No
 @pytest.mark.parametrize(
     ("radix", "text", "line", "message"),
     [
-        ("ihex", ":020000001F7867\n:020002000002FB\n:00000001FF\n", 2, "no sound record: expected crc 'FA'"),
+        ("ihex", ":020000001F7867\n:020002000002FB\n:00000001FF\n", 2, "not a sound record: expected crc 'FA'"),
         ("ihex", ":020000001F7867\n020002000002FA\n:00000001FF\n", 2, "not starting with a ':'"),
-        ("ihex", ":020000001F7867\n:0200020000xxFA\n:00000001FF\n", 2, "no sound record"),
-        ("ihex", ":020000001F7867\n:020002000002FA\n", 3, "no end-of-file record"),
+        ("ihex", ":020000001F7867\n:0200020000xxFA\n:00000001FF\n", 2, "not a sound record"),
+        ("ihex", ":020000001F7867\n:020002000002FA\n", 3, "not an end-of-file record"),
         ("ihex", ":020000001F7867\n:020004000002F8\n:00000001FF\n", 2, "byte address 2 (hexadecimal) is given nowhere"),
         ("ihex", ":020000001F7867\n:020000001F7867\n:00000001FF\n", 2, "byte address 2 (hexadecimal) is not where"),
         ("ihex", ":030000001F780066\n:00000001FF\n", 3, "3 bytes; needs 2 for each word"),
-        ("srec", "S30700000000520C9A\nS30700000002C89897\n", 2, "no sound record: expected crc '96'"),
+        ("srec", "S30700000000520C9A\nS30700000002C89897\n", 2, "not a sound record: expected crc '96'"),
         ("srec", "S30700000000520C9A\nS5030002FA\n", 2, "2 data records are promised; there are 1"),
     ],
 )
@@ -335,7 +335,7 @@ def test_faults_of_npz() -> None:
             "array 'elements' is missing or is not (words, 2) of int8",
         ),
         ({"elements": np.array([[1, 2]])}, None, "array 'elements' is missing or is not (words, 2) of int8"),
-        ({"elements": np.array([[{}]])}, None, "no readable .npz file"),
+        ({"elements": np.array([[{}]])}, None, "not a readable .npz file"),
         ({"bits": 5}, None, "array 'bits' holds 5; needs 4"),
         ({"signed": False}, None, "array 'signed' holds False; needs True"),
     ):
@@ -343,7 +343,7 @@ def test_faults_of_npz() -> None:
             read(npz(**arrays), spec)  # type: ignore[arg-type]
         assert message in str(caught.value)
         assert caught.value.word == word
-    with pytest.raises(FileFault, match="no readable"):
+    with pytest.raises(FileFault, match="not a readable"):
         read(npz()[:-1], spec)
 
 

@@ -451,7 +451,7 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "unknown key of a memory": ("bits   = 8", "^bitz = 8", "unknown key 'bitz'"),
     "key of another type": ("bits   = 8", "bits = '^8'", "bits: '8'"),
     "no name": ('name = "good"\n\n', "^", "name: give the layout a name"),
-    "name no text": ('"good"', "^3", "name: 3 is no text; write it in quotes"),
+    "name no text": ('"good"', "^3", "name: 3 is not text; write it in quotes"),
     "empty name": ('"good"', '"^"', "name: is empty"),
     "name with a line end": ('"good"', r'"^go\nod"', r"name: 'go\nod' has a line end"),
     "name with a control character": ('"good"', r'"^go\u0007od"', "control character"),
@@ -529,8 +529,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         '-> row | oc kij:(kh kw) it |"\nfile = "^weight.txt"',
         "lacks the file axis '{row}'; two files would have one name",
     ),
-    "file has an unknown field": ('"weight_{it}.txt"', '"weight_{it}^{ot}.txt"', "'{ot}' is no file axis"),
-    "file has an address axis": ('"weight_{it}.txt"', '"weight_{it}^{oc}.txt"', "'{oc}' is no file axis"),
+    "file has an unknown field": ('"weight_{it}.txt"', '"weight_{it}^{ot}.txt"', "'{ot}' is not a file axis"),
+    "file has an address axis": ('"weight_{it}.txt"', '"weight_{it}^{oc}.txt"', "'{oc}' is not a file axis"),
     "file has a lone brace": ('"weight_{it}.txt"', '"weight_{it}^{.txt"', "brace"),
     "file is the manifest": ('"input.txt"', '"^manifest.json"', "'manifest.json'"),
     "file is the sums": ('"input.txt"', '"^SHA256SUMS"', "'SHA256SUMS'"),
@@ -538,6 +538,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "file is the manifest in other letters": ('"input.txt"', '"^Manifest.json"', "own manifest.json"),
     "file is the sums in other letters": ('"input.txt"', '"^sha256sums"', "own SHA256SUMS"),
     "file is of the bench": ('"input.txt"', '"^Makefile"', "own Makefile"),
+    "file is a core": ('"input.txt"', '"^mine.core"', "'mine.core' is a name of the set's bench"),
+    "file is of assertions": ('"input.txt"', '"^a_axis_checks.sv"', "'a_axis_checks.sv' is a name of the set's bench"),
     "file is a bench": ('"input.txt"', '"^tb_mine.sv"', "'tb_mine.sv' is a name of the set's bench"),
     "file is too long": ('"input.txt"', '"^' + "x" * 201 + '"', "is longer than 200 characters"),
     "file lies under the manifest": ('"input.txt"', '"^manifest.json/x"', "manifest.json"),
@@ -563,9 +565,9 @@ ERRORS: dict[str, tuple[str, str, str]] = {
         'radix  = "hex"\nbits   = 8\nheader = ["# input"]', 'radix = "npz"\nheader = ^["# input"]',
         "a file of radix 'npz' has no place for one; take the key out",
     ),
-    "header that is no comment of the format": (
+    "header that is not a comment of the format": (
         'radix  = "hex"\nbits   = 8\nheader = ["# input"]', 'radix = "coe"\nheader = ^["# input"]',
-        "'# input' is no comment of radix 'coe'; begin it with ;",
+        "'# input' is not a comment of radix 'coe'; begin it with ;",
     ),
     "header of numbers": ('header = ["# input"]', "header = ^[1]", "header: 1"),
 }  # fmt: skip
@@ -681,7 +683,7 @@ def test_layout_check_of_a_number_beyond_pythons_limit_says_so(tmp_path: Path) -
 def test_a_size_whose_name_is_no_axis_name_is_refused(tmp_path: Path) -> None:
     _, result = check(tmp_path, GOOD.replace("row = 8", 'row = 8\n"my-size" = 3'))
     assert result.exit_code == 2
-    assert "'my-size' is no axis name" in result.stdout
+    assert "'my-size' is not an axis name" in result.stdout
 
 
 def test_sizes_that_differ_between_memories_are_told_apart_in_the_constants(tmp_path: Path) -> None:

@@ -183,8 +183,8 @@ def test_a_skew_delays_each_lane_by_its_index_along_the_last_address_item(
 @pytest.mark.parametrize(
     ("order", "skew", "message"),
     [
-        ("n ic iy ix -> | n iy ix | ic", "ix", "'ix' is no lane axis of the order; choose one of ic"),
-        ("n ic iy ix -> | n iy ix ic |", "ic", "'ic' is no lane axis of the order; choose one of those"),
+        ("n ic iy ix -> | n iy ix | ic", "ix", "'ix' is not a lane axis of the order; choose one of ic"),
+        ("n ic iy ix -> | n iy ix ic |", "ic", "'ic' is not a lane axis of the order; choose one of those"),
         ("n ic iy ix -> n | | iy ix ic", "ic", "no address axis along which words could be delayed"),
     ],
 )

@@ -141,18 +141,18 @@ def test_with_something_between_each_lane_has_digits_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("radix", "keys", "marked", "message"),
     [
-        ("hex", {"between": " "}, "1 f\n7 ^g\n", "'g' is no hexadecimal number of this memory's style and width"),
-        ("hex", {"between": " "}, "1 f\n7 ^F\n", "'F' is no hexadecimal number"),
+        ("hex", {"between": " "}, "1 f\n7 ^g\n", "'g' is not a hexadecimal number of this memory's style and width"),
+        ("hex", {"between": " "}, "1 f\n7 ^F\n", "'F' is not a hexadecimal number"),
         ("hex", {"between": " "}, "1 f\n7^_8\n", "'_' where ' ' is due"),
         ("hex", {"between": " "}, "1 f^\r\n7 8\n", r"'\\r' where '\\n' is due"),
-        ("hex", {"case": "upper"}, "1F\n^7f\n", "'7f' is no hexadecimal number"),
+        ("hex", {"case": "upper"}, "1F\n^7f\n", "'7f' is not a hexadecimal number"),
         ("hex", {"per_line": 2}, "1f^\n78\n", r"'\\n' where ' ' is due"),
         ("hex", {"group": 1}, "1f\n^78\n", "'\\\\n7' where '\\\\n\\\\n' is due"),
         ("hex", {"newline": "crlf"}, "1f\r\n78^\n", "is due"),
-        ("dec", {"pad": 3}, "  1  -1\n^ 7  -8\n", "' 7' is no decimal number"),
-        ("dec", {"pad": 3}, "  1  -1\n  7 ^ -9\n", "' -9' is no decimal number"),
-        ("dec", {"between": ","}, "1,-1\n^07,1\n", "'07' is no decimal number"),
-        ("bin", {"between": "_"}, "0001_1111\n0111_^0002\n", "'0002' is no binary number"),
+        ("dec", {"pad": 3}, "  1  -1\n^ 7  -8\n", "' 7' is not a decimal number"),
+        ("dec", {"pad": 3}, "  1  -1\n  7 ^ -9\n", "' -9' is not a decimal number"),
+        ("dec", {"between": ","}, "1,-1\n^07,1\n", "'07' is not a decimal number"),
+        ("bin", {"between": "_"}, "0001_1111\n0111_^0002\n", "'0002' is not a binary number"),
         ("hex", {"word_end": ","}, "1f,\n78^\n", r"'\\n' where ',\\n' is due"),
     ],
 )  # fmt: skip
@@ -185,8 +185,8 @@ def test_a_place_that_is_not_as_written_is_found(radix: str, keys: dict[str, Any
         ("dec", {"between": ""}, "between: is empty"),
         ("c", {"type": "int9_t"}, "unknown type 'int9_t'; choose one of int8_t, uint8_t"),
         ("c", {"style": "oct"}, "unknown style 'oct'"),
-        ("c", {"array": "my array"}, "array: 'my array' is no name that C takes"),
-        ("c", {"array": "while"}, "array: 'while' is no name"),
+        ("c", {"array": "my array"}, "array: 'my array' is not a name that C takes"),
+        ("c", {"array": "while"}, "array: 'while' is not a name"),
     ],
 )  # fmt: skip
 def test_a_style_that_cannot_be_is_refused_at_its_key(radix: str, keys: dict[str, Any], message: str) -> None:
@@ -296,10 +296,10 @@ def test_file_indices_in_names_start_from_first(first: Any, names: list[str], tm
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("first = -1", "first: -1 is no whole number from 0"),
-        ("first = {kij = true}", "first: True is no whole number"),
-        ("first = {ic = 1}", "first: 'ic' is no file axis of the order"),
-        ('first = "1"', "first: '1' is no whole number"),
+        ("first = -1", "first: -1 is not a whole number from 0"),
+        ("first = {kij = true}", "first: True is not a whole number"),
+        ("first = {ic = 1}", "first: 'ic' is not a file axis of the order"),
+        ('first = "1"', "first: '1' is not a whole number"),
     ],
 )
 def test_a_first_that_cannot_be_is_refused(line: str, message: str) -> None:

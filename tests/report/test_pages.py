@@ -177,6 +177,24 @@ def test_a_folder_shows_its_network_and_a_run_of_it_which_layers_are_wrong(tmp_p
     assert [(row[0], row[1]) for row in rows if row[1] == "faulty"] == [("conv1", "faulty"), ("classifier", "faulty")]
     assert "kernel_rotated" in page.read_text()
     graph = json.loads((sets / "graph.json").read_text())
+    counted = {"network_sha256": graph["network_sha256"], "total": 200, "correct": 177, "by": "in float64"}
+    result = tmp_path / "accuracy.json"
+    for line in (("report", sets), ("report", run, "--set", sets)):
+        result.write_text(json.dumps(counted | {"different": 3, "model_correct": 176}))
+        assert cli(*line, "--eval", result, "--out", page).exit_code == 0
+        assert "177 of 200 (88.50%)" in page.read_text()
+        assert "176 of 200 (88.00%) classified rightly, in float64" in page.read_text()
+        assert "3 of 200 (1.50%) classified otherwise" in page.read_text()
+    for wrong, needle in (
+        ({"different": 3, "checkpoint_correct": 0, "network_sha256": "0" * 64}, "is not of the network of"),
+        ({"different": 201, "checkpoint_correct": 0}, "counts 201 of 200 pictures"),
+        ({"different": 3}, "has neither checkpoint_correct nor"),
+        ({}, "different"),
+        ({"different": -1}, "different"),
+    ):
+        result.write_text(json.dumps(counted | wrong))
+        fails(cli("report", sets, "--eval", result, "--out", page), "eval: ", needle)
+    fails(cli("report", EXAMPLE, "--eval", result, "--out", page), "eval: ")
     graph["layers"][0] |= {"name": HOSTILE, "operands": {"input": [HOSTILE[:20]]}}
     (sets / "graph.json").write_text(json.dumps(graph))
     assert cli("report", sets, "--out", page).exit_code == 0
@@ -186,7 +204,7 @@ def test_a_folder_shows_its_network_and_a_run_of_it_which_layers_are_wrong(tmp_p
 def test_the_commands_of_the_docs_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(EXAMPLE, tmp_path / "vectors" / EXAMPLE.name)
     monkeypatch.chdir(tmp_path)
-    text = (Path(__file__).parents[2] / "docs/report.md").read_text()
+    text = (Path(__file__).parents[2] / "docs/how-to/report.md").read_text()
     commands = re.findall(r"^qexport ((?:report|plot) vectors/.*)$", text, re.M)
     commands = [command for command in commands if "--data" not in command]  # which is not there
     assert len(commands) == 4
@@ -200,7 +218,7 @@ def test_a_page_is_written_where_it_may_be(tmp_path: Path) -> None:
     fails(cli("report", tmp_path / "set", "--out", tmp_path / "set" / "page.html"), "holds its own files only")
     fails(cli("report", EXAMPLE, "--out", tmp_path / "page.txt"), "ends in '.txt'")
     fails(cli("plot", EXAMPLE, "--what", "layer", "--out", tmp_path / "none" / "x.svg"), "is not a folder")
-    fails(cli("plot", EXAMPLE, "--what", "colour", "--out", tmp_path / "x.svg"), "'colour' is no plot")
+    fails(cli("plot", EXAMPLE, "--what", "colour", "--out", tmp_path / "x.svg"), "'colour' is not a plot")
     fails(cli("plot", EXAMPLE, "--what", "codes-x", "--out", tmp_path / "x.svg"), "codes-weight")
     fails(cli("report", tmp_path, "--set", EXAMPLE, "--out", tmp_path / "x.html"), "has no run.log")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["set"]

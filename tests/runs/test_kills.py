@@ -1,12 +1,13 @@
 """Drivers, workers and simulators that are killed at random moments: the store stays whole, each job gets one verdict.
 
-CI takes a handful of moments, `make kills` more (QEXPORT_KILLS).
+CI takes a moment of each, `make kills` 50 (QEXPORT_KILLS).
 """
 
 import json
 import os
 import random
 import secrets
+import shutil
 import signal
 import subprocess
 import time
@@ -17,8 +18,10 @@ import pytest
 
 from qexport.runs.store import Store
 from qexport.sim.work import clear_stale
-from tests.sim.test_kills import KILLS, MARK
+from tests.sim.test_kills import MARK
 from tests.sim.test_supervisor import QEXPORT, alive, until
+
+KILLS = int(os.environ.get("QEXPORT_KILLS", "1"))  # of each kind of process
 
 
 @pytest.fixture
@@ -72,8 +75,12 @@ class Regress:
                     found.append(int(process.name))
         return [pid for pid in found if alive(pid)]
 
-    def workers(self, driver: int) -> list[int]:
-        """The grandchildren of the driver: its child is the server that forks them."""
+    def of(self, victim: str, driver: int) -> list[int]:
+        """The processes of a kind; workers are grandchildren of the driver: its child is the server that forks them."""
+        if victim == "driver":
+            return [driver]
+        if victim == "simulator":
+            return self.running("vvp", "iverilog", "ivl")
         parents = {}
         for pid in self.running():
             with suppress(OSError):
@@ -81,26 +88,31 @@ class Regress:
         return [pid for pid, parent in parents.items() if parents.get(parent) == driver]
 
 
-def test_killed_at_random_moments(small: Path, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    draw = random.Random("regress")
+@pytest.mark.parametrize("victim", ["driver", "worker", "simulator"])
+def test_killed_at_random_moments(
+    victim: str, small: Path, scratch: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw, kills, calls = random.Random(victim), 0, 0
     begin = time.monotonic()
     Regress(small, tmp_path / "undisturbed", scratch).finish()
     seconds = time.monotonic() - begin
-    for number in range(KILLS):
-        one = Regress(small, tmp_path / f"store{number}", scratch)
+    while kills < KILLS:
+        calls += 1
+        assert calls < 10 * KILLS + 50
+        one = Regress(small, tmp_path / f"store{calls}", scratch)
         process = one.start()
         time.sleep(draw.uniform(0, seconds))
-        victims = {
-            "driver": [process.pid],
-            "worker": one.workers(process.pid),
-            "simulator": one.running("vvp", "iverilog", "ivl"),
-        }[("driver", "worker", "simulator")[number % 3]]
-        for victim in victims[:1]:
+        while process.poll() is None and not (found := one.of(victim, process.pid)):
+            time.sleep(0.002)
+        if process.poll() is None:
             with suppress(ProcessLookupError):
-                os.kill(victim, signal.SIGKILL)
+                os.kill(draw.choice(found), signal.SIGKILL)
+                kills += 1
         process.communicate()
         until(lambda one=one: not one.running())  # type: ignore[misc]
         one.finish()
+        shutil.rmtree(one.store)
+    print(f"{victim}: killed {kills} times in {calls} calls of {seconds:.1f} s; every job got its one verdict")
     monkeypatch.setattr("tempfile.tempdir", str(scratch))
     clear_stale()
     assert list(scratch.glob("qexport-run-*")) == []

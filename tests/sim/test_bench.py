@@ -194,7 +194,7 @@ def in_line_3(change: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
 
 
 # what is done to the file -> what the bench says, {w} words of {d} digits being right
-NO_DIGIT = "line=3 has a character that is no digit"
+NO_DIGIT = "line=3 has a character that is not a digit"
 FILE_FAULTS: dict[str, tuple[Callable[[bytes], bytes] | None, str]] = {
     "missing": (None, "line=0 cannot be opened"),
     "empty": (lambda data: b"", "line=1 has 0 words, needs {w}"),
@@ -214,7 +214,7 @@ FILE_FAULTS: dict[str, tuple[Callable[[bytes], bytes] | None, str]] = {
     "comment": (in_line_3(lambda word: word + b" // a comment"), NO_DIGIT),
     "byte 255": (in_line_3(lambda word: b"\xff" + word[1:]), NO_DIGIT),
     "address": (in_line_3(lambda word: b"@0\n" + word), NO_DIGIT),
-    "header line": (lambda data: b"#header#\n" + data, "line=1 has a character that is no digit"),
+    "header line": (lambda data: b"#header#\n" + data, "line=1 has a character that is not a digit"),
     "no final line end": (lambda data: data[:-1], "line={w} ends without a line end"),
     "another digit": (in_line_3(lambda word: word[:-1] + b"%x" % (int(word[-1:], 16) ^ 1)), "line=0 has the checksum"),
     "words backwards": (lambda data: b"\n".join([*data.split(b"\n")[-2::-1], b""]), "line=0 has the checksum "),
@@ -535,7 +535,7 @@ def test_what_cannot_be_simulated_gives_exit_code_2_and_one_line(simulator: str,
     simulate_it = ("simulate", "--simulator", simulator)
     alone = checked_dump(make_capture(), one_memory_layout("oc ic kh kw -> | oc ic kh kw |"), tmp_path / "alone")
     fails(cli(*simulate_it, alone), "'test'", "without a self-checking bench", "--layout default")
-    fails(cli(*simulate_it, tmp_path / "none"), str(tmp_path / "none"), "is no folder")
+    fails(cli(*simulate_it, tmp_path / "none"), str(tmp_path / "none"), "is not a folder")
     fails(cli(*simulate_it, tmp_path), str(tmp_path), "has no manifest.json")
     fails(cli(*simulate_it, set_of("default"), "--dut", tmp_path / "my.sv"), f"{tmp_path / 'my.sv'} does not exist")
     (tmp_path / "my.sv").write_text("module mine;\nendmodule\n")

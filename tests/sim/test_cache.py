@@ -21,7 +21,7 @@ def test_what_two_want_at_once_is_built_once(tiny_set: Path, tmp_path: Path, mon
             built.append(job.top)
             return super().compile(job, build)
 
-    monkeypatch.setattr("qexport.sim.run.choose", lambda name: Counted())
+    monkeypatch.setattr("qexport.sim.run.choose", lambda *given: Counted())
     verdicts = []
     runs = [
         threading.Thread(target=lambda: verdicts.append(simulate(tiny_set, "icarus", builds=tmp_path)))

@@ -129,6 +129,27 @@ def test_results_that_the_design_lacks_are_not_compared_which_is_said(
     assert said(done)[-1] == "PASS checks=64"
 
 
+@on_icarus
+def test_parameters_macros_and_other_names_of_clock_and_reset_reach_the_design(
+    simulator: str, tiny_set: Path, tmp_path: Path
+) -> None:
+    edits = [
+        ("module dut (", "module core #(parameter FIRST = 1) ("),
+        ("wire clk,", "wire aclk,"),
+        ("wire rst,", "wire aresetn,"),
+        ("posedge clk", "posedge aclk"),
+        ("if (rst)", "if (!aresetn)"),
+        ("state <= WEIGHTS;", "state <= `BEGIN + FIRST;"),
+    ]
+    edited(tiny_set / "dut.sv", tmp_path / "core.sv", edits)
+    (tmp_path / "core.f").write_text("+define+BEGIN=WEIGHTS\ncore.sv\n")
+    given = ("--dut", tmp_path / "core.f", "--top", "core", "--clock", "aclk", "--reset", "aresetn", "--param=FIRST=0")
+    bench = render(tiny_set, tmp_path / "bench", *given)
+    verdict = simulate(tiny_set, simulator).check()
+    passed(run(bench, tmp_path), verdict.checks, verdict.cycles)
+    fails(cli("cocotb", tiny_set, "--param", "FIRST=0", "--out", tmp_path / "out"), "--param belongs to --dut")
+
+
 # --- designs that are wrong -------------------------------------------------------------------------------------------
 
 AS_THE_VERILOG_BENCH = (

@@ -7,6 +7,7 @@ import pytest
 
 from qexport.bench.design import Design
 from qexport.errors import QexportError
+from qexport.sim.registry import BUILD, SIMULATORS, choose, icarus_seconds
 from qexport.sim.run import simulate
 from tests.conftest import cli, fails
 from tests.sim.conftest import edited
@@ -138,6 +139,26 @@ def test_legal_systemverilog_that_icarus_does_not_know_is_said(simulator: str, t
     result = cli("simulate", tiny_set, "--dut", core, "--simulator", simulator)
     fails(result, "does not compile")
     assert "legal System" not in result.stderr
+
+
+@ICARUS
+def test_auto_takes_icarus_for_a_short_run_and_verilator_for_what_it_does_not_know(
+    simulator: str, tiny_set: Path, tmp_path: Path
+) -> None:
+    assert simulate(tiny_set).check().simulator == "icarus"
+    assert choose("auto", by_icarus=BUILD - 1).name == "icarus"
+    if SIMULATORS["verilator"].missing() is not None:
+        return
+    assert choose("auto", by_icarus=BUILD + 1).name == choose("auto").name == "verilator"
+    soft = "  int queue[$:4];\n  initial begin\n    queue = {1, 2};\n    queue.reverse();\n  end\nendmodule"
+    core = edited(tiny_set / "dut.sv", tmp_path / "core.sv", [("endmodule", soft)])
+    said: list[str] = []
+    assert simulate(tiny_set, "auto", [core], progress=said.append).check().simulator == "verilator"
+    assert said[0].startswith("Icarus does not compile the design")
+
+
+def test_the_estimate_grows_with_what_a_run_does() -> None:
+    assert icarus_seconds(6, 460, 9216) < BUILD < icarus_seconds(6, 6280, 147456)  # features.33: 1 picture, and 16
 
 
 @ICARUS

@@ -9,13 +9,14 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from qexport.bench.stub import STYLES
 from qexport.bench.sv import render_bench
 from qexport.core.geometry import ConvGeometry
 from qexport.errors import QexportError
 from qexport.layout.toml import load_layout, parse_layout
 from qexport.sets.manifest import MemoryEntry, read_manifest
 from qexport.sim.verilator import Verilator
-from tests.conftest import checked_dump, make_capture, one_memory_layout
+from tests.conftest import checked_dump, cli, make_capture, one_memory_layout
 from tests.sim.conftest import ragged_capture
 from tests.sim.test_layouts import CASES
 from tests.sim.test_stub import MIXED
@@ -94,6 +95,58 @@ def test_verilator_has_no_warning(simulator: str, name: str, rendered: Rendered)
     command = [str(program), "--lint-only", "-Wall", "--timing", "--top-module", top_of(folder), "-f", "files.f"]
     done = subprocess.run(command, cwd=folder, env=env, capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+# What slang knows of versions; 1800-2017 has what 1800-2012 has, of whose words `begin_keywords makes it.
+VERSIONS = {"2012": "1800-2017", "2017": "1800-2017", "2023": "1800-2023"}
+
+
+def slang_says(capfd: pytest.CaptureFixture[str], sources: list[Path], year: str, *options: str) -> str:
+    """What its command line prints of sources, as one unit, with no options for warnings."""
+    from pyslang.driver import Driver  # here: `make fast` does without
+
+    driver = Driver()
+    driver.addStandardArgs()
+    given = ["slang", "--std", VERSIONS.get(year, year), "--single-unit", *options, *map(str, sources)]
+    assert driver.parseCommandLine(" ".join(given))
+    assert driver.processOptions()
+    assert driver.parseAllSources()
+    compilation = driver.createCompilation()
+    driver.reportCompilation(compilation, True)
+    driver.runAnalysis(compilation)
+    driver.reportDiagnostics(True)
+    return "".join(capfd.readouterr())
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_slang_has_nothing_to_say_in_three_versions(
+    name: str, rendered: Rendered, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    folder, top = rendered(name), top_of(rendered(name))
+    sources = [folder / file for file in (folder / "files.f").read_text().split()]
+    sources += folder.glob("*_axis_checks.sv")
+    (tmp_path / "words.sv").write_text('`begin_keywords "1800-2012"\n')
+    (tmp_path / "includes.sv").write_text('module includes;\n`include "params.vh"\nendmodule\n')
+    for year in VERSIONS:
+        first = [tmp_path / "words.sv"] if year == "2012" else []
+        assert slang_says(capfd, [*first, *sources], year, "--top", top) == "", year
+    for year in (*VERSIONS, "1364-2005"):
+        assert slang_says(capfd, [tmp_path / "includes.sv"], year, "-I", str(folder)) == "", year
+
+
+def test_slang_has_nothing_to_say_of_stubs_and_sees_what_is_wrong(
+    rendered: Rendered, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    for style in STYLES:
+        out = tmp_path / style
+        assert cli("stub", rendered("default"), "--style", style, "--out", out).exit_code == 0
+        sources = [out / "features_33_pkg.sv", out / "stub_features_33.sv", *out.glob("dut*.sv")]
+        for year in VERSIONS:
+            assert slang_says(capfd, sources, year, "--top", "stub_features_33") == "", (style, year)
+    (tmp_path / "bad.sv").write_text("module bad;\n  wire [3:0] a = 4'd20;\n  type_of_none b;\nendmodule\n")
+    said = slang_says(capfd, [tmp_path / "bad.sv"], "2017")
+    assert "vector literal too large" in said
+    assert "type_of_none" in said
 
 
 @on_verilator

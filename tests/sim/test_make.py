@@ -102,7 +102,7 @@ def test_files_that_were_changed_to_agree_with_a_wrong_design_never_pass(
 def test_missing_design_is_said_in_one_line(make: Make, tiny_set: Path) -> None:
     done = make(tiny_set, "DUT=my_dut.sv")
     assert done.returncode != 0
-    assert f"DUT=my_dut.sv is no file; a relative path starts at {tiny_set}" in done.stdout
+    assert f"DUT=my_dut.sv is not a file; a relative path starts at {tiny_set}" in done.stdout
 
 
 def test_missing_file_fails(make: Make, tiny_set: Path, tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_own_design_may_be_several_files_and_options_of_icarus(make: Make, tiny_
     assert "part" in done.stdout.splitlines()
     done = make(tiny_set, f"DUT={top} {tmp_path / 'party.sv'} {options}")
     assert done.returncode != 0
-    assert f"DUT={tmp_path / 'party.sv'} is no file; a relative path starts at" in done.stdout
+    assert f"DUT={tmp_path / 'party.sv'} is not a file; a relative path starts at" in done.stdout
 
 
 @pytest.mark.parametrize("fault", DUT_FAULTS)

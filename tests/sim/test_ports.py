@@ -170,3 +170,21 @@ def test_a_layout_without_psums_and_tables_has_a_bench_too(simulator: str, tmp_p
     folder = checked_dump(make_capture(), layout, tmp_path)
     assert not (folder / "psum.hex").exists()
     assert simulate(folder, simulator, seed=1).check().compared == {"accumulator": 256}
+
+
+def test_what_leaves_a_port_unknown_is_said_in_place_of_the_port(
+    simulator: str, tiny_set: Path, tmp_path: Path
+) -> None:
+    core = tmp_path / "core.sv"
+    run = ("simulate", tiny_set, "--dut", core, "--simulator", simulator)
+    edited(tiny_set / "dut.sv", core, [("module dut", "import mine_pkg::*;\nmodule dut")])  # no port needs it
+    fails(
+        cli(*run), "core.sv:13: unknown package 'mine_pkg'; add the file that declares it (that of the set is tiny_pkg)"
+    )
+    edited(tiny_set / "dut.sv", core, [("[tiny_pkg::RELU_WORD_BITS-1:0] m_relu", "[NOWHERE-1:0] m_relu")])
+    fails(cli(*run), "core.sv:34: use of undeclared identifier 'NOWHERE'; add")
+    edited(tiny_set / "dut.sv", core, [("tiny_pkg::", "other_pkg::")])
+    result = cli(*run)
+    assert result.exit_code == 2
+    assert "core.sv:18: unknown class or package 'other_pkg'; add" in result.stderr
+    assert "the module has" not in result.stderr

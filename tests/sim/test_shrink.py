@@ -116,9 +116,9 @@ def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: P
     )
     fails(cli(*run, "--out", whole / "small"), "lies in the set")
     for nameless in (".", "..", "/"):
-        fails(cli(*run, "--out", nameless), f"out: {nameless} is no new folder")
+        fails(cli(*run, "--out", nameless), f"out: {nameless} is not a new folder")
     fails(cli("shrink", whole, "--out", tmp_path / "small"), "give either --dut or --actual")
-    fails(cli(*run, "--out", tmp_path / "small", "--budget", "nan"), "--budget nan is no number of seconds")
+    fails(cli(*run, "--out", tmp_path / "small", "--budget", "nan"), "--budget nan is not a number of seconds")
     fails(cli(*run, "--out", tmp_path / "small", "--memory", "relu"), "--memory belongs to --actual")
     for name in ("small", "small.actual"):
         (tmp_path / name).mkdir()
@@ -129,7 +129,8 @@ def test_what_cannot_be_shrunk_is_named(simulator: str, whole: Path, tmp_path: P
     given = ("--actual", whole / "relu.hex", "--budget", "3", "--top", "x")
     fails(cli("shrink", whole, "--out", tmp_path / "small", *given), "--top belongs to --dut")
     fails(
-        cli("shrink", whole, "--out", tmp_path / "small", "--actual", whole / "weight.hex"), "'weight' is no memory of"
+        cli("shrink", whole, "--out", tmp_path / "small", "--actual", whole / "weight.hex"),
+        "'weight' is not a memory of",
     )
     (tmp_path / "other.sv").write_text("module dut(input wire clk); endmodule\n")
     result = cli("shrink", whole, "--out", tmp_path / "small", "--dut", tmp_path / "other.sv")

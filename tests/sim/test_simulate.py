@@ -6,6 +6,7 @@ import pytest
 
 from qexport.errors import CheckFailed, QexportError
 from qexport.sim.registry import choose
+from qexport.sim.streams import MODES, chosen_streams
 from qexport.sim.verdict import judge
 
 NONCE = "00c0ffee00c0ffee"
@@ -121,3 +122,13 @@ def test_newer_simulators_are_taken(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("PATH", f"{tmp_path}:/bin:/usr/bin")
     monkeypatch.setenv("QEXPORT_VERILATOR", str(new))
     assert choose("verilator").version() == "5.006"
+
+
+def test_runs_are_chosen_as_by_the_command() -> None:
+    assert [run.mode for run in chosen_streams()] == list(MODES)
+    assert list(map(str, chosen_streams(seed=7))) == ["random seed=7"]
+    assert list(map(str, chosen_streams(["lazy", "random"], 4, 2))) == ["lazy", "random seed=4", "random seed=5"]
+    with pytest.raises(QexportError, match="'lazi' is not one of smooth"):
+        chosen_streams(["lazi"])
+    with pytest.raises(QexportError, match="seeds: 0; give"):
+        chosen_streams(seeds=0)

@@ -177,7 +177,7 @@ def test_unusable_file_ends_the_run_by_name(
     relu = (folder / "relu.hex").read_text()
     for change, said in (
         (relu[:-33], "line=4 has 3 words, needs 4"),
-        ("x" + relu[1:], "line=1 has a character that is no digit"),
+        ("x" + relu[1:], "line=1 has a character that is not a digit"),
         (("1" if relu[0] == "0" else "0") + relu[1:], "line=0 has the checksum "),
         (None, "line=0 cannot be opened"),
     ):
@@ -330,7 +330,7 @@ def test_set_and_bench_may_lie_in_folders_with_spaces_and_other_letters(
     moved = folder.rename(tmp_path / "moved")
     done = sim(bench)
     assert done.returncode != 0
-    assert "is no vector set with checks.txt" in done.stdout
+    assert "is not a vector set with checks.txt" in done.stdout
     assert sim(bench, f"SET={moved}").returncode == 0
 
 

@@ -147,7 +147,7 @@ FILE_FAULTS: dict[str, tuple[str, str, Callable[[str], str] | None, str]] = {
     "empty": ("back", "output.txt", lambda text: "", "line=1 has -3 words, needs 32"),
     "one word short": ("back", "output.txt", lambda text: text[:-129], "line=35 has 31 words, needs 32"),
     "one word long": ("back", "output.txt", lambda text: text + text[-129:], "line=37 has 33 words, needs 32"),
-    "junk digit": ("back", "acc_address.txt", in_line(5, "^.", "2"), "line=5 has a character that is no digit"),
+    "junk digit": ("back", "acc_address.txt", in_line(5, "^.", "2"), "line=5 has a character that is not a digit"),
     "X digit": ("there", "weight_itile0_otile0_kij3.txt", in_line(4, ".$", "x"), "line=4 has a character that is no"),
     "one digit more": ("back", "acc_address.txt", in_line(9, "^", "0"), "line=9 has a word of 12 digits, needs 11"),
     "header line missing": (
@@ -157,7 +157,7 @@ FILE_FAULTS: dict[str, tuple[str, str, Callable[[str], str] | None, str]] = {
     "word too wide": ("mixed", "address.hex", in_line(3, "^.", "2"), "line=3 has a word that is too wide"),
     "missing in a folder": ("mixed", "activation/tile1.hex", None, "line=0 cannot be opened"),
     "missing decimals": ("mixed", "weight tile 1.txt", None, "line=0 cannot be opened"),
-    "junk decimal": ("mixed", "weight tile 1.txt", in_line(5, r"\d", "x"), "line=5 has a character that is no digit"),
+    "junk decimal": ("mixed", "weight tile 1.txt", in_line(5, r"\d", "x"), "line=5 has a character that is not a"),
     "no decimal": ("mixed", "weight tile 1.txt", in_line(5, r"-?\d", "-"), "line=5 "),
     "decimal too few": ("mixed", "weight tile 0.txt", in_line(5, r"^-?\d ", ""), "line=5 "),
     "decimal too many": ("mixed", "weight tile 0.txt", in_line(5, "$", " 1"), "line=5 "),

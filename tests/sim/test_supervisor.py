@@ -133,11 +133,11 @@ def test_shrink_has_a_time_limit_too(tiny_set: Path, looping: Path, tmp_path: Pa
             break
     assert result.exit_code == 1, result.output
     assert f"no end after {limit} s; the design hangs" in result.stderr
-    fails(cli(*line, "nan"), "--time-limit nan is no number of seconds")
+    fails(cli(*line, "nan"), "--time-limit nan is not a number of seconds")
 
 
 def test_selftest_takes_seconds_only(tiny_set: Path) -> None:
-    fails(cli("selftest", tiny_set, "--time-limit", "nan"), "--time-limit nan is no number of seconds")
+    fails(cli("selftest", tiny_set, "--time-limit", "nan"), "--time-limit nan is not a number of seconds")
 
 
 def test_a_signal_while_a_child_starts_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

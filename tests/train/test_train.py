@@ -111,7 +111,7 @@ def test_a_finished_run_is_not_overwritten_and_another_recipe_does_not_resume_it
     fails(cli(*again), "checkpoint.pth is there already", "--resume")
     fails(cli(*again, "--resume", "--lr", "0.3"), "contradicts")
     fails(cli(*again, "--plot", tmp_path / "curves.txt"), "ends in '.txt'; choose one of .html")
-    fails(cli(*again, "--plot", tmp_path / "none" / "curves.svg"), "is no folder")
+    fails(cli(*again, "--plot", tmp_path / "none" / "curves.svg"), "is not a folder")
 
 
 def test_a_nan_loss_in_a_later_epoch_keeps_the_checkpoint_of_the_epoch_before(
@@ -314,7 +314,7 @@ def compare() -> None:
     try:
         train(Recipe(batch_size=15), pictures, pictures, Path("none"), torch.device("cpu"))
     except QexportError as error:
-        assert "batch_size: 15 is no multiple of 2 processes" in str(error)
+        assert "batch_size: 15 is not a multiple of 2 processes" in str(error)
     else:
         raise AssertionError("accepted")
 with parallel.group(torch.device("cpu")):
@@ -354,7 +354,7 @@ def test_init_starts_from_a_checkpoints_weights_with_the_quantizers_on(
     fails(cli(*command(noise_folder, tmp_path / "a", "--init", str(BUILTIN))[3:]), "holds weight codes only")
     other = cli(*command(noise_folder, tmp_path / "b", "--init", str(best), "--model", "vgg16_quant")[3:])
     assert other.exit_code == 2
-    assert f"init: {best} is no vgg16_quant" in other.stderr
+    assert f"init: {best} is not a vgg16_quant" in other.stderr
 
 
 def test_the_network_compiles_without_a_break() -> None:

@@ -109,30 +109,34 @@ module dut (
   function automatic signed [63:0] step_step0(input signed [63:0] v, input integer channel);
     step_step0 = v * 64'sd319;
   endfunction
-  function automatic signed [63:0] at_step0(input integer channel, input integer y, input integer x);
-    at_step0 = step_step0(at_accumulator(channel, y, x), channel);
-  endfunction
 
   // step1: add value 4097
   function automatic signed [63:0] step_step1(input signed [63:0] v, input integer channel);
     step_step1 = v + 64'sd4097;
-  endfunction
-  function automatic signed [63:0] at_step1(input integer channel, input integer y, input integer x);
-    at_step1 = step_step1(at_step0(channel, y, x), channel);
   endfunction
 
   // step2: shift_right by 13, round floor
   function automatic signed [63:0] step_step2(input signed [63:0] v, input integer channel);
     step_step2 = round_floor(v, 32'(64'sd13));
   endfunction
-  function automatic signed [63:0] at_step2(input integer channel, input integer y, input integer x);
-    at_step2 = step_step2(at_step1(channel, y, x), channel);
-  endfunction
 
   // step3: clamp low 0, high 15
   function automatic signed [63:0] step_step3(input signed [63:0] v, input integer channel);
     step_step3 = v < 64'sd0 ? 64'sd0 : v > 64'sd15 ? 64'sd15 : v;
   endfunction
+
+  function automatic signed [63:0] at_step0(input integer channel, input integer y, input integer x);
+    at_step0 = step_step0(at_accumulator(channel, y, x), channel);
+  endfunction
+
+  function automatic signed [63:0] at_step1(input integer channel, input integer y, input integer x);
+    at_step1 = step_step1(at_step0(channel, y, x), channel);
+  endfunction
+
+  function automatic signed [63:0] at_step2(input integer channel, input integer y, input integer x);
+    at_step2 = step_step2(at_step1(channel, y, x), channel);
+  endfunction
+
   function automatic signed [63:0] at_step3(input integer channel, input integer y, input integer x);
     at_step3 = step_step3(at_step2(channel, y, x), channel);
   endfunction

@@ -39,10 +39,16 @@ module tb_features_33;
   localparam integer QUIET_CYCLES = 24, BLOCKED_CYCLES = 256;  // without a word, and of one stream, before the next is blocked
   localparam integer MAX_FAIL_LINES = 10;  // of single values; the totals are always printed
   localparam integer SMOOTH = 0, RANDOM = 1, BURSTS = 2, BLOCKED = 3, LAZY = 4, RESET = 5;  // modes
+  localparam integer AUDIT = 0, LOAD = 1, BEGIN = 2, RESTART = 3, DRIVE = 4, LOOK = 5, END = 6;  // what each stream does
 
   string folder;                     // where the words that came back go
   reg recording;                     // nothing is compared
   integer mode, blocked = 0;         // how the streams run, and which one is blocked
+  integer all = 0, back = 0;         // words of all streams, and of those that come back
+  integer moved;                     // words that went over since the reset, none of them too many
+  longint expected = 0;              // values to be compared
+  longint checks;                    // values that were
+  reg [31:0] seed;
   // $readmemh and $readmemb take short, long, missing and junk files with a warning at most, and Verilator fills with
   // zeros. So every character is looked at before a file is loaded: `digits` digits a word, one word a line.
   string dir, nonce;
@@ -103,7 +109,7 @@ module tb_features_33;
              else if (line - 1 - skip != words)
                fault(file, line, $sformatf("has %0d words, needs %0d", line - 1 - skip, words));
           1: fault(file, line, $sformatf("has a word of %0d digits, needs %0d", seen, digits));
-          2: fault(file, line, "has a character that is no digit");
+          2: fault(file, line, "has a character that is not a digit");
           default: fault(file, line, "has a word that is too wide");
         endcase
       end
@@ -129,7 +135,7 @@ module tb_features_33;
     end
   endtask
 
-  // A memory file, and what line `sums_at` of the file of checksums says of it; to be called in the order of its lines.
+  // A memory file, and what line `sums_at` of the file of checksums says of it.
   task automatic audit(input integer sums_at, input string file, input integer skip, input integer words,
                        input integer digits, input integer base, input integer first_limit);
     integer earlier, found, want_words, c;
@@ -138,6 +144,7 @@ module tb_features_33;
       earlier = faults;
       if (sums != 0) begin
         found = 2;
+        if (sums_at <= sums_line) sums_line = 0 * $rewind(sums);
         while (found == 2 && sums_line < sums_at) begin
           sums_line = sums_line + 1;
           found = $fscanf(sums, "%d %h", want_words, want);
@@ -214,97 +221,120 @@ module tb_features_33;
     end
   endfunction
 
+  // What messages call a file: by the layout's name, where another one is loaded by that in brackets.
+  function automatic string shown_of(input integer memory, input integer number);
+    /* verilator no_inline_task */
+    begin
+      shown_of = file_of(memory, number);
+    end
+  endfunction
+
   reg clk, rst;
 `ifndef QEXPORT_WITHOUT_WEIGHT
   wire s_weight_tvalid, s_weight_tready, s_weight_tlast;
   wire [32-1:0] s_weight_tdata;
   tb_features_33_source #(
     .STREAM(0), .MEMORY(0), .WIDTH(32), .LANES(8), .WORDS(72), .LASTS(72), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(1)
-  ) weight_source (
-    .tvalid(s_weight_tvalid), .tready(s_weight_tready), .tdata(s_weight_tdata), .tlast(s_weight_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(1), .SIGNED(1)
+  ) weight_source (s_weight_tvalid, s_weight_tready, s_weight_tdata, s_weight_tlast);
 `endif
 `ifndef QEXPORT_WITHOUT_INPUT
   wire s_input_tvalid, s_input_tready, s_input_tlast;
   wire [32-1:0] s_input_tdata;
   tb_features_33_source #(
     .STREAM(1), .MEMORY(1), .WIDTH(32), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(0)
-  ) input_source (
-    .tvalid(s_input_tvalid), .tready(s_input_tready), .tdata(s_input_tdata), .tlast(s_input_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(2), .SIGNED(0)
+  ) input_source (s_input_tvalid, s_input_tready, s_input_tdata, s_input_tlast);
 `endif
 `ifdef QEXPORT_WITH_INPUT_PADDED
   wire s_input_padded_tvalid, s_input_padded_tready, s_input_padded_tlast;
   wire [32-1:0] s_input_padded_tdata;
   tb_features_33_source #(
     .STREAM(2), .MEMORY(2), .WIDTH(32), .LANES(8), .WORDS(144), .LASTS(36), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(0)
-  ) input_padded_source (
-    .tvalid(s_input_padded_tvalid), .tready(s_input_padded_tready), .tdata(s_input_padded_tdata), .tlast(s_input_padded_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(3), .SIGNED(0)
+  ) input_padded_source (s_input_padded_tvalid, s_input_padded_tready, s_input_padded_tdata, s_input_padded_tlast);
 `endif
 `ifdef QEXPORT_WITH_PATCHES
   wire s_patches_tvalid, s_patches_tready, s_patches_tlast;
   wire [32-1:0] s_patches_tdata;
   tb_features_33_source #(
     .STREAM(3), .MEMORY(3), .WIDTH(32), .LANES(8), .WORDS(576), .LASTS(144), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(0)
-  ) patches_source (
-    .tvalid(s_patches_tvalid), .tready(s_patches_tready), .tdata(s_patches_tdata), .tlast(s_patches_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(4), .SIGNED(0)
+  ) patches_source (s_patches_tvalid, s_patches_tready, s_patches_tdata, s_patches_tlast);
 `endif
 `ifdef QEXPORT_WITH_PSUM
   wire s_psum_tvalid, s_psum_tready, s_psum_tlast;
   wire [128-1:0] s_psum_tdata;
   tb_features_33_source #(
     .STREAM(4), .MEMORY(4), .WIDTH(128), .LANES(8), .WORDS(1296), .LASTS(324), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(1)
-  ) psum_source (
-    .tvalid(s_psum_tvalid), .tready(s_psum_tready), .tdata(s_psum_tdata), .tlast(s_psum_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(5), .SIGNED(1)
+  ) psum_source (s_psum_tvalid, s_psum_tready, s_psum_tdata, s_psum_tlast);
 `endif
 `ifndef QEXPORT_WITHOUT_PSUM
   wire m_psum_tvalid, m_psum_tready, m_psum_tlast;
   wire [128-1:0] m_psum_tdata;
   tb_features_33_sink #(
     .STREAM(5), .MEMORY(4), .WIDTH(128), .LANES(8), .WORDS(1296), .LASTS(324), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(1)
-  ) psum_check (
-    .tvalid(m_psum_tvalid), .tready(m_psum_tready), .tdata(m_psum_tdata), .tlast(m_psum_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(5), .SIGNED(1)
+  ) psum_check (m_psum_tvalid, m_psum_tready, m_psum_tdata, m_psum_tlast);
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
   wire m_accumulator_tvalid, m_accumulator_tready, m_accumulator_tlast;
   wire [128-1:0] m_accumulator_tdata;
   tb_features_33_sink #(
     .STREAM(6), .MEMORY(6), .WIDTH(128), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(1)
-  ) accumulator_check (
-    .tvalid(m_accumulator_tvalid), .tready(m_accumulator_tready), .tdata(m_accumulator_tdata), .tlast(m_accumulator_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(7), .SIGNED(1)
+  ) accumulator_check (m_accumulator_tvalid, m_accumulator_tready, m_accumulator_tdata, m_accumulator_tlast);
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
   wire m_relu_tvalid, m_relu_tready, m_relu_tlast;
   wire [128-1:0] m_relu_tdata;
   tb_features_33_sink #(
     .STREAM(7), .MEMORY(7), .WIDTH(128), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(1)
-  ) relu_check (
-    .tvalid(m_relu_tvalid), .tready(m_relu_tready), .tdata(m_relu_tdata), .tlast(m_relu_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(8), .SIGNED(1)
+  ) relu_check (m_relu_tvalid, m_relu_tready, m_relu_tdata, m_relu_tlast);
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
   wire m_output_tvalid, m_output_tready, m_output_tlast;
   wire [32-1:0] m_output_tdata;
   tb_features_33_sink #(
     .STREAM(8), .MEMORY(8), .WIDTH(32), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
-    .SKIP(0), .BASE(16), .SIGNED(0)
-  ) output_check (
-    .tvalid(m_output_tvalid), .tready(m_output_tready), .tdata(m_output_tdata), .tlast(m_output_tlast)
-  );
+    .SKIP(0), .BASE(16), .SUMS_AT(9), .SIGNED(0)
+  ) output_check (m_output_tvalid, m_output_tready, m_output_tdata, m_output_tlast);
 `endif
+
+  // What each stream does at a time, one after the other.
+  task automatic each(input integer what);
+    begin
+`ifndef QEXPORT_WITHOUT_WEIGHT
+      weight_source.act(what);
+`endif
+`ifndef QEXPORT_WITHOUT_INPUT
+      input_source.act(what);
+`endif
+`ifdef QEXPORT_WITH_INPUT_PADDED
+      input_padded_source.act(what);
+`endif
+`ifdef QEXPORT_WITH_PATCHES
+      patches_source.act(what);
+`endif
+`ifdef QEXPORT_WITH_PSUM
+      psum_source.act(what);
+`endif
+`ifndef QEXPORT_WITHOUT_PSUM
+      psum_check.act(what);
+`endif
+`ifndef QEXPORT_WITHOUT_ACCUMULATOR
+      accumulator_check.act(what);
+`endif
+`ifndef QEXPORT_WITHOUT_RELU
+      relu_check.act(what);
+`endif
+`ifndef QEXPORT_WITHOUT_OUTPUT
+      output_check.act(what);
+`endif
+    end
+  endtask
 
   `QEXPORT_DUT dut (
     .clk(clk), .rst(rst)
@@ -346,17 +376,14 @@ module tb_features_33;
 `endif
   );
 
-  longint expected = 0;              // values to be compared
   longint errors = 0;                // of the whole run
   longint cycles, done_at;           // since the reset; when the last word was taken
   longint first_at = -1;             // cycle of the first error
   longint waves_from, waves_to;
   longint limit;                     // cycles after which the bench gives up
   integer shown = 0, quiet = 0, turn = 0;
-  integer all = 0, back = 0;         // words of all streams, and of those that come back
   reg waving, stop = 0;              // stop: nothing sensible can follow
   reg again = 0;                     // after a reset in mid-run
-  reg [31:0] seed;
 
   task automatic say(input string what);
     begin
@@ -380,188 +407,30 @@ module tb_features_33;
     end
   endtask
 
-  // Values that were compared.
-  function automatic longint checks();
-    begin
-      checks = 0;
-`ifndef QEXPORT_WITHOUT_PSUM
-      checks = checks + psum_check.checks;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      checks = checks + accumulator_check.checks;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      checks = checks + relu_check.checks;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      checks = checks + output_check.checks;
-`endif
-    end
-  endfunction
-
-  // Words that went over.
-  function automatic integer words_moved();
-    begin
-      words_moved = 0;
-`ifndef QEXPORT_WITHOUT_WEIGHT
-      words_moved = words_moved + weight_source.moved;
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-      words_moved = words_moved + input_source.moved;
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-      words_moved = words_moved + input_padded_source.moved;
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-      words_moved = words_moved + patches_source.moved;
-`endif
-`ifdef QEXPORT_WITH_PSUM
-      words_moved = words_moved + psum_source.moved;
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-      words_moved = words_moved + psum_check.moved;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      words_moved = words_moved + accumulator_check.moved;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      words_moved = words_moved + relu_check.moved;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      words_moved = words_moved + output_check.moved;
-`endif
-    end
-  endfunction
-
-  // Whether all words went in and came back.
-  function automatic reg complete();
-    begin
-      complete = 1;
-`ifndef QEXPORT_WITHOUT_WEIGHT
-      if (weight_source.moved < 72) complete = 0;
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-      if (input_source.moved < 64) complete = 0;
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-      if (input_padded_source.moved < 144) complete = 0;
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-      if (patches_source.moved < 576) complete = 0;
-`endif
-`ifdef QEXPORT_WITH_PSUM
-      if (psum_source.moved < 1296) complete = 0;
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-      if (psum_check.moved < 1296) complete = 0;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      if (accumulator_check.moved < 64) complete = 0;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      if (relu_check.moved < 64) complete = 0;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      if (output_check.moved < 64) complete = 0;
-`endif
-    end
-  endfunction
-
   task automatic restart;
     begin
       cycles = 0;
       done_at = 0;
-`ifndef QEXPORT_WITHOUT_WEIGHT
-      weight_source.restart;
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-      input_source.restart;
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-      input_padded_source.restart;
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-      patches_source.restart;
-`endif
-`ifdef QEXPORT_WITH_PSUM
-      psum_source.restart;
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-      psum_check.restart;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      accumulator_check.restart;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      relu_check.restart;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      output_check.restart;
-`endif
+      moved = 0;
+      checks = 0;
+      each(RESTART);
     end
   endtask
 
   // What is known at the end; the PASS, if any, is the last line.
   task automatic verdict;
     begin
-      if (!stop && !complete()) say($sformatf("timeout after %0d cycles", cycles));
-`ifndef QEXPORT_WITHOUT_WEIGHT
-      if (weight_source.moved < 72)
-        say($sformatf("memory=weight %0d of %0d words were taken", weight_source.moved, 72));
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-      if (input_source.moved < 64)
-        say($sformatf("memory=input %0d of %0d words were taken", input_source.moved, 64));
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-      if (input_padded_source.moved < 144)
-        say($sformatf("memory=input_padded %0d of %0d words were taken", input_padded_source.moved, 144));
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-      if (patches_source.moved < 576)
-        say($sformatf("memory=patches %0d of %0d words were taken", patches_source.moved, 576));
-`endif
-`ifdef QEXPORT_WITH_PSUM
-      if (psum_source.moved < 1296)
-        say($sformatf("memory=psum %0d of %0d words were taken", psum_source.moved, 1296));
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-      if (psum_check.file != 0) $fclose(psum_check.file);
-      if (psum_check.moved < 1296)
-        say($sformatf("memory=psum %0d of %0d words were delivered", psum_check.moved, 1296));
-      if (psum_check.bad != 0)
-        $display("FAIL memory=psum %0d of %0d values are wrong", psum_check.bad, 64'd10368);
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      if (accumulator_check.file != 0) $fclose(accumulator_check.file);
-      if (accumulator_check.moved < 64)
-        say($sformatf("memory=accumulator %0d of %0d words were delivered", accumulator_check.moved, 64));
-      if (accumulator_check.bad != 0)
-        $display("FAIL memory=accumulator %0d of %0d values are wrong", accumulator_check.bad, 64'd512);
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      if (relu_check.file != 0) $fclose(relu_check.file);
-      if (relu_check.moved < 64)
-        say($sformatf("memory=relu %0d of %0d words were delivered", relu_check.moved, 64));
-      if (relu_check.bad != 0)
-        $display("FAIL memory=relu %0d of %0d values are wrong", relu_check.bad, 64'd512);
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      if (output_check.file != 0) $fclose(output_check.file);
-      if (output_check.moved < 64)
-        say($sformatf("memory=output %0d of %0d words were delivered", output_check.moved, 64));
-      if (output_check.bad != 0)
-        $display("FAIL memory=output %0d of %0d values are wrong", output_check.bad, 64'd512);
-`endif
-      if (errors == 0 && expected != 0 && checks() == (recording ? 0 : expected)) begin
+      if (!stop && moved < all) say($sformatf("timeout after %0d cycles", cycles));
+      each(END);
+      if (errors == 0 && expected != 0 && checks == (recording ? 0 : expected)) begin
         $display("DONE cycles=%0d macs=%0d macs_per_cycle=%0.3f multipliers=64 seed=%0d", done_at, MACS,
                  1.0 * MACS / done_at, seed);
         if (recording) $display("RECORDED words=%0d nonce=%0s", back, nonce);
-        else $display("PASS checks=%0d nonce=%0s", checks(), nonce);
+        else $display("PASS checks=%0d nonce=%0s", checks, nonce);
         $finish;
       end else begin
         $display("FIRST cycle=%0d", first_at < 0 ? cycles : first_at);
-        $display("FAIL errors=%0d checks=%0d of %0d seed=%0d", errors, checks(), expected, seed);
+        $display("FAIL errors=%0d checks=%0d of %0d seed=%0d", errors, checks, expected, seed);
         $fatal(1, "the design under test differs from the golden");
       end
     end
@@ -570,7 +439,7 @@ module tb_features_33;
   // One stream after the other is blocked: the next where nothing else moves any more, or after a while.
   task automatic choose_blocked(input integer earlier);
     begin
-      quiet = words_moved() == earlier ? quiet + 1 : 0;
+      quiet = moved == earlier ? quiet + 1 : 0;
       turn = turn + 1;
       if (quiet == QUIET_CYCLES || turn == BLOCKED_CYCLES) begin
         blocked = (blocked + 1) % 9;
@@ -596,7 +465,6 @@ module tb_features_33;
 
   string text;
   integer drained = 0, earlier;
-  integer k;
   initial begin
     clk = 0;
     rst = 1;
@@ -610,126 +478,20 @@ module tb_features_33;
       if (text == "blocked") mode = BLOCKED;
       if (text == "lazy") mode = LAZY;
       if (text == "reset") mode = RESET;
-      if (mode < 0) $display("FAIL +streams=%0s is no mode; give smooth, random, bursts, blocked, lazy or reset", text);
+      if (mode < 0) $display("FAIL +streams=%0s is not a mode; give smooth, random, bursts, blocked, lazy or reset", text);
       if (mode < 0) $fatal(1, "no such mode");
     end
     folder = "";
     recording = $value$plusargs("record=%s", folder) != 0;
     if (!recording && $value$plusargs("out=%s", folder) == 0) folder = "";
     open_set;
-`ifndef QEXPORT_WITHOUT_WEIGHT
-    for (k = 0; k < 1; k = k + 1)
-      audit(1 + k, file_of(0, k), 0, 72, 8, 16, 16);
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-    for (k = 0; k < 1; k = k + 1)
-      audit(2 + k, file_of(1, k), 0, 64, 8, 16, 16);
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-    for (k = 0; k < 1; k = k + 1)
-      audit(3 + k, file_of(2, k), 0, 144, 8, 16, 16);
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-    for (k = 0; k < 1; k = k + 1)
-      audit(4 + k, file_of(3, k), 0, 576, 8, 16, 16);
-`endif
-`ifdef QEXPORT_WITH_PSUM
-    for (k = 0; k < 1; k = k + 1)
-      audit(5 + k, file_of(4, k), 0, 1296, 32, 16, 16);
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-    for (k = 0; k < 1 && !recording; k = k + 1)
-      audit(5 + k, file_of(4, k), 0, 1296, 32, 16, 16);
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-    for (k = 0; k < 1 && !recording; k = k + 1)
-      audit(7 + k, file_of(6, k), 0, 64, 32, 16, 16);
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-    for (k = 0; k < 1 && !recording; k = k + 1)
-      audit(8 + k, file_of(7, k), 0, 64, 32, 16, 16);
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-    for (k = 0; k < 1 && !recording; k = k + 1)
-      audit(9 + k, file_of(8, k), 0, 64, 8, 16, 16);
-`endif
-    if (faults == 0) begin
-`ifndef QEXPORT_WITHOUT_WEIGHT
-      weight_source.load;
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-      input_source.load;
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-      input_padded_source.load;
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-      patches_source.load;
-`endif
-`ifdef QEXPORT_WITH_PSUM
-      psum_source.load;
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-      if (!recording) psum_check.load;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      if (!recording) accumulator_check.load;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      if (!recording) relu_check.load;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      if (!recording) output_check.load;
-`endif
-    end
+    each(AUDIT);
+    if (faults == 0) each(LOAD);
     if (faults != 0) begin
       $display("FAIL %0d of the files cannot be used; nothing was driven", faults);
       $fatal(1, "unusable files");
     end
-`ifndef QEXPORT_WITHOUT_WEIGHT
-    weight_source.begin_pace(seed);
-    all = all + 72;
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-    input_source.begin_pace(seed);
-    all = all + 64;
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-    input_padded_source.begin_pace(seed);
-    all = all + 144;
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-    patches_source.begin_pace(seed);
-    all = all + 576;
-`endif
-`ifdef QEXPORT_WITH_PSUM
-    psum_source.begin_pace(seed);
-    all = all + 1296;
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-    psum_check.begin_pace(seed);
-    all = all + 1296;
-    back = back + 1296;
-    expected = expected + 64'd10368;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-    accumulator_check.begin_pace(seed);
-    all = all + 64;
-    back = back + 64;
-    expected = expected + 64'd512;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-    relu_check.begin_pace(seed);
-    all = all + 64;
-    back = back + 64;
-    expected = expected + 64'd512;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-    output_check.begin_pace(seed);
-    all = all + 64;
-    back = back + 64;
-    expected = expected + 64'd512;
-`endif
+    each(BEGIN);
     limit = TIMEOUT_CYCLES;
     if (mode == BURSTS || mode == BLOCKED || mode == LAZY) limit = 4 * TIMEOUT_CYCLES + 64 * 64'(all);
     restart;
@@ -740,83 +502,31 @@ module tb_features_33;
     if (waving && waves_from < 0) $dumpvars(0, tb_features_33);
     reset_design;
     // The bench's signals change while clk is low, and all are looked at just before it rises.
-    while (!stop && drained < DRAIN_CYCLES && (complete() || cycles < limit)) begin
+    while (!stop && drained < DRAIN_CYCLES && (moved == all || cycles < limit)) begin
       clk = 0;
-      if (mode == RESET && !again && 2 * words_moved() >= all) begin
+      if (mode == RESET && !again && 2 * moved >= all) begin
         again = 1;
         restart;
         reset_design;
       end
       if (waving && cycles == waves_from) $dumpvars(0, tb_features_33);
       if (waving && cycles == waves_to) $dumpoff;
-      earlier = words_moved();
-`ifndef QEXPORT_WITHOUT_WEIGHT
-      weight_source.drive;
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-      input_source.drive;
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-      input_padded_source.drive;
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-      patches_source.drive;
-`endif
-`ifdef QEXPORT_WITH_PSUM
-      psum_source.drive;
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-      psum_check.drive;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      accumulator_check.drive;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      relu_check.drive;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      output_check.drive;
-`endif
+      earlier = moved;
+      each(DRIVE);
       #4;
-`ifndef QEXPORT_WITHOUT_WEIGHT
-      weight_source.look;
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-      input_source.look;
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-      input_padded_source.look;
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-      patches_source.look;
-`endif
-`ifdef QEXPORT_WITH_PSUM
-      psum_source.look;
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-      psum_check.look;
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      accumulator_check.look;
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      relu_check.look;
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      output_check.look;
-`endif
+      each(LOOK);
       if (mode == BLOCKED) choose_blocked(earlier);
       if (errors != 0 && first_at < 0) first_at = cycles;
       cycles = cycles + 1;
-      #1;
+      if (waving) #1;  // so that waves show just before the edge what was compared
       clk = 1;
       #5;
-      if (complete()) begin
+      if (moved == all) begin
         if (done_at == 0) done_at = cycles;
         drained = drained + 1;
       end
       if (cycles % PROGRESS_CYCLES == 0) begin
-        $display("PROGRESS cycles=%0d checks=%0d of %0d", cycles, checks(), expected);
+        $display("PROGRESS cycles=%0d checks=%0d of %0d", cycles, checks, expected);
         $fflush;
       end
     end
@@ -828,7 +538,7 @@ endmodule
 // Offers the words of a memory to the design; a word that was offered stays until it is taken.
 module tb_features_33_source #(
   parameter integer STREAM = 0, MEMORY = 0, WIDTH = 1, LANES = 1, WORDS = 1, LASTS = 1, FILES = 1, SKIP = 0, BASE = 16,
-  parameter integer SIGNED = 0
+  parameter integer SUMS_AT = 1, SIGNED = 0
 ) (
   output reg tvalid,
   input wire tready,
@@ -837,6 +547,15 @@ module tb_features_33_source #(
 );
   localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
   reg [WIDTH-1:0] words [0:WORDS-1];
+
+  // All files, before one of them is loaded; the first digit of a word may have fewer bits than the others.
+  localparam integer DIGIT_BITS = BASE == 16 ? 4 : 1, DIGITS = BASE == 10 ? 0 : (WIDTH + DIGIT_BITS - 1) / DIGIT_BITS;
+  localparam integer FIRST = BASE == 10 ? 10 : 1 << (WIDTH - (DIGITS - 1) * DIGIT_BITS);
+  task automatic audit;
+    integer k;
+    for (k = 0; k < FILES; k = k + 1)
+      tb_features_33.audit(SUMS_AT + k, tb_features_33.file_of(MEMORY, k), SKIP, PER_FILE, DIGITS, BASE, FIRST);
+  endtask
 
   // All of them, from files that were checked before.
   task automatic load;
@@ -943,6 +662,23 @@ module tb_features_33_source #(
   integer moved;
   reg taken;
 
+  task automatic act(input integer what);
+    case (what)
+      tb_features_33.AUDIT: audit;
+      tb_features_33.LOAD: load;
+      tb_features_33.BEGIN: begin
+        begin_pace(tb_features_33.seed);
+        tb_features_33.all = tb_features_33.all + WORDS;
+      end
+      tb_features_33.RESTART: restart;
+      tb_features_33.DRIVE: drive;
+      tb_features_33.LOOK: look;
+      default:
+        if (moved < WORDS)
+          tb_features_33.say($sformatf("memory=%0s %0d of %0d words were taken", tb_features_33.name_of(MEMORY), moved, WORDS));
+    endcase
+  endtask
+
   // Before the first word, at the beginning and after a reset.
   task automatic restart;
     begin
@@ -969,7 +705,10 @@ module tb_features_33_source #(
     begin
       if (^tready === 1'bx) tb_features_33.halt($sformatf("s_%0s_tready of the design is X", tb_features_33.name_of(MEMORY)));  // or Z
       taken = tvalid && tready === 1'b1;
-      if (taken) moved = moved + 1;
+      if (taken) begin
+        moved = moved + 1;
+        tb_features_33.moved = tb_features_33.moved + 1;
+      end
     end
   endtask
 endmodule
@@ -977,8 +716,8 @@ endmodule
 // Takes the words that the design gives and compares them with those of a memory.
 module tb_features_33_sink #(
   parameter integer STREAM = 0, MEMORY = 0, WIDTH = 1, LANES = 1, WORDS = 1, LASTS = 1, FILES = 1, SKIP = 0, BASE = 16,
-  parameter integer SIGNED = 0,
-  parameter integer SKEWED = 0  // some of the lanes stand where a skew put them, and are not looked at
+  parameter integer SUMS_AT = 1, SIGNED = 0,
+  parameter integer ADDED = 0  // so many elements stand where a skew put them, and are not looked at
 ) (
   input wire tvalid,
   output reg tready,
@@ -987,6 +726,15 @@ module tb_features_33_sink #(
 );
   localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
   reg [WIDTH-1:0] words [0:WORDS-1];
+
+  // All files, before one of them is loaded; the first digit of a word may have fewer bits than the others.
+  localparam integer DIGIT_BITS = BASE == 16 ? 4 : 1, DIGITS = BASE == 10 ? 0 : (WIDTH + DIGIT_BITS - 1) / DIGIT_BITS;
+  localparam integer FIRST = BASE == 10 ? 10 : 1 << (WIDTH - (DIGITS - 1) * DIGIT_BITS);
+  task automatic audit;
+    integer k;
+    for (k = 0; k < FILES; k = k + 1)
+      tb_features_33.audit(SUMS_AT + k, tb_features_33.file_of(MEMORY, k), SKIP, PER_FILE, DIGITS, BASE, FIRST);
+  endtask
 
   // All of them, from files that were checked before.
   task automatic load;
@@ -1095,7 +843,7 @@ module tb_features_33_sink #(
   reg held;                   // a word was offered and not taken yet
   reg [WIDTH:0] offer;        // what it was, tlast first
   integer file = 0;           // where the words that came back go
-  longint checks, bad;        // values compared, and those that were wrong
+  longint bad;                // values that were wrong
 
   // For waves: what was wanted and what came at each word, which of its lanes differ, and its index; of several lanes
   // the index of the first that differs.
@@ -1180,19 +928,46 @@ module tb_features_33_sink #(
     end
   endtask
 
+  task automatic act(input integer what);
+    case (what)
+      tb_features_33.AUDIT: if (!tb_features_33.recording) audit;
+      tb_features_33.LOAD: if (!tb_features_33.recording) load;
+      tb_features_33.BEGIN: begin
+        begin_pace(tb_features_33.seed);
+        tb_features_33.all = tb_features_33.all + WORDS;
+        tb_features_33.back = tb_features_33.back + WORDS;
+        tb_features_33.expected = tb_features_33.expected + 64'(WORDS) * 64'(LANES) - 64'(ADDED);
+      end
+      tb_features_33.RESTART: restart;
+      tb_features_33.DRIVE: drive;
+      tb_features_33.LOOK: look;
+      default: close;
+    endcase
+  endtask
+
   task automatic restart;
     begin
       moved = 0;
       held = 0;
       taken = 0;
       tready = 0;
-      checks = 0;
       bad = 0;
       if (tb_features_33.folder != "") begin
         if (file != 0) $fclose(file);
         file = $fopen({tb_features_33.folder, "/", tb_features_33.name_of(MEMORY), ".hex"}, "w");
         if (file == 0) tb_features_33.say({tb_features_33.folder, "/", tb_features_33.name_of(MEMORY), ".hex cannot be written"});
       end
+    end
+  endtask
+
+  task automatic close;
+    begin
+      if (file != 0) $fclose(file);
+      if (moved < WORDS)
+        tb_features_33.say($sformatf("memory=%0s %0d of %0d words were delivered", tb_features_33.name_of(MEMORY), moved, WORDS));
+      if (bad != 0)
+        $display("FAIL memory=%0s %0d of %0d values are wrong", tb_features_33.name_of(MEMORY), bad,
+                 64'(WORDS) * 64'(LANES) - 64'(ADDED));
     end
   endtask
 
@@ -1231,8 +1006,9 @@ module tb_features_33_sink #(
         last = (moved + 1) % LASTS == 0;
         if (tlast !== last)
           tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d tlast got=%b want=%b", tb_features_33.name_of(MEMORY),
-                              tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, tlast, last));
+                              tb_features_33.shown_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, tlast, last));
         if (!tb_features_33.recording) compare;
+        tb_features_33.moved = tb_features_33.moved + 1;
       end
       moved = moved + 1;
     end
@@ -1245,8 +1021,8 @@ module tb_features_33_sink #(
       got = tdata;
       wrong = 0;
       compared = 1;
-      checks = checks + 64'(LANES);
-      if (SKEWED != 0 || tb_features_33.waving || tdata !== want)
+      tb_features_33.checks = tb_features_33.checks + 64'(LANES);
+      if (ADDED != 0 || tb_features_33.waving || tdata !== want)
         for (lane = 0; lane < LANES; lane = lane + 1) compare_lane(lane);
       mismatch = wrong != 0;
       if (tb_features_33.waving) begin
@@ -1265,20 +1041,20 @@ module tb_features_33_sink #(
       g = tdata[(LANES - 1 - lane) * BITS +: BITS];
       w = want[(LANES - 1 - lane) * BITS +: BITS];
       differs = g !== w;
-      if (SKEWED != 0 || differs) locate(moved, lane);
-      if (SKEWED != 0 && added) begin
+      if (ADDED != 0 || differs) locate(moved, lane);
+      if (ADDED != 0 && added) begin
         differs = 0;
-        checks = checks - 1;
+        tb_features_33.checks = tb_features_33.checks - 1;
       end
       wrong[LANES - 1 - lane] = differs;
       if (differs) begin
         bad = bad + 1;
         if (SIGNED != 0)
           tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
-            tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, lane, place, $signed(g), $signed(w)));
+            tb_features_33.shown_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, lane, place, $signed(g), $signed(w)));
         else
           tb_features_33.say_value($sformatf("memory=%0s file=%0s line=%0d lane=%0d %0s got=%0d want=%0d", tb_features_33.name_of(MEMORY),
-            tb_features_33.file_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, lane, place, g, w));
+            tb_features_33.shown_of(MEMORY, moved / PER_FILE), SKIP + moved % PER_FILE + 1, lane, place, g, w));
       end
     end
   endtask

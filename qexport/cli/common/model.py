@@ -1,15 +1,18 @@
 """Options of the commands that take a PyTorch module or an ONNX file, and what they ask for."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import click
 
+from qexport.cli.common.network import load_network
 from qexport.cli.common.options import path_type, together
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
+from qexport.core.network import IntegerNetwork, NetworkInput
 from qexport.core.rescale import Hardware
 from qexport.errors import QexportError
 
@@ -213,3 +216,67 @@ def _one(name: str, scales: list[float]) -> float:
     if len(scales) > 1:
         raise click.UsageError(f"{name} takes one number; only weights have one for each channel")
     return scales[0]
+
+
+class Framework(Protocol):
+    """What stands beside a network in integers: `by`: what computes it."""
+
+    name: str
+    by: str
+
+    def codes(self, image: NetworkInput, given: Any) -> Any: ...
+
+    def logits(self, given: Any, classes: int) -> Any: ...
+
+
+def load_framework(
+    path: Path,
+    integers: IntegerNetwork,
+    model: str | None,
+    weights: Path | None,
+    checkpoint: str | None,
+    facts: Sequence[int | None],
+    normal: tuple[Sequence[float] | None, Sequence[float] | None],
+    device: str,
+) -> Framework:
+    """What a network was imported from: the --model, or the --checkpoint that is named, else the default, else the
+    shipped one. `facts`: of a checkpoint; `normal`: mean and standard deviation of what a model takes."""
+    if weights is not None and (model is None or model.endswith(".onnx")):
+        raise click.UsageError("--weights belongs to a --model MODULE:FUNCTION")
+    if model is None:
+        if normal != (None, None):
+            raise click.UsageError("--mean and --std belong to --model; a checkpoint's are those of CIFAR-10")
+        return _checkpoint_of(path, integers, checkpoint, facts, device)
+    if (checkpoint, *facts) != (None,) * 4:
+        raise click.UsageError("--model stands in place of --checkpoint and its bits and side")
+    from qexport.frontends import needs_onnx, needs_torch
+    from qexport.frontends.inputs import Normalised
+
+    normalised = Normalised(normal[0] or (0.0,), normal[1] or (1.0,))
+    if any(len(numbers) not in (1, integers.inputs[0].shape[0]) for numbers in (normalised.mean, normalised.std)):
+        raise click.UsageError(f"--mean and --std have one number, or one for each of {integers.inputs[0].shape[0]}")
+    if model.endswith(".onnx"):
+        needs_onnx()
+        from qexport.frontends.onnx_model.decide import OnnxFile
+
+        return OnnxFile(integers, Path(model), normalised)
+    needs_torch(("torch",))
+    from qexport.frontends.torch_module.decide import Module
+
+    return Module(model, weights, normalised)
+
+
+def _checkpoint_of(
+    path: Path, integers: IntegerNetwork, checkpoint: str | None, facts: Sequence[int | None], device: str
+) -> Framework:
+    for named in dict.fromkeys([checkpoint] if checkpoint else [None, "builtin"]):
+        network = load_network(named, *facts)
+        if network.sha256 == integers.source.checkpoint_sha256:
+            from qexport.frontends.vgg.decide import Checkpoint
+            from qexport.train.loop import pick_device
+
+            return Checkpoint(network, pick_device(device))
+    raise QexportError(
+        f"network: {path} was not imported from {network.path}; give the --checkpoint or the --model that it was "
+        "imported from"
+    )

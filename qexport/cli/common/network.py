@@ -4,8 +4,8 @@ from pathlib import Path
 from typing import Any
 
 
-def load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int | None) -> Any:
-    """The network of --checkpoint, --weight-bits and --act-bits."""
+def load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int | None, side: int | None = None) -> Any:
+    """The network of --checkpoint, --weight-bits, --act-bits and --side."""
     from qexport.frontends import needs_torch
 
     needs_torch()
@@ -15,7 +15,7 @@ def load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int 
         path = checkpoints.default_path()
     else:
         path = checkpoints.BUILTIN if checkpoint == "builtin" else Path(checkpoint)
-    return checkpoints.load(path, weight_bits, act_bits)
+    return checkpoints.load(path, weight_bits, act_bits, side)
 
 
 def default_epochs(device: str) -> int:

@@ -3,7 +3,7 @@
 import functools
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -49,8 +49,22 @@ def dut_options(what: str = "Your module instead of the set's dut.sv; give it ag
     )
 
 
-def design_options(what: str = "Your module instead of the set's dut.sv") -> Decorator:
-    """What a user's design is, given to the command as `design`; empty without --dut."""
+param_option = click.option(
+    "--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of your module, generic of your entity."
+)
+reset_option = click.option(
+    "--reset", metavar="PORT",
+    help="Your reset: active low where its name says so (rst_n), else high; PORT:low, PORT:high say it.  "
+    "[default: rst]",
+)  # fmt: skip
+clock_options = together(click.option("--clock", metavar="PORT", help="Your clock.  [default: clk]"), reset_option)
+
+
+def design_options(what: str = "Your module instead of the set's dut.sv", own_clock: bool = True) -> Decorator:
+    """What a user's design is, given to the command as `design`; empty without --dut.
+
+    `own_clock`: False where the command itself has --clock and takes it too, which may be a path in a hierarchy.
+    """
 
     from qexport.bench.design import REFUSED
 
@@ -77,17 +91,17 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
                 "define": defines,
                 "param": params,
                 "tie": ties,
-                "clock": clock,
+                "clock": clock if own_clock else None,
                 "reset": reset,
                 "allow": allow,
             }
-            if not dut and (lost := [f"--{name}" for name, value in about.items() if value]):
-                raise click.UsageError(f"{', '.join(lost)} belongs to --dut")
+            check_given(dut, about)
+            port = (clock or "clk").rpartition(".")[2]
             design = Design.read(
-                dut, top=top or "dut", includes=includes, defines=defines, params=_pairs("--param", params),
-                ties=_pairs("--tie", ties), clock=clock or "clk", reset=reset or "rst", allow=allow,
+                dut, top=top or "dut", includes=includes, defines=defines, params=pairs("--param", params),
+                ties=pairs("--tie", ties), clock=port, reset=reset or "rst", allow=allow,
             )  # fmt: skip
-            return command(*arguments, design=design, **options)
+            return command(*arguments, design=design, **options, **({} if own_clock else {"clock": clock}))
 
         return gathered
 
@@ -95,17 +109,12 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
         dut_options(f"{what}: Verilog, VHDL, or file lists (*.f); give it again for further files."),
         click.option("--include", "includes", type=path_type(), multiple=True, help="Folder of your included files."),
         click.option("--define", "defines", multiple=True, metavar="NAME[=VALUE]", help="Macro of your files."),
-        click.option("--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of your module."),
+        param_option,
         click.option(
             "--tie", "ties", multiple=True, metavar="PORT=VALUE",
             help="Extra port of your module: an input's value, or 'open' for an output.",
         ),
-        click.option("--clock", metavar="PORT", help="Your clock.  [default: clk]"),
-        click.option(
-            "--reset", metavar="PORT",
-            help="Your reset: active low where its name says so (rst_n), else high; PORT:low, PORT:high say it.  "
-            "[default: rst]",
-        ),
+        clock_options if own_clock else reset_option,
         click.option(
             "--allow", type=click.Choice(list(REFUSED)), multiple=True,
             help="What your design may do beside computing; it stands in the verdict.",
@@ -114,7 +123,13 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
     return lambda command: options(gather(command))
 
 
-def _pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
+def check_given(dut: tuple[Path, ...], about: Mapping[str, object]) -> None:
+    """What is said of a design, by the option's name, needs one."""
+    if not dut and (lost := [f"--{name}" for name, value in about.items() if value]):
+        raise click.UsageError(f"{', '.join(lost)} belongs to --dut")
+
+
+def pairs(option: str, given: tuple[str, ...]) -> dict[str, str]:
     """NAME=VALUE by name."""
     found: dict[str, str] = {}
     for text in given:
@@ -141,7 +156,7 @@ class _Seconds(click.FloatRange):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
         seconds = super().convert(value, param, ctx)
         if math.isnan(seconds):
-            raise click.UsageError(f"{param.opts[0] if param else 'value'} nan is no number of seconds", ctx)
+            raise click.UsageError(f"{param.opts[0] if param else 'value'} nan is not a number of seconds", ctx)
         return seconds
 
 
@@ -171,7 +186,11 @@ network_options = together(
         click.option(f"--{what}-bits", type=click.IntRange(2, 8), help="Default: what the checkpoint says, else 4.")
         for what in ("weight", "act")
     ),
-)
+    click.option(
+        "--side", type=click.IntRange(1, 1024),
+        help="That of the checkpoint's pictures.  [default: what it says, else 32]",
+    ),
+)  # fmt: skip
 data_options = together(
     click.option(
         "--data", type=path_type(), default="data", show_default=True,

@@ -218,7 +218,7 @@ class Operation:
             channel, accumulator = none[0]
             raise QexportError(
                 f"layer {self.layer.name}: ties list accumulator {accumulator} of channel {channel}, which lies within "
-                f"a code, not on an edge between two; take out what is no tie ({len(none)} of {len(listed)})"
+                f"a code, not on an edge between two; take out what is not a tie ({len(none)} of {len(listed)})"
             )
         return listed
 

@@ -1,7 +1,6 @@
 """The mistakes that a module may make at a step, and which of them explains the codes that came back."""
 
 import itertools
-from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -12,13 +11,22 @@ import msgspec
 import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.steps import VALUE, Add, Bias, Multiply, Step, Tflite
+from qexport.core.steps import VALUE, Add, Bias, Step
 from qexport.errors import QexportError
 from qexport.findings.exhaust.walk import Lane
-from qexport.findings.step_mistakes import Function, Way, done, narrowed, numbers, widths, works
+from qexport.findings.step_mistakes import (
+    SOLVED,
+    Function,
+    Way,
+    done,
+    narrowed,
+    number_that_gives,
+    numbers,
+    widths,
+    works,
+)
 
 FEW = 512  # codes that every mistake is tried on, before all
-_SOLVED = {Add: "value", Multiply: "by", Tflite: "multiplier"}  # numbers behind which codes only rise or only fall
 
 
 @dataclass(frozen=True)
@@ -95,7 +103,7 @@ def _rest(other: Lane, at: int, v: Int64) -> Int64:
 def _solved(lane: Lane, accumulators: Int64, got: Int64) -> Iterator[Mistake]:
     """Steps with the numbers that these codes would come from: between both ends all give the same."""
     for at, step in enumerate(lane.chain.steps):
-        field = _SOLVED.get(type(step))
+        field = SOLVED.get(type(step))
         if field is None:
             continue
         v, value = lane.values(accumulators, slice(at)), int(step.arrays[field].ravel()[0])
@@ -109,10 +117,7 @@ def _solved(lane: Lane, accumulators: Int64, got: Int64) -> Iterator[Mistake]:
             return int((signs * mistake.codes(lane, accumulators)).sum())
 
         with np.errstate(all="ignore"):
-            turn = 1 if total(numbers[0]) <= total(numbers[1]) else -1
-            wanted = turn * int((signs * got).sum())
-            low = bisect_left(range(*numbers), wanted, key=lambda number: turn * total(number)) + numbers[0]
-            high = bisect_right(range(*numbers), wanted, key=lambda number: turn * total(number)) + numbers[0] - 1
+            low, high = number_that_gives(range(*numbers), total, int((signs * got).sum()))
         said = str(low) if low == high else f"from {low} to {high}"
         yield from _replaced(lane, at, f"has {field} {said}, not {value}", {field: low})
 

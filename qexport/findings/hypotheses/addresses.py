@@ -2,14 +2,18 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import permutations
 
 import numpy as np
 
 from qexport.core.intformat import Int64
-from qexport.findings.change import Change, Mistake, Stage
+from qexport.findings.change import Bools, Change, Mistake, Stage
+from qexport.findings.fetched import Memory, of_codes, of_words, wrong_addresses
 from qexport.findings.model import Model
+from qexport.findings.sampled import Sampled, surviving
+from qexport.layout.tiling import Tiling
 
 _CHECK = "Check base, pitch and width of the address"
 WEIGHT_ADDRESS = Mistake("weight_address", f"{_CHECK} of the weights.")
@@ -21,29 +25,25 @@ INPUT_AXES = Mistake("input_axes", f"Read the activations {_AXES}")
 OUTPUT_AXES = Mistake("output_axes", f"Write the results {_AXES}")
 _LETTERS = {"weight": "OIHW", "input": "CHW", "output": "CHW"}
 _WIDE = 1 << 21  # elements of a tensor of which only words are moved
-Indices = Iterator[tuple[str, Int64]]
+_MOST = 8  # wrong addresses of an operand that are tried everywhere
+_FEW = 64  # wrong words that are looked at first
+Read = Callable[[Int64], Int64]  # from elements to what is read in their place
 
 
-def address_mistakes(m: Model) -> Iterator[Change]:
-    for operand, mistake, stage in (
-        ("weight", WEIGHT_ADDRESS, Stage.WEIGHT_WORDS), ("input", INPUT_ADDRESS, Stage.INPUT_WORDS),
-    ):  # fmt: skip
-        array = m.capture.weight if operand == "weight" else m.capture.input
-        shape = array.shape if operand == "weight" else array.shape[1:]
-        count = math.prod(shape)
-        if array.size <= _WIDE:
-            for detail, address in _addresses(count, shape):
-                yield Change(mistake, f"of codes: {detail}", stage, partial(_read, address=address, each=count))
-        for wiring in m.wiring(operand):
-            if wiring.tensor == operand and not wiring.tiling.order.has_bits:
-                for detail, address in _addresses(wiring.tiling.files * wiring.tiling.words, ()):
-
-                    def words(codes: Int64, address: Int64 = address, tiling: object = wiring.tiling) -> Int64:
-                        blocks = tiling.tile(codes)  # type: ignore[attr-defined]
-                        flat = blocks.reshape(-1, blocks.shape[2])
-                        return tiling.untile(_taken(flat, address).reshape(blocks.shape))  # type: ignore[attr-defined, no-any-return]
-
-                    yield Change(mistake, f"of words: {detail}", stage, words)
+def solved_addresses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Wrong addresses of weights and activations that give what came back at some places, where there are any."""
+    terms = Sampled.of(m, actual, known)
+    if terms is None:
+        return
+    for fetched in (_Weights(m), *_inputs(m)):
+        found = 0
+        for memory in fetched.memories:
+            for detail, wrong, beyond in wrong_addresses(memory) if found < _MOST else ():
+                read = partial(memory.read, wrong=wrong, beyond=beyond)
+                if surviving(terms.stages, partial(fetched.sums, read=read)):
+                    found += 1
+                    change = partial(fetched.changed, read=read)
+                    yield Change(fetched.mistake, f"{memory.text}: {detail}", fetched.stage, change, cost=8.0)
 
 
 def axes_mistakes(m: Model) -> Iterator[Change]:
@@ -64,55 +64,143 @@ def mirrored(m: Model) -> Iterator[Change]:
             yield Change(OUTPUT_AXES, f"{name} in reverse", Stage.RESULT, turned)
 
 
-def output_addresses(m: Model) -> Iterator[Change]:
-    """Words of results at other addresses; by one word is a mistake of its own."""
-    words = m.tiling.files * m.tiling.words
-    for detail, address in _lost_bits(words):
-
-        def change(blocks: Int64, address: Int64 = address) -> Int64:
-            return _taken(blocks.reshape(-1, blocks.shape[2]), address).reshape(blocks.shape)
-
-        yield Change(OUTPUT_ADDRESS, detail, Stage.WORDS, change)
-
-
-def _taken(flat: Int64, address: Int64) -> Int64:
-    """Items at addresses; 0 beyond the last."""
-    inside = (address >= 0) & (address < len(flat))
-    return np.where(inside[:, np.newaxis], flat[np.clip(address, 0, len(flat) - 1)], 0)
-
-
-def _read(codes: Int64, address: Int64, each: int) -> Int64:
-    """Each part of so many codes (of inputs an image) read at other addresses."""
-    flat = codes.reshape(-1, each)
-    inside = (address >= 0) & (address < each)
-    return np.where(inside, flat[:, np.clip(address, 0, each - 1)], 0).reshape(codes.shape)
+def output_addresses(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
+    """Words of results that are those of other addresses; by one word is a mistake of its own."""
+    golden = m.tiling.tile(m.golden)
+    wrong = np.flatnonzero((known & (golden != blocks)).any(axis=2).ravel())
+    if golden.size > _WIDE or not len(wrong) or m.memory.order.has_bits or m.tiling.order.has_copies:
+        return
+    want, got = (array.reshape(-1, m.tiling.lanes) for array in (golden, blocks))
+    sure = known.reshape(want.shape)
+    whole = Tiling(m.memory.order, m.shape, m.manifest.array, m.entry.bits)
+    for memory in of_words(whole, "of words"):
+        for detail, address, beyond in wrong_addresses(memory):
+            source = _of_word(memory, np.arange(len(want)), address, beyond)
+            read = np.where(source[:, np.newaxis] < 0, 0, want[source])
+            if ((read == got) | ~sure)[wrong[:_FEW]].all():
+                change = partial(_taken, source=source)
+                yield Change(OUTPUT_ADDRESS, f"{memory.text}: {detail}", Stage.WORDS, change, cost=8.0)
 
 
-def _addresses(count: int, shape: Sequence[int]) -> Indices:
-    places = np.arange(count)
-    for by in (1, -1, 2, -2):
-        yield f"{by:+d}, 0 beyond the last", places + by
-        yield f"{by:+d}, cyclic", (places + by) % count
-        if abs(by) == 1:
-            yield f"{by:+d}, held at the end", np.clip(places + by, 0, count - 1)
-    yield from _lost_bits(count)
-    index = np.unravel_index(places, shape) if shape else ()
-    for axis in range(len(shape) - 1):
-        pitch = math.prod(shape[axis + 1 :])
-        power = 1 << (pitch - 1).bit_length()
-        for other in dict.fromkeys((pitch + 1, pitch - 1, pitch + 2, pitch - 2, power)):
-            if shape[axis] > 1 and other != pitch and other > 0:
-                address = places + index[axis] * (other - pitch)
-                yield f"the pitch of axis {axis} is {other}, not {pitch}", address
-                if other > pitch:
-                    yield f"the pitch of axis {axis} is {other}, not {pitch}, cyclic", address % count
+def _of_word(memory: Memory, words: Int64, address: Int64, beyond: str) -> Int64:
+    plain = replace(memory, lanes=1, slot=words, element=words)
+    return plain.read(words, address, beyond)
 
 
-def _lost_bits(count: int) -> Indices:
-    places = np.arange(count)
-    for bit in range(max((count - 1).bit_length(), 1) if count > 1 else 0):
-        yield f"bit {bit} of the address is always 0", places & ~(1 << bit)
-        yield f"bit {bit} of the address is always 1", places | 1 << bit
+def _taken(blocks: Int64, source: Int64) -> Int64:
+    """Each word that of its source; 0 where it has none."""
+    flat = blocks.reshape(-1, blocks.shape[2])
+    return np.where(source[:, np.newaxis] < 0, 0, flat[source]).reshape(blocks.shape)
+
+
+# --- what is fetched --------------------------------------------------------------------------------------------------
+
+
+class _Weights:
+    """The weights, as products need them, and as they stand in memories."""
+
+    mistake, stage = WEIGHT_ADDRESS, Stage.WEIGHT_WORDS
+
+    def __init__(self, m: Model):
+        self.model = m
+        stands = m.facts.formats.weight.integers
+        self.values, self.nothing = stands(m.capture.weight).ravel(), int(stands(np.zeros(1, np.int64))[0])
+
+    @property
+    def memories(self) -> Iterator[Memory]:
+        m, axes = self.model, "oc ic kh kw"
+        if m.capture.weight.size > _WIDE:
+            return
+        for text, order, files, fixed in (
+            ("of codes", axes, 0, 0), ("of codes of each oc", axes, 0, 1), ("of taps", axes, 0, 2),
+            ("of codes in the order kh kw ic oc", "kh kw ic oc", 0, 0),
+            ("of codes in the order oc kh kw ic", "oc kh kw ic", 0, 0),
+        ):  # fmt: skip
+            yield of_codes(m.capture.weight.shape, text, order, axes, files, fixed)
+        for wiring in m.wiring("weight"):
+            if wiring.tensor == "weight" and not wiring.tiling.order.has_bits:
+                yield from of_words(wiring.tiling, "of words")
+
+    def sums(self, terms: Sampled, read: Read) -> Int64:
+        m = self.model
+        source = read(np.ravel_multi_index((terms.output, *terms.taps), m.capture.weight.shape))
+        stands = np.where(source < 0, self.nothing, self.values[source])
+        zeros = 0 if m.tensor == "psum" else m.facts.weight_zeros[terms.output]
+        sums: Int64 = ((stands - zeros) * terms.used * terms.seen).sum(axis=1) + terms.offset
+        return sums
+
+    def changed(self, codes: Int64, read: Read) -> Int64:
+        return _moved(codes, read, 0)
+
+
+def _moved(values: Int64, read: Read, nothing: int) -> Int64:
+    source = read(np.arange(values.size))
+    return np.where(source < 0, nothing, values.ravel()[source]).reshape(values.shape)
+
+
+def _inputs(m: Model) -> "Iterator[_Inputs | _Planes]":
+    yield _Inputs(m)
+    tilings = [wiring.tiling for wiring in m.wiring("input") if wiring.tensor == "input_padded"]
+    if tilings and not tilings[0].order.has_bits and m.planes.size <= _WIDE:
+        yield _Planes(m, tilings[0])
+
+
+class _Inputs:
+    """The activations before they are padded."""
+
+    mistake, stage = INPUT_ADDRESS, Stage.INPUT_WORDS
+
+    def __init__(self, m: Model):
+        self.model = m
+        self.values, self.nothing = m.seen(m.capture.input).ravel(), int(m.seen(np.zeros(1, np.int64))[0])
+
+    @property
+    def memories(self) -> Iterator[Memory]:
+        m, axes = self.model, "n ic iy ix"
+        if m.capture.input.size > _WIDE:
+            return
+        for text, order, files, fixed in (
+            ("of codes", axes, 0, 1), ("of positions of each image", "ic n iy ix", 1, 2),
+            ("of positions of all images", "ic n iy ix", 1, 1),
+            ("of codes in the order iy ix ic", "n iy ix ic", 0, 1), ("of codes of all images", axes, 0, 0),
+        ):  # fmt: skip
+            yield of_codes(m.capture.input.shape, text, order, axes, files, fixed)
+        for wiring in m.wiring("input"):
+            if wiring.tensor == "input" and not wiring.tiling.order.has_bits:
+                yield from of_words(wiring.tiling, "of words")
+
+    def sums(self, terms: Sampled, read: Read) -> Int64:
+        m, (high, wide) = self.model, self.model.plane
+        y, x = terms.rows - m.layer.padding[0], terms.columns - m.layer.padding[2]
+        inside = (y >= 0) & (y < high) & (x >= 0) & (x < wide)
+        place = (terms.image, terms.channel, np.clip(y, 0, high - 1), np.clip(x, 0, wide - 1))
+        source = read(np.ravel_multi_index(place, m.capture.input.shape))
+        seen = np.where(inside, np.where(source < 0, self.nothing, self.values[source]), m.blank)
+        sums: Int64 = (terms.weights * seen).sum(axis=1) + terms.offset
+        return sums
+
+    def changed(self, codes: Int64, read: Read) -> Int64:
+        return _moved(codes, read, 0)
+
+
+class _Planes:
+    """The padded activations, where the set stores them."""
+
+    mistake, stage = INPUT_ADDRESS, Stage.PLANE
+
+    def __init__(self, m: Model, tiling: Tiling):
+        self.model, self.memories = m, of_words(tiling, "of padded words")
+        self.nothing = int(m.seen(np.zeros(1, np.int64))[0])
+
+    def sums(self, terms: Sampled, read: Read) -> Int64:
+        planes = self.model.planes
+        source = read(np.ravel_multi_index((terms.image, terms.channel, terms.rows, terms.columns), planes.shape))
+        seen = np.where(source < 0, self.nothing, planes.ravel()[source])
+        sums: Int64 = (terms.weights * seen).sum(axis=1) + terms.offset
+        return sums
+
+    def changed(self, planes: Int64, read: Read) -> Int64:
+        return _moved(planes, read, self.nothing)
 
 
 def _orders(mistake: Mistake, operand: str, shape: Sequence[int], stage: Stage, skipped: int) -> Iterator[Change]:

@@ -1,192 +1,384 @@
-"""One element of the array that is broken, where all that is wrong stands in one column: its row, and in what way.
+"""An element of the array that is broken: where all that is wrong stands in one column, which row's, and in what way.
 
 A row of a weight-stationary array multiplies every so many input channels; in an output-stationary one every element
-multiplies all of them, and what is wrong stands at some of the positions.
+multiplies all of them, and what is wrong stands at some of the positions. Where more columns are wrong, all elements
+may be broken alike. Each way is first tried on a few wrong values.
 """
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property, partial
 
 import numpy as np
 
+from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
+from qexport.core.steps import Lookup
 from qexport.findings.change import Bools, Change, Mistake, Stage
-from qexport.findings.model import Model
-from qexport.findings.sums import Sums
+from qexport.findings.hypotheses.element_kinds import (
+    HELD_ADDERS,
+    ORDERS,
+    PE_DEAD,
+    PE_INPUT_WRONG,
+    PE_PRODUCT_WRONG,
+    PE_SUM_LOST,
+    PE_WEIGHT_WRONG,
+    SUM_ADDERS,
+    Adder,
+    Kind,
+    accumulated,
+    element_kinds,
+    from_above,
+)
+from qexport.findings.model import AnyModel, Model
+from qexport.findings.sums import Psums, Sums
+from qexport.findings.terms import Order, Terms, terms_of_product, terms_of_psums, terms_of_sums
 
-_LOOK = "Look at this element of the array: "
-PE_DEAD = Mistake("pe_dead", f"{_LOOK}its product is never added; see its enable, its clock and its weight load.")
-PE_PRODUCT_BIT = Mistake("pe_product_bit", f"{_LOOK}a bit of its product is stuck.")
-PE_WEIGHT_BIT = Mistake("pe_weight_bit", f"{_LOOK}a bit of its weight is stuck.")
-PE_INPUT_BIT = Mistake("pe_input_bit", f"{_LOOK}a bit of its activation is stuck.")
-PE_SUM_BIT = Mistake("pe_sum_bit", f"{_LOOK}a bit of its sum is stuck.")
-PE_CARRY = Mistake("pe_carry", f"{_LOOK}its adder loses the carry into a bit.")
-PE_PRODUCT_WRONG = Mistake("pe_product_wrong", f"{_LOOK}its multiplier gives one product wrong.")
-_PLACES = 512  # that are looked at for one wrong product
-
-Operands = tuple[Int64, Int64, Int64]  # weights, inputs and products of one row and channel: (1 or n, steps, oy, ox)
+_PLACES = 64  # wrong values on which each way is tried
+_IMAGES, _PATCHES = 4, 1 << 23  # in which they stand, at most; elements of their patches
+_PRODUCTS = 1 << 14  # of one value, that are added one by one
+_LEAST = 4  # wrong values: fewer say nothing of an element
 
 
-def element_mistakes(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
-    if m.tensor == "psum" or m.memory.order.has_bits:
+def element_mistakes(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Where one column is wrong."""
+    found = _place(m, actual, known)
+    if found is None or found.column is None:
         return
+    for row in range(found.places.rows):
+        yield from _of_row(found, row, f"row {row}, column {found.column}")
+    yield from _of_all(found, f"all rows, column {found.column}")
+
+
+def array_mistakes(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Where more columns are wrong: the same in all elements, or in those of a row."""
+    found = _place(m, actual, known)
+    if found is None or found.column is not None:
+        return
+    yield from _of_all(found, "all elements")
+    for row in range(found.places.rows):
+        for change in _of_row(found, row, f"row {row}, all columns"):
+            if found.places.rows > 1:
+                yield change
+
+
+@dataclass(frozen=True, eq=False)
+class _Place:
+    """Where something is wrong: the column, None: in several, and the terms of some wrong values.
+
+    `got`, `right`, `channels`: the value that came back, the right sum and the channel of each of these values.
+    """
+
+    model: AnyModel
+    column: int | None
+    places: Terms
+    right: Int64
+    got: Int64
+    channels: Int64
+    within: Bools | None
+
+    @cached_property
+    def off(self) -> Int64 | None:
+        """By how much the sums are wrong, where the values show it."""
+        m = self.model
+        if m.tensor not in ("accumulator", "psum", "relu") or (m.tensor == "relu" and (self.got <= 0).any()):
+            return None
+        off: Int64 = self.got - m.entry.offset - self.right
+        return off
+
+    def fits(self, sums: Int64) -> bool:
+        """Whether these sums give all that came back."""
+        m, chain = self.model, self.model.facts.chain
+        values = sums
+        if m.tensor == "relu":
+            values = np.maximum(sums, 0)
+        elif m.tensor not in ("accumulator", "psum"):
+            assert chain is not None
+            stop = len(chain.steps) if m.tensor == "output" else chain.names.index(m.tensor) + 1
+            values = np.empty_like(sums)
+            for channel in np.unique(self.channels):
+                mine = self.channels == channel
+                v = sums[mine].reshape(1, -1)
+                for step in (step.of_channels([channel]) for step in chain.steps[:stop]):
+                    v = np.clip(v, step.low, step.low + len(step.table) - 1) if isinstance(step, Lookup) else v
+                    v = step.apply(v, 0, None if chain.bias is None else chain.bias[[channel]])
+                values[mine] = v.ravel()
+        return bool((m.stored(values) == self.got).all())
+
+
+def _place(m: AnyModel, actual: Int64, known: Bools) -> _Place | None:
+    if m.memory.order.has_bits or m.tensor in m.facts.pooled or m.layer.kind == "sum":
+        return None
     wrong = known & (actual != m.golden)
-    channels = np.flatnonzero(wrong.any(axis=(0, 2, 3)))
+    if wrong.sum() < _LEAST:
+        return None
+    channels = np.flatnonzero(wrong.any(axis=tuple(a for a in range(wrong.ndim) if a != m.channel_axis)))
     columns = np.unique(channels % m.col)
-    if len(columns) != 1:
-        return
-    column = int(columns[0])
-    for row in (*range(min(m.row, m.layer.group_inputs)), None):
-        where = f"row {row}, column {column}" if row is not None else f"all rows, column {column}"
-        for mistake, how, change in _kinds(m):
-            yield Change(mistake, f"{where}{how}", Stage.SUM, _of_element(m, column, row, change))
-        for mistake, how, add in _adders(m):
-            yield Change(mistake, f"{where}{how}", Stage.SUM, _of_adder(m, column, row, add))
-        if row is not None:
-            yield from _one_product(m, actual, known, wrong, channels, column, row)
+    column = int(columns[0]) if len(columns) == 1 else None
+    within = None
+    if column is not None:
+        shape = [-1 if axis == m.channel_axis else 1 for axis in range(wrong.ndim)]
+        within = np.broadcast_to((np.arange(m.channels) % m.col == column).reshape(shape), wrong.shape)
+    patches = math.prod(m.shape[-2:]) * (m.layer.in_channels * math.prod(m.layer.kernel) if isinstance(m, Model) else 1)
+    most = min(_IMAGES, max(1, _PATCHES // patches))
+    images = np.argsort(-wrong.sum(axis=tuple(range(1, wrong.ndim))), kind="stable")[:most]
+    places = np.argwhere(wrong[images])
+    places = places[np.unique(np.linspace(0, len(places) - 1, min(len(places), _PLACES)).astype(np.int64))]
+    index = (images[places[:, 0]], *places.T[1:])
+    source = _source(m, images)
+    parts = []
+    for channel in np.unique(places[:, m.channel_axis]).tolist():
+        mine = places[places[:, m.channel_axis] == channel]
+        parts.append(_at(m, source(channel), mine))
+    order = np.argsort(places[:, m.channel_axis], kind="stable")
+    index = tuple(axis[order] for axis in index)
+    joined = Terms(
+        np.concatenate([part.weight for part in parts]),
+        np.concatenate([part.seen for part in parts]),
+        np.concatenate([np.broadcast_to(part.zero, (len(part.weight), 1, 1)) for part in parts]),
+        np.concatenate([part.start for part in parts]),
+        np.broadcast_to(parts[0].there, (1, *parts[0].weight.shape[1:3], 1)) if m.tensor != "psum"
+        else np.concatenate([part.there for part in parts]),
+    )  # fmt: skip
+    right = joined.start + sum(product.sum(axis=(1, 2)) for product in joined.by_row)
+    return _Place(m, column, joined, right, actual[index], index[m.channel_axis], within)
 
 
-def _stuck(fmt: IntFormat, bit: int, value: int) -> Callable[[Int64], Int64]:
-    return lambda v: fmt.wrap(v | 1 << bit if value else v & ~(1 << bit))
+def _at(m: AnyModel, terms: Terms, places: Int64) -> Terms:
+    """The terms of one channel at places of the compared tensor."""
+    if m.tensor == "psum":  # n it kh kw oc py px
+        n, it, kh, kw, _, y, x = places.T
+        return terms.at(n, it, kh * m.shape[3] + kw, y, x)
+    if m.layer.kind == "matmul":  # n m p
+        return terms.at(places[:, 0], None, None, places[:, 1], 0 * places[:, 0])
+    return terms.at(places[:, 0], None, None, places[:, 2], places[:, 3])
 
 
-def _kinds(m: Model) -> Iterator[tuple[Mistake, str, Callable[[Operands], Int64]]]:
-    """What an element gives in place of its products."""
-    yield PE_DEAD, "", lambda of: 0 * of[2]
-    weight, seen = m.facts.formats.weight, m.facts.formats.input
-    if weight.table is not None or seen.table is not None:
-        return
-    product = IntFormat(weight.bits + seen.bits, True)
-    for bit in range(product.bits):
-        for value in (0, 1):
-            stuck = _stuck(product, bit, value)
-            yield PE_PRODUCT_BIT, f", bit {bit} at {value}", lambda of, stuck=stuck: stuck(of[2])  # type: ignore[misc]
-    if not any(weight.zero_points):
-        for bit in range(weight.bits):
-            for value in (0, 1):
-                stuck = _stuck(weight.integer, bit, value)
-                yield PE_WEIGHT_BIT, f", bit {bit} at {value}", lambda of, stuck=stuck: stuck(of[0]) * of[1]  # type: ignore[misc]
-    for bit in range(seen.bits):
-        for value in (0, 1):
-            stuck = _stuck(seen.integer, bit, value)
-
-            def input_bit(of: Operands, stuck: Callable[[Int64], Int64] = stuck) -> Int64:
-                return of[0] * (stuck(of[1] + m.zero) - m.zero)
-
-            yield PE_INPUT_BIT, f", bit {bit} at {value}", input_bit
+def _source(m: AnyModel, images: Int64) -> Callable[[int], Terms]:
+    """The golden's terms of some images by channel."""
+    if not isinstance(m, Model):
+        return _of_golden(m, Golden(m.capture, facts=m.facts), images)
+    zeros = np.zeros(m.channels, np.int64) if m.tensor == "psum" else m.facts.weight_zeros
+    if m.tensor == "psum":
+        every = np.arange(m.channels)
+        psums = Psums(m.weight, m.planes[images], m.layer.groups, m.facts.row, every, m.golden)
+        return lambda channel: terms_of_psums(psums, channel, zeros[channel])
+    sums = m.sums({}, images, None)
+    return lambda channel: terms_of_sums(sums, channel, zeros[channel])
 
 
-def _adders(m: Model) -> Iterator[tuple[Mistake, str, Callable[[Int64, Int64], Int64]]]:
-    """What an element's adder gives for two numbers."""
-    whole = IntFormat.holding(*m.facts.bounds, True)
-    for bit in range(whole.bits):
-        for value in (0, 1):
-            stuck = _stuck(whole, bit, value)
-            yield PE_SUM_BIT, f", bit {bit} at {value}", lambda a, b, stuck=stuck: stuck(a + b)  # type: ignore[misc]
-    for bit in range(1, whole.bits):
-
-        def cut(a: Int64, b: Int64, bit: int = bit) -> Int64:
-            low = (1 << bit) - 1
-            return (((a >> bit) + (b >> bit)) << bit) | ((a & low) + (b & low)) & low
-
-        yield PE_CARRY, f", no carry into bit {bit}", cut
+def _of_golden(m: AnyModel, golden: Golden, images: Int64 | slice = slice(None)) -> Callable[[int], Terms]:
+    left, right = m.facts.factors(golden)  # type: ignore[attr-defined]
+    added = golden.accumulator - np.matmul(left, right)
+    return lambda p: terms_of_product(left[images], right[images][:, :, p], added[images][:, :, p], m.row)
 
 
-def _operands(m: Model, sums: Sums, output: int, rows: slice) -> Operands:
-    """Of one output, those of some rows of all tiles and taps; steps run over (tile, tap, row)."""
-    inputs, outputs = sums.weight.shape[1], len(sums.weight) // sums.groups
-    first = output // outputs * inputs
-    n, _, kh, kw, oy, ox = sums.seen.shape
-    taken = [ic for ic in range(inputs) if ic % m.row in range(*rows.indices(m.row))]
-    weight = sums.weight[output, taken].reshape(1, len(taken), kh * kw, 1, 1)
-    seen = sums.seen[:, [first + ic for ic in taken]].reshape(n, len(taken), kh * kw, oy, ox)
-    return weight, seen, weight * seen
+# ---- what is tried --------------------------------------------------------------------------------------------------
+
+Replaced = Callable[[Terms, Int64], Int64]  # of a channel: its terms and right results to what comes back
 
 
-def _outputs(m: Model, sums: Sums, column: int) -> Int64:
-    return np.flatnonzero(sums.outputs % m.col == column)
+def _change(found: _Place, mistake: Mistake, detail: str, replaced: Replaced, cost: float = 0.0) -> Change:
+    m = found.model
+    stage = Stage.PSUM if m.tensor == "psum" else Stage.SUM if isinstance(m, Model) else Stage.OPERANDS
+    apply = partial(_applied, m, found.column, replaced)
+    if found.within is not None:
+        cost += math.log2(m.row * m.col) + (0 if mistake is PE_DEAD else 2)  # a bit is chosen, too
+    return Change(mistake, detail, stage, apply, cost=cost, within=found.within)
 
 
-def _of_element(m: Model, column: int, row: int | None, change: Callable[[Operands], Int64]) -> Callable[[Sums], Int64]:
-    def apply(sums: Sums) -> Int64:
-        out = sums.total + sums.offset
-        for output in _outputs(m, sums, column).tolist():
-            of = _operands(m, sums, output, slice(None) if row is None else slice(row, row + 1))
-            out[:, output] += (change(of) - of[2]).sum(axis=(1, 2))
-        return out
-
-    return apply
-
-
-def _of_adder(m: Model, column: int, row: int | None, add: Callable[[Int64, Int64], Int64]) -> Callable[[Sums], Int64]:
-    """The adder of a row takes what the rows before it give; that of an output-stationary element all products."""
-
-    def apply(sums: Sums) -> Int64:
-        out = sums.total + sums.offset
-        for output in _outputs(m, sums, column).tolist():
-            if row is None:
-                running = np.broadcast_to(sums.offset[output], out[:, output].shape).copy()
-                for step in sums.steps[:, :, :, output].reshape(-1, *out[:, output].shape):
-                    running = add(running, step)
-                out[:, output] = running
-                continue
-            before, here = (
-                _by_step(m, sums, output, rows) for rows in (slice(0, row), slice(row, row + 1))
-            )  # (tile, n, tap, oy, ox)
-            out[:, output] += (add(before, here) - before - here).sum(axis=(0, 2))
-        return out
-
-    return apply
+def _applied(m: AnyModel, column: int | None, replaced: Replaced, given: Psums | Sums | Golden) -> Int64:
+    """The results with those of a column replaced."""
+    zeros = m.facts.weight_zeros if isinstance(m, Model) and m.tensor != "psum" else np.zeros(m.channels, np.int64)
+    of: Callable[[int, Int64], Terms]
+    if isinstance(given, Psums):
+        out, outputs, of = given.total.copy(), given.outputs, partial(terms_of_psums, given)
+    elif isinstance(given, Sums):
+        out, outputs, of = given.total + given.offset, given.outputs, partial(terms_of_sums, given)
+    else:
+        out, outputs = given.accumulator.copy(), np.arange(m.channels)
+        source = _of_golden(m, given)
+        of = lambda channel, zero: source(channel)  # noqa: E731
+    front = np.moveaxis(out, m.channel_axis, 0)
+    for at, output in enumerate(outputs.tolist()):
+        if column is None or output % m.col == column:
+            right = front[at]
+            new = replaced(of(at, zeros[output]), right[..., np.newaxis] if m.layer.kind == "matmul" else right)
+            front[at] = new.reshape(right.shape)
+    return out
 
 
-def _by_step(m: Model, sums: Sums, output: int, rows: slice) -> Int64:
-    """What some rows add together in each tile and tap."""
-    inputs, outputs = sums.weight.shape[1], len(sums.weight) // sums.groups
-    first = output // outputs * inputs
-    n, _, kh, kw, oy, ox = sums.seen.shape
-    tiles = -(-inputs // m.row)
-    weight = np.zeros((tiles * m.row, kh * kw, 1, 1), np.int64)
-    weight[:inputs] = sums.weight[output].reshape(inputs, kh * kw, 1, 1)
-    seen = np.zeros((n, tiles * m.row, kh * kw, oy, ox), np.int64)
-    seen[:, :inputs] = sums.seen[:, first : first + inputs].reshape(n, inputs, kh * kw, oy, ox)
-    products = (weight * seen).reshape(n, tiles, m.row, kh * kw, oy, ox)
-    added: Int64 = products[:, :, rows].sum(axis=2)
-    return added.swapaxes(0, 1)
+def _with_errors(errors: Callable[[Terms], Int64], t: Terms, right: Int64) -> Int64:
+    """Of errors (n, tile, tap, y, x): psums have tiles and taps of their own."""
+    off = errors(t)
+    if right.ndim > 3:
+        return right.reshape(off.shape) + off
+    changed: Int64 = right + off.sum(axis=(1, 2))
+    return changed
 
 
-def _one_product(
-    m: Model, actual: Int64, known: Bools, wrong: Bools, channels: Int64, column: int, row: int
+def _of_row(found: _Place, row: int, where: str) -> Iterator[Change]:
+    """One element, or those of a row."""
+    t = found.places
+    for mistake, how, kind, cost in [*_known_kinds(found), *_solved_kinds(found, [row])]:
+        yield from _tried(found, mistake, f"{where}{how}", kind, [row], cost)
+    if row:
+        yield from _sums_lost(found, row, where)
+    before = from_above(t, row)
+    bits = _bits(found.model)
+    for mistake, how, add in SUM_ADDERS:
+        for bit in range(bits):
+
+            def errors(t: Terms, add: Adder = add, bit: int = bit) -> Int64:
+                above = from_above(t, row)
+                return add(above, t.by_row[row], np.int64(1 << bit)) - above - t.by_row[row]  # type: ignore[arg-type]
+
+            off = add(before, t.by_row[row], np.int64(1 << bit)) - before - t.by_row[row]  # type: ignore[arg-type]
+            if found.fits(found.right + off.sum(axis=(1, 2))):
+                detail = f"{where}, {how.format(bit)}"
+                yield _change(found, mistake, detail, partial(_with_errors, errors))
+
+
+def _sums_lost(found: _Place, row: int, where: str) -> Iterator[Change]:
+    def errors(t: Terms) -> Int64:
+        return -from_above(t, row)
+
+    if found.fits(found.right + errors(found.places).sum(axis=(1, 2))):
+        yield _change(found, PE_SUM_LOST, f"{where}, from above", partial(_with_errors, errors))
+
+
+def _of_all(found: _Place, where: str) -> Iterator[Change]:
+    """All elements of a column, or all that there are."""
+    rows = list(range(found.places.rows))
+    everywhere = found.column is None
+    for mistake, how, kind, cost in [*_known_kinds(found), *_solved_kinds(found, rows)]:
+        if everywhere and (mistake.name in ("pe_dead", "pe_weight_bit", "pe_input_bit") or mistake in _OPERANDS):
+            continue  # a mistake of the operands, which has a name of its own
+        yield from _tried(found, mistake, f"{where}{how}", kind, rows, cost)
+    if found.model.tensor != "psum":
+        yield from _adders(found, where)
+
+
+_OPERANDS = (PE_WEIGHT_WRONG, PE_INPUT_WRONG)
+
+
+def _known_kinds(found: _Place) -> Iterator[tuple[Mistake, str, Kind, float]]:
+    for mistake, how, kind in element_kinds(found.model):
+        yield mistake, how, kind, 0.0
+
+
+def _tried(
+    found: _Place, mistake: Mistake, detail: str, kind: Kind, rows: Sequence[int], cost: float
 ) -> Iterator[Change]:
-    """A pair of codes that stands in every wrong sum and in no right one, always off by the same."""
-    if m.tensor not in ("accumulator", "relu"):
+    """Where a kind fits: of rows that hold an input channel, and of filled ones, too, where it makes a difference."""
+    for filled in (False, True):
+        if filled and found.places.there.all():
+            return
+
+        def errors(t: Terms, filled: bool = filled) -> Int64:
+            off: Int64 = 0  # type: ignore[assignment]
+            for row in rows:
+                more = kind(t, row) - t.by_row[row]
+                if not filled:
+                    more = more * t.there[:, :, row].reshape(*t.there.shape[:2], *[1] * (more.ndim - 2))
+                off = off + more
+            return off
+
+        off = errors(found.places)
+        if off.any() and found.fits(found.right + off.sum(axis=(1, 2))):
+            more = ", in filled rows, too" if filled else ""
+            yield _change(found, mistake, f"{detail}{more}", partial(_with_errors, errors), cost)
+            return
+
+
+def _solved_kinds(found: _Place, rows: Sequence[int]) -> Iterator[tuple[Mistake, str, Kind, float]]:
+    """Kinds with a number that follows from the errors: products off by it, or a factor that always is it."""
+    off, t = found.off, found.places
+    if off is None or not off.any():
         return
-    sums = m.sums({}, slice(0, m.images), None)
-    told = known & ((actual > 0) | (m.tensor != "relu"))
-    pairs, errors = [], []
-    for channel in channels.tolist():
-        weight, seen, _ = _operands(m, sums, channel, slice(row, row + 1))
-        places = np.argwhere(told[:, channel])
-        if not len(places):
+    count = sum(int(t.there[0, :, row].sum()) for row in rows) * (1 if t.weight.ndim < 4 else t.weight.shape[3])
+    if count and (off == off[0]).all() and off[0] % count == 0:
+        by = int(off[0]) // count
+
+        def more(t: Terms, row: int, by: int = by) -> Int64:
+            return t.by_row[row] + by
+
+        yield PE_PRODUCT_WRONG, f", off by {by:+d}", more, 16.0
+    if len(rows) > 1:
+        return
+    [row] = rows
+    weight, seen = t.of(row)
+    product = (weight * seen).sum(axis=(1, 2))
+    for mistake, factor, other in ((PE_WEIGHT_WRONG, seen, 0), (PE_INPUT_WRONG, weight, 1)):
+        sums = np.broadcast_to(factor, t.by_row[row].shape).sum(axis=(1, 2))
+        at = int(np.argmax(np.abs(sums)))
+        value, rest = divmod(int(off[at] + product[at]), int(sums[at])) if sums[at] else (0, 1)
+        if rest == 0 and value and (value * sums == off + product).all():
+
+            def always(t: Terms, row: int, value: int = value, other: int = other) -> Int64:
+                factors = t.of(row)
+                constant: Int64 = value * factors[1 - other] + 0 * factors[other]
+                return constant
+
+            yield mistake, f", always {value}", always, 16.0
+    yield from _one_product(found, row)
+
+
+def _one_product(found: _Place, row: int) -> Iterator[tuple[Mistake, str, Kind, float]]:
+    """A pair of factors that stands in every wrong sum, and errors that are so many times the same."""
+    off, (weight, seen) = found.off, found.places.of(row)
+    assert off is not None
+    pairs = (weight * (1 << 32) + seen).reshape(len(off), -1)
+    for pair in set(pairs[0].tolist()).intersection(*map(set, pairs[1:].tolist())):
+        counts = (pairs == pair).sum(axis=1)
+        by, rest = divmod(int(off[0]), int(counts[0]))
+        if rest == 0 and (counts * by == off).all():
+            w, x = (pair + (1 << 31)) >> 32, pair - (((pair + (1 << 31)) >> 32) << 32)
+
+            def kind(t: Terms, row: int, w: int = w, x: int = x, by: int = by) -> Int64:
+                factors = t.of(row)
+                wrong: Int64 = t.by_row[row] + by * ((factors[0] == w) & (factors[1] == x))
+                return wrong
+
+            cost = math.log2(pairs.shape[1]) + 2 * math.log2(abs(by) + 1) - 1  # of the first sum's pairs; by how much
+            yield PE_PRODUCT_WRONG, f", {w} x {x} gives {w * x + by}", kind, cost
+
+
+def _bits(m: AnyModel) -> int:
+    """So many bits of a sum may be stuck."""
+    if m.tensor == "psum":
+        return m.own.bits
+    return max(m.facts.tensor("accumulator").format.bits, IntFormat.holding(*m.facts.bounds, True).bits)
+
+
+def _adders(found: _Place, where: str) -> Iterator[Change]:
+    """What adds one after the other, of all bits at once."""
+    t, m = found.places, found.model
+    bits = _bits(m)
+    masks = (np.int64(1) << np.arange(bits)).reshape(-1, 1)
+    register = IntFormat(bits, True)
+    seen: set[bytes] = set()
+    for text, order in ORDERS:
+        if math.prod(t.weight.shape[1:]) > _PRODUCTS and "row" in order:
             continue
-        bad = wrong[:, channel][tuple(places.T)]
-        order = np.argsort(~bad, kind="stable")[:_PLACES]
-        n, y, x = places[order].T
-        codes = seen[n, :, :, y, x].reshape(len(n), -1)
-        taps = np.broadcast_to(weight[0, :, :, 0, 0].reshape(1, -1), codes.shape)
-        pairs.append(taps * (1 << 32) + codes)
-        errors.append((actual - m.golden)[n, channel, y, x])
-    if not any(error.any() for error in errors):
-        return
-    pair, error = np.concatenate(pairs), np.concatenate(errors)
-    left = set(pair[error != 0][0].tolist()).difference(pair[error == 0].ravel().tolist())
-    for one in left:
-        counts = (pair == one).sum(axis=1)
-        off, rest = divmod(int(error[error != 0][0]), int(counts[error != 0][0]))
-        if rest == 0 and (counts * off == error).all():
-            w, x = (one + (1 << 31)) >> 32, one - (((one + (1 << 31)) >> 32) << 32)
+        for first in (True, False) if t.start.any() else (True,):
+            for held, adders in ((False, SUM_ADDERS), (True, HELD_ADDERS)):
+                for mistake, how, add in adders:
+                    given = register.wrap(accumulated(t, order, add, masks, first, held))
+                    if given.tobytes() in seen:
+                        continue
+                    seen.add(given.tobytes())
+                    for bit in range(bits):
+                        if not found.fits(given[bit]):
+                            continue
+                        last = "" if first else ", the bias after it"
+                        detail = f"{where}, {how.format(bit)}{text}{last}"
+                        replaced = partial(_summed, order, add, masks[bit], first, held, register)
+                        yield _change(found, mistake, detail, replaced)
 
-            def change(of: Operands, w: int = w, x: int = x, off: int = off) -> Int64:
-                given: Int64 = of[2] + off * ((of[0] == w) & (of[1] == x))
-                return given
 
-            detail = f"row {row}, column {column}, {w} x {x} gives {w * x + off}"
-            yield Change(PE_PRODUCT_WRONG, detail, Stage.SUM, _of_element(m, column, row, change), cost=24.0)
+def _summed(
+    order: Order, add: Adder, mask: Int64, first: bool, held: bool, register: IntFormat, t: Terms, right: Int64
+) -> Int64:
+    return register.wrap(accumulated(t, order, add, mask, first, held))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
-from itertools import product
+from itertools import combinations, product
 
 import msgspec
 import numpy as np
@@ -12,6 +12,7 @@ from qexport.core.operations.conv2d import pad, patches
 from qexport.errors import QexportError
 from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
 from qexport.findings.model import Model
+from qexport.findings.sampled import Errors, Sampled
 from qexport.layout.tiling import Tiling
 
 PADDING_MISSING = Mistake(
@@ -38,12 +39,59 @@ def padding_mistakes(m: Model) -> Iterator[Change]:
     if m.plane[0] > max(top, bottom) and m.plane[1] > max(left, right):
         yield Change(PADDING_VALUE, "the plane mirrored", Stage.PAD, _padded_by(m, "reflect"))
     yield Change(PADDING_VALUE, "the plane repeated", Stage.PAD, _padded_by(m, "wrap"))
-    rows, columns = (top, 0, top + bottom, bottom), (left, 0, left + right, right)
+    rows = (top, 0, top + bottom, bottom, *range(-1, top + bottom + 2))
+    columns = (left, 0, left + right, right, *range(-1, left + right + 2))
     for above, before in product(dict.fromkeys(rows), dict.fromkeys(columns)):
         if (above, before) != (top, left):
             corner = (above, before) in ((0, 0), (top + bottom, left + right))
             detail = f"{above} above, {before} on the left"
             yield Change(PADDING_SIDE, detail, Stage.PAD, placed(m, above, before), corner)
+
+
+def solved_padding(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
+    """The one value that stands on some of the sides, where results tell it."""
+    if not any(m.layer.padding) or m.tensor == "psum" or m.tensor in m.facts.pooled or m.memory.order.has_bits:
+        return
+    terms, errors = Sampled.of(m, actual, known), Errors.of(m, actual, known)
+    fmt = m.facts.formats.input.integer
+    codes = np.arange(max(fmt.low, -256), min(fmt.high, 256) + 1)
+    for text, mask in _sides(m):
+        if terms is None or not mask.any():
+            continue
+        met = (terms.weights * mask[terms.rows, terms.columns]).sum(axis=1)  # by what the value is multiplied
+        if not met.all():
+            continue
+        if errors is not None:
+            [more, rest] = divmod(int(errors.off[tuple(index[0] for index in terms.place)]), int(met[0]))
+            tried = np.array([] if rest or abs(more) > 1 << fmt.bits + 1 else [more], np.int64)
+        else:
+            tried = m.seen(codes) - m.blank
+        fits = terms.fits(terms.golden + tried[:, np.newaxis] * met) if len(tried) else np.zeros(0, np.bool_)
+        for more in tried[fits & (tried != 0)][:2].tolist():
+            code = int(m.codes(np.array([m.blank + more]))[0])
+            yield Change(PADDING_VALUE, f"{code} {text}", Stage.PAD, _on_sides(m, mask, m.blank + more), cost=8.0)
+
+
+def _sides(m: Model) -> Iterator[tuple[str, Bools]]:
+    """Some of the sides of the padding, with their corners and without them."""
+    (high, wide), (rows, cols) = m.plane, m.layer.padded_plane(m.plane)
+    y, x = np.ogrid[:rows, :cols]
+    y, x = y - m.layer.padding[0], x - m.layer.padding[2]
+    sides = {"above": y < 0, "below": y >= high, "on the left": x < 0, "on the right": x >= wide}
+    there = {name: np.broadcast_to(side, (rows, cols)) for name, side in sides.items() if side.any()}
+    corners = (sides["above"] | sides["below"]) & (sides["on the left"] | sides["on the right"])
+    for count in range(1, len(there) + 1):
+        for names in combinations(there, count):
+            mask = np.logical_or.reduce([there[name] for name in names])
+            yield " and ".join(names), mask
+            if (mask & corners).any():
+                yield f"{' and '.join(names)}, not in the corners", mask & ~corners
+    if corners.any():
+        yield "in the corners", corners
+
+
+def _on_sides(m: Model, mask: Bools, value: int) -> Callable[[Int64], Int64]:
+    return lambda seen: np.where(mask, value, pad(seen, m.layer, m.blank))
 
 
 def _padded_by(m: Model, mode: str, **keys: int) -> Callable[[Int64], Int64]:

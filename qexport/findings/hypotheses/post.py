@@ -64,6 +64,7 @@ def _other_relus(m: AnyModel, behind: Callable[[Int64], Int64], kept: str = "") 
     yield Change(
         RELU_WRONG, f"keeps values below 0, not above{kept}", Stage.POST, lambda acc: behind(np.minimum(acc, 0))
     )
+    yield Change(RELU_WRONG, f"negates the value{kept}", Stage.POST, lambda acc: behind(np.maximum(-acc, 0)))
     for by in range(1, 8):
         leaky = partial(_leaky, by, behind)
         yield Change(RELU_WRONG, f"leaky, by 1/{1 << by}{kept}", Stage.POST, leaky)

@@ -1,7 +1,8 @@
 """Mistakes with the partial sums of a layout that stores them."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.findings.change import Change, Stage
@@ -10,6 +11,11 @@ from qexport.findings.hypotheses.orders import reordered, wrong_orders
 from qexport.findings.hypotheses.taps import TAP_ORDER
 from qexport.findings.hypotheses.weights import INPUT_TILE_ORDER
 from qexport.findings.model import Model
+from qexport.findings.sums import Psums
+
+
+def _of_total(cut: Callable[[Int64], Int64], psums: Psums) -> Int64:
+    return cut(psums.total)
 
 
 def psum_mistakes(m: Model) -> Iterator[Change]:
@@ -17,9 +23,13 @@ def psum_mistakes(m: Model) -> Iterator[Change]:
     need = IntFormat.holding(*m.facts.psum_bounds, True).bits
     for bits in dict.fromkeys((weight.bits, *range(need - 1, 1, -1))):
         fmt = IntFormat(bits, True)
-        yield Change(PSUM_CUT, f"to {bits} bits", Stage.PSUM, fmt.wrap, bits == weight.bits)
-        yield Change(PSUM_CUT, f"to {bits} bits and saturated", Stage.PSUM, fmt.saturate)
-        yield Change(PSUM_CUT, f"to {bits} bits without sign", Stage.PSUM, IntFormat(bits, False).wrap)
+        for way, cut in (
+            ("", fmt.wrap),
+            (" and saturated", fmt.saturate),
+            (" without sign", IntFormat(bits, False).wrap),
+        ):
+            pair = bits == weight.bits and not way
+            yield Change(PSUM_CUT, f"to {bits} bits{way}", Stage.PSUM, partial(_of_total, cut), pair)
     for detail, tiles, pair in wrong_orders(m.shape[1]):
         yield Change(INPUT_TILE_ORDER, f"of the psums, {detail}", Stage.RESULT, reordered(1, tiles), pair)
     its, taps = m.shape[1], math.prod(m.shape[2:4])

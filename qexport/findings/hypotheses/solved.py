@@ -53,7 +53,13 @@ def solved_kernel(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
 
     differ = sum(int((solved != m.weight[channel]).sum()) for channel, solved in found.items())
     detail = "; ".join(_said(m, channel, solved) for channel, solved in found.items())
-    yield Change(EFFECTIVE_KERNEL, detail, Stage.WEIGHT_TILES, change, cost=12.0 * differ)
+    cost, within = 12.0 * differ, _within(m, channels)
+    yield Change(EFFECTIVE_KERNEL, detail, Stage.WEIGHT_TILES, change, cost=cost, within=within)
+
+
+def _within(m: Model, channels: list[int]) -> Bools:
+    """The values of some channels."""
+    return np.broadcast_to(np.isin(np.arange(m.channels), channels)[:, np.newaxis, np.newaxis], m.golden.shape)
 
 
 def _other_channels(m: Model, actual: Int64, told: Bools, channels: list[int]) -> Iterator[Change]:
@@ -70,7 +76,8 @@ def _other_channels(m: Model, actual: Int64, told: Bools, channels: list[int]) -
     pairs = [f"output channel {channel} has those of {taken[channel]}" for channel in channels]
     if all(taken[channel] != channel for channel in channels):
         change = reordered(0, taken.tolist())
-        yield Change(WEIGHT_CHANNEL, ", ".join(pairs), Stage.WEIGHT_TILES, change, cost=12.0 * len(pairs))
+        cost, within = 12.0 * len(pairs), _within(m, channels)
+        yield Change(WEIGHT_CHANNEL, ", ".join(pairs), Stage.WEIGHT_TILES, change, cost=cost, within=within)
 
 
 def _of_channel(m: Model, channel: int, actual: Int64, told: Bools, wrong: Bools) -> Int64 | None:
@@ -124,7 +131,7 @@ def solved_requantization(m: AnyModel, actual: Int64, known: Bools) -> Iterator[
     """code = clip(floor(gain x v + addend)), v what stands before the shift of the set's steps: gain and addend with
     which all codes are right, where there are some."""
     scaled = _before_rounding(m)
-    if scaled is None:
+    if scaled is None or not known.any():
         return
     before = scaled(m.accumulator)
     v, q = before[known], actual[known].astype(np.float64)

@@ -15,6 +15,7 @@ from qexport.findings.step_mistakes import (
     Way,
     channels,
     done,
+    left_out_and_clip,
     numbers,
     widths,
     works,
@@ -30,7 +31,10 @@ def step_mistakes(m: AnyModel) -> Iterator[Change]:
         return
     names = chain.names if m.tensor == "output" else chain.names[: 1 + _index(chain, m.tensor)]
     for at, name in enumerate(names):
-        ways = (works(chain, at, len(names)), channels(chain, at), numbers(chain, at), widths(chain, at))
+        ways = (
+            works(chain, at, len(names)), channels(chain, at), numbers(chain, at), widths(chain, at),
+            left_out_and_clip(chain, at, len(names)),
+        )  # fmt: skip
         for way in itertools.chain(*ways):
             if m.facts.integers is None or not m.layer.relu or way.mistake not in _OWN_NAMES:
                 change = partial(_through, chain, at, len(names), way)

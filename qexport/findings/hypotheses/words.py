@@ -38,7 +38,7 @@ def word_mistakes(m: AnyModel, blocks: Int64, known: Bools) -> Iterator[Change]:
         crossed = partial(cross, element=element, wires=wires)
         yield Change(_UNITS[unit], detail, Stage.WORDS, crossed, pair)
     golden = m.tiling.tile(m.golden)
-    for lane in range(m.tiling.lanes):
+    for lane in range(m.tiling.lanes) if m.tiling.lanes > 1 else ():  # else it is all results
         seen = np.unique(blocks[:, :, lane][known[:, :, lane]])
         if len(seen) == 1 and (golden[:, :, lane] != seen[0]).any():
 

@@ -229,10 +229,10 @@ def _reference(one: Found, values: Mapping[str, Sequence[Array]]) -> Reals | Non
 
 def _operand(grid: Grid, view: View, array: Array) -> Int64:
     """An operand of one run, in the axes of the layer."""
-    return view.of(grid.moved.of(_codes(grid.format, array, grid.integers)))
+    return view.of(grid.moved.of(codes_of(grid.format, array, grid.integers)))
 
 
-def _codes(format: CodeFormat, array: Array, integers: bool) -> Int64:
+def codes_of(format: CodeFormat, array: Array, integers: bool) -> Int64:
     """The codes of a tensor; raises QexportError where its values are on another grid."""
     if integers:
         whole: Int64 = np.asarray(array).astype(np.int64)
@@ -246,7 +246,7 @@ def _codes(format: CodeFormat, array: Array, integers: bool) -> Int64:
 
 def _output(closing: Closing, array: Array) -> Int64:
     """The quantizer's codes of one run, in the axes of the layer."""
-    codes, line = _codes(closing.quantizer.format, array, closing.quantizer.integers), closing.line
+    codes, line = codes_of(closing.quantizer.format, array, closing.quantizer.integers), closing.line
     if closing.part is not None:
         codes = codes[:, closing.part : closing.part + line.view.shape[1]]
     back: Int64 = line.view.undone(codes)

@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -12,10 +11,10 @@ from qexport.core.codes import CodeFormat
 from qexport.core.geometry import Conv2d, Linear, MatMul, Shape, Sum
 from qexport.core.intformat import Int64
 from qexport.errors import QexportError
-from qexport.frontends.onnx_model.state import Lost, Op, checked, need
+from qexport.frontends.onnx_model.state import Op, checked, need
 from qexport.frontends.onnx_model.values import NO_SIDES, WHOLE, Call, Constant, Grid, Line, Quantizer, Reals, View
+from qexport.frontends.rounding import common_unit
 
-FACTOR_BITS = 31  # of what an operand of a sum is multiplied with
 BIAS_ERROR = 2.0**-19  # of a bias: what float32 leaves of it
 
 
@@ -249,17 +248,3 @@ def sum_of(op: Op, left: Grid, right: Grid, sign: int) -> Line:
     call = _new_call(op, layer, {"input": (left, view), "input2": (right, view)}, np.array([unit]), view.shape)
     call.seen = op.result, View(view.shape).reshaped(shape)
     return Line.of(call, call.seen[1], 1 if len(shape) > 1 else None)
-
-
-def common_unit(*scales: float) -> tuple[list[int], float]:
-    """Integers that are to each other as the scales, and the real value of 1: exact, where they fit their bits."""
-    ratios = [Fraction(scale) for scale in scales]
-    common = math.lcm(*(ratio.denominator for ratio in ratios))
-    numbers = [int(ratio * common) for ratio in ratios]
-    shared = math.gcd(*numbers)
-    unit, numbers = Fraction(shared, common), [number // shared for number in numbers]
-    while max(numbers).bit_length() > FACTOR_BITS:
-        unit, numbers = unit * 2, [(number + 1) // 2 for number in numbers]
-    if not min(numbers):
-        raise Lost("its scales are too far from each other")
-    return numbers, float(unit)

@@ -35,7 +35,7 @@ def integer_network(walked: Walked) -> IntegerNetwork:
     if lost := next((one for one in fed if one.behind is not None), None):
         user = next(one for one in walked.layers if any(lost.name in g.sources for g, _ in one.call.operands.values()))
         raise QexportError(
-            f"model: {walked.graph.path}: layer {user.name} reads what {lost.behind} gives, which is no step of a "
+            f"model: {walked.graph.path}: layer {user.name} reads what {lost.behind} gives, which is not a step of a "
             "network in integers; dump its layers one by one"
         )
     layers, outputs = list[NetworkLayer](), []

@@ -38,7 +38,7 @@ class Graph:
 def read_model(path: Path) -> Graph:
     """The graph of a file; raises QexportError in one line."""
     if not path.is_file():
-        raise QexportError(f"model: {path} does not exist or is no file; give an ONNX file")
+        raise QexportError(f"model: {path} does not exist or is not a file; give an ONNX file")
     data = read_bytes(path, CHECKPOINT_BYTES, "model")
     model = onnx.ModelProto()
     try:

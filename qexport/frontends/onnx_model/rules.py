@@ -174,7 +174,7 @@ def _depth_to_space(op: Op) -> Value:
     value, block = _operand(op), int(op.facts.get("blocksize", 0))
     view = value.view if isinstance(value, Line | Grid) else None
     if view is None or block < 1 or len(view.shape) != 4 or (isinstance(value, Grid) and value.pad != NO_SIDES):
-        raise Lost("DepthToSpace of what is no plane")
+        raise Lost("DepthToSpace of what is not a plane")
     n, c, y, x = view.shape
     if op.facts.get("mode", "DCR") == "CRD":
         parts, axes = (n, c // block**2, block, block, y, x), (0, 1, 4, 2, 5, 3)
@@ -235,7 +235,7 @@ def _window(op: Op, line: Line) -> tuple[Line, tuple[int, int], tuple[int, int],
 
 
 def _natural(line: Line) -> tuple[int, ...]:
-    need(len(line.view.start) == 4, "a pool of what is no plane")
+    need(len(line.view.start) == 4, "a pool of what is not a plane")
     return line.view.start
 
 

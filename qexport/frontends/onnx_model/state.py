@@ -40,10 +40,13 @@ class Lost(Exception):
 
 @dataclass(frozen=True)
 class Fed:
-    """Codes that no layer gives: those of what comes in, or `behind` an operation that is not understood. `before`: the
-    tensor that was quantized; `pixels`: it is the model's input itself, of uint8."""
+    """Codes that no layer gives: those of what comes in, or `behind` an operation that is not understood. `tensor`:
+    they, or with `integers` not set their real values; `before`: what was quantized to them; `pixels`: it is the
+    model's input itself, of uint8."""
 
     name: str
+    tensor: str
+    integers: bool
     before: str
     shape: Shape
     format: CodeFormat
@@ -109,7 +112,7 @@ class State:
                 return Grid.of(format, (fed.name,), View(shape), tensor, integers)
         name = self.new_name(origin or tensor)
         pixels = tensor in self.graph.inputs and self.types[tensor].tensor_type.elem_type == onnx.TensorProto.UINT8
-        self.fed[name] = Fed(name, before, shape, format, behind, pixels)
+        self.fed[name] = Fed(name, tensor, integers, before, shape, format, behind, pixels)
         return Grid.of(format, (name,), View(shape), tensor, integers)
 
     def close(self, line: Line, quantizer: Quantizer, part: int | None = None) -> Grid:

@@ -70,7 +70,7 @@ def _fill(model: nn.Module, path: Path) -> None:
 
 def _read_tensors(path: Path, what: str, remedy: str) -> Any:
     if not path.is_file():
-        raise QexportError(f"{what}: {path} does not exist or is no file; give one")
+        raise QexportError(f"{what}: {path} does not exist or is not a file; give one")
     if path.stat().st_size > CHECKPOINT_BYTES:
         raise QexportError(f"{what}: {path} has more than {CHECKPOINT_BYTES:,} bytes; save less in it")
     if path.suffix == ".safetensors":

@@ -18,7 +18,7 @@ from qexport.core.geometry import Conv2d
 from qexport.core.intformat import Int64, IntFormat
 from qexport.errors import QexportError, few, near
 from qexport.frontends.vgg.checkpoint import Network
-from qexport.frontends.vgg.data import MEAN, SIDE, STD, Pictures, normalise
+from qexport.frontends.vgg.data import MEAN, STD, Pictures, normalise
 from qexport.frontends.vgg.model import QuantVGG
 from qexport.frontends.vgg.quant import QuantConv2d, act_qmax
 
@@ -90,10 +90,10 @@ def unusable_layers(model: QuantVGG) -> list[Unusable]:
 
 
 def layer_facts(model: QuantVGG) -> list[LayerFacts]:
-    """The quantized convolutions in order, with the formats of their codes and their input plane for a 32x32 picture;
-    those whose input has codes."""
+    """The quantized convolutions in order, with the formats of their codes and their input plane; those whose input
+    has codes."""
     facts = []
-    side = SIDE
+    side = model.side
     features = list(model.features)
     for index, module in enumerate(features):
         if isinstance(module, nn.MaxPool2d):
@@ -102,13 +102,14 @@ def layer_facts(model: QuantVGG) -> list[LayerFacts]:
             continue
         after_relu = any(isinstance(earlier, nn.ReLU) for earlier in features[:index])
         code = IntFormat(module.act_bits, False) if after_relu else _pixel_format(module)
+        top, left = (size // 2 for size in module.kernel_size)
         geometry = Conv2d(
             name=f"features.{index}",
             index=index,
             in_channels=module.in_channels,
             out_channels=module.out_channels,
-            kernel=(3, 3),
-            padding=(1, 1, 1, 1),
+            kernel=(module.kernel_size[0], module.kernel_size[1]),
+            padding=(top, top, left, left),
             relu=isinstance(features[index + 1], nn.ReLU),
         )
         following = successor(model, index)
@@ -152,7 +153,7 @@ def choose_layer(model: QuantVGG, wanted: str) -> LayerFacts:
     number = re.fullmatch(r"(?:features\.)?(\d+)", wanted)
     if number and int(number.group(1)) < len(model.features):
         kind = type(model.features[int(number.group(1))]).__name__
-        raise QexportError(f"layer: '{wanted}' is {kind}, no quantized convolution; choose one of {there}")
+        raise QexportError(f"layer: '{wanted}' is {kind}, not a quantized convolution; choose one of {there}")
     raise QexportError(f"layer: '{wanted}' is not in this network; choose one of {there}")
 
 

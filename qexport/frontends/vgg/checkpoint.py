@@ -7,6 +7,7 @@ the indices and shapes of `features.N.*`.
 import hashlib
 import io
 import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from qexport.core.budget import CHECKPOINT_BYTES, check_header
 from qexport.errors import QexportError
 from qexport.frontends.pickles import unpickle
 from qexport.frontends.vgg.data import SIDE
-from qexport.frontends.vgg.model import ConvSpec, QuantVGG
+from qexport.frontends.vgg.model import CLASSES, ConvSpec, QuantVGG
 from qexport.frontends.vgg.quant import check_bits, weight_qmax
 
 LAST = "checkpoint.pth"
@@ -59,7 +60,7 @@ def read_training(path: Path) -> dict[str, Any]:
         raise QexportError(f"resume: {path} does not exist; start without --resume")
     state = _unpickle(path)
     if not isinstance(state, dict) or not {"state_dict", "model", "optimizer", "epoch", "recipe", "log"} <= set(state):
-        raise QexportError(f"resume: {path} is no checkpoint of qexport train; start without --resume")
+        raise QexportError(f"resume: {path} is not a checkpoint of qexport train; start without --resume")
     return state
 
 
@@ -69,21 +70,22 @@ def default_path() -> Path:
     return trained if trained.is_file() else BUILTIN
 
 
-def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None) -> Network:
+def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None, side: int | None = None) -> Network:
     """Load a network of the family from any of its forms.
 
-    The bits default to what the checkpoint stores, else 4. Raises QexportError naming the file and what is wrong.
+    The bits default to what the checkpoint stores, else 4; `side`, that of the pictures, to what it stores, else 32.
+    Raises QexportError naming the file and what is wrong.
     """
     if not path.is_file():
-        raise QexportError(f"checkpoint: {path} does not exist or is no file; train one or use --checkpoint builtin")
+        raise QexportError(f"checkpoint: {path} does not exist or is not a file; train one or use --checkpoint builtin")
     if not (size := path.stat().st_size):
         raise QexportError(f"checkpoint: {path} is empty; train it again or use --checkpoint builtin")
     if size > CHECKPOINT_BYTES:
         raise QexportError(f"checkpoint: {path} has {size:,} bytes, more than {CHECKPOINT_BYTES:,}; save less in it")
     if path.suffix == ".safetensors":
-        model = _load_packed(path, weight_bits, act_bits)
+        model = _load_packed(path, weight_bits, act_bits, side)
     else:
-        model = _load_trained(path, weight_bits, act_bits)
+        model = _load_trained(path, weight_bits, act_bits, side)
     with path.open("rb") as file:
         return Network(model, path, hashlib.file_digest(file, "sha256").hexdigest())
 
@@ -114,6 +116,8 @@ def pack(network: Network, path: Path) -> None:
         "weight_bits": model.weight_bits,
         "act_bits": model.act_bits,
         "in_features": model.classifier.in_features,
+        "classes": model.classifier.out_features,
+        "side": model.side,
         "source_sha256": network.sha256,
     }
     text = json.dumps(metadata, sort_keys=True, separators=(",", ":"))
@@ -140,6 +144,7 @@ def _unpack_codes(
 
 
 Count = Annotated[int, Meta(ge=1, le=2**24)]
+Kernel = Annotated[int, Meta(ge=1, le=2**8)]
 Bits = Annotated[int, Meta(ge=2, le=8)]
 
 
@@ -149,6 +154,7 @@ class _PackedSpec(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     batch_norm: bool
     pool: bool
     quantized: bool
+    kernel: tuple[Kernel, Kernel] = (3, 3)
 
 
 class _Packed(msgspec.Struct, frozen=True):
@@ -158,9 +164,11 @@ class _Packed(msgspec.Struct, frozen=True):
     weight_bits: Bits
     act_bits: Bits
     in_features: Count
+    classes: Count = CLASSES
+    side: Count = SIDE
 
 
-def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> QuantVGG:
+def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None, side: int | None) -> QuantVGG:
     check_header(path, "checkpoint")
     try:
         with safe_open(str(path), framework="pt") as file:
@@ -169,15 +177,18 @@ def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None) -> Q
     except (SafetensorError, KeyError, TypeError, ValueError, RecursionError) as error:
         reason = f"its metadata lacks {error}" if isinstance(error, KeyError) else error
         raise QexportError(
-            f"checkpoint: {path} is no packed qexport network: {reason}; give what `qexport train` wrote, or 'builtin'"
+            f"checkpoint: {path} is not a packed qexport network: {reason}; give what `qexport train` wrote, or builtin"
         ) from None
     specs = tuple(ConvSpec(**msgspec.structs.asdict(spec)) for spec in facts.specs)
-    _check_chain(path, specs, facts.in_features)
-    weights = sum(spec.in_channels * spec.out_channels * 9 for spec in specs)
+    _check_chain(path, specs, facts.in_features, facts.side)
+    if side not in (None, facts.side):
+        raise QexportError(f"checkpoint: {path} takes pictures of {facts.side}x{facts.side}; --side {side} contradicts")
+    weights = sum(spec.in_channels * spec.out_channels * math.prod(spec.kernel) for spec in specs)
+    weights += facts.in_features * facts.classes
     if weights > 2 * path.stat().st_size:  # as many as there could be of 4 bits
         raise QexportError(f"checkpoint: {path} tells of {weights:,} weights, more than it holds; give a complete file")
     bits = _agree(path, (facts.weight_bits, facts.act_bits), (weight_bits, act_bits))
-    model = QuantVGG(specs, *bits, in_features=facts.in_features)
+    model = QuantVGG(specs, *bits, in_features=facts.in_features, classes=facts.classes, side=facts.side)
     codes: dict[int, Tensor] = {}
     for index, conv in model.quantized().items():
         packed = tensors.pop(f"features.{index}.weight_codes", None)
@@ -202,7 +213,7 @@ def _unpickle(path: Path) -> Any:
     return unpickle(path, "checkpoint", remedy)
 
 
-def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> QuantVGG:
+def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None, side: int | None) -> QuantVGG:
     document = _unpickle(path)
     state = document.get("state_dict", document) if isinstance(document, dict) else None
     if not isinstance(state, dict) or not state or not all(isinstance(v, Tensor) for v in state.values()):
@@ -221,11 +232,17 @@ def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None) -> 
     else:
         bits = tuple(DEFAULT_BITS if b is None else b for b in asked)  # type: ignore[assignment]
         _check_levels(path, tensors, bits[0])
-    specs, in_features = _infer(path, tensors)
-    _check_chain(path, specs, in_features)
-    model = QuantVGG(specs, *bits, in_features=in_features)
+    side = SIDE if side is None else side
+    specs, in_features, classes = _infer(path, tensors, side)
+    _check_chain(path, specs, in_features, side)
+    model = QuantVGG(specs, *bits, in_features=in_features, classes=classes, side=side)
     _fill(model, {name: tensor for name, tensor in tensors.items() if not name.endswith("weight_q")}, path)
-    for conv in model.quantized().values():
+    for index, conv in model.quantized().items():
+        if not float(conv.weight.detach().double().std()) > 0:
+            raise QexportError(
+                f"checkpoint: {path}: features.{index}.weight holds one number alone, by whose spread it is divided; "
+                "train it again"
+            )
         conv.fix_codes()
     return model.eval()
 
@@ -271,8 +288,12 @@ def _check_levels(path: Path, tensors: Mapping[str, Tensor], bits: int) -> None:
         )
 
 
-def _infer(path: Path, tensors: Mapping[str, Tensor]) -> tuple[tuple[ConvSpec, ...], int]:
-    """The chain of convolutions and the classifier's inputs, from names and shapes."""
+def _infer(path: Path, tensors: Mapping[str, Tensor], side: int) -> tuple[tuple[ConvSpec, ...], int, int]:
+    """The chain of convolutions and the classifier's inputs and classes, from names and shapes.
+
+    Strides and padding stand in no checkpoint: the planes that `_check_chain` finds to fit show that there are none but
+    those of the family.
+    """
     found = (re.fullmatch(r"features\.(\d+)\.weight", name) for name, t in tensors.items() if t.ndim == 4)
     convs = sorted(int(match.group(1)) for match in found if match)
     for name in tensors:
@@ -286,16 +307,17 @@ def _infer(path: Path, tensors: Mapping[str, Tensor]) -> tuple[tuple[ConvSpec, .
             f"checkpoint: {path} is of another architecture: no features.N.weight of a convolution in it"
         )
     classifier = tensors.get("classifier.weight")
-    if classifier is None or classifier.ndim != 2:
+    if classifier is None or classifier.ndim != 2 or not len(classifier):
         raise QexportError(f"checkpoint: {path}: classifier.weight is missing")
     specs: list[ConvSpec] = []
-    side = SIDE
     for at, index in enumerate(convs):
         weight = tensors[f"features.{index}.weight"]
-        if weight.shape[2:] != (3, 3) or (specs and weight.shape[1] != specs[-1].out_channels):
+        kernel = int(weight.shape[2]), int(weight.shape[3])
+        if not all(size % 2 for size in kernel) or (specs and weight.shape[1] != specs[-1].out_channels):
             raise QexportError(
                 f"checkpoint: {path} is of another architecture: features.{index}.weight has shape "
-                f"{' x '.join(map(str, weight.shape))}"
+                f"{' x '.join(map(str, weight.shape))}; kernels are odd, channels those of the layer before: take "
+                "`dump --model` for a module of your own"
             )
         batch_norm = f"features.{index + 1}.running_mean" in tensors
         following = index + (3 if batch_norm else 2)  # behind convolution, BatchNorm and ReLU
@@ -311,13 +333,13 @@ def _infer(path: Path, tensors: Mapping[str, Tensor]) -> tuple[tuple[ConvSpec, .
             pool = int(classifier.shape[1]) == weight.shape[0] * (side // 2) ** 2
         side = side // 2 if pool else side
         quantized = f"features.{index}.act_alpha" in tensors or at > 0  # only the first may be a plain one
-        specs.append(ConvSpec(int(weight.shape[1]), int(weight.shape[0]), batch_norm, pool, quantized))
-    return tuple(specs), int(classifier.shape[1])
+        specs.append(ConvSpec(int(weight.shape[1]), int(weight.shape[0]), batch_norm, pool, quantized, kernel))
+    return tuple(specs), int(classifier.shape[1]), len(classifier)
 
 
-def _check_chain(path: Path, specs: Sequence[ConvSpec], in_features: int) -> None:
-    """Raises QexportError where a picture would not fit through the network."""
-    channels, side = 3, SIDE
+def _check_chain(path: Path, specs: Sequence[ConvSpec], in_features: int, picture: int) -> None:
+    """Raises QexportError where a picture of that side would not fit through the network."""
+    channels, side = 3, picture
     for number, spec in enumerate(specs, start=1):
         if spec.in_channels != channels or spec.out_channels < 1:
             raise QexportError(
@@ -327,9 +349,18 @@ def _check_chain(path: Path, specs: Sequence[ConvSpec], in_features: int) -> Non
         channels, side = spec.out_channels, side // 2 if spec.pool else side
     if in_features != channels * side**2 or not side:
         raise QexportError(
-            f"checkpoint: {path} is of another architecture: the classifier takes {in_features} values, but gets "
-            f"{channels} x {side} x {side}"
+            f"checkpoint: {path}: the classifier takes {in_features} values, but gets {channels} x {side} x {side} of "
+            f"pictures of {picture}x{picture}; {_sides_that_fit(specs, in_features)}"
         )
+
+
+def _sides_that_fit(specs: Sequence[ConvSpec], in_features: int) -> str:
+    """What to do where pictures of a side do not fit: whether a pool ends the chain, no checkpoint says."""
+    last = math.isqrt(in_features // specs[-1].out_channels)
+    if last**2 * specs[-1].out_channels != in_features:
+        return "it is of another architecture: take `dump --model` for a module of your own"
+    pools = sum(spec.pool for spec in specs[:-1])
+    return f"state theirs: --side {last << pools} would do, or {last << pools + 1} with a pool at the end"
 
 
 def _fill(model: QuantVGG, tensors: Mapping[str, Tensor], path: Path) -> None:

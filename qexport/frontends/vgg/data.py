@@ -4,6 +4,7 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ CROP_PADDING = 4
 
 @dataclass(frozen=True)
 class Pictures:
-    """pixels: uint8 (n, 3, 32, 32), RGB; labels: int64 (n,)."""
+    """pixels: uint8 (n, 3, side, side), RGB; labels: int64 (n,)."""
 
     pixels: Tensor
     labels: Tensor
@@ -48,11 +49,14 @@ class SamplePictures:
         return len(self.paths)
 
     def __getitem__(self, index: int) -> tuple[Image.Image, int]:
-        return Image.open(self.paths[index]), -1
+        with Image.open(self.paths[index]) as picture:
+            return picture.convert("RGB"), -1
 
 
-def open_split(root: Path, split: str, download: bool = False) -> Any:
-    """The torchvision dataset under `root`; `split` is 'train' or 'test'.
+def open_split(
+    root: Path, split: str, download: bool = False, side: int = SIDE, classes: int = len(CLASS_NAMES)
+) -> Any:
+    """The torchvision dataset under `root`, of pictures of a side and so many classes; `split` is 'train' or 'test'.
 
     Takes a folder that holds `cifar-10-batches-py`, or an image folder with train/<class> and test/<class>.
     Raises QexportError when it is neither, or is incomplete, or cannot be fetched.
@@ -72,26 +76,28 @@ def open_split(root: Path, split: str, download: bool = False) -> Any:
             "point --data at CIFAR-10 (`qexport train --download` fetches it)"
         )
     try:
-        dataset = ImageFolder(str(folder), loader=_open)
+        dataset = ImageFolder(str(folder), loader=partial(_open, side=side))
     except FileNotFoundError as error:
         raise QexportError(f"data: {folder}: {error}") from None
-    if tuple(dataset.classes) != CLASS_NAMES:
+    if (side, classes) == (SIDE, len(CLASS_NAMES)) and tuple(dataset.classes) != CLASS_NAMES:
         raise QexportError(f"data: {folder} has classes {few(dataset.classes)}; needs {', '.join(CLASS_NAMES)}")
+    if len(dataset.classes) != classes:
+        raise QexportError(f"data: {folder} has {len(dataset.classes)} classes; the network tells {classes} apart")
     return dataset
 
 
-def _open(path: str) -> Image.Image:
+def _open(path: str, side: int) -> Image.Image:
     """A picture of the right size; of another one only its size, because the decoded picture may be of any size."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(path) as picture:
-            return picture.convert("RGB") if picture.size == (SIDE, SIDE) else picture
+            return picture.convert("RGB") if picture.size == (side, side) else picture
 
 
-def read(dataset: Any, indices: Sequence[int] | None = None) -> Pictures:
+def read(dataset: Any, indices: Sequence[int] | None = None, side: int = SIDE) -> Pictures:
     """The chosen pictures (all by default), in the order given; an index out of range raises QexportError."""
     chosen = range(len(dataset)) if indices is None else indices
-    pixels = np.empty((len(chosen), SIDE, SIDE, 3), np.uint8)
+    pixels = np.empty((len(chosen), side, side, 3), np.uint8)
     labels = torch.empty(len(chosen), dtype=torch.int64)
     for at, index in enumerate(chosen):
         if not 0 <= index < len(dataset):
@@ -101,9 +107,10 @@ def read(dataset: Any, indices: Sequence[int] | None = None) -> Pictures:
         except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
             reason = str(error).splitlines()[0]
             raise QexportError(f"data: {_name(dataset, index)} cannot be read: {reason}; replace it") from None
-        if picture.size != (SIDE, SIDE):
+        if picture.size != (side, side):
+            remedy = "give --data of that size" if isinstance(dataset, SamplePictures) else "scale it"
             raise QexportError(
-                f"data: {_name(dataset, index)} is {picture.size[0]}x{picture.size[1]}; needs {SIDE}x{SIDE}"
+                f"data: {_name(dataset, index)} is {picture.size[0]}x{picture.size[1]}; needs {side}x{side}: {remedy}"
             )
         pixels[at] = np.asarray(picture.convert("RGB"))
         labels[at] = label

@@ -1,10 +1,11 @@
-"""The VGG16 family for CIFAR-10: a chain of quantized 3x3 convolutions, max pools and one linear classifier."""
+"""The VGG16 family: a chain of quantized convolutions that keep the plane, max pools and one linear classifier."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from qexport.frontends.vgg.data import SIDE
 from qexport.frontends.vgg.quant import QuantConv2d
 
 CLASSES = 10
@@ -12,13 +13,19 @@ CLASSES = 10
 
 @dataclass(frozen=True)
 class ConvSpec:
-    """One convolution of the chain and what follows it: BatchNorm (or not), ReLU, MaxPool (or not)."""
+    """One convolution of the chain and what follows it: BatchNorm (or not), ReLU, MaxPool (or not). `kernel`: odd."""
 
     in_channels: int
     out_channels: int
     batch_norm: bool = True
     pool: bool = False
     quantized: bool = True
+    kernel: tuple[int, int] = (3, 3)
+
+    @property
+    def padding(self) -> tuple[int, int]:
+        """What keeps the plane."""
+        return self.kernel[0] // 2, self.kernel[1] // 2
 
 
 def specs_of(cfg: str) -> tuple[ConvSpec, ...]:
@@ -41,19 +48,29 @@ MODELS = {
 
 
 class QuantVGG(nn.Module):
-    """Input (n, 3, 32, 32) normalised pixels, output (n, 10) logits."""
+    """Input (n, 3, side, side) normalised pixels, output (n, classes) logits."""
 
-    def __init__(self, specs: tuple[ConvSpec, ...], weight_bits: int = 4, act_bits: int = 4, in_features: int = 512):
+    def __init__(
+        self,
+        specs: tuple[ConvSpec, ...],
+        weight_bits: int = 4,
+        act_bits: int = 4,
+        in_features: int = 512,
+        classes: int = CLASSES,
+        side: int = SIDE,
+    ):
         super().__init__()
         self.specs = specs
+        self.side = side
         self.weight_bits = weight_bits
         self.act_bits = act_bits
         layers: list[nn.Module] = []
         for spec in specs:
             if spec.quantized:
-                layers.append(QuantConv2d(spec.in_channels, spec.out_channels, weight_bits, act_bits))
+                layers.append(QuantConv2d(spec.in_channels, spec.out_channels, weight_bits, act_bits, spec.kernel))
             else:
-                layers.append(nn.Conv2d(spec.in_channels, spec.out_channels, 3, padding=1, bias=False))
+                channels = spec.in_channels, spec.out_channels
+                layers.append(nn.Conv2d(*channels, spec.kernel, padding=spec.padding, bias=False))
             if spec.batch_norm:
                 layers.append(nn.BatchNorm2d(spec.out_channels))
             layers.append(nn.ReLU())
@@ -61,7 +78,7 @@ class QuantVGG(nn.Module):
                 layers.append(nn.MaxPool2d(2))
         layers.append(nn.AvgPool2d(1))
         self.features = nn.Sequential(*layers)
-        self.classifier = nn.Linear(in_features, CLASSES)
+        self.classifier = nn.Linear(in_features, classes)
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.classifier(torch.flatten(self.features(x), 1))

@@ -21,7 +21,7 @@ from qexport.core.steps import MaxPool, Step
 from qexport.errors import QexportError
 from qexport.frontends.vgg.capture import LayerFacts, layer_facts, unusable_layers
 from qexport.frontends.vgg.checkpoint import Network
-from qexport.frontends.vgg.data import SIDE, normalise
+from qexport.frontends.vgg.data import normalise
 from qexport.frontends.vgg.quant import QuantConv2d
 
 CLASSIFIER_BITS = 8
@@ -72,7 +72,7 @@ def integer_network(network: Network, hardware: Hardware = ANY) -> Imported:
             before = pool.name
     layers.append(_classifier(model.classifier, code, before))
     image = NetworkInput(
-        name=PICTURE, shape=(3, SIDE, SIDE), format=facts[0].formats.input, lookup=_lookup(facts[0].conv)
+        name=PICTURE, shape=(3, model.side, model.side), format=facts[0].formats.input, lookup=_lookup(facts[0].conv)
     )
     scale = layers[-1].formats.accumulator_scales[0]
     logits = NetworkOutput(name="logits", from_=layers[-1].name, scale=scale)

@@ -94,13 +94,21 @@ def check_bits(what: str, bits: int) -> None:
 
 
 class QuantConv2d(nn.Conv2d):
-    """3x3 convolution, zero-padded by 1, without bias, whose weights and inputs are fake-quantized.
+    """Convolution without bias, zero-padded so that it keeps the plane, whose weights and inputs are fake-quantized.
 
     Input and output: float, (n, channels, y, x).
     """
 
-    def __init__(self, in_channels: int, out_channels: int, weight_bits: int = 4, act_bits: int = 4):
-        super().__init__(in_channels, out_channels, kernel_size=3, padding=1, bias=False)
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        weight_bits: int = 4,
+        act_bits: int = 4,
+        kernel: tuple[int, int] = (3, 3),
+    ):
+        padding = kernel[0] // 2, kernel[1] // 2
+        super().__init__(in_channels, out_channels, kernel_size=kernel, padding=padding, bias=False)
         check_bits("weight", weight_bits)
         check_bits("activation", act_bits)
         self.weight_bits = weight_bits
@@ -121,7 +129,7 @@ class QuantConv2d(nn.Conv2d):
         return out
 
     def quantized_weight(self) -> Tensor:
-        """The weights on their grid, float, (out_channels, in_channels, 3, 3)."""
+        """The weights on their grid, float, (out_channels, in_channels, kernel)."""
         if self.codes is None:
             out: Tensor = self.weight_quant(self.weight)
             return out
@@ -130,7 +138,7 @@ class QuantConv2d(nn.Conv2d):
 
     @torch.no_grad()
     def weight_codes(self) -> Tensor:
-        """int64 weight codes by float64 arithmetic, (out_channels, in_channels, 3, 3)."""
+        """int64 weight codes by float64 arithmetic, (out_channels, in_channels, kernel)."""
         if self.codes is not None:
             return self.codes
         z = self.weight_quant.normalise(self.weight.double()) / self.weight_quant.wgt_alpha.double()

@@ -68,7 +68,7 @@ def read_npz(data: bytes, spec: WordSpec) -> Int64:
         with np.load(io.BytesIO(data), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
     except Exception as error:  # zipfile and numpy raise a dozen kinds for a damaged file
-        raise FileFault(1, 0, f"no readable .npz file: {error}") from None
+        raise FileFault(1, 0, f"not a readable .npz file: {error}") from None
     for name, like in _npz_arrays(np.zeros((0, spec.lanes), np.int64), spec).items():
         array = arrays.get(name)
         if array is None or array.ndim != like.ndim or array.shape[1:] != like.shape[1:] or array.dtype != like.dtype:

@@ -39,7 +39,7 @@ def _complain_dec(lines: WordLines, spec: WordSpec) -> NoReturn:
             digits = part.removeprefix(b"-")
             if not digits.isdigit() or digits[:1] == b"0" != part:
                 text = part.decode(errors="replace")
-                raise lines.fault(at + column, f"{text!r} is no decimal number", number)
+                raise lines.fault(at + column, f"{text!r} is not a decimal number", number)
             code = int(part[:21])  # 21 characters are beyond every format already
             if not spec.element.holds(code, code):
                 message = f"{code} is outside {spec.element.low}..{spec.element.high}"

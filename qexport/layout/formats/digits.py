@@ -71,8 +71,8 @@ class _Digits:
         line = lines.text[at : lines.text.index(b"\n", at)]
         for column, character in enumerate(line[:count]):
             if self.values[character] == 255:
-                what = f"no {self.name} digit" if chr(character).lower() not in "abcdef" else "no lower-case digit"
-                raise lines.fault(at + column, f"{chr(character)!r} is {what}", number)
+                what = f"a {self.name} digit" if chr(character).lower() not in "abcdef" else "a lower-case digit"
+                raise lines.fault(at + column, f"{chr(character)!r} is not {what}", number)
         raise lines.fault(at + min(len(line), count), f"{len(line)} digits; needs {count}", number)
 
     def lane_at(self, line: bytes, column: int, spec: WordSpec) -> int:

@@ -43,7 +43,7 @@ def _read_records(data: bytes, spec: WordSpec, radix: str) -> tuple[Words, Int64
             kind, address, _, payload = unpack_record(line.group().decode("ascii").rstrip())
         except (bincopy.Error, ValueError, IndexError) as error:
             shown = "".join(c if c.isprintable() else repr(c)[1:-1] for c in str(error))
-            raise fault_at(data, at, f"no sound record: {shown}") from None
+            raise fault_at(data, at, f"not a sound record: {shown}") from None
         if kind == IHEX_DATA or kind in tuple(SREC_DATA):
             pieces.append((base + address, at, bytes(payload)))
         elif kind in IHEX_BASE:
@@ -51,7 +51,7 @@ def _read_records(data: bytes, spec: WordSpec, radix: str) -> tuple[Words, Int64
         elif kind in tuple(SREC_COUNT) and address != len(pieces):
             raise fault_at(data, at, f"{address} data records are promised; there are {len(pieces)}")
     if radix == "ihex" and kind != IHEX_END:
-        raise fault_at(data, len(data), "the last record is no end-of-file record")
+        raise fault_at(data, len(data), "the last record is not an end-of-file record")
     pieces.sort()
     due = 0
     for address, at, payload in pieces:

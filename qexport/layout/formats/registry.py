@@ -104,4 +104,4 @@ def style_faults(radix: str, given: Mapping[str, Any]) -> Iterator[tuple[str, st
         ):
             yield key, f"{key}: is empty, so that nobody could tell the numbers apart; write a blank, for instance"
         elif key == "array" and (not re.fullmatch(r"[A-Za-z_]\w*", value, re.ASCII) or f" {value} " in _C_WORDS):
-            yield key, f"array: '{value}' is no name that C takes; use letters, digits and _"
+            yield key, f"array: '{value}' is not a name that C takes; use letters, digits and _"

@@ -120,7 +120,7 @@ class Styled:
         if not fits or want is None or want[0] != token or found[0] != padding:
             kind = "decimal number" if self._digits is None else f"{self._digits.name} number"
             shown = found[0][:24].decode(errors="replace")
-            raise fault_at(data, at, f"{shown!r} is no {kind} of this memory's style and width", word, lane)
+            raise fault_at(data, at, f"{shown!r} is not a {kind} of this memory's style and width", word, lane)
         return found.end()
 
 

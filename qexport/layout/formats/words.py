@@ -84,7 +84,7 @@ class WordLines:
                 raise self._fault(match.start(), "no word follows the address")
             if not re.fullmatch(rb"[0-9a-fA-F]+", match[1]):
                 text = match[1].decode(errors="replace")
-                raise self._fault(match.start(), f"'@{text}' is no hexadecimal address")
+                raise self._fault(match.start(), f"'@{text}' is not a hexadecimal address")
             address, at = min(int(match[1], 16), FAR), match.end()
             keep[match.start() : at] = False
         runs.append(np.arange(address, address + self.text.count(b"\n", at)))

@@ -17,7 +17,13 @@ from tests.judges.golden import Capture
 from tests.judges.notation import Ints, Json, code_range, read_memory, read_order
 
 HERE = Path(__file__).parent
-REPORTED = {"n": "image", "oy": "y", "ox": "x", "py": "y", "px": "x"}  # docs/bench.md; all others by their own name
+REPORTED = {
+    "n": "image",
+    "oy": "y",
+    "ox": "x",
+    "py": "y",
+    "px": "x",
+}  # reference/bench.md; all others by their own name
 FAIL = re.compile(r"FAIL memory=(\w+) file=(\S+) line=(\d+) lane=(\d+) (.*?) ?got=(\S+) want=(\S+)")
 TOTAL = re.compile(r"FAIL memory=(\w+) (\d+) of (\d+) values are wrong")
 UNKNOWN = 1 << 40  # stands for X in what a broken design gives
@@ -67,7 +73,7 @@ def made(capture: Capture, root: Path, layout: str) -> Set:
 
 
 def default(row: int, col: int, *without: str) -> str:
-    """The layout `default` for an array of another size, from docs/layouts.md; some memories may be left out."""
+    """The layout `default` for an array of another size, from reference/layouts.md; some memories may be left out."""
     plane = {"input": "iy ix", "accumulator": "oy ox", "relu": "oy ox", "output": "oy ox"}
     orders = {
         "weight": "(ot col) (it row) kh kw -> | ot it kh kw col | ~row",

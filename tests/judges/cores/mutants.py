@@ -1,6 +1,6 @@
 """How many mutants of designs stress and pictures kill together: `python -m tests.judges.cores.mutants`.
 
-Of the five designs of the judge and of the reference arrays `ws` and `os`; --write puts the rows into docs/trust.md.
+Of the five designs of the judge and of the reference arrays `ws` and `os`; --write puts the rows into the page trust.md.
 
 `qexport selftest --dut` makes them, from the same seed for each set of a design, so that mutants of one name and place
 are one: on the sets of `dump --stress`, one after the other, then on the pictures, until none is left. It is killed
@@ -21,7 +21,7 @@ from tests.judges.golden import read_capture
 from tests.judges.notation import Json
 
 ROOT = Path(__file__).parents[3]
-PAGE = ROOT / "docs" / "trust.md"
+PAGE = ROOT / "docs" / "explanation" / "trust.md"
 BEGIN, END = "<!-- begin:study -->\n", "<!-- end:study -->"
 HEAD = """| design | mutants | killed | proven equivalent | survived | killed of those not equivalent |
 |---|---|---|---|---|---|

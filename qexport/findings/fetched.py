@@ -1,0 +1,136 @@
+"""Memories that are read at other addresses: the ways in which addresses are counted, and what is made of them."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from qexport.core.intformat import Int64
+from qexport.layout.tiling import Tiling
+
+NOTHING = -1  # the address of what is read as 0
+_NEAR = 16  # offsets that are tried one by one
+_PITCHES = 8  # pitches beside the right one
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How the elements of a tensor stand in memories that are read in words, counted through axes of these `sizes`.
+
+    `slot`: of each element, word x lanes + lane; `element`: the way back, NOTHING for fill. The words of the first
+    `files` axes lie in memories of their own; the counter starts anew with each of the first `fixed` ones.
+    """
+
+    text: str
+    names: tuple[str, ...]
+    sizes: tuple[int, ...]
+    lanes: int
+    slot: Int64
+    element: Int64
+    files: int
+    fixed: int
+
+    @property
+    def count(self) -> int:
+        """The words of one buffer, which are counted through."""
+        return math.prod(self.sizes[self.fixed :])
+
+    def read(self, elements: Int64, wrong: Int64, beyond: str) -> Int64:
+        """What is read in place of elements; `wrong`: from the right word of a buffer to another one."""
+        word, lane = np.divmod(self.slot[elements], self.lanes)
+        own = word % self.count
+        start, other = word - own, wrong[own]
+        if beyond == "next":
+            whole = math.prod(self.sizes[self.files :])
+            inside = (start % whole + other >= 0) & (start % whole + other < whole)
+        else:
+            inside = (other >= 0) & (other < self.count) | (beyond != "zero")
+            other = other % self.count if beyond == "cyclic" else np.clip(other, 0, self.count - 1)
+        slots = np.clip((start + other) * self.lanes + lane, 0, len(self.element) - 1)
+        return np.where(inside, self.element[slots], NOTHING)
+
+
+def of_codes(shape: Sequence[int], text: str, order: str, axes: str, files: int, fixed: int) -> Memory:
+    """Single elements of a tensor with some `axes`, which stand in another order."""
+    names = order.split()
+    along = [axes.split().index(name) for name in names]
+    element = np.arange(math.prod(shape)).reshape(shape).transpose(along).ravel()
+    sizes = tuple(shape[axis] for axis in along)
+    return Memory(text, tuple(names), sizes, 1, np.argsort(element), element, files, fixed)
+
+
+def of_words(tiling: Tiling, text: str) -> Iterator[Memory]:
+    """Words as the set stores them, the counter starting anew with each of the outer axes, or never."""
+    size = math.prod(tiling.shape)
+    element: Int64 = tiling.tile(np.arange(size).reshape(tiling.shape), fill=NOTHING).ravel()
+    slot, there = np.zeros(size, np.int64), np.flatnonzero(element >= 0)
+    slot[element[there]] = there
+    parts = [part for item in tiling.order.addresses for part in item.parts]
+    names, sizes = ("file", *parts), (tiling.files, *(tiling.sizes[part] for part in parts))
+    for fixed in range(1, len(names)):
+        if fixed == 1 or sizes[fixed - 1] > 1:
+            anew = f" of each {' '.join(parts[: fixed - 1])}" if fixed > 1 else ""
+            yield Memory(f"{text}{anew}", names, sizes, tiling.lanes, slot, element, 1, fixed)
+
+
+def wrong_addresses(memory: Memory) -> Iterator[tuple[str, Int64, str]]:
+    """From the right word of a buffer to the wrong one, and what stands beyond the buffer."""
+    count, sizes = memory.count, memory.sizes[memory.fixed :]
+    right = np.arange(count)
+    pitches = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
+    for by in _offsets(count, pitches):
+        for beyond in _beyond(memory):
+            yield f"{by:+d}{_SAID[beyond]}", right + by, beyond
+    index = np.unravel_index(right, sizes)
+    for axis, pitch in enumerate(pitches[:-1]):
+        near = (pitch + by for by in range(-_PITCHES, _PITCHES + 1))
+        for other in dict.fromkeys((*near, 1 << (pitch - 1).bit_length(), 2 * pitch)) if sizes[axis] > 1 else ():
+            if other > 0 and other != pitch:
+                moved = right + index[axis] * (other - pitch)
+                leaves = moved[-1] >= count
+                for beyond in _beyond(memory) if leaves else ("zero",):
+                    detail = f"the pitch of {memory.names[memory.fixed + axis]} is {other}, not {pitch}"
+                    yield detail + (_SAID[beyond] if leaves else ""), moved, beyond
+    for detail, moved in _wrong_bits(count):
+        yield detail, moved, "zero"
+        if moved.max() >= count and memory.fixed > memory.files:
+            yield f"{detail}{_SAID['next']}", moved, "next"
+    yield "backwards", right[::-1], "zero"
+
+
+_SAID = {"zero": ", 0 beyond the last", "cyclic": ", cyclic", "held": ", held at the end", "next": ", on into the next"}
+
+
+def _beyond(memory: Memory) -> Iterator[str]:
+    yield "zero"
+    yield "cyclic"
+    yield "held"
+    if memory.fixed > memory.files:
+        yield "next"
+
+
+def _offsets(count: int, pitches: Sequence[int]) -> list[int]:
+    near = [by for size in range(1, _NEAR + 1) for by in (size, -size)]
+    far = [by for pitch in pitches for times in (1, 2) for by in (times * pitch, -times * pitch)]
+    far += [by for bit in range(5, 12) for by in (1 << bit, -(1 << bit))]
+    return [by for by in dict.fromkeys(near + far) if by and abs(by) < count]
+
+
+def lost_bits(count: int) -> Iterator[tuple[str, Int64]]:
+    places = np.arange(count)
+    for bit in range((count - 1).bit_length() if count > 1 else 0):
+        yield f"bit {bit} of the address is always 0", places & ~(1 << bit)
+        yield f"bit {bit} of the address is always 1", places | 1 << bit
+
+
+def _wrong_bits(count: int) -> Iterator[tuple[str, Int64]]:
+    yield from lost_bits(count)
+    places, bits = np.arange(count), (count - 1).bit_length() if count > 1 else 0
+    for bit in range(bits):
+        yield f"bit {bit} of the address is inverted", places ^ 1 << bit
+        for other in range(bit + 1, bits):
+            differ = (places >> bit ^ places >> other) & 1
+            yield f"bits {bit} and {other} of the address exchanged", places ^ (differ << bit | differ << other)
+    for bit in range(1, bits):
+        yield f"of the address only {bit} bits count", places & (1 << bit) - 1

@@ -1,0 +1,146 @@
+"""The products behind some of the results: a few places at which thousands of hypotheses are tried at once."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from qexport.core.intformat import Int64
+from qexport.findings.change import Bools
+from qexport.findings.model import Model
+
+_FIRST = (2, 8)  # places at which most hypotheses fail
+PLACES = 48
+_POST = 1 << 21  # values that go through the steps at once
+
+
+@dataclass(frozen=True)
+class Errors:
+    """By how much accumulators are `off` where they are `told` (behind a ReLU: above 0); `wrong`: where it is not 0."""
+
+    off: Int64
+    told: Bools
+    wrong: Bools
+
+    @classmethod
+    def of(cls, m: Model, actual: Int64, known: Bools) -> "Errors | None":
+        if m.tensor not in ("accumulator", "relu") or m.memory.order.has_bits:
+            return None
+        given = actual - m.entry.offset
+        told = known & ((given > 0) | (m.tensor != "relu"))
+        off = np.where(told, given - m.accumulator, 0)
+        return cls(off, told, off != 0)
+
+
+@dataclass(frozen=True)
+class Sampled:
+    """Some places of the tensor, and the factors of each product that adds to them.
+
+    `place`: the indices of the places along each axis. All others (places, terms): `weights` are flat indices of
+    weights, `inputs` of padded planes; `used`: which terms there are.
+    """
+
+    model: Model
+    got: Int64
+    place: tuple[Int64, ...]
+    image: Int64
+    channel: Int64
+    output: Int64
+    taps: tuple[Int64, Int64, Int64]  # input channel of the group, kh, kw
+    rows: Int64
+    columns: Int64
+    used: Bools
+
+    @classmethod
+    def of(cls, m: Model, actual: Int64, known: Bools, count: int = PLACES) -> "Sampled | None":
+        """Those of wrong results, of those that are not alike first; None where results do not follow one by one."""
+        if m.memory.order.has_bits or m.tensor in m.facts.pooled:
+            return None
+        wrong = np.argwhere(known & (actual != m.golden))
+        if not len(wrong):
+            return None
+        order = np.random.default_rng(0).permutation(len(wrong))
+        values = actual[tuple(wrong[order].T)]
+        often = np.unique(values, return_inverse=True, return_counts=True)
+        rare = np.argsort(often[2][often[1]], kind="stable")
+        return cls._at(m, actual, wrong[order[rare[:count]]])
+
+    @classmethod
+    def _at(cls, m: Model, actual: Int64, places: Int64) -> "Sampled":
+        layer, (kernel_h, kernel_w) = m.layer, m.layer.kernel
+        place = tuple(places.T)
+        inputs, per_group = layer.group_inputs, layer.out_channels // layer.groups
+        if m.tensor == "psum":
+            n, it, kh, kw, oc, py, px = (index[:, np.newaxis] for index in place)
+            ic = it * m.facts.row + np.arange(m.facts.row)
+            used, ic = ic < inputs, np.minimum(ic, inputs - 1)
+            taps = (ic, kh + 0 * ic, kw + 0 * ic)
+            y, x = py + 0 * ic, px + 0 * ic
+        else:
+            n, oc, oy, ox = (index[:, np.newaxis] for index in place)
+            ic, kh, kw = (index.reshape(1, -1) for index in np.indices((inputs, kernel_h, kernel_w)))
+            y = oy * layer.stride[0] + kh * layer.dilation[0]
+            x = ox * layer.stride[1] + kw * layer.dilation[1]
+            taps = tuple(np.broadcast_to(index, y.shape) for index in (ic, kh, kw))  # type: ignore[assignment]
+            used = np.ones(y.shape, np.bool_)
+        channel = oc // per_group * inputs + taps[0]
+        return cls(m, actual[place], place, n + 0 * channel, channel, oc + 0 * channel, taps, y, x, used)
+
+    def first(self, count: int) -> "Sampled":
+        """The first places alone."""
+        part = slice(0, count)
+        return Sampled(
+            self.model, self.got[part], tuple(index[part] for index in self.place), self.image[part],
+            self.channel[part], self.output[part], tuple(index[part] for index in self.taps),  # type: ignore[arg-type]
+            self.rows[part], self.columns[part], self.used[part],
+        )  # fmt: skip
+
+    @property
+    def stages(self) -> "list[Sampled]":
+        """A few places, then more of them."""
+        return [*(self.first(count) for count in _FIRST if count < len(self.got)), self]
+
+    @property
+    def weights(self) -> Int64:
+        """The weight of each product."""
+        return self.model.weight[self.output, *self.taps] * self.used
+
+    @property
+    def seen(self) -> Int64:
+        """The input of each product."""
+        return self.model.planes[self.image, self.channel, self.rows, self.columns]
+
+    @property
+    def offset(self) -> Int64:
+        bias = self.model.facts.added
+        if bias is None or self.model.tensor == "psum":
+            return np.zeros(len(self.got), np.int64)
+        return bias[self.output[:, 0]]
+
+    @property
+    def golden(self) -> Int64:
+        """The right sums."""
+        sums: Int64 = (self.weights * self.seen).sum(axis=1) + self.offset
+        return sums
+
+    def fits(self, sums: Int64) -> Bools:
+        """(..., places) sums: of which of them all results are what came back."""
+        m, every = self.model, np.arange(len(self.got))
+        flat = sums.reshape(-1, len(self.got))
+        if m.tensor in ("accumulator", "psum", "relu"):
+            given = np.maximum(flat, 0) if m.tensor == "relu" else flat
+            return np.asarray((m.stored(given) == self.got).all(axis=1)).reshape(sums.shape[:-1])
+        right = np.empty(len(flat), np.bool_)
+        step = max(1, _POST // (m.layer.out_channels * len(every)))
+        for start in range(0, len(flat), step):
+            some = flat[start : start + step]
+            whole = np.zeros((len(some), m.layer.out_channels, 1, len(every)), np.int64)
+            whole[:, self.output[:, 0], 0, every] = some
+            given = m.stored(m.post(whole)[:, self.output[:, 0], 0, every])
+            right[start : start + step] = (given == self.got).all(axis=1)
+        return right.reshape(sums.shape[:-1])
+
+
+def surviving(stages: "list[Sampled]", sums: Callable[["Sampled"], Int64]) -> bool:
+    """Whether a hypothesis, which gives sums of places, gives what came back at all of them."""
+    return all(bool(terms.fits(sums(terms))) for terms in stages)
