@@ -10,7 +10,7 @@ import pytest
 from tests.sim.conftest import with_verilator_cli
 
 on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
-PAGE = Path(__file__).parent.parent.parent / "docs" / "reference" / "simulators.md"
+PAGE = Path(__file__).parent.parent.parent / "docs" / "how-to" / "simulators.md"
 
 # Around the set's design, whose stream of psums breaks a rule that +fault names, and keeps it for the bench to go on.
 FAULTY = """`timescale 1ns / 1ps

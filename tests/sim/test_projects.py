@@ -12,7 +12,7 @@ import pytest
 from tests.sim.conftest import edited
 
 ROOT = Path(__file__).parent.parent.parent
-PAGE = ROOT / "docs" / "reference" / "simulators.md"
+PAGE = ROOT / "docs" / "how-to" / "simulators.md"
 on_icarus = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 # Of each tool the file that names the sources, and what else must stand somewhere in its project.
 TOOLS = {
