@@ -119,7 +119,7 @@ def command(
 
 def _compare(path: Path, asked: _Asked, as_json: bool) -> None:
     """The network in integers beside what it was imported from."""
-    from qexport.core.network_file import read_network
+    from qexport.core.network_file import network_sha256, read_network
     from qexport.core.network_run import Engine, batches, decisions
 
     integers = read_network(path)
@@ -142,6 +142,7 @@ def _compare(path: Path, asked: _Asked, as_json: bool) -> None:
     beside = "checkpoint" if asked.model is None else "model"
     result = {
         "network": str(path),
+        "network_sha256": network_sha256(path),
         beside: framework.name,
         "by": framework.by,
         "total": total,
