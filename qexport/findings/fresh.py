@@ -48,9 +48,13 @@ def confirm(
             cause for cause in found.causes
             if found.explained and ((cause.name, cause.detail) in same or holds(own, words, cause))
         ]  # fmt: skip
-        sure = sure or [cause for cause in there if holds(folder, actual, cause)]
+        if sure:  # what is solved for has other numbers there
+            also = [one for one in found.causes if one not in sure and holds(own, words, one, anywhere=True)]
+        else:
+            sure, also = [cause for cause in there if holds(folder, actual, cause)], []
         if not sure:
             return replace(found, confirmed=0) if found.explained else found
+        sure += also
         alike = tuple(cause.name for cause in sure[1:])
         first, names = replace(sure[0], alike=alike), {sure[0].name, *alike}
         return replace(

@@ -62,6 +62,10 @@ def _consistent(folder: Path, found: Diagnosis, later: list[Actual]) -> Diagnosi
     left = [cause for cause in found.causes if all(holds(folder, one, cause) is not False for one in later)]
     if not left:
         return found
+    left += [  # what is solved for may have other numbers there
+        cause for cause in found.causes
+        if cause not in left and all(holds(folder, one, cause, anywhere=True) is not False for one in later)
+    ]  # fmt: skip
     first, names = left[0], {cause.name for cause in left[1:]}
     apart = tuple(one for one in found.separations if set(one.names) - {first.name} <= names)
     return replace(
