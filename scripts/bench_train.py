@@ -26,7 +26,7 @@ from qexport.frontends.vgg.model import build
 from qexport.frontends.vgg.quant import QuantConv2d
 from qexport.train.loop import Recipe, pick_device, train
 
-PAGE = Path(__file__).parent.parent / "docs" / "training.md"
+PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "training.md"
 NOTEBOOK_EPOCHS, NOTEBOOK_TOP1 = 200, 90.44  # what the notebook reports of its whole schedule
 ROUNDS = 3
 

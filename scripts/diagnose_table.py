@@ -23,7 +23,7 @@ from tests.findings.proof import LAYERS, MIRROR, Case, Sets, Verdict, causes_by_
 from tests.judges.machine import OUTSIDE, Machine, listed, outside
 from tests.sim.mistakes import MUTANTS, reference, simulated
 
-PAGE = Path(__file__).parent.parent / "docs" / "diagnose.md"
+PAGE = Path(__file__).parent.parent / "docs" / "reference" / "diagnose.md"
 BEGIN, END = "<!-- begin:proof -->\n", "<!-- end:proof -->"
 
 

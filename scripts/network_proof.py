@@ -1,6 +1,6 @@
 """The shipped network in integers against PyTorch's float64 pass, code for code, on CIFAR-10's test pictures.
 
-`python scripts/network_proof.py --data cifar10/` takes all 10,000 and writes what it counts into docs/network.md;
+`python scripts/network_proof.py --data cifar10/` takes all 10,000 and writes what it counts into how-to/network.md;
 --images N takes the first N and writes nothing. With --state FILE an interrupted run goes on where it was. Exits with
 1 where a code that enters a convolution differs, or an accumulator of features.51. A quarter of an hour on one core.
 """
@@ -23,7 +23,7 @@ from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.data import Pictures, normalise, open_split, read
 from qexport.frontends.vgg.network import integer_network
 
-PAGE = Path(__file__).parent.parent / "docs/network.md"
+PAGE = Path(__file__).parent.parent / "docs/how-to/network.md"
 BEGIN, END = "<!-- begin:proof -->\n", "<!-- end:proof -->"
 
 

@@ -1,7 +1,8 @@
 """Put real output between the markers of README.md and docs/, and write the pages that follow from the code.
 
 `python scripts/update_docs.py [--check] [PAGE ...]`: with --check it only says what is out of date (exit 1); with names
-of pages it looks at these alone. `docs/reference` stands for those that need no simulator.
+of pages it looks at these alone. `reference` stands for those that follow from the code and need no simulator,
+`running` for those that run, `shown` for all others.
 """
 
 import functools
@@ -76,8 +77,8 @@ def show() -> str:
 
 
 def verdict() -> str:
-    said = output("simulate", str(SET), "--simulator", "verilator")
-    return f"```\n{re.sub(r'verilator [0-9.]+', 'verilator', said)}\n```"
+    said = output("simulate", str(SET), "--simulator", "icarus")
+    return f"```\n{re.sub(r'icarus [0-9.]+', 'icarus', said)}\n```"
 
 
 @functools.cache
@@ -465,19 +466,18 @@ def filled(page: str) -> bytes:
 
 
 def main() -> None:
-    made: dict[str, Callable[[], bytes]] = {
-        **{name: functools.partial(plot, ROOT / SET, what) for name, what in PICTURES.items()},
-        **{name: lambda make=make: make().encode() for name, make in WHOLE.items()},
-        **{name: functools.partial(filled, name) for name in PAGES},
-        **{name: functools.partial(run_page, name) for name in running_pages()},
+    groups: dict[str, dict[str, Callable[[], bytes]]] = {
+        "reference": {name: lambda make=make: make().encode() for name, make in WHOLE.items()},
+        "shown": {name: functools.partial(plot, ROOT / SET, what) for name, what in PICTURES.items()}
+        | {name: functools.partial(filled, name) for name in PAGES},
+        "running": {name: functools.partial(run_page, name) for name in running_pages()},
     }
-    check, wanted = "--check" in sys.argv[1:], [name for name in sys.argv[1:] if name != "--check"]
-    if "docs/reference" in wanted:
-        wanted += WHOLE
+    made = {name: make for group in groups.values() for name, make in group.items()}
+    check, wanted = "--check" in sys.argv[1:], [name for name in sys.argv[1:] if name != "--check"] or list(groups)
+    if unknown := [name for name in wanted if name not in groups and name not in made]:
+        sys.exit(f"no such pages: {', '.join(unknown)}")
     stale = []
-    for name in made:
-        if wanted and name not in wanted:
-            continue
+    for name in [page for group in wanted for page in groups.get(group, [group])]:
         path, new = ROOT / name, made[name]()
         if not path.is_file() or path.read_bytes() != new:
             stale.append(name)

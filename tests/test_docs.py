@@ -29,7 +29,7 @@ BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```$", re.M | re.S)
 
 @pytest.mark.whole  # pages show what simulators say
 def test_the_output_that_readme_and_docs_show_is_current() -> None:
-    command = [sys.executable, "scripts/update_docs.py", "--check"]
+    command = [sys.executable, "scripts/update_docs.py", "--check", "reference", "shown"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
 
@@ -166,3 +166,19 @@ def test_mypy_accepts_the_python_page_against_the_built_wheel(tmp_path: Path) ->
     assert len(errors) == 1, done.stdout
     assert 'Argument "seed" to "simulate" of "VectorSet" has incompatible type "str"; expected "int"' in errors[0]
     assert 'Revealed type is "qexport.findings.diagnosis.Diagnosis"' in done.stdout
+
+
+def sentences(text: str) -> Iterator[str]:
+    """The sentences that somebody wrote, without code and link targets; clauses behind : and ; are their own."""
+    text = re.sub(r"<!--.*?-->|^ *```.*?^ *```$", "\n\n", GENERATED.sub("\n\n", text), flags=re.S | re.M)
+    for part in re.split(r"\n\s*\n|\n(?=\s*(?:[-|#]|\d+\.))", text):
+        if not part.strip().startswith(("|", "#", "    ")):
+            words = re.sub(r"\]\([^)]*\)", "]", re.sub(r"`[^`]*`", "X", " ".join(part.split())))
+            yield from re.split(r"(?<=[.:;?!])\s+", words)
+
+
+def test_no_sentence_has_more_than_thirty_words() -> None:
+    for page in PAGES:
+        if page.name not in ("CHANGELOG.md", "commands.md", "api.md"):  # lists, and docstrings
+            for sentence in sentences(page.read_text(encoding="utf-8")):
+                assert len(re.findall(r"[A-Za-z0-9][\w'-]*", sentence)) <= 30, f"{page}: {sentence}"

@@ -24,8 +24,13 @@ from qexport.sim.keep import RUN
 @out_option("The page, an .html file; links in it lead to the files of the set from there.")
 @click.option("--set", "of", type=path_type(), help="Of a run, or of those of a folder of sets: what they are of.")
 @click.option("--data", type=path_type(), help="CIFAR-10, from which the set's pictures come, to be shown with it.")
+@click.option(
+    "--eval", "counted", type=path_type(), help="Of the sets of a network: what `eval --network NET --json` printed."
+)
 @json_option
-def command(folder: Path, target: Path, of: Path | None, data: Path | None, as_json: bool) -> None:
+def command(
+    folder: Path, target: Path, of: Path | None, data: Path | None, counted: Path | None, as_json: bool
+) -> None:
     """Show a set, a run or a training as one page to look at.
 
     FOLDER is what dump, `simulate --keep`, `regress --store` or train wrote. The page needs nothing beside itself.
@@ -35,11 +40,12 @@ def command(folder: Path, target: Path, of: Path | None, data: Path | None, as_j
     qexport report run/ --set vectors/features_33 --out run.html
     qexport report runs/ --set vectors/ --out runs.html
     qexport report vectors/ --out network.html
+    qexport report vectors/ --eval accuracy.json --out network.html
     qexport report store/ --out matrix.html
     qexport report result/vgg16_quant_gradual --out training.html
     """
     check_target(target, ".html")
-    page = _page(folder, target, of, data)
+    page = _page(folder, target, of, data) if counted is None else _network_page(folder, target, of, counted)
     write_atomically(target, page)
     emit(as_json, {"page": str(target), "bytes": len(page)}, lambda: say(f"written: {target}"))
 
@@ -81,6 +87,20 @@ def _page(folder: Path, target: Path, of: Path | None, data: Path | None) -> byt
     from qexport.report.folder import folder_page
 
     return folder_page(folder, target)
+
+
+def _network_page(folder: Path, target: Path, of: Path | None, counted: Path) -> bytes:
+    """The page of a network's sets, or of what came back for them, with its accuracy."""
+    from qexport.report.accuracy import read_accuracy
+
+    accuracy = read_accuracy(counted, folder if of is None else of)
+    if of is None:
+        from qexport.report.folder import folder_page
+
+        return folder_page(folder, target, accuracy)
+    from qexport.report.runs import runs_page
+
+    return runs_page(folder, of, target, accuracy)
 
 
 def _pictures(folder: Path, data: Path | None) -> Any:

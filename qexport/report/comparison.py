@@ -17,6 +17,7 @@ from qexport.report.tables import Table
 Records = list[dict[str, Any]]
 Runs = dict[bool, list[Records]]  # the logs of one model, a seed after the other, by whether it is quantized
 SUFFIXES = (".md", ".html")
+LONG = 14  # epochs: what `qexport train` takes on a CPU; before, a network has not learned to use its narrow layers
 
 
 def check_page(page: Path) -> None:
@@ -113,7 +114,7 @@ def write_page(logs: dict[str, Runs], budget: str, command: str, page: Path) -> 
 `vgg16_quant_gradual` narrows from 512 to 8 channels in steps, `vgg16_quant` at once. Both were trained with the same
 recipe (that of `qexport train`) and the same budget: {budget},
 {_seeds(logs)} (mean ± standard deviation where there are several). The float networks
-never switch their quantizers on. This page was written by
+never switch their quantizers on.{_short(logs)} This page was written by
 
     {command}
 
@@ -134,6 +135,14 @@ def _seeds(logs: dict[str, Runs]) -> str:
     return f"{seeds} {'seed' if seeds == 1 else 'seeds'}"
 
 
+def _short(logs: dict[str, Runs]) -> str:
+    """What runs that are too short are worth; nothing of longer ones."""
+    epochs = len(next(iter(logs.values()))[True][0])
+    if epochs >= LONG:
+        return ""
+    return f" **{epochs} epochs decide nothing**: the networks are still far from what they reach in {LONG} and more."
+
+
 def _html(logs: dict[str, Runs], budget: str, command: str) -> bytes:
     first, second, *_ = logs
     table = Table(
@@ -145,7 +154,11 @@ def _html(logs: dict[str, Runs], budget: str, command: str) -> bytes:
         for model, runs in logs.items()
     ]
     sections = [
-        Section("Result", f"{_MEANING}\n{_CLAIM.format(first=first, second=second)}", [table, facts]),
+        Section(
+            "Result",
+            f"{_MEANING}\n{_CLAIM.format(first=first, second=second)}{_short(logs).replace('**', '')}",
+            [table, facts],
+        ),
         Section("Curves", "Dashed: the same network in float. A line for each seed.", figures(logs)),
     ]
     return render_page("Gradual against sudden", "The same recipe and budget for each network.", tiles, sections)

@@ -8,6 +8,7 @@ from qexport.build.verify import verify_index
 from qexport.core.strength import percent
 from qexport.errors import QexportError
 from qexport.layout.paths import MANIFEST
+from qexport.report.accuracy import Accuracy
 from qexport.report.blocks import Block, Note, Section, Tile, marked
 from qexport.report.facts import format_text, link, name_of_set, products
 from qexport.report.figure import Figure
@@ -43,7 +44,7 @@ class Set:
         return sum(file.words * entry.word_bits for entry in entries for file in entry.files)
 
 
-def folder_page(folder: Path, page: Path | None = None) -> bytes:
+def folder_page(folder: Path, page: Path | None = None, accuracy: Accuracy | None = None) -> bytes:
     """All sets of a folder as a page. Only manifests are read: `qexport verify` checks the rest."""
     sets = [_read(path) for path in find_sets(folder)]
     there = [one.manifest for one in sets if one.manifest is not None]
@@ -68,6 +69,9 @@ def folder_page(folder: Path, page: Path | None = None) -> bytes:
     ]
     if graph is not None:
         sections.insert(0, Section("Network", "Which layer takes whose codes.", [network_figure(graph, sets)]))
+    if accuracy is not None:
+        tiles.insert(0, accuracy.tile)
+        sections.insert(1, accuracy.section)
     return render_page(folder.resolve().name, f"{len(sets)} set{'s' * (len(sets) > 1)} of layers", tiles, sections)
 
 

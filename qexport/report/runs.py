@@ -5,6 +5,7 @@ from pathlib import Path
 
 from qexport.errors import QexportError
 from qexport.findings.network import LayerFound, diagnose_network
+from qexport.report.accuracy import Accuracy
 from qexport.report.blocks import Block, Facts, Section, Tile, marked
 from qexport.report.facts import SetFacts, link, name_of_set
 from qexport.report.figure import Figure
@@ -22,13 +23,15 @@ _STATES = {"right": ("right", "good", 2), "inherited": ("inherited", "warn", 4),
            "not dumped": ("not there", "", 7)}  # fmt: skip
 
 
-def runs_page(kept: Path, folder: Path, page: Path | None = None) -> bytes:
+def runs_page(kept: Path, folder: Path, page: Path | None = None, accuracy: Accuracy | None = None) -> bytes:
     """What came back for the sets in `folder`, a folder for each: of `simulate --keep`, or of a whole network."""
     sets, title = find_sets(folder), f"Runs of {folder.resolve().name}"
     runs = [Run(kept / path.name, SetFacts(path, page)) for path in sets if (kept / path.name / RUN).is_file()]
     graph = read_graph(folder)
+    counted = ([accuracy.tile], [accuracy.section]) if accuracy is not None else ([], [])
     if runs:
-        return render_page(title, f"{len(runs)} layers", _tiles(runs, len(sets)), [_runs(runs, graph, page)])
+        tiles = [*_tiles(runs, len(sets)), *counted[0]]
+        return render_page(title, f"{len(runs)} layers", tiles, [_runs(runs, graph, page), *counted[1]])
     if graph is None:
         raise QexportError(f"run: {kept} has no folder with {RUN} for a set of {folder}; give what --keep was given")
     found = diagnose_network(folder, kept)
@@ -37,8 +40,10 @@ def runs_page(kept: Path, folder: Path, page: Path | None = None) -> bytes:
         Tile("none" if found.first is None else found.first.layer, "is the first that differs"),
         Tile(f"{sum(one.state == 'inherited' for one in found.layers)}", "layers inherited an error"),
         Tile(f"{sum(one.state == 'not dumped' for one in found.layers)}", "layers are not there"),
+        *counted[0],
     ]
-    return render_page(title, found.summary, tiles, [_network(graph, found.layers), *map(_cause, found.faulty)])
+    sections = [_network(graph, found.layers), *map(_cause, found.faulty), *counted[1]]
+    return render_page(title, found.summary, tiles, sections)
 
 
 def _network(graph: Graph, layers: Sequence[LayerFound]) -> Section:

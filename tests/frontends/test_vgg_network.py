@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from qexport.core.capture import CaptureFile
-from qexport.core.network_file import network_bytes, read_network, write_network
+from qexport.core.network_file import network_bytes, network_sha256, read_network, write_network
 from qexport.core.network_run import BATCH, Engine
 from qexport.core.steps import Multiply, Threshold
 from qexport.errors import QexportError
@@ -166,11 +166,13 @@ def test_import_and_eval_by_command(noise_folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "proven" in done.stdout
     fails(cli("import", tmp_path / "m.pth", "--out", tmp_path / "m.st"), ".network.safetensors")
+    fails(cli("import", "my_net:build", "--out", file), "names a PyTorch module; write it as ONNX first")
     common = ("--network", file, "--data", noise_folder, "--json")
     found = cli("eval", *common, "--checkpoint", tmp_path / "m.pth")
     assert found.exit_code == 0, found.output
     said = json.loads(found.stdout)
     assert said["total"] == 20
+    assert said["network_sha256"] == network_sha256(file)  # by which `report --eval` knows the network
     assert abs(said["correct"] - said["checkpoint_correct"]) <= said["different"] <= 4
     fails(cli("eval", *common, "--checkpoint", "builtin"), "was not imported from")
     fails(cli("eval", *common, "--checkpoint", tmp_path / "m.pth", "--images", 21), "outside 1..20")

@@ -177,6 +177,24 @@ def test_a_folder_shows_its_network_and_a_run_of_it_which_layers_are_wrong(tmp_p
     assert [(row[0], row[1]) for row in rows if row[1] == "faulty"] == [("conv1", "faulty"), ("classifier", "faulty")]
     assert "kernel_rotated" in page.read_text()
     graph = json.loads((sets / "graph.json").read_text())
+    counted = {"network_sha256": graph["network_sha256"], "total": 200, "correct": 177, "by": "in float64"}
+    result = tmp_path / "accuracy.json"
+    for line in (("report", sets), ("report", run, "--set", sets)):
+        result.write_text(json.dumps(counted | {"different": 3, "model_correct": 176}))
+        assert cli(*line, "--eval", result, "--out", page).exit_code == 0
+        assert "177 of 200 (88.50%)" in page.read_text()
+        assert "176 of 200 (88.00%) classified rightly, in float64" in page.read_text()
+        assert "3 of 200 (1.50%) classified otherwise" in page.read_text()
+    for wrong, needle in (
+        ({"different": 3, "checkpoint_correct": 0, "network_sha256": "0" * 64}, "is not of the network of"),
+        ({"different": 201, "checkpoint_correct": 0}, "counts 201 of 200 pictures"),
+        ({"different": 3}, "has neither checkpoint_correct nor"),
+        ({}, "different"),
+        ({"different": -1}, "different"),
+    ):
+        result.write_text(json.dumps(counted | wrong))
+        fails(cli("report", sets, "--eval", result, "--out", page), "eval: ", needle)
+    fails(cli("report", EXAMPLE, "--eval", result, "--out", page), "eval: ")
     graph["layers"][0] |= {"name": HOSTILE, "operands": {"input": [HOSTILE[:20]]}}
     (sets / "graph.json").write_text(json.dumps(graph))
     assert cli("report", sets, "--out", page).exit_code == 0

@@ -225,7 +225,7 @@ def test_the_files_of_two_sets_stand_in_one_compile(simulator: str, tmp_path: Pa
 @on_icarus
 def test_the_module_of_the_page_compiles(simulator: str, tmp_path: Path) -> None:
     block = re.search(
-        r"```verilog\n(.*?)```", (EXAMPLE.parent.parent / "docs" / "simulators.md").read_text(), re.DOTALL
+        r"```verilog\n(.*?)```", (EXAMPLE.parent.parent / "docs" / "how-to" / "simulators.md").read_text(), re.DOTALL
     )
     assert block is not None
     (tmp_path / "post.sv").write_text(f"`timescale 1ns / 1ps\n{block[1]}")

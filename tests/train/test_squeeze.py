@@ -94,6 +94,14 @@ def test_the_page_counts_the_seeds_that_bear_the_claim_out(tmp_path: Path) -> No
     assert rows["| the same in float"] == ["6.00 ± 0.00", "6.50 ± 0.71", "1 of 2 |"]
     assert rows["| dead channels at the squeeze, of 16"] == ["1.0 ± 0.0", "1.0 ± 0.0", "0 of 2 |"]
     assert page.with_suffix(".svg").exists()
+    assert "**2 epochs decide nothing**" in page.read_text()
     write_page({"a": sudden, "b": gradual}, "2 epochs", "qexport compare", page.with_suffix(".html"))
     shown = page.with_suffix(".html").read_text()
     assert all(f">{cell}<" in shown for cell in ("top-1 with quantizers, %", "65.00 ± 7.07", "1 of 2"))
+    assert "2 epochs decide nothing" in shown
+    longer = {
+        model: {on: [run * 7 for run in runs] for on, runs in logs.items()}
+        for model, logs in {"a": sudden, "b": gradual}.items()
+    }
+    write_page(longer, "14 epochs", "qexport compare", page)
+    assert "epochs decide nothing" not in page.read_text()
