@@ -98,6 +98,19 @@ def test_farms_tell_the_shard(environment: dict[str, str], shard: str) -> None:
     assert str(shard_here(environment)) == shard
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "3"},  # --array=1,2,7
+        {"LSB_JOBINDEX": "2", "LSB_JOBINDEX_END": "3", "LSB_JOBINDEX_STEP": "2"},
+        {"TEST_SHARD_INDEX": "x", "TEST_TOTAL_SHARDS": "2"},
+    ],
+)
+def test_arrays_that_are_no_shards_are_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(QexportError, match=r"shard: .*; .*give --shard I/N"):
+        shard_here(environment)
+
+
 def test_shards_are_a_partition() -> None:
     for length in range(20):
         jobs = list(range(length))
