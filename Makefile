@@ -40,6 +40,7 @@ kills: $(VENV)/.for-test | tools
 fuzz: $(VENV)/.for-test
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.attack --runs 3000
 	OMP_NUM_THREADS=1 $(BIN)/python -m tests.fuzz.attack --runs 700 --by-hypothesis
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q tests/runs/test_damage.py --hypothesis-profile many
 
 lint: $(VENV)/.for-lint
 	$(BIN)/ruff check .

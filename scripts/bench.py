@@ -13,6 +13,7 @@ from pathlib import Path
 
 import bitstring
 import numpy as np
+import rate_bench
 import runs_bench
 import trust_table
 
@@ -293,6 +294,7 @@ def main() -> None:
     start_up()
     strengths()
     simulation()
+    rate_bench.main()
     with tempfile.TemporaryDirectory(dir=".") as pictures:
         make_pictures(Path(pictures), 256)
         all_layers(Path(pictures))

@@ -30,7 +30,8 @@ LINE = """captured = qx.capture(model, name, inputs)"""
 
 def row(title: str, model: Any, inputs: Any) -> str:
     if isinstance(model, torch.nn.Module):
-        names = [one.capture.layer.name for one in capture_all(model, inputs)]  # an AttributeError where one is refused
+        captures = [one.capture for one in capture_all(model, inputs)]  # an AttributeError where one is refused
+        names = [capture.layer.name for capture in captures if capture.layer.kind != "sum"]
     else:
         names = multiplying(model, inputs)
     compared = ties = with_codes = 0

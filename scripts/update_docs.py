@@ -77,8 +77,8 @@ def show() -> str:
 
 
 def verdict() -> str:
-    said = output("simulate", str(SET), "--simulator", "verilator")
-    return f"```\n{re.sub(r'verilator [0-9.]+', 'verilator', said)}\n```"
+    said = output("simulate", str(SET), "--simulator", "icarus")
+    return f"```\n{re.sub(r'icarus [0-9.]+', 'icarus', said)}\n```"
 
 
 @functools.cache

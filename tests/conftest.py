@@ -31,6 +31,7 @@ signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell's back
 
 settings.register_profile("whole", deadline=None, max_examples=100)  # no test fails because the machine is busy
 settings.register_profile("quick", settings.get_profile("whole"), max_examples=10)  # --hypothesis-profile quick
+settings.register_profile("many", settings.get_profile("whole"), max_examples=2500)  # make fuzz
 settings.load_profile("whole")
 
 

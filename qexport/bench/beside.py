@@ -8,6 +8,7 @@ be one name too short.
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -55,6 +56,7 @@ _TASKS: dict[str, tuple[str, str]] = {
     **dict.fromkeys(("test$plusargs", "value$plusargs"), ("plusargs", "reads the arguments of the bench")),
 }
 _HIDING = re.compile(r"`(undefineall|pragma\s+protect|protect\w*)")
+_OF_A_RUN = ("set", "out", "include", "build")  # what stands in the folder of a run
 _UNRESOLVED = ("UndeclaredIdentifier", "CouldNotResolveHierarchicalPath", "TypoIdentifier")
 
 
@@ -104,6 +106,39 @@ def beside(
     for tree in compilation.getSyntaxTrees():
         found += scan.of_tokens(tree.root, calls)
     return tuple(sorted(set(found))), _sources(design, manager, [] if package is None else [package], folders)
+
+
+def read_otherwise(
+    design: Design, package: Path | None, folders: Sequence[Path], around: Around, text: str
+) -> tuple[Beside, ...]:
+    """Whether a simulator reads other words than slang: `text` is what its preprocessor makes of the same sources.
+
+    Includes may be looked for elsewhere, a macro may be defined in one of the two alone: what is hidden from slang in
+    such a way was not looked at.
+    """
+    from pyslang import syntax
+
+    _, compilation = compiled(design, [] if package is None else [package], folders, around.predefined)
+    theirs = _words(syntax.SyntaxTree.fromText(text).root)
+    ours = sum((_words(tree.root) for tree in compilation.getSyntaxTrees()), Counter[str]())
+    others = sorted({*(theirs - ours), *(ours - theirs)})
+    what = f"the simulator reads otherwise than slang does: {few(others)}"
+    file = design.files[-1]
+    return (Beside(file=str(design.origins.get(file, file)), line=1, kind="unread", what=what),) if others else ()
+
+
+def _words(root: Any) -> Counter[str]:
+    """The words and texts of sources, numbers and signs left out: how often each stands there."""
+    from pyslang import parsing
+
+    found: Counter[str] = Counter()
+
+    def visit(node: Any) -> None:
+        if isinstance(node, parsing.Token) and not node.isMissing and re.match(r"[\w$\\\"]", str(node.rawText)):
+            found[str(node.rawText)] += not str(node.rawText)[0].isdigit()
+
+    root.visit(visit)
+    return +found
 
 
 def _sources(
@@ -174,10 +209,11 @@ class _Scan:
     def of_included(self) -> Iterator[Beside]:
         """Files of the set that are included, other than Verilog."""
         for buffer in self._manager.getAllBuffers():
-            path = Path(self._manager.getFullPath(buffer))
-            if path.is_file() and self._in_set(path) and path.suffix not in (".sv", ".vh", ".svh", ".v"):
-                included = self._manager.getIncludedFrom(buffer)
-                yield self._one(included, "set", f"includes {path}, a file of the set")
+            path, included = Path(self._manager.getFullPath(buffer)), self._manager.getIncludedFrom(buffer)
+            if not path.is_file() or not included:
+                continue
+            if path.suffix not in (".sv", ".vh", ".svh", ".v") and (self._in_set(path) or self._is_copy(path)):
+                yield self._one(included, "set", f"includes {path}, a file of the set or a copy of one")
 
     def of_directives(self) -> Iterator[Beside]:
         """Directives behind which a simulator reads what slang does not."""
@@ -250,7 +286,11 @@ class _Scan:
         if name is None or "\0" in name or (task == "$fopen" and (not rest or rest[0] not in ("r", "rb"))):
             why = "writes files" if task == "$fopen" and name is not None else "opens a file whose name is not constant"
             return self._one(token.location, "files", f"{why} ({task})")
-        path = Path(name).resolve()
+        path, parts = Path(name).resolve(), Path(name).parts
+        if not Path(name).is_absolute() and (".." in parts or parts[:1] in [(of_run,) for of_run in _OF_A_RUN]):
+            return self._one(
+                token.location, "files", f"opens {name}, which leads elsewhere in the folder of a run ({task})"
+            )
         if self._in_set(Path(name)) or self._is_copy(path):
             return self._one(token.location, "set", f"reads {name}, a file of the set or a copy of one ({task})")
         if path.is_relative_to("/proc") or path.is_relative_to("/dev") or path.is_relative_to("/sys"):

@@ -18,7 +18,12 @@ if TYPE_CHECKING:
 
 MOST_FAULTS = 40  # of one module; fewer than that, all are named at once
 NOTHING = "-"  # in place of a port
-_MACROS_OF_SLANG = ("__slang__", "__slang_major__", "__slang_minor__")
+# macros that SystemVerilog demands, and that not every simulator has
+COVERAGE = {
+    "START": 0, "STOP": 1, "RESET": 2, "CHECK": 3, "MODULE": 10, "HIER": 11, "ASSERTION": 20, "FSM_STATE": 21,
+    "STATEMENT": 22, "TOGGLE": 23, "OVERFLOW": -2, "ERROR": -1, "NOCOV": 0, "OK": 1, "PARTIAL": 2,
+}  # fmt: skip
+_MACROS_OF_SLANG = ("__slang__", "__slang_major__", "__slang_minor__", *(f"SV_COV_{name}" for name in COVERAGE))
 _NO_PACKAGE = ("UnknownPackage", "UnknownClassOrPackage")
 _DIRECTIONS = {"In": "input", "Out": "output"}
 
@@ -190,7 +195,8 @@ def compiled(
         manager.addUserDirectories(str(folder))
     macros = parsing.PreprocessorOptions()
     macros.predefines = [*predefined, *design.defines]
-    macros.undefines = list(_MACROS_OF_SLANG) if predefined else []
+    known = {macro.partition("=")[0] for macro in predefined}
+    macros.undefines = [name for name in _MACROS_OF_SLANG if name not in known] if predefined else []
     options = ast.CompilationOptions()
     if design.top:
         options.topModules = {design.top}

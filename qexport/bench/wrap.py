@@ -2,19 +2,24 @@
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from qexport.bench.context import base_context, render
+from qexport.bench.context import BenchMemory, base_context, render
 from qexport.bench.design import Design
-from qexport.bench.interface import COMPARED, DRIVEN, Port, interface, preset_interface
+from qexport.bench.interface import COMPARED, Port, Stream, interface
 from qexport.bench.ports import Module, read_module
 from qexport.core.geometry import ConvGeometry
+from qexport.core.operations.registry import OPERANDS
 from qexport.errors import QexportError
-from qexport.sets.manifest import Manifest, read_manifest
+from qexport.layout.order import IMAGE_AXIS
+from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manifest
 
+Plane = tuple[int, int]
+
+_ORDER = ("weight", "bias", "input")  # in which the core gets its codes
 # what a word of a port's name begins with, or is, where it belongs to a stream
 _STREAMS = {
     "weight": r"weight|wgt|wt|kern|filt|coef|w$|k$",
@@ -56,6 +61,31 @@ class Line:
 
 
 @dataclass(frozen=True)
+class Words:
+    """Where the elements of a memory's words belong, for the template. `stream`: what its codes are to the core.
+
+    `steps`: variables with their expressions of `at`, the number of the word, and `lane`; `outside`: conditions with
+    which the place is fill or padding; `index`: the element's indices by axis.
+    """
+
+    stream: str
+    memory: BenchMemory
+    signed: bool
+    index: tuple[tuple[str, str], ...]
+    outside: str
+
+    @classmethod
+    def of(cls, stream: str, entry: MemoryEntry, memory: BenchMemory, layer: ConvGeometry, plane: Plane) -> "Words":
+        index, outside = dict(memory.places.index), list(memory.places.fill)
+        if entry.tensor == "input_padded":  # the core gets the codes of the plane alone
+            for axis, padded, before, size in zip(("iy", "ix"), ("py", "px"), layer.padding[::2], plane, strict=True):
+                index[axis] = f"{index.pop(padded)} - {before}"
+                outside += [f"{index[axis]} < 0", f"{index[axis]} >= {size}"]
+        index.pop(IMAGE_AXIS, None)
+        return cls(stream, memory, entry.signed, tuple(index.items()), " || ".join(outside))
+
+
+@dataclass(frozen=True)
 class Adapter:
     """The files of an adapter by name, the module, and its ports as they were proposed."""
 
@@ -69,39 +99,56 @@ def render_wrap(folder: Path, given: Design, design: Design, to: Path) -> Adapte
 
     It gives the core one code after the other and collects one value after the other. What the core's ports are for is
     told by their names; lines that it cannot propose are marked FILL IN. `given`: the core as it was given,
-    `design`: as Verilog. Raises QexportError when the set has no bench of a convolution or linear layer.
+    `design`: as Verilog. Raises QexportError when the set has no bench of a convolution or linear layer, or a key of
+    its layout stands in the way.
     """
     manifest = read_manifest(folder)
-    interface(folder, manifest)
+    found = interface(folder, manifest)
     if not isinstance(manifest.layer, ConvGeometry):
         raise QexportError(
             f"wrap: {folder} is of a {manifest.layer.kind}; adapters are for convolutions and linear layers"
         )
-    offered = {stream.memory: stream for stream in preset_interface(folder, manifest)}
-    context = _context(manifest)
-    constants = {name: value for group in context["constants"] for name, value in group.numbers}
-    driven = [name for name in DRIVEN if name in offered]
+    entries = {entry.name: entry for entry in manifest.memories}
+    offered = _offered(found, entries)
+    context = _context(manifest, [stream.memory for stream in found])
+    named = {name: value for group in context["constants"] for name, value in group.numbers}
+    plane = capture_of(folder, manifest).plane
+    driven = [name for name in _ORDER if name in offered]
+    if missing := [name for name in ("weight", "input") if name not in offered]:
+        raise QexportError(f"wrap: {folder} has no memory of '{missing[0]}' that goes in; add it to the layout")
+    own = _sizes(manifest.layer, plane, {name: entries[offered[name].memory] for name in driven})
+    own = {name: value for name, value in own.items() if name not in named}  # of another layout than the preset
+    constants = named | own
     package = folder / f"{manifest.layer.slug}_pkg.sv"
     params = _params(read_module(design, package, (folder,)), constants) | dict(design.params)
     values = {name: str(constants.get(text, text)) for name, text in params.items()}
     module = read_module(replace(design, params=values), package, (folder,))
     roles = _roles({name: port for name, (_, port) in module.ports.items()}, driven)
     result = _result(roles, [name for name in COMPARED if name in offered and name != "psum"], folder)
+    used = {name: offered[name] for name in (*driven, result)}
+    for stream in used.values():
+        _check_memory(entries[stream.memory], manifest.array, folder)
     whole = {
-        name: name in offered and _data_bits(module, roles, name if name != result else "result") == offered[name].width
-        for name in (*driven, result)
+        name: _data_bits(module, roles, name if name != result else "result") == stream.width
+        for name, stream in used.items()
     }
     lines = tuple(_line(name, port, *roles[name], driven, roles) for name, (_, port) in module.ports.items())
-    by_name = {m.name: m for m in context["entries"]}
-    signed = {entry.name: entry.signed for entry in manifest.memories}
+    numbers = {entry.name: number for number, entry in enumerate(manifest.memories)}
+    words = {
+        each: Words.of(each, entries[stream.memory], context["entries"][numbers[stream.memory]], manifest.layer, plane)
+        for each, stream in used.items()
+    }
+    results = entries[used[result].memory].shape[2:]
+    if results != (constants["OY"], constants["OX"]):  # behind a pool
+        own |= dict(zip(("OY", "OX"), results, strict=True))
     name = f"{design.top}_adapter"
     context |= {
+        "sizes": own,
         "name": name,
         "core": design.top,
-        "driven": [by_name[memory] for memory in driven],
-        "compared": by_name[result],
-        "pieces": {memory: offered[memory].lanes if whole[memory] else 1 for memory in (*driven, result)},
-        "signed": signed,
+        "driven": [words[each] for each in driven],
+        "compared": words[result],
+        "pieces": {each: stream.lanes if whole[each] else 1 for each, stream in used.items()},
         "params": list(params.items()),
         "defaults": [f"{given} = {value}" for given, value in module.params.items() if given not in params],
         "lines": lines,
@@ -111,7 +158,7 @@ def render_wrap(folder: Path, given: Design, design: Design, to: Path) -> Adapte
         },
         "reads": ("result", "valid") not in roles.values(),
         "waits": ("", "done") in roles.values(),
-        "result_bits": _data_bits(module, roles, "result") or by_name[result].bits,
+        "result_bits": _data_bits(module, roles, "result") or words[result].memory.bits,
     }
     files = render({f"{name}.sv": "wrap/adapter.sv.j2"}, context)
     listed = [os.path.relpath(file.resolve(), to.resolve()) for file in given.files]
@@ -121,10 +168,53 @@ def render_wrap(folder: Path, given: Design, design: Design, to: Path) -> Adapte
     return Adapter(files, name, lines)
 
 
-def _context(manifest: Manifest) -> dict[str, Any]:
+def _context(manifest: Manifest, streamed: list[str]) -> dict[str, Any]:
+    array = dict(manifest.array)
     return base_context(
-        manifest.layer, manifest.memories, manifest.layout.name, dict(manifest.array), manifest.formats, manifest.chain
+        manifest.layer, manifest.memories, manifest.layout.name, array, manifest.formats, manifest.chain, streamed
     )
+
+
+def _sizes(layer: ConvGeometry, plane: Plane, operands: Mapping[str, MemoryEntry]) -> dict[str, int]:
+    """The constants by which an adapter and its lines name sizes, as the package of the preset does."""
+    rows, columns = layer.output_plane(plane)
+    sizes = {
+        "IC": layer.in_channels,
+        "OC": layer.out_channels,
+        "IY": plane[0],
+        "IX": plane[1],
+        "OY": rows,
+        "OX": columns,
+    }
+    sizes |= {"KH": layer.kernel[0], "KW": layer.kernel[1]}
+    return sizes | {f"{name.upper()}_BITS": entry.bits for name, entry in operands.items()}
+
+
+def _offered(found: Sequence[Stream], entries: Mapping[str, MemoryEntry]) -> dict[str, Stream]:
+    """The streams that are needed: of operands by what they carry, of results by their tensors."""
+    needed = [stream for stream in found if stream.needed]
+    back = {entries[stream.memory].tensor: stream for stream in needed if not stream.driven}
+    return back | {OPERANDS[entries[stream.memory].tensor]: stream for stream in needed if stream.driven}
+
+
+def _check_memory(entry: MemoryEntry, array: dict[str, int], folder: Path) -> None:
+    """Raises QexportError with the key of the layout, where the adapter cannot part or make the memory's words."""
+    order, sizes = entry.memory().order, entry.tiling(array).sizes
+    axes = [part for item in (*order.files, *order.addresses) for part in item.parts]
+    first = next((axis for axis in axes if axis == IMAGE_AXIS or sizes[axis] > 1), "")
+    key = (
+        "tensor" if entry.tensor == "patches"  # an input code comes many times
+        else "order" if order.has_copies or order.has_bits or (IMAGE_AXIS in order.tensor_axes and first != IMAGE_AXIS)
+        else "skew" if entry.skew
+        else "offset" if entry.offset
+        else "overflow" if entry.overflow == "saturate"
+        else None
+    )  # fmt: skip
+    if key is not None:
+        raise QexportError(
+            f"wrap: memory '{entry.name}' of {folder} has {key} = {getattr(entry, key)!r}; an adapter takes each code "
+            "once, as it is, image after image: dump the set with --layout default, or change the key"
+        )
 
 
 def _params(module: Module, constants: Mapping[str, int]) -> dict[str, str]:

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import click
 
+from qexport.bench.design import Design
 from qexport.cli.common.options import (
-    check_top,
-    dut_options,
+    design_options,
     folder_argument,
     json_option,
     path_type,
@@ -43,12 +43,18 @@ from qexport.sets.graph import GRAPH
 )  # fmt: skip
 @click.option("--memory", help="The memory it is to be compared with, where names and widths do not say it.")
 @click.option("--signal", help="Of a VCD or FST: the signal that carries the words.")
-@click.option("--clock", "sampled", help="Of a VCD or FST: the clock at whose edges they are taken.")
+@click.option(
+    "--clock", metavar="NAME",
+    help="Of a VCD or FST: the clock at whose edges they are taken. With --dut: your clock.  [default: clk]",
+)  # fmt: skip
 @click.option(
     "--valid",
     help="Of a VCD or FST: the signal that is 1 where a word counts.  [default: tvalid and tready of a tdata]",
 )
-@dut_options("Your module, which is run on the set without --actual, and on fresh stimulus to make sure of a cause")
+@design_options(
+    "Your module, which is run on the set without --actual, and on fresh stimulus to make sure of a cause",
+    own_clock=False,
+)
 @click.option("--simulator", default="auto", help="With --dut: the simulator that runs it.  [default: auto]")
 @time_limit_option("With --dut: seconds for each build, and again for each run.")
 @json_option
@@ -59,10 +65,9 @@ def command(
     smooth: Path | None,
     memory: str | None,
     signal: str | None,
-    sampled: str | None,
+    clock: str | None,
     valid: str | None,
-    dut: tuple[Path, ...],
-    top: str | None,
+    design: Design,
     simulator: str,
     time_limit: float,
     as_json: bool,
@@ -81,15 +86,15 @@ def command(
     qexport simulate vectors/features_33 --dut my_core.sv --keep run/
     qexport diagnose vectors/features_33 --actual run/
     qexport diagnose vectors/features_33 --actual run/accumulator.hex --dut my_core.sv --top my_core
+    qexport diagnose vectors/features_33 --dut core.f --top core --param ROWS=8 --tie scan_en=0 --reset aresetn
     qexport diagnose vectors/features_33 --actual sums.txt --memory accumulator
     qexport diagnose vectors/features_33 --actual stalled/ --smooth run/
     qexport diagnose vectors/ --actual run/
     qexport diagnose vectors/features_33 --actual run/waves.fst --signal m_relu_tdata --clock clk
     """
-    check_top(top, dut)
-    if not files and not dut:
+    if not files and not design:
         raise click.UsageError("Missing option '--actual' (or --dut, which is run)")
-    if (signal is None) != (sampled is None):
+    if (signal is not None and clock is None) or (signal is None and clock is not None and not design):
         raise click.UsageError("--signal and --clock belong together; a text file needs neither")
     if first is not None and signal is not None:
         raise click.UsageError("--from belongs to a file of words, not to --signal")
@@ -99,11 +104,11 @@ def command(
         raise click.UsageError("--smooth belongs to --actual with all words, without --signal and --from")
     if signal is not None and len(files) != 1:
         raise click.UsageError("--signal is of one file; give --actual once")
-    if dut:
+    if design:
         _check_simulator(simulator)
     watched = sys.stderr.isatty()
     if (folder / GRAPH).is_file():
-        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal, smooth) != (None,) * 4 or dut:
+        if len(files) != 1 or not files[0].is_dir() or (first, memory, signal, smooth) != (None,) * 4 or design:
             raise click.UsageError(f"{folder} holds the sets of a network; give --actual the folder of its run, alone")
         _diagnose_network(folder, files[0], watched, as_json)
         return
@@ -113,28 +118,35 @@ def command(
             click.echo(f"trying {what} ...", err=True)
 
     with tempfile.TemporaryDirectory(prefix="qexport-") as scratch:
-        runs, handshakes = files, False
+        runs, handshakes, stop, nothing = files, False, None, None
         if not files:
             from qexport.findings.stalls import run_both
+            from qexport.findings.stopped import nothing_came
 
-            kept = Path(scratch)
-            without, stalled = run_both(folder, dut, kept, simulator=simulator, top=top or "dut", limit=time_limit)
+            without, stalled, stop = run_both(folder, design, Path(scratch), simulator=simulator, limit=time_limit)
             runs, smooth = (without,) if stalled is None else (stalled,), stalled and without
-        if smooth is not None:
+            nothing = nothing_came(folder, runs[0], stop) if stop and memory is None else None
+        if nothing is not None:
+            actual, found = nothing
+        elif smooth is not None:
             handshakes, actual, found = _beside(folder, smooth, runs, memory, told)
-        elif signal is not None and sampled is not None:
-            actual = read_wave(folder, runs[0], signal, sampled, memory, valid)
+        elif signal is not None and clock is not None:
+            actual = read_wave(folder, runs[0], signal, clock, memory, valid)
             found = diagnose(folder, actual, told)
         elif memory is None and first is None and len(runs) == 1 and runs[0].is_dir():
             actual, found = diagnose_run(folder, runs[0], told)
         else:
             actual = read_actual(folder, runs, memory, first)
             found = diagnose(folder, actual, told)
-    if dut and not handshakes:
+    if stop and nothing is None:
+        from qexport.findings.stopped import with_stop
+
+        found = with_stop(found, stop)
+    if design and not handshakes:
         told("fresh stimulus")
-        found = _confirmed(folder, found, actual.memory.name, dut, top, simulator, time_limit)
-    file = few(files or dut)
-    given = ", ".join(map(str, files or dut))
+        found = _confirmed(folder, found, actual, design, simulator, time_limit)
+    file = few(files or design.files)
+    given = ", ".join(map(str, files or design.files))
     result = {"set": str(folder), "actual": given, "memory": actual.memory.name, **found.as_json()}
     emit(as_json, result | {"notes": list(actual.notes)}, lambda: _show_diagnosis(folder, file, actual, found))
     if found.differing or found.findings or found.causes:
@@ -176,9 +188,8 @@ def _beside(
 
 
 def _confirmed(
-    folder: Path, found: Diagnosis, memory: str, dut: tuple[Path, ...], top: str | None, simulator: str, limit: float
+    folder: Path, found: Diagnosis, actual: Actual, design: Design, simulator: str, limit: float
 ) -> Diagnosis:
-    from qexport.bench.design import Design
     from qexport.core.capture import CaptureFile
     from qexport.findings.fresh import confirm
     from qexport.sets.manifest import read_manifest
@@ -187,8 +198,7 @@ def _confirmed(
     def stimulus() -> LayerCapture:
         return stress_capture(CaptureFile(folder / read_manifest(folder).capture.path))
 
-    design = Design.read(dut, top=top or "dut")
-    return confirm(folder, found, memory, design, stimulus, simulator=simulator, limit=limit)
+    return confirm(folder, found, actual, design, stimulus, simulator=simulator, limit=limit)
 
 
 def _show_diagnosis(folder: Path, file: str, actual: Actual, found: Diagnosis) -> None:

@@ -14,7 +14,7 @@ from qexport.cli.common.network import load_network
 from qexport.cli.common.options import data_options, device_option, json_option, network_options, path_type
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.progress import show_progress
-from qexport.core.network import IntegerNetwork
+from qexport.core.network import IntegerNetwork, NetworkInput
 from qexport.errors import QexportError
 
 
@@ -125,7 +125,8 @@ def _compare(path: Path, asked: _Asked, as_json: bool) -> None:
     integers = read_network(path)
     if len(integers.inputs) > 1:
         raise QexportError(f"network: {path} has {len(integers.inputs)} inputs; pictures are one")
-    total, read = _source(path, integers, asked)
+    classes = _classes(path, integers)
+    total, read = _source(path, integers.inputs[0], classes, asked)
     framework = load_framework(path, integers, asked.model, asked.weights, asked.checkpoint, asked.facts,
                                (asked.mean, asked.std), asked.device)  # fmt: skip
     (image,), engine, last = integers.inputs, Engine(integers), integers.outputs[0].from_
@@ -134,7 +135,7 @@ def _compare(path: Path, asked: _Asked, as_json: bool) -> None:
         for part in batches(total, engine.batch):
             given, labels = read(range(part.start, part.stop))
             ours = decisions(engine.run({image.name: framework.codes(image, given)}, [last])[last])
-            theirs = framework.decide(given)
+            theirs = decisions(framework.logits(given, classes))
             for at, hits in enumerate((ours == labels, theirs == labels, ours != theirs)):
                 counts[at] += int(hits.sum())
             tell("pictures", part.stop, total)
@@ -163,12 +164,16 @@ def _compare(path: Path, asked: _Asked, as_json: bool) -> None:
 Read = Callable[[Sequence[int]], tuple[Any, Any]]  # inputs and labels of some numbers
 
 
-def _source(path: Path, integers: IntegerNetwork, asked: _Asked) -> tuple[int, Read]:
-    """How many pictures there are, and what reads them."""
-    (image,), last = integers.inputs, integers.placed[integers.outputs[0].from_]
+def _classes(path: Path, integers: IntegerNetwork) -> int:
+    last = integers.placed[integers.outputs[0].from_]
     if last.output[0] != 1 or any(size != 1 for size in last.output[2:]):
         raise QexportError(f"network: {path} gives no vector of logits for a picture; it classifies nothing")
-    there, read = _arrays(asked, image.shape) if asked.inputs else _pictures(path, asked, image.shape, last.output[1])
+    return last.output[1]
+
+
+def _source(path: Path, image: NetworkInput, classes: int, asked: _Asked) -> tuple[int, Read]:
+    """How many pictures there are, and what reads them."""
+    there, read = _arrays(asked, image.shape) if asked.inputs else _pictures(path, asked, image.shape, classes)
     total = there if asked.images is None else asked.images
     if total > there:
         raise QexportError(f"images: {total} is outside 1..{there}, the pictures of {asked.inputs or asked.data}")

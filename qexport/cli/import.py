@@ -1,5 +1,6 @@
 """Write a network in integers, from pixels to logits."""
 
+import re
 from pathlib import Path
 
 import click
@@ -55,6 +56,11 @@ def command(
         if hardware is not None:
             raise click.UsageError("--round and what follows it belong to a checkpoint")
         made, origin = onnx_network(Path(network)), Path(network)
+    elif re.fullmatch(r"[\w.]+:[\w.]+", network) and not Path(network).exists():
+        raise click.UsageError(
+            f"'{network}' names a PyTorch module; write it as ONNX first, in QDQ or QONNX: import takes "
+            "checkpoints and ONNX files"
+        )
     else:
         loaded = load_network(network, weight_bits, act_bits, side)
         from qexport.frontends.vgg.network import integer_network

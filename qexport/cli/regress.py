@@ -57,13 +57,13 @@ def command(
     before = rows_of(store)
     known = {row.address for row in before}
     due = longest_first([job for job in ours if again or job.address not in known], before)
-    not_run = {}
+    made, not_run = [], {}
     if due:
         with open_pool(executor, jobs) as pool, show_progress(lines=True) as progress:
             driver = Driver(pool, store.root, resources)
             driver.run(due, progress)
-            not_run = driver.not_run
-    found = judged(ours, rows_of(store) if due else before, len(due), not_run)
+            made, not_run = driver.made, driver.not_run
+    found = judged(ours, rows_of(store, made) if due else before, len(due), not_run)
     rows, told = _told(store, found, label)
     emit(as_json, told, lambda: print_pairs(rows))
     found.check()

@@ -11,7 +11,7 @@ from qexport.cli.common.options import json_option, path_type
 from qexport.cli.common.output import emit, say
 from qexport.cli.common.tables import make_table, print_pairs, print_table
 from qexport.core.atomic import write_atomically
-from qexport.errors import QexportError
+from qexport.errors import QexportError, few
 from qexport.runs.index import Verdict, rows_of, verdicts
 from qexport.runs.store import MARK, Result, Store
 from qexport.runs.told import FORMATS, coverage_of, entry
@@ -20,6 +20,7 @@ from qexport.sets.manifest import json_bytes
 
 _CONTROL = re.compile(r"[^\n\t -~\u00a0-\U0010ffff]")  # what a design prints does not reach the terminal
 store_option = click.option("--store", "folder", type=path_type(), required=True, help="Folder of the results.")
+label_option = click.option("--label", metavar="NAME", help="Only what the jobs said that a regress kept under it.")
 
 
 @click.group(name="runs")
@@ -37,15 +38,19 @@ def command() -> None:
 @command.command(name="list")
 @store_option
 @click.option("--failed", is_flag=True, help="Only what failed or is flaky.")
+@label_option
 @json_option
-def list_command(folder: Path, failed: bool, as_json: bool) -> None:
+def list_command(folder: Path, failed: bool, label: str | None, as_json: bool) -> None:
     """List the verdict of each job, and what the sets exercise together.
+
+    Without --label these are all jobs that were ever run, also of files that were corrected since.
 
     \b
     qexport runs list --store runs/ --failed
+    qexport runs list --store runs/ --label v2
     """
     store = Store(folder)
-    everything = _verdicts(store)
+    everything = _verdicts(store, label)
     found = [verdict for verdict in everything if not failed or verdict.result != "PASS"]
     coverage = coverage_of(store, everything)
 
@@ -113,14 +118,16 @@ def _show(verdict: Verdict, result: Result) -> None:
 @store_option
 @click.option("--format", "form", type=click.Choice(list(FORMATS)), default="json", show_default=True, help="Of --out.")
 @click.option("--out", "target", type=path_type(), required=True, help="The file.")
-def export_command(folder: Path, form: str, target: Path) -> None:
+@label_option
+def export_command(folder: Path, form: str, target: Path, label: str | None) -> None:
     """Write the verdict of each job into a file.
 
     \b
     qexport runs export --store runs/ --format junit --out junit.xml
+    qexport runs export --store runs/ --format csv --out runs.csv --label v2
     """
     check_outside(target)
-    write_atomically(target, FORMATS[form](_verdicts(Store(folder))))
+    write_atomically(target, FORMATS[form](_verdicts(Store(folder), label)))
 
 
 @command.command(name="merge")
@@ -145,5 +152,11 @@ def check_outside(target: Path) -> None:
             raise QexportError(f"out: {target} lies in {folder}, which holds its own files only; choose another")
 
 
-def _verdicts(store: Store) -> Collection[Verdict]:
-    return sorted(verdicts(rows_of(store)).values(), key=lambda verdict: verdict.name)
+def _verdicts(store: Store, label: str | None = None) -> Collection[Verdict]:
+    found = verdicts(rows_of(store))
+    if label is not None:
+        labels = dict(store.labels())
+        if label not in labels:
+            raise QexportError(f"label: the store has no '{label}'; it has {few(labels)}")
+        found = {address: found[address] for address, _ in labels[label].values() if address in found}
+    return sorted(found.values(), key=lambda verdict: verdict.name)

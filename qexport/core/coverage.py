@@ -23,6 +23,7 @@ from qexport.errors import QexportError
 Bools = NDArray[np.bool_]
 MOST_PRODUCTS = 1 << 26  # of one layout and layer: a byte each while they are counted
 MOST_EDGES = 512  # of one step: longer tables are not told entry by entry
+MOST_LEVELS = 1 << 12  # edges of a step's thresholds, up to which they are told channel by channel
 
 
 class _Entry(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -201,7 +202,7 @@ def merged(all_of: Iterable[Coverage]) -> dict[str, Coverage]:
 
 # --- the edges of the steps -----------------------------------------------------------------------------------------
 
-Found = Mapping[str, Any]  # name of an edge -> whether each value lies there
+Found = Mapping[str, Any]  # name of an edge -> whether each value, or one of them, lies there
 
 
 def _along(values: Any, v: Int64, axis: int) -> Any:
@@ -260,7 +261,8 @@ def _of_wrap(step: Wrap, v: Int64, axis: int) -> Found:
     return {"wraps below": v < low, "at low": v == low, "at high": v == high, "wraps above": v > high}
 
 
-def _of_threshold(step: Threshold, v: Int64, axis: int) -> Found:
+def _of_threshold(step: Threshold, v: Int64, axis: int, first: int, channels: int) -> Found:
+    """The step has the levels of some of so many channels, from `first` on."""
     table = step.arrays["table"]
     if table.shape[1] * 2 > MOST_EDGES:
         return {}
@@ -269,7 +271,18 @@ def _of_threshold(step: Threshold, v: Int64, axis: int) -> Found:
         seen = np.unique(values)
         sides["at"][channel] = np.isin(table[channel], seen)
         sides["below"][channel] = np.isin(table[channel] - 1, seen)
-    return {f"{side} level {at}": there[:, at] for side, there in sides.items() for at in range(table.shape[1])}
+    if 2 * table.shape[1] * channels > MOST_LEVELS:
+        return {
+            f"some channel: {side} level {at}": there[:, at]
+            for side, there in sides.items()
+            for at in range(table.shape[1])
+        }
+    places = [(first + channel, at) for channel, at in np.ndindex(table.shape)]
+    return {
+        f"channel {channel}: {side} level {at}": there[channel - first, at]
+        for side, there in sides.items()
+        for channel, at in places
+    }
 
 
 def _of_lookup(step: Lookup, v: Int64, axis: int) -> Found:
@@ -286,13 +299,17 @@ _EDGES: Mapping[type[Step], Callable[[Any, Int64, int], Found]] = {
     LeakyRelu: _of_leaky,
     Clamp: _of_clamp,
     Wrap: _of_wrap,
-    Threshold: _of_threshold,
     Lookup: _of_lookup,
 }
 
 
-def _names(step: Step, v: Int64, axis: int) -> set[str]:
-    return {name for name, there in _EDGES[type(step)](step, v, axis).items() if np.any(there)}
+def _names(step: Step, v: Int64, axis: int, first: int = 0, channels: int | None = None) -> set[str]:
+    """The edges at which some value lies. `first`, `channels`: which ones the step has, where it has not all."""
+    if isinstance(step, Threshold):
+        found = _of_threshold(step, v, axis, first, v.shape[axis] if channels is None else channels)
+    else:
+        found = _EDGES[type(step)](step, v, axis)
+    return {name for name, there in found.items() if np.any(there)}
 
 
 def _possible(step: Step, before: Signal) -> set[str]:
@@ -305,7 +322,9 @@ def _possible(step: Step, before: Signal) -> set[str]:
     found: set[str] = set()
     for channel in range(before.channels):
         low, high = int(before.low[channel]), int(before.high[channel])
-        found |= _names(step.of_channels([channel]), step.edges(low, high, channel)[np.newaxis], 0)
+        found |= _names(
+            step.of_channels([channel]), step.edges(low, high, channel)[np.newaxis], 0, channel, before.channels
+        )
     return found
 
 
@@ -320,7 +339,7 @@ class EdgesSeen:
             return
         before, signal = "accumulator", chain.start
         for name, step in zip(chain.names, chain.steps, strict=True):
-            if type(step) in _EDGES:
+            if isinstance(step, Threshold) or type(step) in _EDGES:
                 self._steps[name] = step, before, signal.axis
                 self._possible[name] = _possible(step, signal)
                 self._reached[name] = set()

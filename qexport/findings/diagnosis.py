@@ -76,8 +76,8 @@ class Diagnosis(Printed):
     `causes`: the best first, behind it the others of its class; none when nothing differs; when not `explained` the
     closest ones. `shares`: output channel -> (y, x) the share of wrong values. `solved`: what was worked out from the
     values. `confirmed`: values of fresh stimulus of which the cause predicted what the design gave; None: not tried,
-    0: it did not. `separations`: vectors that tell the class of the first cause apart;
-    `inseparable`: its members for which none was found.
+    0: it did not. `seen`: the run itself shows the cause. `separations`: vectors that tell the class of the first cause
+    apart; `inseparable`: its members for which none was found.
     """
 
     differing: int
@@ -91,6 +91,7 @@ class Diagnosis(Printed):
     inseparable: tuple[str, ...] = ()
     solved: tuple[str, ...] = ()
     confirmed: int | None = None
+    seen: bool = False
 
     @property
     def certainty(self) -> str:
@@ -99,7 +100,7 @@ class Diagnosis(Printed):
             return "unexplained"
         if not self.causes:
             return ""
-        return "certain" if self.confirmed else "likely"
+        return "certain" if self.confirmed or self.seen else "likely"
 
     @property
     def summary(self) -> str:
@@ -170,6 +171,7 @@ class Diagnosis(Printed):
 _CERTAINTY = {  # by certainty and whether no fresh stimulus was tried
     ("likely", True): "likely; with --dut it is tried on fresh stimulus",
     ("likely", False): "likely only: it does not predict what the design gives on fresh stimulus",
+    ("certain", True): "certain: the run shows it",
     ("certain", False): "certain: it predicts the {} values that the design gives on fresh stimulus",
 }
 

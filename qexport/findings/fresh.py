@@ -22,7 +22,7 @@ from qexport.sim.work import scratch_folder
 def confirm(
     folder: Path,
     found: Diagnosis,
-    memory: str,
+    actual: Actual,
     design: Design,
     fresh: Callable[[], LayerCapture],
     *,
@@ -32,22 +32,36 @@ def confirm(
 ) -> Diagnosis:
     """The diagnosis with what the design gives on fresh stimulus: a cause is certain only where it predicts that too.
 
-    `fresh` makes the stimulus, a capture of the same geometry. Where it cannot be run the diagnosis is as it was.
+    `actual`: what it gave for the set. `fresh` makes the stimulus, a capture of the same geometry. What is proven there
+    and gives all that came back here, too, is the cause, even where this set alone says too little. Where the stimulus
+    cannot be run the diagnosis is as it was.
     """
-    if not found.explained or not found.causes:
+    if found.seen or not (found.differing and found.causes):
         return found
-    for words in _fresh_words(folder, memory, design, fresh, simulator, seed, limit):
-        own, actual = words
-        compared = Comparison(own, actual)
+    for own, words in _fresh_words(folder, actual.memory.name, design, fresh, simulator, seed, limit):
+        compared = Comparison(own, words)
         told = int(compared.known.sum()) if compared.wrong.any() else 0
-        again = diagnose(own, actual)
-        same = [(cause.name, cause.detail) for cause in again.causes if again.explained]
-        sure = [cause for cause in found.causes if (cause.name, cause.detail) in same or holds(own, actual, cause)]
+        again = diagnose(own, words)
+        there = list(again.causes) if again.explained else []
+        same = [(cause.name, cause.detail) for cause in there]
+        sure = [
+            cause for cause in found.causes
+            if found.explained and ((cause.name, cause.detail) in same or holds(own, words, cause))
+        ]  # fmt: skip
+        if sure:  # what is solved for has other numbers there
+            also = [one for one in found.causes if one not in sure and holds(own, words, one, anywhere=True)]
+        else:
+            sure, also = [cause for cause in there if holds(folder, actual, cause)], []
         if not sure:
-            return replace(found, confirmed=0)
-        others = [cause for cause in found.causes if cause in sure[1:]]
-        first = replace(sure[0], alike=tuple(cause.name for cause in others))
-        return replace(found, causes=(first, *others), confirmed=told)
+            return replace(found, confirmed=0) if found.explained else found
+        sure += also
+        alike = tuple(cause.name for cause in sure[1:])
+        first, names = replace(sure[0], alike=alike), {sure[0].name, *alike}
+        return replace(
+            found, causes=(first, *sure[1:]), explained=True, confirmed=told,
+            separations=tuple(one for one in found.separations if set(one.names) <= names),
+            inseparable=tuple(name for name in found.inseparable if name in alike),
+        )  # fmt: skip
     return found
 
 

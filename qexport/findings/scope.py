@@ -39,7 +39,11 @@ def scopes(m: AnyModel, wrong: Bools) -> list[Scope]:
     if len(tight) > 1:
         together = np.logical_and.reduce([scope.mask for scope in tight])
         found.append(Scope(", ".join(scope.text for scope in tight), together, sum(scope.cost for scope in tight)))
-    return [*found, *_of_words(m, wrong)]
+    found += (of_words := list(_of_words(m, wrong)))
+    for scope in of_words if tight else ():
+        one = min(tight, key=lambda scope: int(scope.mask.sum()))
+        found.append(Scope(f"{one.text}, {scope.text}", one.mask & scope.mask, one.cost + scope.cost))
+    return found
 
 
 def _along(m: AnyModel, axis: int, wrong: Bools) -> Iterator[Scope]:

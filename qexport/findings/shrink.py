@@ -197,14 +197,21 @@ def _cause_of(folder: Path, whole: Path, small: Path, actual: Path, results: Seq
             continue
         found = diagnose(small, read_actual(small, files[0], name))
         if found.differing:
-            if not found.explained or not found.causes:
-                return "unexplained"
             there = read_actual(folder, files[1], name)
+            if not found.explained or not found.causes:
+                return _cause_of_whole(folder, there, small, read_actual(small, files[0], name))
             held = [cause for cause in found.causes if holds(folder, there, cause, anywhere=True)]
             if held:
-                return f"{held[0]}, on this set and on the whole one"
+                return f"likely {held[0]}, on this set and on the whole one"
             return f"unexplained: {found.causes[0]} explains this set, but not the whole one"
     return None
+
+
+def _cause_of_whole(folder: Path, there: Actual, small: Path, here: Actual) -> str:
+    """The same where the small set says too little: the whole one's cause, which must hold here too."""
+    found = diagnose(folder, there)
+    held = [cause for cause in found.causes if found.explained and holds(small, here, cause, anywhere=True)]
+    return f"likely {held[0]}, on this set and on the whole one" if held else "unexplained"
 
 
 # --- what both ways share ---------------------------------------------------------------------------------------------

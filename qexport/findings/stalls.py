@@ -12,6 +12,7 @@ from qexport.findings.change import Stage
 from qexport.findings.compared import Comparison
 from qexport.findings.diagnose import Told, diagnose, search
 from qexport.findings.diagnosis import Diagnosis
+from qexport.findings.stopped import stopped
 from qexport.findings.whole_run import diagnose_run, results_of
 from qexport.findings.words import Actual
 from qexport.sim.run import simulate
@@ -65,10 +66,14 @@ def diagnose_both(
 def run_both(
     folder: Path, dut: Dut | Sequence[Path], keep: Path, *, simulator: str = "auto", top: str = "dut",
     limit: float = TIME_LIMIT,
-) -> tuple[Path, Path | None]:  # fmt: skip
-    """The folders of what a design gives without stalls, and with those that show a fault first, if any do."""
+) -> tuple[Path, Path | None, str | None]:  # fmt: skip
+    """The folders of what a design gives without stalls, and with those that show a fault first, if any do; and where
+    it stopped, if it did."""
     smooth, stalled = keep / "smooth", keep / "stalled"
-    simulate(folder, simulator, dut, top=top, keep=smooth, limit=limit)
+    stop = stopped(simulate(folder, simulator, dut, top=top, keep=smooth, limit=limit))
+    if stop is not None:
+        return smooth, None, stop
     runs = all_streams(STALLING)
     verdict = simulate(folder, simulator, dut, top=top, streams=runs, keep=stalled, limit=limit)
-    return smooth, None if verdict.passed else stalled
+    stop = stopped(verdict)
+    return smooth, None if verdict.passed else stalled, None if stop is None else f"{stop}; only with stalls"

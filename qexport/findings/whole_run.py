@@ -62,6 +62,10 @@ def _consistent(folder: Path, found: Diagnosis, later: list[Actual]) -> Diagnosi
     left = [cause for cause in found.causes if all(holds(folder, one, cause) is not False for one in later)]
     if not left:
         return found
+    left += [  # what is solved for may have other numbers there
+        cause for cause in found.causes
+        if cause not in left and all(holds(folder, one, cause, anywhere=True) is not False for one in later)
+    ]  # fmt: skip
     first, names = left[0], {cause.name for cause in left[1:]}
     apart = tuple(one for one in found.separations if set(one.names) - {first.name} <= names)
     return replace(
@@ -74,7 +78,7 @@ def _said(folder: Path, actual: Actual, seen: Comparison, first: Comparison, cau
     """How a memory behind the first wrong one goes with it."""
     name = actual.memory.name
     if not seen.wrong.any():
-        return f"memory {name} is right all the same"
+        return f"memory {name} is right all the same" if not actual.lacking else f"memory {name}: {actual.lacking}"
     if first.model.tensor == "accumulator" and first.known.all():
         follows = seen.model.stored(seen.model.behind(seen.model.tensor, first.got - first.model.entry.offset))
         if np.array_equal(follows[seen.known], seen.got[seen.known]):

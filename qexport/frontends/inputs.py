@@ -51,6 +51,16 @@ class Normalised:
         return real
 
 
+def vectors(name: str, found: Array, inputs: int, classes: int) -> Array:
+    """What a model gives, as a vector of logits for each input."""
+    if found.size != inputs * classes:
+        raise QexportError(
+            f"model: {name} gives {found.shape} for {inputs} inputs; the network tells {classes} classes apart: give "
+            "the model that it came from"
+        )
+    return found.reshape(inputs, classes)
+
+
 def is_pictures(path: Path) -> bool:
     return path.is_dir() or path.suffix.lower() in PICTURES
 

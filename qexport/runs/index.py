@@ -2,9 +2,9 @@
 
 import json
 import sqlite3
-from collections.abc import Iterable
-from contextlib import closing
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Sequence
+from contextlib import closing, suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from qexport.runs.job import name_of
@@ -12,8 +12,8 @@ from qexport.runs.store import Store
 from qexport.sets.folder import sha256
 from qexport.sim.cache import cache_folder
 
-_VERSION = 1
-_COLUMNS = "file, result, why, seconds, host, labels, content_of_set"
+_VERSION = 2
+_COLUMNS = "file, result, why, seconds, host, labels, content_of_set, seal"
 FLAKY = "FLAKY"
 
 
@@ -59,6 +59,10 @@ class Verdict:
     def name(self) -> str:
         return self.rows[0].name
 
+    def called(self, labels: dict[str, str]) -> "Verdict":
+        """The same of a job of another name: of another design, say, with the same content."""
+        return Verdict(self.address, tuple(replace(row, labels=labels) for row in self.rows))
+
     @property
     def seconds(self) -> float:
         return max(row.seconds for row in self.rows)
@@ -72,32 +76,47 @@ def verdicts(rows: Iterable[Row]) -> dict[str, Verdict]:
     return {address: Verdict(address, tuple(rows)) for address, rows in found.items()}
 
 
-def rows_of(store: Store) -> list[Row]:
-    """All results of a store. An index that is damaged, or of another version, is made anew."""
+def rows_of(store: Store, made: Collection[str] = ()) -> list[Row]:
+    """All results of a store; those just `made` may not be listed yet. An index that is damaged, or of another version,
+    is made anew; where it finds no room, it is made in memory."""
     path = cache_folder() / f"store-{sha256(str(store.root).encode())[:32]}.sqlite"
-    try:
-        return _rows(store, path)
-    except sqlite3.DatabaseError:
-        path.unlink(missing_ok=True)
-        return _rows(store, path)
+    for _ in range(2):
+        with suppress(sqlite3.DatabaseError):
+            return _rows(store, path, made)
+        for left in (path, path.with_name(f"{path.name}-journal")):
+            left.unlink(missing_ok=True)
+    return _rows(store, ":memory:", made)
 
 
-def _rows(store: Store, path: Path) -> list[Row]:
+def _rows(store: Store, path: Path | str, made: Collection[str]) -> list[Row]:
+    """Raises sqlite3.DatabaseError where the index at `path` cannot be used."""
     with closing(sqlite3.connect(path, timeout=60)) as base, base:
         if base.execute("PRAGMA user_version").fetchone()[0] != _VERSION:
             base.execute("DROP TABLE IF EXISTS results")
             base.execute(f"PRAGMA user_version = {_VERSION}")
         base.execute(f"CREATE TABLE IF NOT EXISTS results ({_COLUMNS}, PRIMARY KEY (file))")
-        there, known = {*store.files()}, {file for (file,) in base.execute("SELECT file FROM results")}
+        there = {*store.files(), *(file for file in made if store.path(file).is_file())}
+        known = {file for (file,) in base.execute("SELECT file FROM results")}
         base.executemany("DELETE FROM results WHERE file = ?", [(file,) for file in known - there])
         for file in sorted(there - known):
             one = store.read(file)
-            why = " ".join(one.failure[:2]).encode(errors="backslashreplace").decode()
-            of_set = str(one.content.get("set", "")).encode(errors="replace").decode()
-            values = (file, one.result, why, one.seconds, one.host, json.dumps(one.labels), of_set)
-            base.execute(f"INSERT OR REPLACE INTO results ({_COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?)", values)
+            why, host, of_set = map(_text, ("; ".join(one.failure[:2]), one.host, str(one.content.get("set", ""))))
+            values = (file, one.result, why, one.seconds, host, json.dumps(one.labels), of_set)
+            marks = ", ".join("?" * (len(values) + 1))
+            base.execute(f"INSERT OR REPLACE INTO results ({_COLUMNS}) VALUES ({marks})", (*values, _seal(values)))
         found = base.execute(f"SELECT {_COLUMNS} FROM results ORDER BY file").fetchall()
+    if any(seal != _seal(values) for *values, seal in found) or there != {file for file, *_ in found}:
+        raise sqlite3.DatabaseError("a row is damaged")
     return [
         Row(file, result, why, seconds, host, json.loads(labels), of_set)
-        for file, result, why, seconds, host, labels, of_set in found
+        for file, result, why, seconds, host, labels, of_set, _ in found
     ]
+
+
+def _text(text: str) -> str:
+    """What SQLite takes, which takes no half of a character."""
+    return text.encode(errors="backslashreplace").decode()
+
+
+def _seal(values: Sequence[object]) -> str:
+    return sha256(repr(tuple(values)).encode(errors="surrogatepass"))

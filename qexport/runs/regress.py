@@ -27,6 +27,7 @@ class Driver:
     root: Path
     resources: Sequence[Resource] = ()
     not_run: dict[str, QexportError] = field(default_factory=dict)  # by the job's name
+    made: list[str] = field(default_factory=list)  # results, by their names in the store
     _lost: Counter[str] = field(default_factory=Counter)
     _running: dict[Future[str], Job] = field(default_factory=dict)
 
@@ -44,11 +45,13 @@ class Driver:
                 self.pool.renew()
             for future in done:
                 job, error = self._running.pop(future), _error_of(future)
-                if isinstance(error, Unable):
+                if error is None:
+                    self.made.append(future.result())
+                elif isinstance(error, Unable):
                     unable, waiting = error, []
                 elif isinstance(error, QexportError) and not isinstance(error, Lost):
                     self.not_run[job.name] = error
-                elif error is not None and unable is None:
+                elif unable is None:
                     self._again(job, waiting, error)
         progress("jobs", total, total)
         if unable is not None:
@@ -122,10 +125,14 @@ class Regression:
         lines += [f"NOT RUN {name}: {str(error).splitlines()[0]}" for name, error in self.not_run.items()]
         if lines:
             head = f"regress: {len(self.failed)} of {len(self.verdicts)} jobs failed, {len(self.not_run)} not run"
+            head += "; qexport runs list --failed gives addresses, for qexport runs show" if self.failed else ""
             raise (CheckFailed if self.failed else QexportError)("\n".join([head, *lines]))
 
 
 def judged(jobs: Sequence[Job], rows: Collection[Row], ran: int, not_run: Mapping[str, QexportError]) -> Regression:
     """The verdict of each job, from the rows of the store."""
     found = verdicts(rows)
-    return Regression({job.name: found[job.address] for job in jobs if job.address in found}, ran, not_run)
+    ours = {job.name: found[job.address].called(job.labels) for job in jobs if job.address in found}
+    unseen = QexportError("its result is not in the store; workers must see the store under the same path")
+    why = {job.address: not_run[job.name] for job in jobs if job.name in not_run}
+    return Regression(ours, ran, {job.name: why.get(job.address, unseen) for job in jobs if job.name not in ours})

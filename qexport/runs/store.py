@@ -35,7 +35,7 @@ Jobs = dict[str, tuple[str, str]]  # name of a job -> its address and verdict
 class Result(Entry, frozen=True, kw_only=True):
     """What became of a job. `content`: what its address is made of; `outcome`: what must be the same in every run;
     `seconds`: of the work; `host`: that did it; `record`: the verdict record of `simulate`; `found`: what other checks
-    tell."""
+    tell; `seal`: SHA-256 of all the rest, which shows damage."""
 
     schema: str = SCHEMA
     labels: dict[str, str]
@@ -49,6 +49,11 @@ class Result(Entry, frozen=True, kw_only=True):
     found: dict[str, Any] = msgspec.field(default_factory=dict)
     log: str = ""
     diagnosis: str = ""
+    seal: str = ""
+
+    def sealed(self) -> "Result":
+        document = msgspec.to_builtins(msgspec.structs.replace(self, seal=""))
+        return msgspec.structs.replace(self, seal=sha256(json.dumps(document, sort_keys=True).encode()))
 
     @property
     def address(self) -> str:
@@ -72,9 +77,8 @@ class Store:
     def __init__(self, root: Path, create: bool = False) -> None:
         self.root = root.resolve()
         mark = self.root / MARK
-        if mark.is_file():
-            if _document(mark) != _STORE:
-                raise QexportError(f"store: {root} is of another version of qexport; name another folder")
+        if mark.is_file() or (self.root / RESULTS).is_dir():
+            _check_mark(mark)
             return
         if not create:
             raise QexportError(f"store: {root} is not a store; name the folder that qexport regress --store was given")
@@ -93,7 +97,7 @@ class Store:
     def files(self) -> Iterator[str]:
         """The names of all results."""
         with suppress(FileNotFoundError):
-            for folder in os.scandir(self.root / RESULTS):
+            for folder in filter(os.DirEntry.is_dir, os.scandir(self.root / RESULTS)):
                 yield from (entry.name for entry in os.scandir(folder) if _FILE.fullmatch(entry.name))
 
     def path(self, file: str) -> Path:
@@ -104,7 +108,8 @@ class Store:
         path = self.path(file)
         try:
             found = msgspec.convert(json.loads(read_bytes(path, LOG_BYTES, "store")), Result)
-            if found.file == file and found.schema == SCHEMA and found.labels.keys() == {*LABELS}:
+            of_file = found.file == file and found.outcome.get("result") == found.result
+            if of_file and found.schema == SCHEMA and found.labels.keys() == {*LABELS} and found == found.sealed():
                 return found
         except (ValueError, RecursionError):  # msgspec's among them
             pass
@@ -114,17 +119,20 @@ class Store:
         """Keep a result; returns its name. Of equal ones the first stays."""
         file = result.file
         if not self.path(file).exists():
-            _write(self.path(file), json_bytes(result))
+            _write(self.path(file), json_bytes(result.sealed()))
         return file
 
     def labels(self) -> list[tuple[str, Jobs]]:
         """All labels in their order, each with what its jobs said; shards are put together."""
         found: dict[str, Jobs] = {}
         for path in sorted((self.root / LABELLED).glob(_LABELS)):
+            data = read_bytes(path, LOG_BYTES, "store")
             try:
-                label = msgspec.convert(_document(path), Label)
-            except msgspec.ValidationError:
-                raise QexportError(f"store: {path} is damaged; take it away") from None
+                label = msgspec.convert(json.loads(data), Label)
+            except (ValueError, RecursionError):
+                label = None
+            if label is None or path.name != _name_of(path.name[:6], data):
+                raise QexportError(f"store: {path} is damaged; take it away, the verdicts lie elsewhere")
             found.setdefault(label.label, {}).update(label.jobs)
         return list(found.items())
 
@@ -134,7 +142,7 @@ class Store:
             return
         data = json_bytes(Label(label=name, jobs=jobs))
         number = max((int(path.name[:6]) for path in (self.root / LABELLED).glob(_LABELS)), default=0) + 1
-        _write(self.root / LABELLED / f"{number:06d}.{sha256(data)[:16]}.json", data)  # two may take one number
+        _write(self.root / LABELLED / _name_of(f"{number:06d}", data), data)  # two may take one number
 
     def merge(self, other: "Store") -> int:
         """Take over what another store has; returns how many results were new."""
@@ -146,11 +154,20 @@ class Store:
         return len(new)
 
 
-def _document(path: Path) -> Any:
+def _check_mark(mark: Path) -> None:
     try:
-        return json.loads(read_bytes(path, LOG_BYTES, "store"))
-    except (ValueError, RecursionError):
-        raise QexportError(f"store: {path} is damaged; take it away") from None
+        found = json.loads(read_bytes(mark, LOG_BYTES, "store"))
+    except (OSError, ValueError, RecursionError):
+        found = None
+    if found == _STORE:
+        return
+    if isinstance(found, dict) and re.fullmatch(r"qexport\.store/\d+", str(found.get("schema"))):
+        raise QexportError(f"store: {mark.parent} is of another version of qexport; name another folder")
+    raise QexportError(f"store: {mark} is missing or damaged; write {json.dumps(_STORE)} into it")
+
+
+def _name_of(number: str, label: bytes) -> str:
+    return f"{number}.{sha256(label)[:16]}.json"
 
 
 def _write(path: Path, data: bytes) -> None:

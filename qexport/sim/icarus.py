@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -38,11 +39,19 @@ class Icarus:
         return _icarus_version(self._iverilog)
 
     def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]:
+        return self._run(job, build, ["-Wall", "-s", job.top, "-o", str(build / "sim")])
+
+    def preprocessed(self, job: Job, build: Path) -> str:
+        self._run(job, build, ["-E", "-o", str(build / "read.sv")])
+        return (build / "read.sv").read_text(errors="replace")
+
+    def _run(self, job: Job, build: Path, what: Sequence[str]) -> subprocess.CompletedProcess[str]:
         options = [f"-I{folder}" for folder in (job.include, *job.folders, job.sources[-1].parent)]
         options += [f"-D{macro}" for macro in job.macros]
-        options += ["-s", job.top, "-o", str(build / "sim"), *map(str, job.sources)]
+        options += [*what, *map(str, job.sources)]
         env = {**os.environ, "TMPDIR": str(build)}  # for what it leaves when it is cut off
-        return call([self._iverilog, "-g2012", "-Wall", *options], env, limit=job.limit)
+        # what a file includes is looked for beside it first, and never where the user happens to be
+        return call([self._iverilog, "-g2012", "-grelative-include", *options], env, build, job.limit)
 
     def command(self, executable: Path, waves: str | None = None) -> list[str]:
         return ["vvp", "-N", str(executable), *(["-fst"] if waves == "fst" else [])]

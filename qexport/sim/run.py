@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from functools import cached_property, partial
 from pathlib import Path
 
-from qexport.bench.beside import LATE, Around, Beside, beside, refuse, tables
+from qexport.bench.beside import LATE, Around, Beside, beside, read_otherwise, refuse, tables
 from qexport.bench.context import loaded_files
 from qexport.bench.context import work as work_of
 from qexport.bench.design import WRAPPER, Design, Dut
@@ -145,6 +145,8 @@ def _simulate(
                 raise NotByIcarus(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
             raise
         refuse(reading.beside, design.allow)
+        if design:
+            refuse(_read_otherwise(simulator, reading, folder, work), design.allow)
         if design and (new := [path for path, digest in reading.sources.items() if file_sha256(Path(path)) != digest]):
             raise QexportError(f"dut: {few(new)} changed while it was read and built; simulate it again")
         _lay_tables(reading.beside, work.root)
@@ -394,10 +396,26 @@ def read_design(
     return Reading(job, translated, found, did, sources)
 
 
+def _read_otherwise(simulator: Simulator, reading: Reading, folder: Path, work: Work) -> tuple[Beside, ...]:
+    """Where the simulator reads other words in the design's sources than slang, which has looked for forgers there."""
+    package, job = reading.job.sources[0], reading.job
+    sources = tuple(path.resolve() for path in (package, *reading.design.files))
+    place = work.root / "read"
+    place.mkdir()
+    alone = replace(job, sources=sources, folders=tuple(path.resolve() for path in job.folders))
+    around = Around(folder, (), (*simulator.macros, *job.macros))
+    return read_otherwise(reading.design, package, (job.include,), around, simulator.preprocessed(alone, place))
+
+
 def _lay_tables(found: Sequence[Beside], root: Path) -> None:
     """Give a run the files that the design loads by names relative to the working directory."""
     for name, path in tables(found).items():
-        if Path(name).parts[0] in (".", "..", "set", "out", "include", "build"):  # which a run has itself, or outside
+        if ".." in Path(name).parts or Path(name).parts[0] in (
+            "set",
+            "out",
+            "include",
+            "build",
+        ):  # a run's own, or outside
             raise QexportError(f"dut: {name}: a table cannot be loaded by this name; give another one, or a whole path")
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(path.resolve())

@@ -45,6 +45,9 @@ class Simulator(Protocol):
 
     def compile(self, job: Job, build: Path) -> subprocess.CompletedProcess[str]: ...
 
+    def preprocessed(self, job: Job, build: Path) -> str:
+        """What the preprocessor makes of the sources."""
+
     def command(self, executable: Path, waves: str | None = None) -> list[str]: ...
 
 

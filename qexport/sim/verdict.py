@@ -15,6 +15,7 @@ from qexport.build.blind_spots import spots_of
 from qexport.build.coverage import coverage_of_set
 from qexport.core.coverage import Coverage
 from qexport.core.printed import Printed, pairs_text
+from qexport.core.strength import COUNTED
 from qexport.core.strength import compared as stages_compared
 from qexport.errors import CheckFailed
 from qexport.layout.paths import MANIFEST, SUMS
@@ -76,9 +77,12 @@ class Verdict(Printed):
     @property
     def unseen(self) -> str:
         """What no run of this set can see, in a line."""
-        stages, (operand, flips) = stages_compared(self.manifest.memories), self.manifest.strength.first
+        stages = stages_compared(entry for entry in self.manifest.memories if entry.name in self.compared)
+        operand, flips = self.manifest.strength.first
         lacks = []
-        if stages and (hidden := flips.flips - getattr(flips, next(iter(stages)))):
+        if not stages:
+            lacks.append(f"single-bit {operand} errors are not counted, as none of {', '.join(COUNTED)} is compared")
+        elif hidden := flips.flips - getattr(flips, next(iter(stages))):
             lacks.append(f"{hidden} of {flips.flips} single-bit {operand} errors")
         lacks += self.coverage.lacks
         if spots := spots_of(self.set, self.manifest):

@@ -9,15 +9,11 @@ import subprocess
 from functools import cache
 from pathlib import Path
 
+from qexport.bench.ports import COVERAGE
 from qexport.errors import QexportError
 from qexport.sim.cache import cache_folder
 from qexport.sim.supervisor import call
 from qexport.sim.tools import Job, too_old
-
-_COVERAGE = {
-    "START": 0, "STOP": 1, "RESET": 2, "CHECK": 3, "MODULE": 10, "HIER": 11, "ASSERTION": 20, "FSM_STATE": 21,
-    "STATEMENT": 22, "TOGGLE": 23, "OVERFLOW": -2, "ERROR": -1, "NOCOV": 0, "OK": 1, "PARTIAL": 2,
-}  # fmt: skip
 
 
 @cache
@@ -32,7 +28,7 @@ class Verilator:
     macros: tuple[str, ...] = (
         *(f"{name}=1" for name in ("VERILATOR", "VERILATOR_TIMING", "verilator", "verilator3", "SYSTEMVERILOG")),
         "coverage_block_off=",
-        *(f"SV_COV_{name}={value}" for name, value in _COVERAGE.items()),
+        *(f"SV_COV_{name}={value}" for name, value in COVERAGE.items()),
     )
 
     def _program(self) -> tuple[Path, dict[str, str]] | None:
@@ -83,10 +79,8 @@ class Verilator:
         make = "CFG_CXXFLAGS_PCH_I=-include OPT_GLOBAL=-O1"
         # Verilator looks for modules, too, in the working directory and in -I folders: a set's dut.sv must not stand in
         # for a user's file that lacks the module
-        options += ["-MAKEFLAGS", make, "--relative-includes", f"-I{job.include}"]
-        options += [f"-I{folder}" for folder in job.folders]
-        # unrolled, a behavioural design grows to megabytes of C++
-        options += ["--unroll-count", "4", *(f"-D{macro}" for macro in job.macros)]
+        options += ["-MAKEFLAGS", make, *self._reading(job)]
+        options += ["--unroll-count", "4"]  # unrolled, a behavioural design grows to megabytes of C++
         if job.waves is not None:
             options.append({"vcd": "--trace", "fst": "--trace-fst"}[job.waves])
         options += ["--top-module", job.top, "--Mdir", str(build), "-o", "sim", *map(str, job.sources)]
@@ -97,6 +91,16 @@ class Verilator:
                 "or take --waves vcd or --simulator icarus"
             )
         return done
+
+    def preprocessed(self, job: Job, build: Path) -> str:
+        program, env = self._found()
+        options = ["-E", "-P", "--timing", *self._reading(job), *map(str, job.sources)]
+        return call([program, *options], env, build, job.limit).stdout
+
+    def _reading(self, job: Job) -> list[str]:
+        """Where it looks for what is included, and the macros."""
+        folders = [f"-I{folder}" for folder in (job.include, *job.folders)]
+        return ["--relative-includes", *folders, *(f"-D{macro}" for macro in job.macros)]
 
     def command(self, executable: Path, waves: str | None = None) -> list[str]:
         return [str(executable)]

@@ -6,7 +6,8 @@ agree wherever AXI4-Stream gives them a meaning, while each driven stream carrie
 A whole array is too large a sequential circuit to ask about. So registers, memories and arithmetic that decide about
 nothing but data are cut: a cut cell of the unchanged netlist gives any value at all; that of the changed one gives the
 same value as long as both are given the same, and any other value when they are not. What holds for all such values
-holds for the real ones. (Localization: Kurshan, Computer-Aided Verification of Coordinating Processes, 1994.)
+holds for the real ones. (Localization: Kurshan, Computer-Aided Verification of Coordinating Processes, 1994.) Where a
+change of data passes registers on its way out, these may be left out instead (way.py): values in them stay related.
 
 What is given in the first cycle of the reset does not count, as a counter may then stand where no run ever brings it.
 So cut cells begin with what the first cycle left in the changed netlist: with that the unchanged one may begin, too.
@@ -16,7 +17,7 @@ Each run of the changed netlist is then one of the unchanged netlist, whose rese
 import json
 import re
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -26,6 +27,7 @@ from qexport.errors import QexportError
 from qexport.sim.supervisor import call
 from qexport.sim.work import scratch_folder
 from qexport.trust.clock import ENDLESS, Clock
+from qexport.trust.way import way_of
 
 if TYPE_CHECKING:
     from pyosys.libyosys import Module, SigSpec
@@ -35,11 +37,13 @@ LIMIT = 20  # seconds of a question to ABC; building it and simplifying it may t
 ARITHMETIC = ("$add", "$sub", "$mul")
 CUT = ("$dff", "$mem_v2", *ARITHMETIC)
 EXACT = "\\exact"  # the attribute of cells that are not cut
+THROUGH = "through"
 COPIES = ("gold", "gate")  # the unchanged and the changed netlist, as ABC calls them
 # Which cells are not cut, and which must never be given different values. `near` are the registers that the change is
 # in or reaches first, `control` all that decides about valid, ready and last. A proof is easier where those that are
 # cut must be given the same, and easiest where all must, as both netlists then share the registers; but that is rarer.
-ATTEMPTS = (("near", "cut"), ("control", "all"), ("control", "none"))
+# `through`: none; the registers that the change passes on its way out are left out.
+ATTEMPTS = (("near", "cut"), ("control", "all"), (THROUGH, "cut"), ("control", "none"))
 
 
 def needs_yosys() -> None:
@@ -133,13 +137,20 @@ def build(netlist: str, change: str, words: dict[str, int], exact: str, same: st
         f'read_rtlil "{netlist}"', "delete t:$scopeinfo", "setundef -zero",
         "select -set control w:*_tvalid w:*_tready w:*_tlast %ci*",
         f"select -set near c:{cell} %co*:-[CLK,Q,RD_DATA] t:$mem_v2 %d",
-        f"setattr -set exact 1 @{exact}",
+        f"setattr -set {'control' if exact == THROUGH else 'exact'} 1 @{'control' if exact == THROUGH else exact}",
     )  # fmt: skip
     (core,) = design.modules_.values()
     for each in core.cells_.values():  # a product with a constant has zeros in known places
         if str(each.type) in ARITHMETIC and any(signal.is_fully_const() for signal in each.connections_.values()):
             each.set_bool_attribute(IdString(EXACT))
-    run("copy qexport_core gold", f"mutate {change}", "rename qexport_core gate", "dffunmap")
+    passed = _passed(core, cell, run) if exact == THROUGH else ()
+    run("copy qexport_core gold", f"mutate {change}", "rename qexport_core gate")
+    for module in design.modules_.values():
+        for name in passed:
+            register = module.cell(IdString(name))
+            module.connect(register.getPort(IdString("\\Q")), register.getPort(IdString("\\D")))
+            module.remove(register)
+    run("dffunmap")
     run("select -assert-none t:$dff r:CLK_POLARITY=0 %i")  # one edge of one clock
     modules = {module.name.str()[1:]: module for module in design.modules_.values()}
     cells, _ = (_cut(modules[copy]) for copy in COPIES)
@@ -148,6 +159,24 @@ def build(netlist: str, change: str, words: dict[str, int], exact: str, same: st
         "read_verilog harness.v", "hierarchy -top harness", "flatten", "proc", "dffunmap", "techmap", "simplemap",
         "dffunmap", "setundef -undriven -zero", "aigmap", "write_aiger -zinit both.aig",
     )  # fmt: skip
+
+
+def _passed(core: "Module", changed: str, run: Callable[[str], None]) -> list[str]:
+    """Registers to be left out of both netlists, as `way_of` says; the arithmetic on the way is made exact."""
+    from pyosys.libyosys import IdString
+
+    run("write_json core.json")
+    (module,) = json.loads(Path("core.json").read_text())["modules"].values()
+    registers, gates = way_of(module["cells"], changed.removeprefix("\\"))
+    for name in map(_rtlil, gates):
+        if str(core.cell(IdString(name)).type) in ARITHMETIC:
+            core.cell(IdString(name)).set_bool_attribute(IdString(EXACT))
+    return [*map(_rtlil, registers)]
+
+
+def _rtlil(name: str) -> str:
+    """The name of a cell as RTLIL has it, which JSON gives."""
+    return name if name.startswith("$") else f"\\{name}"
 
 
 def _cut(module: "Module") -> list[_Cut]:

@@ -16,21 +16,23 @@ from qexport.core.codes import CodeFormat
 from qexport.core.coverage import Bools, Coverage
 from qexport.core.geometry import ConvGeometry
 from qexport.core.golden import Golden
-from qexport.core.intformat import Int64
+from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.base import Need, Operation
 from qexport.core.operations.conv2d import pad, patches
 from qexport.core.operations.matmul import MatrixProduct
 from qexport.core.operations.registry import operation, require
 from qexport.core.operations.sum import WeightedSum
-from qexport.core.steps import SumPool
+from qexport.core.steps import Chain, SumPool
 from qexport.core.strength import Strength
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
 from qexport.trust.stress_data import stress_product, stress_sum
 
-MAX_IMAGES = 16
+MAX_IMAGES = 24
 MAX_SETS = 16  # of weights, for one layer
 _TRIES = 4  # channels, and places for each, that one accumulator is tried with
+_REPEATS = 6  # of an accumulator that alone shows an error, which may come with half of all others only
+_BESIDE = 256  # accumulators beside edges that are looked at
 STIMULUS = "stress"
 
 
@@ -215,7 +217,8 @@ def _furthest(draft: LayerCapture, weight: Int64) -> Iterator[tuple[int, int]]:
 def _targets(facts: Operation) -> Iterator[tuple[int | None, int]]:
     """(channel, accumulator) pairs that must not be wrong by one; None: of whatever channel.
 
-    Those around 0, ties, both sides of each edge between two codes; then what else a wrong step may show.
+    Those around 0, ties, both sides of each edge between two codes; in each channel, as its hardware is its own, those
+    that alone show a wrong bit of a step; then what else a wrong step may show.
     """
     yield from ((None, value) for value in (-1, 0, 1))
     chain = facts.chain
@@ -223,6 +226,7 @@ def _targets(facts: Operation) -> Iterator[tuple[int | None, int]]:
         return
     alike = not any(array.ndim for step in chain.steps for array in step.arrays.values())
     found: list[list[tuple[int | None, int]]] = [[], []]
+    rare: list[tuple[int | None, int]] = []
     for channel in range(facts.start.channels):
         edges = chain.edges(channel)
         codes = chain.behind(channel, edges)
@@ -230,8 +234,34 @@ def _targets(facts: Operation) -> Iterator[tuple[int | None, int]]:
         near = np.concatenate([jumps, [False]]) | np.concatenate([[False], jumps])
         for values, those in zip((edges[near], edges[~near]), found, strict=True):
             those += [(None if alike else channel, value) for value in values.tolist()]
+        rare += [(channel, value) for value in _rare(chain, channel, edges[near])]
     ties: list[tuple[int | None, int]] = [(None if alike else channel, value) for channel, value in facts.ties]
-    yield from dict.fromkeys((*ties, *found[0], *found[1]))
+    yield from dict.fromkeys((*ties, *found[0]))
+    for _ in range(_REPEATS):
+        yield from rare
+    yield from dict.fromkeys(found[1])
+
+
+def _rare(chain: Chain, channel: int, edges: Int64) -> list[int]:
+    """Few of the accumulators beside edges that together show each wrong bit of a step that few of them show."""
+    values, steps, shown = edges[:_BESIDE], chain.of_channel(channel), []
+    codes = chain.behind(channel, values)
+    for number in range(1, len(steps)):
+        given = chain.behind(channel, values, steps[:number])
+        ends = chain.behind(channel, np.array([chain.start.low[channel], chain.start.high[channel]]), steps[:number])
+        low, high = int(ends.min()), int(ends.max())
+        for bit in range(IntFormat.holding(low, high, low < 0).bits - 1):
+            wrong = given ^ (1 << bit)
+            inside = (low <= wrong) & (wrong <= high)  # behind which a step may have no value
+            after = chain.behind(channel, np.where(inside, wrong, given), steps[number:])
+            shown.append(after != codes)
+    rows = [row for row in shown if 0 < row.sum() <= len(values) // 4]
+    seldom, chosen = np.array(rows), list[int]()
+    while len(seldom):
+        best = int(seldom.sum(axis=0).argmax())
+        chosen.append(int(values[best]))
+        seldom = seldom[~seldom[:, best]]
+    return chosen
 
 
 @dataclass(frozen=True)

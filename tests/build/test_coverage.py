@@ -97,7 +97,8 @@ def test_too_many_products_are_not_counted(tmp_path: Path) -> None:
          "exact, positive", "tie, negative", "tie, positive"],
          ["above half, negative", "below half, negative", "exact, negative"]),
         (ShiftRight(by=0, round="floor"), [2], [], []),
-        (Threshold(table=((0, 2),), first=0), [0, 1], ["at level 0", "below level 1"], ["at level 1", "below level 0"]),
+        (Threshold(table=((0, 2),), first=0), [0, 1], ["channel 0: at level 0", "channel 0: below level 1"],
+         ["channel 0: at level 1", "channel 0: below level 0"]),
         (Lookup(low=-8, table=(0,) * 16), [-8], ["entry 0"], [f"entry {at}" for at in range(1, 16)]),
         (Tflite(multiplier=1 << 30, shift=-1, rounding="double"), [1, 4],
          ["product exact, positive", "product tie, positive", "shift exact, positive", "shift tie, positive"], None),
@@ -111,6 +112,15 @@ def test_edges_of_a_step(step: Step, values: list[int], reached: list[str], miss
     found = edges.found["step0"]
     assert list(found.reached) == reached
     assert missed is None or sorted(found.missed) == sorted(missed)
+
+
+def test_levels_of_thresholds_are_counted_channel_by_channel() -> None:
+    start = Signal(("n", "oc", "oy", "ox"), "oc", (2, 1, 1), np.array([-8, -8]), np.array([7, 0]))
+    edges = EdgesSeen(Chain([Threshold(table=((0,), (1,)), first=0)], start))
+    edges.add(lambda name: np.array([0, 0]).reshape(1, 2, 1, 1))
+    found = edges.found["step0"]
+    assert found.reached == ("channel 0: at level 0", "channel 1: below level 0")
+    assert found.missed == ["channel 0: below level 0"]  # channel 1 cannot reach its level
 
 
 NAMES = st.frozensets(st.sampled_from(["a", "b", "c"])).map(lambda names: tuple(sorted(names)))

@@ -124,6 +124,11 @@ CASES: dict[str, tuple[tuple[Step, ...], str, Callable[[Ints], Ints]]] = {
     "a multiplier and an addend of its own": (
         SCALED, "requant_fitted", lambda v: np.floor(0.8125 * (scaled(v) / 256) - 3.3).astype(np.int64).clip(-50, 60),
     ),
+    "clamp before all others": (SCALED, "step_order", lambda v: even(scaled(clip(v)), 8)),
+    "a multiplier of 36 in channel 3": (
+        SCALED, "step_number", lambda v: clip(even(v * c(np.where(np.arange(8) == 3, 36, BY)) + c(VALUE), 8)),
+    ),
+    "shift of 12": (SCALED, "step_number", lambda v: clip(even(scaled(v), 12))),
     "bias not shifted": (ALIGNED, "step_number", lambda v: leaky(away(v + c(BIAS), 4))),
     "bias subtracted": (ALIGNED, "step_sign", lambda v: leaky(away(v - 8 * c(BIAS), 4))),
     "bias behind the shift": (ALIGNED, "step_order", lambda v: leaky(biased(away(v, 4)))),
@@ -131,6 +136,9 @@ CASES: dict[str, tuple[tuple[Step, ...], str, Callable[[Ints], Ints]]] = {
     "plain ReLU": (ALIGNED, "step_sign", lambda v: np.maximum(away(biased(v), 4), 0)),
     "leaky by a quarter": (ALIGNED, "step_number", lambda v: leaky(away(biased(v), 4), 2)),
     "levels below, not reached": (THRESHOLDS, "step_number", lambda v: counted(np.maximum(v, 0) - 1)),
+    "level 7 left out": (
+        THRESHOLDS, "step_number", lambda v: counted(np.maximum(v, 0), np.delete(LEVELS, 7, axis=1)),
+    ),
     "first code 0": (THRESHOLDS, "step_missing", lambda v: np.maximum(v, 0)),
     "levels of the channel before": (
         THRESHOLDS, "step_channel", lambda v: counted(np.maximum(v, 0), np.roll(LEVELS, 1, axis=0)),
@@ -138,8 +146,12 @@ CASES: dict[str, tuple[tuple[Step, ...], str, Callable[[Ints], Ints]]] = {
     "clipped, not wrapped": (WRAPPED, "step_clip", lambda v: zero((4 * v).clip(-2048, 2047), 6)),
     "unsigned wrap": (WRAPPED, "step_sign", lambda v: zero(4 * v % 4096, 6)),
     "the entry behind": (LOOKED, "step_number", lambda v: looked(v, 1)),
+    "the table from its end": (LOOKED, "step_number", lambda v: np.array(TABLE[::-1])[(v >> 5).clip(-32, 31) + 32]),
     "half even in place of floor": (
         LOOKED, "step_rounding", lambda v: np.array(TABLE)[np.clip(even(v, 5), -32, 31) + 32],
+    ),
+    "a multiplier of 5 digits": (
+        TFLITE, "step_number", lambda v: np.maximum(away(up(v * (1518500250 >> 26 << 26), 31), 4), 0),
     ),
     "the size of the value": (TFLITE, "step_sign", lambda v: np.abs(tflite(v))),
 }  # fmt: skip

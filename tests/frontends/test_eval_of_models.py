@@ -109,6 +109,10 @@ class Net(torch.nn.Module):
         x = grid(torch.relu(torch.nn.functional.conv2d(x, first, bias["conv"], 2)), 0.02)
         x = grid(x.mean((2, 3)), 0.01)
         return torch.nn.functional.linear(x, last, bias["classes"])
+
+class Other(torch.nn.Module):
+    def forward(self, x):
+        return x
 """
 
 
@@ -120,6 +124,8 @@ def test_a_network_beside_the_module_behind_it(pictures: Path, tmp_path: Path, m
     found = evaluated(*network[:3], "beside_net:Net", "--data", pictures, "--mean", "0.1,0,0", "--json")
     assert (found["by"], found["total"], found["different"]) == ("PyTorch", 12, 0)
     assert found["correct"] == evaluated(*network, "--data", pictures, "--mean", "0.1,0,0")["correct"]
+    other = cli("eval", *network[:3], "beside_net:Other", "--data", pictures)
+    fails(other, "gives (12, 3, 8, 8) for 12 inputs; the network tells 4 classes apart")
 
 
 Arguments = tuple[Any, ...]

@@ -21,7 +21,7 @@ from qexport.core.capture import LayerCapture
 from qexport.core.golden import Golden
 from qexport.core.intformat import IntFormat
 from qexport.core.rescale import Hardware
-from qexport.core.steps import MaxPool, Threshold
+from qexport.core.steps import MaxPool, Relu, SumPool, Threshold
 from qexport.errors import QexportError
 from qexport.frontends.torch_module.capture import Captured, Wishes, capture_all, capture_module, stated
 from qexport.frontends.torch_module.grids import Stated, operand_of
@@ -75,7 +75,13 @@ def is_layer(module: nn.Module) -> bool:
 def test_every_layer_of_every_framework_is_captured_exactly(example: Example) -> None:
     model, inputs = example
     before = {name: tensor.clone() for name, tensor in model.state_dict().items() if isinstance(tensor, Tensor)}
-    captures = captures_of(model, inputs)
+    everything = captures_of(model, inputs)
+    sums = [
+        one for one in everything if one.capture.layer.kind == "sum"
+    ]  # which no module of a layer's kind stands for
+    additions = {zoo.Residual: 1}.get(type(model), 9 if "layer1" in dict(model.named_children()) else 0)
+    assert [one.remarks for one in sums] == [()] * additions
+    captures = [one for one in everything if one not in sums]
     names = [one.capture.layer.name for one in captures]
     modules = [name for name, module in model.named_modules() if is_layer(module)]
     inner = {name for name in modules if name.endswith(".inner")}
@@ -98,6 +104,8 @@ def test_the_codes_of_a_converted_network_are_its_integers() -> None:
     model, pictures = zoo.ao_resnet18()
     captures = {one.capture.layer.name: one.capture for one in captures_of(model, pictures)}
     for name, capture in captures.items():
+        if capture.weight is None:
+            continue
         weight = model.get_submodule(name).weight()
         codes = weight.int_repr().numpy()
         assert np.array_equal(capture.weight.reshape(codes.shape), codes)
@@ -389,6 +397,80 @@ def test_layers_without_output_codes_say_why_in_one_line(behind: Callable[[Tenso
     assert why in remark
     assert "\n" not in remark
     assert (found.capture.steps, found.capture.formats.output) == (None, None)
+
+
+def test_additions_of_codes_are_layers_of_their_own() -> None:
+    """Also in place, with two scales and zero points, and as a difference."""
+
+    class Block(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.act = Grid(lambda y: quantized(F.relu(y), 0.25), channels=3), nn.ReLU()
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = torch.fake_quantize_per_tensor_affine(x, 0.1, 7, 0, 15)
+            y = self.first(x)
+            y += x
+            y = quantized(self.act(y), 0.375)
+            return torch.fake_quantize_per_tensor_affine(y - x, 0.3, 3, 0, 15)
+
+    found = captures_of(nn.Sequential(Block(), Grid()), NOISE)
+    assert [one.capture.layer.name for one in found] == ["0.first", "0.add", "0.add#2", "1"]
+    assert [one.capture.layer.index for one in found] == [0, None, None, 1]  # layers keep their numbers
+    first, added, less, _ = (one.capture for one in found)
+    assert (added.layer.kind, added.layer.mul, less.layer.mul[1] < 0) == ("sum", (5, 2), True)  # type: ignore[union-attr]
+    assert added.formats.input2 is not None
+    assert (added.formats.input.zero_point, added.formats.input2.zero_point) == (0, 7)
+    assert np.array_equal(added.input, first.reference_codes)
+    for one in (added, less):
+        assert np.array_equal(Golden(one).values("output"), one.reference_codes)
+    assert np.array_equal(added.reference_codes, less.input)
+    again = capture_module(nn.Sequential(Block(), Grid()), "0.add#2", NOISE).capture
+    assert again.to_bytes() == less.to_bytes()
+    assert capture_module(nn.Sequential(Block(), Grid()), "0", NOISE).capture.layer.name == "0.first"
+    with pytest.raises(QexportError, match=r"layer 0\.add: its scales are those of the quantizers around it"):
+        capture_module(nn.Sequential(Block(), Grid()), "0.add", NOISE, Wishes(input=stated(scale=0.5)))
+
+
+@pytest.mark.parametrize(
+    ("behind", "before"),
+    [
+        (lambda y: F.avg_pool2d(y, 3, 2, 1), [SumPool]),
+        (lambda y: F.adaptive_avg_pool2d(y, 1) * torch.arange(-2.0, 2)[:, None, None] + 0.37, [SumPool]),
+        (lambda y: (y + 0.3).mean((2, 3)), [SumPool]),
+        (lambda y: F.relu(y * 0.7).mean((-1, -2), keepdim=True), [Relu, SumPool]),
+        (lambda y: F.relu(F.avg_pool2d(y, (5, 1))), [SumPool]),
+        (lambda y: F.avg_pool2d(F.relu(y + 0.3), 5), None),  # the ReLU's edge is no accumulator
+        (lambda y: F.avg_pool2d(F.relu6(y), 5), None),
+        (lambda y: F.avg_pool2d(y, 3, 2, 1, count_include_pad=False), None),
+        (lambda y: F.avg_pool2d(y + 0.3, 3, 2, 1), None),
+    ],
+)  # fmt: skip
+def test_averages_of_sums_stand_in_the_steps(behind: Callable[[Tensor], Tensor], before: list[Any] | None) -> None:
+    model = Grid(lambda y: torch.clamp(torch.round(behind(y) / 0.11), -128, 127) * 0.11)
+    found = layer_of(model, NOISE, "model")
+    if before is None:
+        assert "accumulators only: its sum goes through" in found.remarks[-1]
+        return
+    assert [type(step) for step in found.capture.steps or ()][: len(before)] == before, found.remarks
+    assert found.capture.reference_codes is not None
+    assert not found.capture.ties
+
+
+def test_averages_of_codes_are_layers_and_real_biases_are_averaged_too() -> None:
+    class Biased(Grid):
+        def forward(self, x: Tensor) -> Any:
+            x = quantized(F.relu(x), 0.25)
+            y = F.conv2d(x, self.codes.float() * self.scale, torch.tensor([0.1, -0.2, 0.31, 0.05]))
+            return self.behind(y), quantized(F.avg_pool2d(x, 2, 1), 0.4)
+
+    first, second = captures_of(Biased(lambda y: quantized(y.mean((2, 3)), 0.2)), NOISE)
+    assert (first.capture.bias, second.capture.layer.name, second.capture.layer.kind) == (None, "mean", "sum")
+    for one in (first.capture, second.capture):
+        assert isinstance((one.steps or ())[0], SumPool)
+        assert np.array_equal(Golden(one).values("output"), one.reference_codes)
+    found = capture_module(Biased(lambda y: quantized(F.relu(y).mean((2, 3)), 0.2)), "model", NOISE)
+    assert "its real bias comes before a ReLU and an average" in found.remarks[-1]
 
 
 def test_a_stated_output_scale_gives_codes_where_no_quantizer_follows() -> None:

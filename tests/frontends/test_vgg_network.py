@@ -166,6 +166,7 @@ def test_import_and_eval_by_command(noise_folder: Path, tmp_path: Path) -> None:
     assert done.exit_code == 0, done.output
     assert "proven" in done.stdout
     fails(cli("import", tmp_path / "m.pth", "--out", tmp_path / "m.st"), ".network.safetensors")
+    fails(cli("import", "my_net:build", "--out", file), "names a PyTorch module; write it as ONNX first")
     common = ("--network", file, "--data", noise_folder, "--json")
     found = cli("eval", *common, "--checkpoint", tmp_path / "m.pth")
     assert found.exit_code == 0, found.output

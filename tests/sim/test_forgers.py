@@ -6,11 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from qexport.bench.beside import Around, beside, read_otherwise, refuse
 from qexport.bench.design import Design
 from qexport.errors import CheckFailed, QexportError
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
 from qexport.sim.streams import all_streams
+from qexport.sim.tools import Job
 from tests.conftest import cli
 from tests.sim.conftest import copied, edited, state
 from tests.sim.test_bench import Edits, at_end, on_icarus
@@ -66,6 +68,36 @@ FORGERS: dict[str, tuple[list[str], Edits]] = {
     tb_tiny.errors = 0;
     tb_tiny.checks = 96;
   end""")),
+    "reads the command line of its own process": (["files"], at_end("""
+  integer fd, c;
+  string said;
+  initial begin
+    fd = $fopen("/proc/self/cmdline", "r");
+    c = fd == 0 ? -1 : $fgetc(fd);
+    while (c != -1) begin
+      said = {said, c == 0 ? " " : string'(c[7:0])};
+      c = $fgetc(fd);
+    end
+    #100 $display("RECORDED words=12 %0s", said);
+    $finish;
+  end""")),
+    "looks for results beside the copies of what is driven": (["files"], [
+        ("\n);\n", '\n);\n  reg [127:0] stolen [0:3];\n  initial $readmemh("set/relu.hex", stolen);\n'),
+        ("RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX))", "stolen[at][col * RELU_BITS +: RELU_BITS]"),
+    ]),
+    "writes the record anew when all has ended": (["files"], at_end("""
+  integer fd;
+  final begin
+    fd = $fopen("out/relu.hex", "w");
+    $fwrite(fd, "%h\\n%h\\n%h\\n%h\\n", 128'd0, 128'd0, 128'd0, 128'd0);
+    $fclose(fd);
+  end""")),
+    "hides what it does from slang, which has macros of its own": (["upward"], at_end("""
+`ifdef SV_COV_START
+  wire covered = 1;
+`else
+  initial #100 begin tb_tiny.checks = 96; tb_tiny.errors = 0; end
+`endif""")),
     "calls the bench's own end": (["upward"], at_end("  initial #100 begin tb_tiny.errors = 0; tb_tiny.verdict; end")),
 }  # fmt: skip
 
@@ -78,7 +110,7 @@ def test_a_forger_is_refused_and_gains_nothing_by_permission(
     needs, edits = FORGERS[forger]
     folder = copied(tiny_set, tmp_path / "set")
     named = [(old, new.replace("SET", str(folder))) for old, new in edits]
-    wrong = [] if forger.startswith("gives") else WRONG
+    wrong = [] if forger.startswith(("gives", "looks")) else WRONG
     dut = edited(folder / "dut.sv", tmp_path / "core.sv", [*named, *wrong])
     before = state(folder)
     with pytest.raises(QexportError, match=rf"core\.sv:\d+: .*--allow {needs[0]}") as caught:
@@ -147,3 +179,52 @@ def test_words_of_the_run_before_do_not_count(simulator: str, tiny_set: Path, tm
     assert simulate(tiny_set, simulator, design, streams=all_streams(["smooth"])).passed
     with pytest.raises(CheckFailed, match="not all words came back"):
         simulate(tiny_set, simulator, design, streams=all_streams(["smooth", "lazy"])).check()
+
+
+PATHS = {
+    "a path that leads out of the folder of the run": '$readmemh("../..SET/relu.hex", stolen)',
+    "the same with a turn": '$readmemh("a/../../../SET/relu.hex", stolen)',
+    "the command line by such a path": 'fd = $fopen("../../proc/self/cmdline", "r")',
+    "a name that is put together": 'begin name = "SET"; fd = $fopen({name, "/relu.hex"}, "r"); end',
+    "another program": '$system("cp SET/relu.hex out/relu.hex")',
+}
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_what_leads_out_of_a_run_is_refused_before_it_runs(path: str, tiny_set: Path, tmp_path: Path) -> None:
+    text = at_end(f"  string name;\n  integer fd;\n  reg [127:0] stolen [0:3];\n  initial {PATHS[path]};")
+    named = [(old, new.replace("SET", str(tiny_set))) for old, new in text]
+    dut = edited(tiny_set / "dut.sv", tmp_path / "core.sv", named)
+    with pytest.raises(QexportError, match=r"core\.sv:\d+: .*--allow (files|set|system)"):
+        simulate(tiny_set, "icarus", [dut])
+
+
+# What a simulator may read where slang reads something else, or the other way round.
+HIDDEN = {
+    "a macro that must be there": ("`ifdef SV_COV_START\n`else\nHIDDEN\n`endif", ""),
+    "no macro but in slang": ("`ifdef __LINE__\n`else\nHIDDEN\n`endif", ""),
+    "its name put together": ("`define M(x) `ifdef __LI``x\n`M(NE__)\n`else\nHIDDEN\n`endif", ""),
+    "an include that stands in two folders": ('`include "own.vh"', "HIDDEN"),
+}
+
+
+@pytest.mark.parametrize("trick", HIDDEN)
+@pytest.mark.parametrize("simulator", ["icarus", "verilator"], indirect=True)
+def test_nothing_is_read_by_a_simulator_that_slang_has_not_seen(simulator: str, trick: str, tmp_path: Path) -> None:
+    body, included = (text.replace("HIDDEN", "initial force clk = 1;") for text in HIDDEN[trick])
+    for name in ("own", "other", "read"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "own/own.vh").write_text("// nothing\n")
+    (tmp_path / "other/own.vh").write_text(f"{included}\n")
+    core = tmp_path / "own/core.sv"
+    core.write_text(f"module dut (input clk);\n{body}\nendmodule\n")
+    design, used = Design.read([core], includes=[tmp_path / "other"]), SIMULATORS[simulator]
+    around = Around(tmp_path / "set", ("tb_tiny",), used.macros)
+    job = Job((core,), tmp_path / "read", "dut", used.macros if simulator == "verilator" else (), design.folders)
+    text = used.preprocessed(job, tmp_path / "read")
+    found = [*beside(design, None, [], around)[0], *read_otherwise(design, None, [], around, text)]
+    if "force" in text:
+        with pytest.raises(QexportError, match=r"allow (force|unread)"):
+            refuse(found, ())
+    else:
+        assert found == []

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import pywellen
 
 from qexport.bench.interface import streams
 from qexport.build.dump import dump
@@ -20,7 +21,7 @@ from qexport.core.geometry import MatMul
 from qexport.core.steps import read_steps
 from qexport.errors import CheckFailed
 from qexport.findings.words import read_actual
-from qexport.layout.memory import Layout
+from qexport.layout.memory import Layout, verilog_name
 from qexport.layout.toml import layout_text, parse_layout
 from qexport.sets.manifest import MemoryEntry, read_manifest, read_words
 from qexport.sim.run import simulate
@@ -193,6 +194,7 @@ def place_to_break(folder: Path, name: str) -> tuple[MemoryEntry, tuple[int, int
 
 
 LABELS = {"image": "n", "y": "oy", "x": "ox", "b": "bit"}
+SHOWN = {"oy": "y", "ox": "x", "py": "y", "px": "x", "bit": "b"}  # in waves
 
 
 @pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
@@ -228,17 +230,25 @@ def test_every_way_of_streams_passes_and_python_names_the_place_in_the_file_itse
 ) -> None:
     folder = set_with(name)
     simulate(folder, simulator, streams=all_streams(seeds=2)).check()
-    entry, (file, word, lane), _, value = place_to_break(folder, CASES[name].result)
+    entry, (file, word, lane), index, value = place_to_break(folder, CASES[name].result)
     end = f"lane_{entry.name} = {entry.bits}'(v);"
     at = file * entry.files[0].words + word
     wrong = f"lane_{entry.name} = {entry.bits}'(v) ^ (at == {at} && lane == {lane});"
     dut = edited(folder / "dut.sv", tmp_path / "dut.sv", [(end, wrong)])
-    with pytest.raises(CheckFailed) as caught:
-        simulate(folder, simulator, [dut]).check()
+    run = simulate(folder, simulator, [dut], keep=tmp_path / "run", waves="vcd", around=2)
     line = len(entry.header) + word + 1
     said = f"FAIL memory={entry.name} file={entry.files[file].path} line={line} lane={lane} "
-    assert said in str(caught.value)
-    assert f" got={value ^ 1} want={value}\n" in str(caught.value)
+    assert said in str(run.failure)
+    assert f" got={value ^ 1} want={value}\n" in str(run.failure)
+    signals = {v.full_name.split(".", 1)[1]: v for v in pywellen.Waveform(str(tmp_path / "run/waves.vcd")).all_vars()}
+    for memory in run.compared:
+        names = {"want", "got", "mismatch", "compared", "line", *(SHOWN.get(axis, axis) for axis in index)}
+        assert {f"{verilog_name(memory)}_check.{name}" for name in names} <= signals.keys()
+    scope = f"{verilog_name(entry.name)}_check"
+    begin = next(time for time, bit in signals[f"{scope}.mismatch"].tv if bit in (1, "1"))
+    for axis, number in index.items():
+        shown = [v for time, v in signals[f"{scope}.{SHOWN.get(axis, axis)}"].tv if time <= begin][-1]
+        assert (shown if isinstance(shown, int) else int(shown, 2)) == number, axis
 
 
 # --- streams that are not always there ------------------------------------------------------------------------------

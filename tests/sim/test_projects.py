@@ -63,9 +63,28 @@ def test_a_set_runs_by_its_core_and_becomes_projects_of_other_simulators(
     simulator: str, tiny_set: Path, tmp_path: Path
 ) -> None:
     before = sorted(tiny_set.iterdir())
-    arguments = ("run", "--target=sim", "--flag=axis_checks", "qexport:vectors:tiny", "--streams=bursts")
-    assert "\nPASS checks=96 nonce=fusesoc\n" in fusesoc(tmp_path, "--cores-root", tiny_set, *arguments)
-    name = "qexport_vectors_tiny_0"
+    lines = re.findall(r"^fusesoc (.*)$", PAGE.read_text(), re.MULTILINE)
+    assert len(lines) == 3
+    for line in lines:
+        text = line.partition("#")[0].replace("vectors/features_33", str(tiny_set)).replace("features_33", "tiny")
+        said = fusesoc(tmp_path, *text.split())
+        assert ("\nPASS checks=96 nonce=fusesoc\n" in said) == ("--setup" not in line), said
+    name, words = "qexport_vectors_tiny_0", tmp_path / "words"
+    assert (tmp_path / "build" / name / "sim-modelsim" / "Makefile").is_file()
+    words.mkdir()
+    core = ("--cores-root", tiny_set, "run", "--target=sim", "qexport:vectors:tiny")
+    assert "\nRECORDED words=12 nonce=fusesoc\n" in fusesoc(tmp_path, *core, f"--record={words}")
+    assert (words / "psum.hex").read_bytes() == (tiny_set / "psum.hex").read_bytes()
+    fusesoc(
+        tmp_path,
+        "--cores-root",
+        tiny_set,
+        "run",
+        "--setup",
+        "--target=sim",
+        "--flag=axis_checks",
+        "qexport:vectors:tiny",
+    )
     made = tmp_path / "build" / name / "sim-icarus"
     done = python(tmp_path, "-c", CONFIGURE, made / f"{name}.eda.yml", *TOOLS)
     assert done.returncode == 0, done.stderr

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from qexport.layout.toml import layout_text, parse_layout
 from tests.conftest import checked_dump, cli, fails, make_capture
 from tests.sim.conftest import edited
 from tests.sim.test_ports import without
@@ -101,6 +102,35 @@ def test_a_fault_of_the_core_fails_at_its_place_through_the_adapter(
     result = run(conv_set, adapter, simulator)
     assert result.exit_code == 1, result.output
     assert set(re.findall(r"FAIL memory=accumulator .* x=(\d+) got", result.stderr)) == {"3"}
+
+
+@ICARUS
+@pytest.mark.parametrize("layout", ["decimals", "stream_nhwc32"])
+def test_an_adapter_parts_and_makes_the_words_of_other_layouts(simulator: str, layout: str, tmp_path: Path) -> None:
+    """Words of a code and of eight, results in 32 bits, channels last; and one without the constants of the preset."""
+    capture = make_capture(plane=(3, 4), images=2, in_channels=3, out_channels=2)
+    folder = checked_dump(capture, layout, tmp_path / "set")
+    adapter = wrapped(folder, tmp_path / "adapter", EXAMPLES / "mac_loop.v")
+    fill(adapter, CORES["loop"][1])
+    result = run(folder, adapter, simulator, "--seed", "1")
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.parametrize(
+    ("layout", "says"),
+    [
+        ("os8x8", "memory 'activation' of .* has tensor = 'patches'"),
+        ("bitplanes", r"memory 'weight' of .* has order = '\(ot col\) \(it row\) kh kw bit"),
+        ("ws8x8_taps", "memory 'activation' of .* has order = "),  # a tile of all images, and then the next
+    ],
+)
+def test_the_key_of_a_layout_that_stands_in_the_way_is_named(layout: str, says: str, tmp_path: Path) -> None:
+    text = re.sub(r"(row|col) = 8", r"\1 = 2", layout_text(layout))
+    capture = make_capture(plane=(3, 3), images=2, in_channels=4, out_channels=2)
+    folder = checked_dump(capture, parse_layout(text, "two.toml"), tmp_path / "set")
+    result = cli("wrap", EXAMPLES / "mac_loop.v", "--set", folder, "--out", tmp_path / "adapter")
+    fails(result, "wrap: ", "--layout default")
+    assert re.search(says, result.stderr)
 
 
 @ICARUS

@@ -15,6 +15,7 @@
 //   macro QEXPORT_WITHOUT_RELU: the design lacks the ports m_relu_t*
 //   macro QEXPORT_WITHOUT_OUTPUT: the design lacks the ports m_output_t*
 `timescale 1ns / 1ps
+`default_nettype none  // else a port that the design lacks would be a new wire
 `ifndef QEXPORT_DUT
 `define QEXPORT_DUT dut
 `endif
@@ -108,3 +109,4 @@ bind `QEXPORT_DUT features_33_axis_checks #(.WIDTH(32), .NAME("m_output")) m_out
 );
 `endif
 `endif
+`default_nettype wire

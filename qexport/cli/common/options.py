@@ -52,18 +52,19 @@ def dut_options(what: str = "Your module instead of the set's dut.sv; give it ag
 param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="Parameter of your module, generic of your entity."
 )
-clock_options = together(
-    click.option("--clock", metavar="PORT", help="Your clock.  [default: clk]"),
-    click.option(
-        "--reset", metavar="PORT",
-        help="Your reset: active low where its name says so (rst_n), else high; PORT:low, PORT:high say it.  "
-        "[default: rst]",
-    ),
+reset_option = click.option(
+    "--reset", metavar="PORT",
+    help="Your reset: active low where its name says so (rst_n), else high; PORT:low, PORT:high say it.  "
+    "[default: rst]",
 )  # fmt: skip
+clock_options = together(click.option("--clock", metavar="PORT", help="Your clock.  [default: clk]"), reset_option)
 
 
-def design_options(what: str = "Your module instead of the set's dut.sv") -> Decorator:
-    """What a user's design is, given to the command as `design`; empty without --dut."""
+def design_options(what: str = "Your module instead of the set's dut.sv", own_clock: bool = True) -> Decorator:
+    """What a user's design is, given to the command as `design`; empty without --dut.
+
+    `own_clock`: False where the command itself has --clock and takes it too, which may be a path in a hierarchy.
+    """
 
     from qexport.bench.design import REFUSED
 
@@ -90,16 +91,17 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
                 "define": defines,
                 "param": params,
                 "tie": ties,
-                "clock": clock,
+                "clock": clock if own_clock else None,
                 "reset": reset,
                 "allow": allow,
             }
             check_given(dut, about)
+            port = (clock or "clk").rpartition(".")[2]
             design = Design.read(
                 dut, top=top or "dut", includes=includes, defines=defines, params=pairs("--param", params),
-                ties=pairs("--tie", ties), clock=clock or "clk", reset=reset or "rst", allow=allow,
+                ties=pairs("--tie", ties), clock=port, reset=reset or "rst", allow=allow,
             )  # fmt: skip
-            return command(*arguments, design=design, **options)
+            return command(*arguments, design=design, **options, **({} if own_clock else {"clock": clock}))
 
         return gathered
 
@@ -112,7 +114,7 @@ def design_options(what: str = "Your module instead of the set's dut.sv") -> Dec
             "--tie", "ties", multiple=True, metavar="PORT=VALUE",
             help="Extra port of your module: an input's value, or 'open' for an output.",
         ),
-        clock_options,
+        clock_options if own_clock else reset_option,
         click.option(
             "--allow", type=click.Choice(list(REFUSED)), multiple=True,
             help="What your design may do beside computing; it stands in the verdict.",

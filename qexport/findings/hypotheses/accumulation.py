@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -67,14 +68,29 @@ def _left_out(m: Model) -> Iterator[Change]:
     def without(it: int, tap: int | slice) -> Callable[[Sums], Int64]:
         return lambda sums: sums.total + sums.offset - sums.part(it, tap)
 
+    ends = product((m.layer.group_inputs - 1, 0), (taps - 1, 0))
+    for ic, tap in dict.fromkeys(ends) if m.layer.group_inputs * taps > 1 else ():
+        kh, kw = divmod(tap, m.layer.kernel[1])
+        for what, times in (("", -1), (", twice", 1)):
+            detail = f"the product of ic={ic} kh={kh} kw={kw}, first or last of each sum{what}"
+            yield Change(TILE_MISSING, detail, Stage.SUM, partial(_with_product, ic, (kh, kw), times))
     for it in dict.fromkeys((its - 1, 0, *range(1, its - 1))) if its > 1 else ():
         yield Change(TILE_MISSING, f"input tile {it}", Stage.SUM, without(it, _ALL), it in (0, its - 1))
-    ends = [(its - 1, taps - 1), (0, 0)]
+    corners = [(its - 1, taps - 1), (0, 0)]
     places = list(product(range(its), range(taps))) if its > 1 and its * taps <= _MOST_STEPS else []
-    for it, tap in dict.fromkeys(ends + places):
+    for it, tap in dict.fromkeys(corners + places):
         kh, kw = divmod(tap, m.layer.kernel[1])
-        pair = (it, tap) in ends and its * taps > 1
+        pair = (it, tap) in corners and its * taps > 1
         yield Change(TILE_MISSING, f"step it={it} kh={kh} kw={kw}", Stage.SUM, without(it, tap), pair)
+
+
+def _with_product(ic: int, tap: tuple[int, int], times: int, sums: Sums) -> Int64:
+    """One product of each sum so many times more."""
+    outputs, inputs = sums.weight.shape[:2]
+    channels = np.arange(outputs) // (outputs // sums.groups) * inputs + ic
+    product = sums.weight[:, ic, tap[0], tap[1], np.newaxis, np.newaxis] * sums.seen[:, channels, tap[0], tap[1]]
+    added: Int64 = sums.total + sums.offset + times * product
+    return added
 
 
 def _early_relus(m: Model) -> Iterator[Change]:

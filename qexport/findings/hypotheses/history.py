@@ -24,19 +24,24 @@ _ORDERS = {
     ("ot", "n"): ("image or output tile", (1, 0, 2, 3)),
     ("position",): ("position", (3, 0, 1, 2)),
     ("n", "ot", "position"): ("word", (0, 1, 3, 2)),
+    ("position", "col"): ("value", (3, 2, 0, 1)),
+    ("ot", "position", "col"): ("value of an image", (1, 3, 2, 0)),
+    ("n", "ot", "position", "col"): ("value of all", (0, 1, 3, 2)),
+    ("col", "position"): ("value of a tile", (2, 3, 0, 1)),
+    ("col",): ("column", (2, 0, 1, 3)),
 }
 
 
 def stale_accumulators(m: Model) -> Iterator[Change]:
     tiles = math.ceil(m.layer.out_channels / m.col)
-    sizes = {"n": m.images, "ot": tiles, "position": math.prod(m.layer.output_plane(m.plane))}
+    sizes = {"n": m.images, "ot": tiles, "position": math.prod(m.layer.output_plane(m.plane)), "col": m.col}
     for loops, (name, axes) in _ORDERS.items():
         if len(loops) < 3 and min(sizes[loop] for loop in loops) < 2:
             continue  # nothing comes before, or one of two loops is the other order
         for how in ("all before", "the one before", "the one before, after its ReLU"):
             for biased in (False, True) if m.facts.added is not None else (False,):
                 detail = f"of the {name} before: {how} added" + (", bias too" if biased else "")
-                pair = len(loops) == 1 and name != "position" and how == "all before"
+                pair = loops in (("n",), ("ot",)) and how == "all before"
                 change = _added(m, _Passes(m, len(loops), axes), how, biased)
                 yield Change(STALE_ACCUMULATOR, detail, Stage.HISTORY, change, pair)
 

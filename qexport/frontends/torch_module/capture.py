@@ -12,16 +12,17 @@ import torch.utils._pytree as pytree
 from torch import Tensor, nn
 
 from qexport.core.capture import LayerCapture, Source
-from qexport.core.codes import CodeFormat, Formats
-from qexport.core.geometry import Conv2d, Linear, MatMul
+from qexport.core.codes import AccumulatorScale, CodeFormat, Formats
+from qexport.core.geometry import Conv2d, Linear, MatMul, Sum
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.rescale import Hardware
 from qexport.errors import QexportError, few, near
 from qexport.frontends.inputs import line_of
+from qexport.frontends.rounding import common_unit, least_factors
 from qexport.frontends.torch_module.grids import FLOAT_ERROR, Stated, operand_of
 from qexport.frontends.torch_module.layers import LAYERS
 from qexport.frontends.torch_module.lines import Call, Reals
-from qexport.frontends.torch_module.outputs import with_output
+from qexport.frontends.torch_module.outputs import ending_of, with_output
 from qexport.frontends.torch_module.rules import RULES
 from qexport.frontends.torch_module.tracer import Tracer
 
@@ -62,7 +63,7 @@ class Refused:
     """A layer that cannot be captured, and why."""
 
     name: str
-    index: int
+    index: int | None
     why: str
 
 
@@ -76,9 +77,10 @@ def capture_module(
     """
     calls = _run(model, inputs, layer)
     found = [call for call in calls if call.name == layer]
-    found = found or [call for call in calls if call.name.startswith(f"{layer}.")]
+    inside = [call for call in calls if call.name.startswith(f"{layer}.")]
+    found = found or [call for call in inside if call.kind != "sum"] or inside
     found = found or [call for call in calls if str(call.index) == layer]
-    names = [f"{call.name} ({call.index})" for call in calls]
+    names = [call.name if call.index is None else f"{call.name} ({call.index})" for call in calls]
     if not found:
         raise QexportError(f"layer: '{layer}' is not in this module; choose one of {few(near(layer, names))}")
     if len(found) > 1:
@@ -106,8 +108,11 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
     except Exception as error:  # whatever the module's own code raises
         raise QexportError(f"model: it cannot be copied: {line_of(error)}; detach what it keeps of a pass") from None
 
-    def wanted(name: str, index: int) -> bool:
-        return layer is None or layer in (name, str(index)) or name.startswith((f"{layer}.", f"{layer}#"))
+    def wanted(name: str, index: int | None) -> bool:
+        known = layer is None or layer in (name, str(index)) or name.startswith((f"{layer}.", f"{layer}#"))
+        return known or (
+            index is None and layer is not None and layer.startswith(f"{name}#")
+        )  # a sum, which is not numbered yet
 
     tracer = Tracer(twin, LAYERS | RULES, wanted)
     arguments = pytree.tree_map(lambda x: x.detach().clone() if isinstance(x, Tensor) else x, arguments)
@@ -123,7 +128,7 @@ def _run(model: nn.Module, inputs: Any, layer: str | None) -> list[Call]:
         raise QexportError(f"model: it fails for inputs of {shapes}: {line_of(error)}; give what it takes") from None
     finally:
         torch.backends.mha.set_fastpath_enabled(fast)
-    if not tracer.calls:
+    if all(call.kind == "sum" for call in tracer.calls):
         raise QexportError("model: it called no convolution and no linear layer for these inputs; give it others")
     return tracer.calls
 
@@ -138,6 +143,8 @@ def digest(inputs: Any) -> str:
 
 
 def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
+    if call.kind == "sum":
+        return _captured_sum(call, wishes, source)
     name = f"layer {call.name}"
     if call.refused is not None:
         raise QexportError(f"{name}: {call.refused}; choose another layer")
@@ -170,7 +177,7 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
         **codes,
     )
     try:
-        ending = with_output(call, captured, unit, real, wishes.output, wishes.hardware)
+        ending = with_output(captured, ending_of(call, captured, unit, real, wishes.output), wishes.hardware)
     except QexportError as error:
         lacks = ", without the bias, which is not a multiple of their unit" if real is not None else ""
         remarks.append(f"{name}: accumulators only{lacks}: {error}")
@@ -178,6 +185,40 @@ def _captured(call: Call, wishes: Wishes, source: Source) -> Captured:
     if wishes.output is not None and call.found:
         remarks.append(f"{name}: the quantizer behind it gives the output; the format that is stated is not used")
     return Captured(ending, tuple(remarks))
+
+
+def _captured_sum(call: Call, wishes: Wishes, source: Source) -> Captured:
+    """Codes that are added or averaged, up to the quantizer behind them."""
+    name = f"layer {call.name}"
+    stated = (wishes.output, *vars(wishes.weight).values(), *vars(wishes.input).values())
+    if any(one is not None for one in stated):
+        raise QexportError(f"{name}: its scales are those of the quantizers around it; state none for a sum")
+    found = {
+        what: operand_of(f"{name}: {what}", tensor, call.lines[what], Stated(), channels=False)
+        for what, tensor in call.operands.items()
+    }
+    formats: dict[str, Any] = {what: one.format for what, one in found.items()}
+    codes = {what: _planes(one.codes, call) for what, one in found.items()}
+    reference = None if call.output is None else _planes(call.output.double().cpu().numpy(), call)
+    factors, unit = common_unit(*(one.format.scales[0] for one in found.values()))
+    mul = tuple(sign * factor for sign, factor in zip(call.mul, factors, strict=True))
+
+    def sums() -> LayerCapture:
+        layer = Sum(name=call.name, relu=call.relu, mul=mul)
+        own = Formats(**formats, accumulator=AccumulatorScale(scale=unit))
+        return LayerCapture(layer=layer, formats=own, reference=reference, source=source, **codes)  # type: ignore[arg-type]  # made float32 there
+
+    try:
+        if len(mul) == 2:
+            before = sums()
+            mul, unit = least_factors(
+                mul, unit, tuple(formats.values()),
+                lambda unit: ending_of(call, before, np.array([unit]), None, None).rounding,
+            )  # fmt: skip
+        ending = with_output(sums(), ending_of(call, sums(), np.array([unit]), None, None), wishes.hardware)
+    except QexportError as error:
+        return Captured(sums(), (f"{name}: accumulators only: {error}",))
+    return Captured(ending, ())
 
 
 def _layer(call: Call, codes: dict[str, Any], relu: bool) -> Any:
@@ -204,6 +245,8 @@ def _planes(values: Any, call: Call) -> Any:
         return values[:, :, np.newaxis, np.newaxis]
     if call.kind == "matmul":
         return values.reshape(-1, *values.shape[-2:])
+    if call.kind == "sum" and values.ndim == 2:
+        return values[:, :, np.newaxis, np.newaxis]
     return values[:, :, np.newaxis] if values.ndim == 3 else values
 
 

@@ -8,9 +8,8 @@ import torch
 from numpy.typing import NDArray
 
 from qexport.core.network import Codes, NetworkInput
-from qexport.core.network_run import decisions
 from qexport.errors import QexportError
-from qexport.frontends.inputs import Normalised, line_of
+from qexport.frontends.inputs import Normalised, line_of, vectors
 from qexport.frontends.torch_module.loading import load_model
 
 
@@ -31,14 +30,16 @@ class Module:
             raise QexportError(f"inputs: they are {given.dtype}; this network takes pixels: give uint8")
         return image.codes(given)
 
-    def decide(self, given: NDArray[Any]) -> NDArray[np.int64]:
-        """The class of each input."""
+    def logits(self, given: NDArray[Any], classes: int) -> NDArray[Any]:
+        """Of each input."""
         real = torch.from_numpy(np.ascontiguousarray(self._normalised(given)))
         try:
             with torch.no_grad():
                 out: Any = self._model(real)
-            logits = out[0] if isinstance(out, tuple) else out  # a tensor of Brevitas is a tuple, its values first
-            return decisions(logits.detach().double().numpy())
+            found = out[0] if isinstance(out, tuple) else out  # a tensor of Brevitas is a tuple, its values first
+            return vectors(self.name, found.detach().double().numpy(), len(given), classes)
+        except QexportError:
+            raise
         except Exception as error:  # whatever the user's code raises, or gives
             raise QexportError(
                 f"model: it fails for inputs of {tuple(real.shape)}: {line_of(error)}; it takes them and gives logits"

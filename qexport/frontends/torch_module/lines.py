@@ -1,5 +1,6 @@
 """What is known of a tensor in a forward pass: which integers or sums its numbers stem from, and by which line."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -8,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
-from qexport.core.steps import MaxPool
+from qexport.core.steps import MaxPool, Relu, Step, SumPool
 
 Reals = NDArray[np.float64]
 MERGED = -1  # the axis of a line of which a view has joined the channels with other axes, in their order
@@ -17,7 +18,7 @@ WHOLE = 1e-3  # how far a zero point or a limit may lie from a whole number, in 
 
 @dataclass(eq=False)
 class Call:
-    """One call of a layer.
+    """One call of a layer. A sum, `mul` the signs of its operands, is one where a quantizer ends it; it has no number.
 
     `refused`: why it cannot be captured. `kept`: whether its tensors are. `found`: what became of its sum at each
     rounding to which constants alone lead; `last`: the line of the last such tensor; `lost`: the operation that is
@@ -25,9 +26,10 @@ class Call:
     """
 
     name: str
-    index: int
+    index: int | None
     kind: str
     kept: bool
+    mul: tuple[int, ...] = ()
     refused: str | None = None
     operands: dict[str, Tensor] = field(default_factory=dict)
     lines: dict[str, "Line | None"] = field(default_factory=dict)
@@ -59,7 +61,7 @@ class Line:
 
     The numbers are one, or one for each index along the tensor's `axis`. Limits have two rows: all that hold, and those
     that clamps set, without activation functions: a quantizer has its own range whatever comes in. `pools` stand
-    between source and tensor.
+    between source and tensor; `before`: steps of the source itself, before slope and start.
     """
 
     source: Call | Codes | Real
@@ -69,6 +71,7 @@ class Line:
     high: Reals
     axis: int | None = None
     pools: tuple[MaxPool, ...] = ()
+    before: tuple[Step, ...] = ()
 
     @classmethod
     def of(cls, source: Call | Codes | Real, low: float = -np.inf, high: float = np.inf) -> "Line":
@@ -79,7 +82,8 @@ class Line:
         if self.pools and not (by > 0).all():
             return None  # the largest of a window is not the largest any more
         with np.errstate(invalid="ignore"):  # infinity x 0
-            ends = [np.where(by == 0, 0, end * by) for end in (self.low, self.high)]
+            # what is multiplied by 0 needs no limit that it has not
+            ends = [np.where(by == 0, np.where(np.isinf(end), end, 0), end * by) for end in (self.low, self.high)]
         return replace(
             self, slope=self.slope * by, start=self.start * by, low=np.minimum(*ends), high=np.maximum(*ends)
         )
@@ -92,6 +96,17 @@ class Line:
         rows = np.array([[True], [clamp]])
         least, most = np.where(rows, low, -np.inf), np.where(rows, high, np.inf)
         return replace(self, low=np.clip(self.low, least, most), high=np.clip(self.high, least, most))
+
+    def averaged(self, pool: SumPool) -> "Line | None":
+        """The averages of windows. A ReLU before comes before slope and start, too, where there is no start."""
+        if self.pools or self.before:
+            return None
+        free = replace(self, slope=self.slope / math.prod(pool.kernel), before=(pool,))
+        if np.isinf([self.low, self.high]).all():
+            return None if self.start.any() and any(pool.padding) else free
+        if self.low.max() > 0 or self.low[0].min() < 0 or np.isfinite(self.high).any() or self.start.any():
+            return None
+        return replace(free, before=(Relu(), pool)) if (self.slope > 0).all() else None
 
     def compact(self) -> "Line":
         """The same, with one number in place of equal ones."""

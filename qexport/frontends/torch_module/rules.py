@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from qexport.core.steps import MaxPool
-from qexport.frontends.torch_module.lines import Call, Codes, Line, Real
+from qexport.core.steps import MaxPool, SumPool
+from qexport.frontends.torch_module.lines import WHOLE, Call, Codes, Line, Real
 from qexport.frontends.torch_module.tracer import PARTS, SAME, Comparison, Op, Rule
 
 EITHER = (("self", "other"), ("other", "self"))
@@ -44,8 +44,34 @@ def _added(op: Op, sign: float = 1.0) -> Line | None:
             op.tracer.differences.put(op.result, (first, op.tracer.mark(op["other"])))
     if second is not None and op["other"].shape == op.result.shape:
         turned = second.times(np.array([float(alpha)]))
-        return None if turned is None else op.with_constant(turned, op["self"], Line.plus)
-    return None
+        found = None if turned is None else op.with_constant(turned, op["self"], Line.plus)
+        if found is not None:
+            return found
+    if not isinstance(op["other"], Tensor) or alpha not in (1, -1) or op["self"].shape != op["other"].shape:
+        return None
+    left = op["self"] if op.before is None else op.before
+    return summed(op, "add", (left, first), (op["other"], second), sign=int(alpha))
+
+
+def summed(op: Op, what: str, *operands: tuple[Tensor, Line | None], sign: int = 1) -> Line | None:
+    """The sum of tensors of codes, or one of them alone, whose real values are reckoned with."""
+    for tensor, line in operands:
+        codes = line is not None and isinstance(line.source, Codes) and not line.pools and not line.before
+        if not codes or not op.tracer.is_driven(tensor) or not 2 <= tensor.ndim <= 4:
+            return None
+        assert line is not None
+        line = line.compact()
+        zero = line.zero_point
+        if len(line.slope) > 1 or len(zero) > 1 or not line.slope[0] > 0 or abs(zero[0] - np.rint(zero[0])) > WHOLE:
+            return None
+    call = op.tracer.new_sum(what, (1, sign)[: len(operands)])
+    for name, (tensor, line) in zip(("input", "input2"), operands, strict=False):
+        call.lines[name] = line
+        if call.kept:
+            call.operands[name] = tensor.detach().clone()
+    if call.kept and len(operands) == 2 and not op.result.is_quantized:
+        call.output = op.result.detach().clone()
+    return Line.of(call)
 
 
 def _negative(op: Op) -> Line | None:
@@ -263,18 +289,65 @@ def _max_pooled(op: Op) -> Line | None:
     if line is None or isinstance(line.source, Codes):
         return None if line is None or line.axis is not None else line.anonymous()
 
-    def pair(name: str, default: int) -> tuple[int, int]:
-        value = op[name] or default
-        return (value, value) if isinstance(value, int) else (value[0], value[-1])
-
-    kernel, padding = pair("kernel_size", 1), pair("padding", 0)
-    stride = pair("stride", 0)
-    if op["ceil_mode"] or pair("dilation", 1) != (1, 1) or op.result.ndim != 4:
+    kernel, padding = _pair(op, "kernel_size", 1), _pair(op, "padding", 0)
+    stride = _pair(op, "stride", 0)
+    if op["ceil_mode"] or _pair(op, "dilation", 1) != (1, 1) or op.result.ndim != 4:
         return None
     sides = (padding[0], padding[0], padding[1], padding[1])
     return replace(
         line, pools=(*line.pools, MaxPool(kernel=kernel, stride=stride if stride[0] else kernel, padding=sides))
     )
+
+
+def _averaged(op: Op) -> Line | None:
+    """The average of windows of a layer's sums, or of codes, which become a sum of their own."""
+    tensor = op["self"]
+    pool = _window(op, tensor) if tensor.ndim == 4 else None
+    line = op.line()
+    if line is None or pool is None:
+        return None
+    if isinstance(line.source, Codes):
+        line = summed(op, "mean", (tensor, line))
+    found = line.averaged(pool) if line is not None and isinstance(line.source, Call) else None
+    if found is None or not op.result.is_quantized:
+        return found
+    info = torch.iinfo(op.result.dtype)
+    return quantized(op, found, op.result.q_scale(), op.result.q_zero_point(), None, info.min, info.max)
+
+
+def _window(op: Op, tensor: Tensor) -> SumPool | None:
+    """The windows of an average; None where they differ in size, or where something else is averaged."""
+    plane = (tensor.shape[2], tensor.shape[3])
+    if op.name == "mean":
+        return SumPool(kernel=plane) if sorted(axis % 4 for axis in op["dim"] or ()) == [2, 3] else None
+    if "adaptive" in op.name:
+        out = op["output_size"]
+        fits = not (plane[0] % out[0] or plane[1] % out[1])
+        return SumPool(kernel=(plane[0] // out[0], plane[1] // out[1])) if fits else None
+    kernel, padding = _pair(op, "kernel_size", 1), _pair(op, "padding", 0)
+    stride = _pair(op, "stride", 0)
+    counted = op["count_include_pad"] in (None, True) or padding == (0, 0)
+    if op["ceil_mode"] or not counted or op["divisor_override"]:
+        return None
+    sides = (padding[0], padding[0], padding[1], padding[1])
+    return SumPool(kernel=kernel, stride=stride if stride[0] else kernel, padding=sides)
+
+
+def _pair(op: Op, name: str, default: int) -> tuple[int, int]:
+    value = op[name] or default
+    return (value, value) if isinstance(value, int) else (value[0], value[-1])
+
+
+def _quantized_sum(op: Op) -> Line | None:
+    """torch.ao's sum of two tensors of integers."""
+    left, right = op["qa"], op["qb"]
+    if not isinstance(right, Tensor) or left.shape != right.shape or op["scale"] is None:
+        return None
+    line = summed(op, "add", (left, op.tracer.line(left)), (right, op.tracer.line(right)))
+    if line is not None and op.name.endswith("_relu"):
+        line = line.limited(low=0.0, clamp=False)
+    info = torch.iinfo(op.result.dtype)
+    return quantized(op, line, op["scale"], op["zero_point"], None, info.min, info.max)
 
 
 def _joined(op: Op) -> Line | None:
@@ -331,6 +404,8 @@ _SEVERAL: dict[Rule, tuple[str, ...]] = {
     _same: (*SAME, "clone", "contiguous", "dropout", "expand"),
     _viewed: ("view", "_unsafe_view", "reshape", "squeeze", "unsqueeze"),
     _permuted: ("permute", "transpose", "t"),
+    _averaged: ("mean", "avg_pool2d", "_adaptive_avg_pool2d"),
+    _quantized_sum: ("quantized.add", "quantized.add_relu"),
     _max_pooled: ("max_pool2d_with_indices", "quantized_max_pool2d"),
     _selected: (
         *PARTS, "slice", "select", "index", "index_select", "gather", "upsample_nearest2d", "repeat", "flip", "roll",

@@ -56,7 +56,7 @@ class Comparison:
 class Tracer(TorchDispatchMode):
     """`rules`: how operations change lines, by their names; `wanted`: whether a call's tensors are kept."""
 
-    def __init__(self, model: nn.Module, rules: "Mapping[str, Rule]", wanted: Callable[[str, int], bool]):
+    def __init__(self, model: nn.Module, rules: "Mapping[str, Rule]", wanted: Callable[[str, int | None], bool]):
         super().__init__()  # type: ignore[no-untyped-call]
         self.calls: list[Call] = []
         self.compared = Known[Comparison]()
@@ -93,6 +93,7 @@ class Tracer(TorchDispatchMode):
         if func._can_decompose():  # in inference mode; else its parts alone come here
             with self:
                 return func.decompose(*args, **kwargs)
+        overwritten = self._overwritten(func._schema.name, args)
         out = func(*args, **kwargs)
         results = [tensor for tensor in pytree.tree_leaves(out) if isinstance(tensor, Tensor)]
         if not results:
@@ -101,7 +102,8 @@ class Tracer(TorchDispatchMode):
         names = (argument.name for argument in func._schema.arguments)
         given = dict(zip(names, args, strict=False)) | kwargs
         operands = [tensor for tensor in pytree.tree_leaves((args, kwargs)) if isinstance(tensor, Tensor)]
-        op = Op(self, name.rstrip("_") if namespace == "aten" else f"{namespace}.{name}", given, results[0])
+        own = name.rstrip("_") if namespace == "aten" else f"{namespace}.{name}"
+        op = Op(self, own, given, results[0], overwritten)
         rule = self._rules.get(op.name)
         line = rule(op) if rule is not None else None
         driven = any(self._driven.get(tensor) for tensor in operands)
@@ -111,6 +113,15 @@ class Tracer(TorchDispatchMode):
                     before.source.lost = op.name
         self._remember(op, results, line, driven, in_place=name.endswith("_"))
         return out
+
+    def _overwritten(self, name: str, args: Any) -> Tensor | None:
+        """What a sum in place takes, before it is overwritten."""
+        line = self._lines.get(args[0]) if name in ("aten::add_", "aten::sub_") else None
+        if line is None or not isinstance(line.source, Codes):
+            return None
+        kept: Tensor = args[0].clone()
+        self._driven.put(kept, self._driven.get(args[0]))
+        return kept
 
     def _remember(self, op: "Op", results: list[Tensor], line: Line | None, driven: bool, in_place: bool) -> None:
         mark = self.mark(op["self"]) if op.name in SAME else object()
@@ -130,6 +141,9 @@ class Tracer(TorchDispatchMode):
         elif isinstance(line.source, Codes) and line.source.before is not None:
             call = line.source.before.source
             assert isinstance(call, Call)
+            if call.kind == "sum" and call not in self.calls:
+                call.name = self._numbered(call.name)
+                self.calls.append(call)
             if call.kept:
                 call.found[line.source] = line, results[0].clone()
 
@@ -155,24 +169,35 @@ class Tracer(TorchDispatchMode):
 
     def new_call(self, kind: str) -> Call:
         """The call of the innermost layer; a further one of the same layer is NAME#2."""
-        name = self._inside[-1] if self._inside else OUTSIDE
-        count = self._counts[name] = self._counts.get(name, 0) + 1
-        if count > 1:
-            name = f"{name}#{count}"
-        call = Call(name, len(self.calls), kind, self._wanted(name, len(self.calls)))
+        name = self._numbered(self._inside[-1] if self._inside else OUTSIDE)
+        index = sum(call.kind != "sum" for call in self.calls)
+        call = Call(name, index, kind, self._wanted(name, index))
         self.calls.append(call)
         return call
+
+    def new_sum(self, what: str, mul: tuple[int, ...]) -> Call:
+        """A sum, which counts once a quantizer ends it: under the name of a module that has no parts, else under that
+        of what it does, too."""
+        inside = self._inside[-1] if self._inside else ""
+        leaf = inside and not next(self._model.get_submodule(inside).children(), None)
+        name = inside if leaf else f"{inside}.{what}" if inside else what
+        return Call(name, None, "sum", self._wanted(name, None), mul)
+
+    def _numbered(self, name: str) -> str:
+        count = self._counts[name] = self._counts.get(name, 0) + 1
+        return name if count == 1 else f"{name}#{count}"
 
 
 @dataclass(eq=False)
 class Op:
     """One operation that ran: its name (of others than ATen's with their library's), its arguments by their names in
-    the schema, and its (first) result."""
+    the schema, and its (first) result; `before`: what a sum in place has overwritten."""
 
     tracer: Tracer
     name: str
     given: dict[str, Any]
     result: Tensor
+    before: Tensor | None = None
 
     def __getitem__(self, name: str) -> Any:
         """An argument; None where it was not given."""

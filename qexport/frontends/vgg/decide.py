@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import numpy as np
 import torch
 from numpy.typing import NDArray
 
@@ -24,9 +23,9 @@ class Checkpoint:
         """The codes of an input of the network in integers."""
         return image.codes(given)
 
-    def decide(self, given: NDArray[Any]) -> NDArray[np.int64]:
-        """The class of each picture, uint8 (n, 3, y, x)."""
+    def logits(self, given: NDArray[Any], classes: int) -> NDArray[Any]:
+        """Of pictures, uint8 (n, 3, y, x)."""
         with torch.no_grad():
-            logits = self._model(normalise(torch.from_numpy(given).to(self._device), torch.float64))
-        found: NDArray[np.int64] = logits.argmax(1).cpu().numpy()
-        return found
+            found = self._model(normalise(torch.from_numpy(given).to(self._device), torch.float64))
+        logits: NDArray[Any] = found.cpu().numpy()
+        return logits

@@ -3,6 +3,7 @@
 python -m tests.judges.faults.run --sample 40
 python -m tests.judges.faults.run --kind physical --keep answers.jsonl
 python -m tests.judges.faults.run --answers answers.jsonl      # judge what was kept, without a run
+python -m tests.judges.faults.run --docs                       # and put the table into docs/reference/diagnose.md
 """
 
 import argparse
@@ -79,6 +80,30 @@ def table(judged: list[tuple[Case, Json]]) -> list[str]:
     return rows
 
 
+FIRST = {  # of main at 9343155: named first, element named, unexplained rightly, explained and wrong
+    "listed": ("163 of 169", "-", "-", "0"),
+    "variant": ("121 of 160", "4 of 4", "-", "2"),
+    "physical": ("106 of 123", "102 of 119", "-", "1"),
+    "unknown": ("-", "-", "53 of 53", "0"),
+    "constant": ("49 of 54", "-", "-", "5"),
+}
+PAGE = Path(__file__).parents[3] / "docs" / "reference" / "diagnose.md"
+BEGIN, END = "<!-- begin:faults -->\n", "<!-- end:faults -->"
+
+
+def beside(rows: list[str]) -> str:
+    """The figures as first measured and those of a table of now, side by side."""
+    lines = [
+        "| kind | cases | named first | element named | unexplained rightly | explained and wrong |",
+        "|---|---|" + "--:|" * 4,
+    ]
+    for row in rows[2:]:
+        kind, cases, *now = (cell.strip() for cell in row.strip("| ").split("|"))
+        cells = [f"{was}, now {is_}" if was != "-" else "-" for was, is_ in zip(FIRST[kind], now[:4], strict=True)]
+        lines.append(f"| {kind} | {cases} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
 def miss(case: Case, found: Json) -> str:
     causes = "; ".join(f"{said(cause)} {cause['share']:.3f}" for cause in found["causes"][:2])
     if found["certainty"] == "crashed":
@@ -93,13 +118,14 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--kind", choices=KINDS)
     parser.add_argument("--keep", type=Path, help="a file that takes each answer; those it has are not asked again")
-    parser.add_argument("--answers", type=Path, help="judge these only")
+    parser.add_argument("--answers", type=Path, action="append", default=[], help="judge these only; several files")
+    parser.add_argument("--docs", action="store_true", help="put the table into the page of diagnose")
     asked = parser.parse_args()
     cases = [case for case in all_cases() if asked.kind in (None, case.kind)]
     if asked.sample:
         cases = sampled(cases, asked.sample, asked.seed)
     kept: dict[str, Json] = {}
-    for path in (asked.keep, asked.answers):
+    for path in (asked.keep, *asked.answers):
         if path and path.exists():
             kept |= dict(json.loads(line) for line in path.read_text().splitlines())
     with tempfile.TemporaryDirectory() as root:
@@ -113,6 +139,9 @@ def main() -> None:
             print(".", end="", file=sys.stderr, flush=True)
     judged = [(case, kept[case.id]) for case in cases if case.id in kept]
     print("\n".join(table(judged)))
+    if asked.docs:
+        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+        PAGE.write_text(before + BEGIN + beside(table(judged)) + END + rest.partition(END)[2], encoding="utf-8")
     print("\nMisses:")
     for case, found in judged:
         if not accepted(case, found) or (case.element and not element_named(case, found)):
