@@ -1,6 +1,6 @@
 """How many mutants of designs stress and pictures kill together: `python -m tests.judges.cores.mutants`.
 
-Of the five designs of the judge and of the reference arrays `ws` and `os`; --write puts the rows into trust.md.
+Of the five designs of the judge and of the arrays `ws` and `os`; --write puts the rows into the page trust.md.
 
 `qexport selftest --dut` makes them, from the same seed for each set of a design, so that mutants of one name and place
 are one: on the sets of `dump --stress`, one after the other, then on the pictures, until none is left. It is killed
