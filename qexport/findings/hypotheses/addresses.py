@@ -25,7 +25,7 @@ INPUT_AXES = Mistake("input_axes", f"Read the activations {_AXES}")
 OUTPUT_AXES = Mistake("output_axes", f"Write the results {_AXES}")
 _LETTERS = {"weight": "OIHW", "input": "CHW", "output": "CHW"}
 _WIDE = 1 << 21  # elements of a tensor of which only words are moved
-_MOST = 8  # wrong addresses of an operand that are tried everywhere
+_MOST = 4  # wrong addresses of a memory that are tried everywhere
 _FEW = 64  # wrong words that are looked at first
 Read = Callable[[Int64], Int64]  # from elements to what is read in their place
 
@@ -36,8 +36,8 @@ def solved_addresses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     if terms is None:
         return
     for fetched in (_Weights(m), *_inputs(m)):
-        found = 0
         for memory in fetched.memories:
+            found = 0
             for detail, wrong, beyond in wrong_addresses(memory) if found < _MOST else ():
                 read = partial(memory.read, wrong=wrong, beyond=beyond)
                 if surviving(terms.stages, partial(fetched.sums, read=read)):
