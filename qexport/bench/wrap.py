@@ -2,7 +2,7 @@
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from qexport.sets.manifest import Manifest, MemoryEntry, capture_of, read_manife
 
 Plane = tuple[int, int]
 
+UNHEARD = "unheard"  # a stream of results beside that which the adapter takes
 _ORDER = ("weight", "bias", "input")  # in which the core gets its codes
 # what a word of a port's name begins with, or is, where it belongs to a stream
 _STREAMS = {
@@ -123,8 +124,8 @@ def render_wrap(folder: Path, given: Design, design: Design, to: Path) -> Adapte
     params = _params(read_module(design, package, (folder,)), constants) | dict(design.params)
     values = {name: str(constants.get(text, text)) for name, text in params.items()}
     module = read_module(replace(design, params=values), package, (folder,))
-    roles = _roles({name: port for name, (_, port) in module.ports.items()}, driven)
-    result = _result(roles, [name for name in COMPARED if name in offered and name != "psum"], folder)
+    result = _result(module.ports, [name for name in COMPARED if name in offered and name != "psum"], folder)
+    roles = _roles({name: port for name, (_, port) in module.ports.items()}, driven, result)
     used = {name: offered[name] for name in (*driven, result)}
     for stream in used.values():
         _check_memory(entries[stream.memory], manifest.array, folder)
@@ -141,6 +142,7 @@ def render_wrap(folder: Path, given: Design, design: Design, to: Path) -> Adapte
     results = entries[used[result].memory].shape[2:]
     if results != (constants["OY"], constants["OX"]):  # behind a pool
         own |= dict(zip(("OY", "OX"), results, strict=True))
+    reads = ("result", "valid") not in roles.values()
     name = f"{design.top}_adapter"
     context |= {
         "sizes": own,
@@ -156,7 +158,9 @@ def render_wrap(folder: Path, given: Design, design: Design, to: Path) -> Adapte
         "readies": {
             memory: (memory, "ready") in roles.values() or ("", "ready") in roles.values() for memory in driven
         },
-        "reads": ("result", "valid") not in roles.values(),
+        "whole": whole[result] and offered[result].lanes > 1,
+        "reads": reads,
+        "early": not reads and ("", "start") not in roles.values(),  # a core that gives results while codes come
         "waits": ("", "done") in roles.values(),
         "result_bits": _data_bits(module, roles, "result") or words[result].memory.bits,
     }
@@ -230,8 +234,11 @@ def _words(name: str) -> list[str]:
     return [re.sub(r"^t(valid|ready|data|last)$", r"\1", word) for word in kept or words]
 
 
-def _roles(ports: Mapping[str, Port], driven: list[str]) -> dict[str, tuple[str, str]]:
-    """Of each port the stream that it seems to belong to, '' for none or several, and its role."""
+def _roles(ports: Mapping[str, Port], driven: list[str], result: str) -> dict[str, tuple[str, str]]:
+    """Of each port the stream that it seems to belong to, '' for none or several, and its role.
+
+    Of several ports of results those count that are named for the `result`; what takes others is UNHEARD.
+    """
     roles = {}
     for name, port in ports.items():
         words, single = _words(name), port.bits == 1
@@ -254,18 +261,20 @@ def _roles(ports: Mapping[str, Port], driven: list[str]) -> dict[str, tuple[str,
         elif not role and (not single or re.search(r"d(ata|in|out)?$", words[-1])):
             role = "data"
         roles[name] = (stream, role)
-    results = [name for name, role in roles.items() if role == ("result", "data")]
-    for name in results:  # others are such as a level of a buffer
-        if name != max(results, key=lambda result: ports[result].bits):
-            roles[name] = ("", "")
+    for kind in ("data", "valid", "ready"):
+        own = [name for name, role in roles.items() if role == ("result", kind)]
+        named = [name for name in own if result in name.lower()] or own
+        if kind == "data":  # others are such as a level of a buffer
+            named = [max(named, key=lambda name: ports[name].bits)] if named else []
+        roles |= {name: (UNHEARD, kind) for name in own if name not in named}
     return roles
 
 
-def _result(roles: Mapping[str, tuple[str, str]], offered: list[str], folder: Path) -> str:
+def _result(ports: Iterable[str], offered: list[str], folder: Path) -> str:
     """The memory that the core's results are: that which a port is named for, else the first."""
     if not offered:
         raise QexportError(f"wrap: {folder} has neither accumulator nor relu nor output; dump it with one of them")
-    named = [name for name in offered if any(name in port.lower() for port in roles)]
+    named = [name for name in offered if any(name in port.lower() for port in ports)]
     return named[0] if named else offered[0]
 
 
@@ -300,6 +309,8 @@ def _line(
     if role == "reset":
         low = Design.read((), reset=name).reset_low
         return Line(name, "!rst" if low else "rst", f"reset, active {'low' if low else 'high'}")
+    if stream == UNHEARD and role == "ready":
+        return Line(name, "1'b1", "takes results that are not looked at")
     if stream == "result" and role in ("ready", "address"):
         signal = "result_ready" if role == "ready" else f"{port.bits}'(result_index)"
         return Line(name, signal, "takes results" if role == "ready" else "CHECK: number of the result, oc first")

@@ -25,7 +25,7 @@ from qexport.core.strength import percent
 from qexport.errors import CheckFailed, few
 from qexport.sets.folder import find_sets
 from qexport.sim.supervisor import TIME_LIMIT
-from qexport.trust.selftest import CHECKERS, SAMPLE, FileMutant, Selftest, selftest
+from qexport.trust.selftest import CHECKERS, FILES, ONLY, SAMPLE, FileMutant, Selftest, selftest
 from qexport.trust.selftest import Table as SelftestTable
 
 OPEN = "open"
@@ -49,6 +49,7 @@ OPEN = "open"
     "--time-limit", type=seconds_type(),
     help=f"Seconds for each set, after which what is left stays open.  [default: {TIME_LIMIT}; with --all none]",
 )  # fmt: skip
+@click.option("--only", type=click.Choice(ONLY), help="Change files alone, or RTL alone.  [default: both]")
 @json_option
 def command(
     folder: Path,
@@ -59,6 +60,7 @@ def command(
     sample: int,
     every: bool,
     time_limit: float | None,
+    only: str | None,
     as_json: bool,
 ) -> None:
     """Prove that the verdict can fail, by changes to a set and to RTL.
@@ -73,9 +75,12 @@ def command(
     qexport selftest vectors/features_33 --style os --sample 5
     qexport selftest vectors/features_33 --all
     qexport selftest vectors/features_33 --dut my_core.sv --top my_core
+    qexport selftest vectors/features_33 --dut my_core.sv --top my_core --only rtl
     """
     if style is not None and design:
         raise click.UsageError("--style names a reference array, --dut your own module; give one of them")
+    if only == FILES and (design or style is not None):
+        raise click.UsageError("--only files changes no RTL; leave out --dut and --style")
     if time_limit is None and not every:
         time_limit = TIME_LIMIT
     results: list[Selftest] = []
@@ -85,7 +90,7 @@ def command(
             results.append(
                 selftest(
                     path, simulator, design, styles=styles, seed=seed,
-                    sample=None if every else sample, progress=progress, limit=time_limit,
+                    sample=None if every else sample, only=only, progress=progress, limit=time_limit,
                 )
             )  # fmt: skip
     survivors = [name for result in results for name in result.survivors]
@@ -140,6 +145,8 @@ def _show_selftest(result: Selftest) -> None:
 
 def _show_file_mutants(title: str, mutants: SelftestTable) -> None:
     """By file, how many changes each checker noticed; '-' where it does not look at the file."""
+    if not mutants.files:
+        return
     groups: dict[str, list[FileMutant]] = {}
     for mutant in mutants.files:
         groups.setdefault(mutant.group, []).append(mutant)

@@ -59,6 +59,7 @@ from qexport.trust.stress import stress_capture
 FLIPS = 200  # of single bits over all files of a set, at least
 SEALED = 10  # of single bits of each memory with its checksum
 _DRAWS = 20  # tries for each of them, to meet one that is no fill
+FILES, RTL = ONLY = ("files", "rtl")
 SAMPLE = 20  # mutants of each kind of an array, unless all are asked for
 SIMULATE, BENCH, VERIFY = CHECKERS = ("simulate", "bench alone", "verify")
 
@@ -143,6 +144,7 @@ def selftest(
     styles: Sequence[str] | None = None,
     seed: int = 0,
     sample: int | None = None,
+    only: str | None = None,
     progress: Progress = lambda what, done, total: None,
     limit: float | None = None,
 ) -> Selftest:
@@ -152,8 +154,9 @@ def selftest(
     set and in that of a stress capture of the same geometry; with `dut` it is the module `top` of these files, in the
     bench of the set only. `styles` None: the first that the layer has, of all mutants every one; none where the set's
     memories, formats or steps are not those of an array. `sample`: how many mutants of each kind of RTL, None: all.
-    What was found is kept beside the simulators' builds, by the content of all that it depends on, but for `dut`: it
-    may include other files. `limit`: seconds after which what is not done stays open.
+    `only`: one of ONLY, what alone is changed. `limit`: seconds after which what is not done stays open. What was found
+    is kept beside the simulators' builds, by the content of all that it depends on, but for `dut`: it may include other
+    files.
 
     Raises CheckFailed when the set does not pass as it is, QexportError when it has no bench, an array of `styles` does
     not compute its layer, Yosys is missing or cannot read `dut`.
@@ -164,7 +167,7 @@ def selftest(
     _check_own_design(folder, manifest)
     design = Design.of(dut, top)
     without = None
-    if design:
+    if design or only == FILES:
         styles = ()
     elif styles is None:
         styles, without = _arrays(folder, manifest, every=sample is None)
@@ -180,9 +183,10 @@ def selftest(
     if faults := verify(folder).faults:
         raise CheckFailed(f"selftest: {folder} does not verify as it is: {faults[0]}; dump it again")
     progress("the set as it is", 1, 1)
-    parts = 2 + (1 if design else 2 * len(styles))  # of the work, each of which may take its share of the time
+    changed = 2 if only != RTL else 0
+    parts = changed + (1 if design else 2 * len(styles))  # of the work, each of which may take its share of the time
     mutants = _Mutants(simulator, seed, sample, styles, progress, clock, parts)
-    own_files = mutants.files(folder, "files of the set", sealed_only=False)
+    own_files = mutants.files(folder, "files of the set", sealed_only=False) if only != RTL else []
     if design:
         tell = mutants.told("your RTL")
         own_rtl = user_mutants(
@@ -196,7 +200,7 @@ def selftest(
         progress("the stress capture", 0, 1)
         stress = dump(capture, layout, scratch).folder
         progress("the stress capture", 1, 1)
-        stress_files = mutants.files(stress, "stress", sealed_only=True)
+        stress_files = mutants.files(stress, "stress", sealed_only=True) if only != RTL else []
         stress_rtl = [] if design else mutants.rtl(stress, "RTL, stress", prove=True)
         stress_table = _table(stress, stress_files, stress_rtl)
     return Selftest(

@@ -155,9 +155,10 @@ def test_a_users_module_is_changed_in_the_bench_of_the_set_only(tiny_set: Path, 
     assert cli("rtl", tiny_set, "--out", tmp_path / "rtl").exit_code == 0
     names = (tmp_path / "rtl" / "files.f").read_text().split()
     dut = [word for name in names for word in ("--dut", tmp_path / "rtl" / name)]
-    result = cli("selftest", tiny_set, "--simulator", "icarus", *dut, "--sample", "3", "--json")
+    result = cli("selftest", tiny_set, "--simulator", "icarus", *dut, "--sample", "3", "--only", "rtl", "--json")
     assert result.exit_code == 0, result.output
     (one,) = json.loads(result.stdout)["sets"]
+    assert one["own"]["files"] == one["stress"]["files"] == []
     assert len(one["own"]["rtl"]) == 3
     assert one["stress"]["rtl"] == []
 
@@ -203,6 +204,7 @@ def test_a_set_without_a_bench_and_options_that_contradict_each_other_are_refuse
     fails(cli("selftest", alone), "without a self-checking bench")
     fails(cli("selftest", set_of("default"), "--top", "core"), "--top belongs to --dut")
     fails(cli("selftest", set_of("default"), "--dut", "a.sv", "--style", "ws"), "give one of them")
+    fails(cli("selftest", set_of("default"), "--only", "files", "--style", "ws"), "--only files changes no RTL")
 
 
 def test_bits_of_a_bias_that_no_register_of_the_design_holds_are_not_demanded(

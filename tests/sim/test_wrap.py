@@ -6,8 +6,10 @@ from pathlib import Path
 import pytest
 from click.testing import Result
 
+from qexport.core.capture import LayerCapture
 from qexport.layout.toml import layout_text, parse_layout
 from tests.conftest import checked_dump, cli, fails, make_capture
+from tests.judges.cores import layers
 from tests.sim.conftest import edited
 from tests.sim.test_ports import without
 
@@ -18,10 +20,13 @@ BOTH = pytest.mark.parametrize("simulator", ["icarus", "verilator"], indirect=Tr
 ICARUS = pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
 
 
+def conv_capture() -> LayerCapture:
+    return make_capture(plane=(3, 4), images=2, in_channels=12, out_channels=9, kernel=(3, 3), padding=(1, 1, 1, 1))
+
+
 @pytest.fixture(scope="module")
 def conv_set(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    capture = make_capture(plane=(3, 4), images=2, in_channels=12, out_channels=9, kernel=(3, 3), padding=(1, 1, 1, 1))
-    return checked_dump(capture, "default", tmp_path_factory.mktemp("wrap"))
+    return checked_dump(conv_capture(), "default", tmp_path_factory.mktemp("wrap"))
 
 
 def wrapped(folder: Path, out: Path, *core: str | Path) -> Path:
@@ -36,11 +41,13 @@ def run(folder: Path, adapter: Path, simulator: str, *more: str) -> Result:
     return cli("simulate", folder, *given, *more)
 
 
-def fill(adapter: Path, edits: list[tuple[str, str]]) -> None:
+def fill(adapter: Path, edits: list[tuple[str, str]]) -> int:
+    """How many lines are one's own then."""
     before = adapter.read_text().splitlines()
     edited(adapter, adapter, edits)
     own = set(adapter.read_text().splitlines()) - set(before)
     assert len(own) <= MOST_LINES
+    return len(own)
 
 
 # core, its file, what is filled in: a port's or wire's line as it was written and as it must be
@@ -102,6 +109,17 @@ def test_a_fault_of_the_core_fails_at_its_place_through_the_adapter(
     result = run(conv_set, adapter, simulator)
     assert result.exit_code == 1, result.output
     assert set(re.findall(r"FAIL memory=accumulator .* x=(\d+) got", result.stderr)) == {"3"}
+
+
+@ICARUS
+@pytest.mark.parametrize("name", ["line_buffer", "bit_serial", "os_2x2"])
+def test_cores_of_another_style_pass_without_a_line_of_ones_own(simulator: str, name: str, tmp_path: Path) -> None:
+    """Results while pixels still come, psums beside the sums, words of which some are fill alone."""
+    folder = layers.set_of(name, tmp_path).folder
+    adapter = wrapped(folder, tmp_path / "adapter", layers.design_of(name))
+    assert fill(adapter, []) == 0
+    result = run(folder, adapter, simulator)
+    assert result.exit_code == 0, result.output
 
 
 @ICARUS

@@ -1,4 +1,6 @@
-"""How many mutants of the five designs stress and pictures kill together: `python -m tests.judges.cores.mutants`.
+"""How many mutants of designs stress and pictures kill together: `python -m tests.judges.cores.mutants`.
+
+Of the five designs of the judge and of the reference arrays `ws` and `os`; --write puts the rows into trust.md.
 
 `qexport selftest --dut` makes them, from the same seed for each set of a design, so that mutants of one name and place
 are one: on the sets of `dump --stress`, one after the other, then on the pictures, until none is left. It is killed
@@ -18,6 +20,14 @@ from tests.judges.cores.bench import Set, made
 from tests.judges.golden import read_capture
 from tests.judges.notation import Json
 
+ROOT = Path(__file__).parents[3]
+PAGE = ROOT / "docs" / "explanation" / "trust.md"
+BEGIN, END = "<!-- begin:study -->\n", "<!-- end:study -->"
+HEAD = """| design | mutants | killed | proven equivalent | survived | killed of those not equivalent |
+|---|---|---|---|---|---|
+"""
+ARRAYS = ("ws", "os")
+
 
 def sets_of(name: str, root: Path) -> Iterator[Set]:
     """Those of `dump --stress`, then that of the layer itself."""
@@ -29,9 +39,8 @@ def sets_of(name: str, root: Path) -> Iterator[Set]:
     assert done.exit_code == 0, done.output
     for number in range(len(list((root / "stress").iterdir()))):
         path = root / "stress" / f"{plain.layer['name']}_stress{number}" / "capture.safetensors"
-        if (
-            path.exists()
-        ):  # beside the sets there are other files; under the layer's own name, as the designs import its package
+        if path.exists():  # beside the sets there are other files
+            # under the layer's own name, as the designs import its package
             stress = read_capture(path).having(layer=plain.layer)
             yield made(stress, root / str(number), layout)
     yield made(plain, root / "plain", layout)
@@ -39,7 +48,7 @@ def sets_of(name: str, root: Path) -> Iterator[Set]:
 
 def fates(found: Set, name: str, sample: int, simulator: str) -> dict[tuple[str, str], str]:
     """What became of each mutant of a design on a set: killed, equivalent, survived."""
-    options = ("--simulator", simulator, "--sample", sample, "--time-limit", 1200, "--json")
+    options = ("--only", "rtl", "--simulator", simulator, "--sample", sample, "--time-limit", 1200, "--json")
     result = cli("selftest", found.folder, "--dut", layers.design_of(name), "--top", name, *options)
     assert result.exit_code in (0, 1), result.output
     (said,) = json.loads(result.stdout)["sets"]
@@ -47,8 +56,22 @@ def fates(found: Set, name: str, sample: int, simulator: str) -> dict[tuple[str,
     return {(mutant["name"], mutant["where"]): mutant["fate"] for mutant in mutants}
 
 
+def of_array(style: str, sample: int) -> dict[str, list[tuple[str, str]]]:
+    """Those of a reference array, on the stress set of the example: half of them by hand, half by Yosys."""
+    options = ("--only", "rtl", "--style", style, "--sample", sample // 2, "--time-limit", 3600, "--json")
+    result = cli("selftest", ROOT / "vectors" / "features_33", *options)
+    assert result.exit_code in (0, 1), result.output
+    (said,) = json.loads(result.stdout)["sets"]
+    by: dict[str, list[tuple[str, str]]] = {"killed": [], "equivalent": [], "survived": []}
+    for mutant in said["stress"]["rtl"]:
+        by[mutant["fate"]].append((mutant["name"], mutant["where"]))
+    return by
+
+
 def study(name: str, root: Path, sample: int, simulator: str = "icarus") -> dict[str, list[tuple[str, str]]]:
     """The mutants of a design by what became of them."""
+    if name in ARRAYS:
+        return of_array(name, sample)
     seen: dict[tuple[str, str], set[str]] = {}
     for found in sets_of(name, root):
         now = fates(found, name, sample, simulator)
@@ -68,9 +91,20 @@ def share(found: dict[str, list[tuple[str, str]]]) -> float:
     return len(found["killed"]) / max(1, len(found["killed"]) + len(found["survived"]))
 
 
+def write(name: str, found: dict[str, list[tuple[str, str]]]) -> None:
+    """Put the row of a design into the page, in place of an older one."""
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    table, _, after = rest.partition(END)
+    rows = [line for line in table.splitlines()[2:] if not line.startswith(f"| `{name}` ")]
+    counts = [len(found[fate]) for fate in ("killed", "equivalent", "survived")]
+    rows.append(f"| `{name}` | {sum(counts)} | {' | '.join(map(str, counts))} | {share(found):.1%} |")
+    PAGE.write_text(before + BEGIN + HEAD + "\n".join(sorted(rows)) + "\n" + END + after, encoding="utf-8")
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("names", nargs="*", default=list(layers.LAYERS))
+    parser.add_argument("names", nargs="*", default=[*layers.LAYERS, *ARRAYS])
+    parser.add_argument("--write", action="store_true")
     parser.add_argument("--sample", type=int, default=100)
     parser.add_argument("--simulator", default="icarus")
     given = parser.parse_args()
@@ -81,6 +115,8 @@ def main() -> int:
             counts = ", ".join(f"{len(mutants)} {fate}" for fate, mutants in found.items())
             print(f"{name}: {counts}: {share(found):.1%}", *found["survived"], sep="\n  ", flush=True)
             weak += share(found) < 0.99
+            if given.write:
+                write(name, found)
     return int(weak > 0)
 
 
