@@ -88,4 +88,4 @@ $(VENV)/.for-lint: pyproject.toml | $(BIN)/python
 	@touch $@
 
 clean:
-	rm -rf $(VENV) build dist htmlcov .coverage
+	rm -rf $(VENV) build dist htmlcov .coverage site .cache

@@ -122,9 +122,8 @@ def main() -> None:
         for title, path in networks(Path(folder)):
             found = prove(path, pictures_of(path))
             fine &= found.holds
-            rows.append(
-                f"| {title} | {found.layers} | {found.codes:,} | {found.ties} | {found.chained} | {found.exported} |"
-            )
+            numbers = (found.layers, found.codes, found.ties, found.chained, found.exported)
+            rows.append(f"| {title} | {' | '.join(f'{number:,}' for number in numbers)} |")
             print(rows[-1], flush=True)
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     PAGE.write_text(before + BEGIN + "\n".join(rows) + "\n" + END + rest.partition(END)[2], encoding="utf-8")

@@ -1,5 +1,7 @@
 """`qexport regress` against GNU make over the same simulations, and on a Dask cluster: `make bench`.
 
+The table of how-to/runs.md, filled in there.
+
 python scripts/runs_bench.py [JOBS] [SIMULATOR ...]
 """
 
@@ -26,6 +28,8 @@ from qexport.sim.run import simulate
 ROOT = Path(__file__).parent.parent
 PROGRAM = [sys.executable, "-c", "from qexport.cli import main; main()"]
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
+PAGE = ROOT / "docs/how-to/runs.md"
+BEGIN, END = "<!-- begin:runs -->\n", "<!-- end:runs -->"
 KILLED = 0.3  # share of the jobs after which a worker is killed
 
 
@@ -128,7 +132,7 @@ def cluster(folder: Path, host: str, of_worker: Sequence[str] = (), of_us: Seque
 
 
 def on_dask(folder: Path, sets: Path, simulator: str, jobs: int, host: str = "127.0.0.1",
-            of_worker: Sequence[str] = (), of_us: Sequence[str] = ()) -> None:  # fmt: skip
+            of_worker: Sequence[str] = (), of_us: Sequence[str] = ()) -> str:  # fmt: skip
     """Four workers, one of which is killed in the middle: all verdicts are there, none twice."""
     root = folder / f"{host}.store"
     with cluster(folder, host, of_worker, of_us) as (address, workers):
@@ -140,8 +144,10 @@ def on_dask(folder: Path, sets: Path, simulator: str, jobs: int, host: str = "12
         found = json.loads(driver.communicate()[0])
     files = [*Store(root).files()]
     passed = sum(run["result"] == "PASS" for run in found["runs"])
-    print(f"  {host}: {passed} of {jobs} jobs passed, {len(files)} results, {len({*files})} of them different")
     assert passed == len(files) == jobs
+    where = "two network namespaces" if of_worker else "the loopback interface"
+    cluster_of = f"{jobs} jobs by {simulator} on four Dask workers over {where}, one killed in the middle"
+    return f"{cluster_of}: {passed} verdicts, {len(files)} results"
 
 
 @contextmanager
@@ -180,16 +186,18 @@ def main(jobs: int = 200, simulators: Sequence[str] = tuple(SIMULATORS)) -> None
         for simulator in simulators:
             found = against_make(folder, sets, simulator, jobs)
             lines.append(f"| {simulator} | " + " | ".join(f"{one:.{1 if one < 10 else 0}f}" for one in found) + " |")
-        load = f"{os.cpu_count()} cores, {os.getloadavg()[1]:.0f} processes that wanted them in the last five minutes"
-        table = "\n".join([f"{jobs} smooth runs of layer 33, two at once, on {load}:", "", *lines])
-        print(f"\nqexport regress: {table}")
-        print("the same on a Dask cluster of four workers, one killed in the middle")
-        on_dask(folder, sets, simulators[0], jobs)
+        head = f"{jobs} smooth runs of layer 33, two at once, on {os.cpu_count()} cores that"
+        busy = f"{os.getloadavg()[1]:.1f} processes wanted in the last five minutes:"
+        said = [f"{head} {busy}", "", *lines, "", f"- {on_dask(folder, sets, simulators[0], jobs)}."]
         if shutil.which("ip") is None or os.geteuid() != 0:
-            print("  two hosts: needs iproute2 and root for network namespaces, not run")
-            return
-        with two_hosts() as (host, first, second):
-            on_dask(folder, sets, simulators[0], jobs, host, second, first)
+            said.append("- Two hosts: not run, that needs iproute2 and root for network namespaces.")
+        else:
+            with two_hosts() as (host, first, second):
+                said.append(f"- {on_dask(folder, sets, simulators[0], jobs, host, second, first)}.")
+    made = "\n".join(said)
+    print(f"\nqexport regress: {made}")
+    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}{made}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -130,9 +130,9 @@ def _compare(path: Path, asked: _Asked, as_json: bool) -> None:
     framework = load_framework(path, integers, asked.model, asked.weights, asked.checkpoint, asked.facts,
                                (asked.mean, asked.std), asked.device)  # fmt: skip
     (image,), engine, last = integers.inputs, Engine(integers), integers.outputs[0].from_
-    counts = [0, 0, 0]
+    counts, step = [0, 0, 0], max(engine.batch // framework.each, 1) * framework.each
     with show_progress(lines=True) as tell:
-        for part in batches(total, engine.batch):
+        for part in batches(total, step):
             given, labels = read(range(part.start, part.stop))
             ours = decisions(engine.run({image.name: framework.codes(image, given)}, [last])[last])
             theirs = decisions(framework.logits(given, classes))

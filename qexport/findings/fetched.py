@@ -1,14 +1,17 @@
 """Memories that are read at other addresses: the ways in which addresses are counted, and what is made of them."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations
 
 import numpy as np
 
 from qexport.core.intformat import Int64
 from qexport.layout.tiling import Tiling
 
+Wrong = Callable[[Int64], Int64]  # from the right word of a buffer to the one that is read
 NOTHING = -1  # the address of what is read as 0
 _NEAR = 16  # offsets that are tried one by one
 _PITCHES = 8  # pitches beside the right one
@@ -36,11 +39,11 @@ class Memory:
         """The words of one buffer, which are counted through."""
         return math.prod(self.sizes[self.fixed :])
 
-    def read(self, elements: Int64, wrong: Int64, beyond: str) -> Int64:
+    def read(self, elements: Int64, wrong: "Wrong", beyond: str) -> Int64:
         """What is read in place of elements; `wrong`: from the right word of a buffer to another one."""
         word, lane = np.divmod(self.slot[elements], self.lanes)
         own = word % self.count
-        start, other = word - own, wrong[own]
+        start, other = word - own, wrong(own)
         if beyond == "next":
             whole = math.prod(self.sizes[self.files :])
             inside = (start % whole + other >= 0) & (start % whole + other < whole)
@@ -56,8 +59,9 @@ def of_codes(shape: Sequence[int], text: str, order: str, axes: str, files: int,
     names = order.split()
     along = [axes.split().index(name) for name in names]
     element = np.arange(math.prod(shape)).reshape(shape).transpose(along).ravel()
-    sizes = tuple(shape[axis] for axis in along)
-    return Memory(text, tuple(names), sizes, 1, np.argsort(element), element, files, fixed)
+    sizes, slot = tuple(shape[axis] for axis in along), np.empty_like(element)
+    slot[element] = np.arange(len(element))
+    return Memory(text, tuple(names), sizes, 1, slot, element, files, fixed)
 
 
 def of_words(tiling: Tiling, text: str) -> Iterator[Memory]:
@@ -74,29 +78,30 @@ def of_words(tiling: Tiling, text: str) -> Iterator[Memory]:
             yield Memory(f"{text}{anew}", names, sizes, tiling.lanes, slot, element, 1, fixed)
 
 
-def wrong_addresses(memory: Memory) -> Iterator[tuple[str, Int64, str]]:
+def wrong_addresses(memory: Memory) -> Iterator[tuple[str, Wrong, str]]:
     """From the right word of a buffer to the wrong one, and what stands beyond the buffer."""
     count, sizes = memory.count, memory.sizes[memory.fixed :]
-    right = np.arange(count)
     pitches = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     for by in _offsets(count, pitches):
         for beyond in _beyond(memory):
-            yield f"{by:+d}{_SAID[beyond]}", right + by, beyond
-    index = np.unravel_index(right, sizes)
+            yield f"{by:+d}{_SAID[beyond]}", partial(np.add, by), beyond
     for axis, pitch in enumerate(pitches[:-1]):
         near = (pitch + by for by in range(-_PITCHES, _PITCHES + 1))
         for other in dict.fromkeys((*near, 1 << (pitch - 1).bit_length(), 2 * pitch)) if sizes[axis] > 1 else ():
             if other > 0 and other != pitch:
-                moved = right + index[axis] * (other - pitch)
-                leaves = moved[-1] >= count
-                for beyond in _beyond(memory) if leaves else ("zero",):
-                    detail = f"the pitch of {memory.names[memory.fixed + axis]} is {other}, not {pitch}"
-                    yield detail + (_SAID[beyond] if leaves else ""), moved, beyond
+                detail = f"the pitch of {memory.names[memory.fixed + axis]} is {other}, not {pitch}"
+                pitched = partial(_pitched, pitch=pitch, size=sizes[axis], more=other - pitch)
+                for beyond in _beyond(memory) if other > pitch else ("zero",):
+                    yield detail + (_SAID[beyond] if other > pitch else ""), pitched, beyond
     for detail, moved in _wrong_bits(count):
         yield detail, moved, "zero"
-        if moved.max() >= count and memory.fixed > memory.files:
+        if memory.fixed > memory.files and count & (count - 1):  # else no address leaves the buffer
             yield f"{detail}{_SAID['next']}", moved, "next"
-    yield "backwards", right[::-1], "zero"
+    yield "backwards", partial(np.subtract, count - 1), "zero"
+
+
+def _pitched(right: Int64, pitch: int, size: int, more: int) -> Int64:
+    return right + right // pitch % size * more
 
 
 _SAID = {"zero": ", 0 beyond the last", "cyclic": ", cyclic", "held": ", held at the end", "next": ", on into the next"}
@@ -117,20 +122,18 @@ def _offsets(count: int, pitches: Sequence[int]) -> list[int]:
     return [by for by in dict.fromkeys(near + far) if by and abs(by) < count]
 
 
-def lost_bits(count: int) -> Iterator[tuple[str, Int64]]:
-    places = np.arange(count)
-    for bit in range((count - 1).bit_length() if count > 1 else 0):
-        yield f"bit {bit} of the address is always 0", places & ~(1 << bit)
-        yield f"bit {bit} of the address is always 1", places | 1 << bit
-
-
-def _wrong_bits(count: int) -> Iterator[tuple[str, Int64]]:
-    yield from lost_bits(count)
-    places, bits = np.arange(count), (count - 1).bit_length() if count > 1 else 0
+def _wrong_bits(count: int) -> Iterator[tuple[str, Wrong]]:
+    bits = (count - 1).bit_length() if count > 1 else 0
     for bit in range(bits):
-        yield f"bit {bit} of the address is inverted", places ^ 1 << bit
-        for other in range(bit + 1, bits):
-            differ = (places >> bit ^ places >> other) & 1
-            yield f"bits {bit} and {other} of the address exchanged", places ^ (differ << bit | differ << other)
+        yield f"bit {bit} of the address is always 0", partial(np.bitwise_and, ~(1 << bit))
+        yield f"bit {bit} of the address is always 1", partial(np.bitwise_or, 1 << bit)
+        yield f"bit {bit} of the address is inverted", partial(np.bitwise_xor, 1 << bit)
+    for bit, other in combinations(range(bits), 2):
+        yield f"bits {bit} and {other} of the address exchanged", partial(_exchanged, bit=bit, other=other)
     for bit in range(1, bits):
-        yield f"of the address only {bit} bits count", places & (1 << bit) - 1
+        yield f"of the address only {bit} bits count", partial(np.bitwise_and, (1 << bit) - 1)
+
+
+def _exchanged(right: Int64, bit: int, other: int) -> Int64:
+    differ = (right >> bit ^ right >> other) & 1
+    return right ^ (differ << bit | differ << other)

@@ -53,7 +53,7 @@ class Sampled:
 
     @classmethod
     def of(cls, m: Model, actual: Int64, known: Bools, count: int = PLACES) -> "Sampled | None":
-        """Those of wrong results, of those that are not alike first; None where results do not follow one by one."""
+        """Those of wrong results, half of them of rare values; None where results do not follow one by one."""
         if m.memory.order.has_bits or m.tensor in m.facts.pooled:
             return None
         wrong = np.argwhere(known & (actual != m.golden))
@@ -62,8 +62,9 @@ class Sampled:
         order = np.random.default_rng(0).permutation(len(wrong))
         values = actual[tuple(wrong[order].T)]
         often = np.unique(values, return_inverse=True, return_counts=True)
-        rare = np.argsort(often[2][often[1]], kind="stable")
-        return cls._at(m, actual, wrong[order[rare[:count]]])
+        rare = np.argsort(often[2][often[1]], kind="stable")[: count // 2]
+        chosen = list(dict.fromkeys([*rare.tolist(), *range(len(wrong))][:count]))
+        return cls._at(m, actual, wrong[order[chosen]])
 
     @classmethod
     def _at(cls, m: Model, actual: Int64, places: Int64) -> "Sampled":

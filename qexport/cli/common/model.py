@@ -219,10 +219,11 @@ def _one(name: str, scales: list[float]) -> float:
 
 
 class Framework(Protocol):
-    """What stands beside a network in integers: `by`: what computes it."""
+    """What stands beside a network in integers: `by`: what computes it; `each`: how many inputs it takes at once."""
 
     name: str
     by: str
+    each: int
 
     def codes(self, image: NetworkInput, given: Any) -> Any: ...
 

@@ -25,7 +25,7 @@ INPUT_AXES = Mistake("input_axes", f"Read the activations {_AXES}")
 OUTPUT_AXES = Mistake("output_axes", f"Write the results {_AXES}")
 _LETTERS = {"weight": "OIHW", "input": "CHW", "output": "CHW"}
 _WIDE = 1 << 21  # elements of a tensor of which only words are moved
-_MOST = 8  # wrong addresses of an operand that are tried everywhere
+_MOST = 4  # wrong addresses of a memory that are tried everywhere
 _FEW = 64  # wrong words that are looked at first
 Read = Callable[[Int64], Int64]  # from elements to what is read in their place
 
@@ -36,8 +36,8 @@ def solved_addresses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     if terms is None:
         return
     for fetched in (_Weights(m), *_inputs(m)):
-        found = 0
         for memory in fetched.memories:
+            found = 0
             for detail, wrong, beyond in wrong_addresses(memory) if found < _MOST else ():
                 read = partial(memory.read, wrong=wrong, beyond=beyond)
                 if surviving(terms.stages, partial(fetched.sums, read=read)):
@@ -73,18 +73,15 @@ def output_addresses(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
     want, got = (array.reshape(-1, m.tiling.lanes) for array in (golden, blocks))
     sure = known.reshape(want.shape)
     whole = Tiling(m.memory.order, m.shape, m.manifest.array, m.entry.bits)
+    few, places = wrong[:_FEW], np.arange(len(want))
     for memory in of_words(whole, "of words"):
+        alone = replace(memory, lanes=1, slot=places, element=places)
         for detail, address, beyond in wrong_addresses(memory):
-            source = _of_word(memory, np.arange(len(want)), address, beyond)
+            source = alone.read(few, address, beyond)
             read = np.where(source[:, np.newaxis] < 0, 0, want[source])
-            if ((read == got) | ~sure)[wrong[:_FEW]].all():
-                change = partial(_taken, source=source)
+            if ((read == got[few]) | ~sure[few]).all():
+                change = partial(_taken, source=alone.read(places, address, beyond))
                 yield Change(OUTPUT_ADDRESS, f"{memory.text}: {detail}", Stage.WORDS, change, cost=8.0)
-
-
-def _of_word(memory: Memory, words: Int64, address: Int64, beyond: str) -> Int64:
-    plain = replace(memory, lanes=1, slot=words, element=words)
-    return plain.read(words, address, beyond)
 
 
 def _taken(blocks: Int64, source: Int64) -> Int64:

@@ -12,6 +12,7 @@ from qexport.findings.hypotheses.inputs import SKEW
 from qexport.findings.model import AnyModel
 
 _REACH = 8  # steps
+_FEW = 64  # wrong results that are looked at first
 _EDGES = ("right", "zero", "cyclic", "carry", "")
 
 
@@ -71,7 +72,12 @@ def _of(time: _Time, want: Int64, got: Int64, sure: Int64) -> Iterator[Change]:
     steps = want.shape[2]
     if not len(lines) or steps < 4:
         return
+    line, stream, step = np.argwhere(bad)[:_FEW].T
     for by in (by for size in range(1, min(_REACH, steps // 2) + 1) for by in (size, -size)):
+        there = (step - by >= 0) & (step - by < steps)
+        few = line[there], stream[there]
+        if (want[(*few, step[there] - by)] != got[(*few, step[there])]).any():
+            continue
         for edge in _EDGES:
             given = _moved(want, lines, by, edge)[lines]
             said = (given != UNKNOWN) & (sure[lines] == 1)

@@ -35,6 +35,7 @@ class OnnxFile:
         self._output = named if named in self._graph.outputs else self._graph.outputs[0]
         self._graph_walked: Walked | None = None
         self._session = _session(path)
+        self.each = self._each or 1
         self.by = "onnx.reference" if self._session is None else "onnxruntime"
 
     def codes(self, image: NetworkInput, given: Array) -> Codes:

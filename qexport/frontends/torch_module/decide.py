@@ -16,7 +16,7 @@ from qexport.frontends.torch_module.loading import load_model
 class Module:
     """In its own precision."""
 
-    by = "PyTorch"
+    by, each = "PyTorch", 1
 
     def __init__(self, named: str, weights: Path | None, normalised: Normalised):
         self.name, self._normalised = named, normalised

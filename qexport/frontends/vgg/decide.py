@@ -13,7 +13,7 @@ from qexport.frontends.vgg.data import normalise
 class Checkpoint:
     """In float64."""
 
-    by = "float64"
+    by, each = "float64", 1
 
     def __init__(self, network: Network, device: torch.device):
         self.name = str(network.path)
