@@ -16,6 +16,8 @@ from qexport.findings.words import Actual
 from qexport.layout.formats.base import FileFault
 from qexport.sets.manifest import capture_of, read_manifest
 
+_PARTS = 8  # of a memory, such as images, each of which is tried as the place of its words
+
 
 class Comparison:
     """A memory of a set beside what a design gave for it, in the tensor's axes: `got`, `known`, and `wrong` values."""
@@ -81,7 +83,7 @@ class Comparison:
         same = [int((golden[start : start + given] == self.came).all(axis=1).sum()) for start in starts]
         best = starts[int(np.argmax(same))]
         likely = [best] if max(same) else []
-        likely += range(given, total - given + 1, given) if total % given == 0 else []
+        likely += range(given, total - given + 1, given) if total % given == 0 and total <= _PARTS * given else []
         yield from map(self.moved, dict.fromkeys(likely))
 
     def where(self) -> Diagnosis:
