@@ -90,6 +90,9 @@ def _said(option: click.Option, context: click.Context) -> str:
 def schema(name: str) -> str:
     """A JSON schema of one of the documents."""
     made = msgspec.json.schema(SCHEMAS[name][0])
+    for part in made["$defs"].values():
+        if "description" in part:  # a docstring, which msgspec before 0.23 does not dedent
+            part["description"] = inspect.cleandoc(part["description"])
     text = json.dumps({"$schema": "https://json-schema.org/draft/2020-12/schema", **made}, indent=1, sort_keys=True)
     return re.sub(r"_(Document|Metadata|Layer)\b", r"\1", text) + "\n"
 

@@ -168,7 +168,7 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     if exact:
         return _class(model, exact, [X_VALUES] if compared.unknown else [], progress)
     best: dict[str, Scored] = {}
-    for scored in sorted(tried, key=lambda scored: -scored.share):
+    for scored in sorted(tried, key=lambda scored: (-scored.share, scored.part)):  # the whole memory before its parts
         if scored.share >= SHOWN:
             best.setdefault(scored.name, scored)
     closest = [_cause(s.mistakes, s.detail, s.share) for s in list(best.values())[:CLOSEST]]

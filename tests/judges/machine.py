@@ -646,8 +646,15 @@ def listed(m: Machine) -> Iterator[Fault]:
     yield fault("pe_dead", "one dead element", weights=changed(np.s_[:, 4, :, 3], lambda w: 0))
     yield fault("input_bit_stuck", "lowest bit of activations is 0", image=lambda x: x & ~1)
     yield fault("pe_dead", "column 5 leaves out row 7", weights=changed(np.s_[:, 5, :, -1], lambda w: 0))
+    yield fault("pe_product_bit", "products without their lowest bit", multiply=lambda w, a: w * a & ~1)
+    yield fault("pe_product_wrong", "row 0 adds twice", column=lambda products: products.sum(1) + products[:, 0])
+    yield fault("pe_carry", "carry broken at bit 4", add=broken_carry(4))
+    yield fault("pe_carry", "carry broken at bit 6", add=broken_carry(6))
+    yield fault("pe_input_wrong", "row 2 reads row 3's bank", rows=changed(np.s_[:, :, 2], lambda fed: fed[:, :, 3]))
+    yield fault("input_address", "positions exchanged in pairs", rows=pairs_swapped)
     yield fault("input_axes", "image upside down", image=lambda x: x[:, :, ::-1])
     yield fault("output_axes", "results mirrored", arrange=lambda r: r[..., ::-1])
+    yield fault("results_exchanged", "column 1 shows column 0", arrange=changed(np.s_[:, 1], lambda r: r[:, 0]))
     yield fault("words_held", "every 5th word repeats", words=held_words(5))
     yield fault("results_clipped", "ReLU cuts at a third", rectify=lambda s: s.clip(0, m.high // 3))
     yield fault("relu_wrong", "leaky ReLU", rectify=lambda s: np.where(s < 0, s >> 3, s))
@@ -710,18 +717,6 @@ def changed(at: tuple[Any, ...], to: Callable[[Ints], Any]) -> Callable[[Ints], 
     return change
 
 
-def swapped_places(seed: int) -> Callable[[Ints], Ints]:
-    """Two addresses of the output plane are exchanged."""
-
-    def arrange(results: Ints) -> Ints:
-        plane = results.reshape(*results.shape[:3], -1).copy()
-        a, b = np.random.default_rng(seed).choice(plane.shape[-1], 2, replace=False)
-        plane[..., [a, b]] = plane[..., [b, a]]
-        return plane.reshape(results.shape)
-
-    return arrange
-
-
 def mixed_lanes(elements: Ints) -> Ints:
     elements[:, -2] ^= elements[:, -1]
     return elements
@@ -763,28 +758,24 @@ def outside(m: Machine) -> Iterator[Fault]:
     def other(how: str, **steps: Any) -> Fault:
         return fault(OUTSIDE, how, **steps)
 
-    gray = [code ^ code >> 1 for code in range(m.col)] if m.col & m.col - 1 == 0 else [*range(1, m.col), 0]
     yield other("random bits of the weights", weight_word=flips(1, 0.03))
     yield other("random bits of the inputs", input_word=flips(2, 0.03))
     yield other("random bits of the results", words=lambda words, bits: flips(3, 0.02)(words, bits))
-    yield other("products without their lowest bit", multiply=lambda w, a: w * a & ~1)
     yield other("multiplier fails for 8", multiply=lambda w, a: w * a * (a != 8))
-    yield other("multiplier drops odd times odd", multiply=lambda w, a: w * a - (w & a & 1))
-    yield other("carry broken at bit 4", add=broken_carry(4))
-    yield other("carry broken at bit 6", add=broken_carry(6))
-    yield other("row 2 reads the bank of row 3", rows=changed(np.s_[:, :, 2], lambda fed: fed[:, :, 3]))
+    yield other("products in steps of three", multiply=lambda w, a: w * a // 3 * 3)
+    yield other("products with the weight's square", multiply=lambda w, a: w * abs(w) * a)
+    yield other("products of large activations halved", multiply=lambda w, a: np.where(a > 9, w * a // 2, w * a))
+    yield other("sums lose a sixteenth in each pass", add=after(lambda s: s - (s >> 4)))
+    yield other("activations 3 and 5 exchanged", image=lambda x: np.where(x == 3, 5, np.where(x == 5, 3, x)))
+    yield other("weights 1 and 2 exchanged", weights=lambda w: np.where(w == 1, 2, np.where(w == 2, 1, w)))
     yield other("input lanes 0 and 1 XORed", input_word=lanewise(mixed_lanes))
-    yield other("weight columns at gray-coded addresses", weights=lambda w: w[:, gray])
     yield other("adder saturates at 3/4 of the largest sum", add=after(lambda s: np.minimum(s, m.high * 3 // 4)))
-    yield other("two outputs exchanged", arrange=swapped_places(4))
     yield other("weights clipped to +-4", weights=lambda w: w.clip(-4, 4))
     yield other("activations clipped to 7", image=lambda x: x.clip(max=7))
     yield other("bit 4 of sums is 1", total=lambda sums: sums | 16)
-    yield other("row 0 adds twice", column=lambda products: products.sum(1) + products[:, 0])
     yield other("weights read as ones' complement", weight_code=lambda c, bits, _: value_of(c, bits, True) + (
         c >> bits - 1))  # fmt: skip
     yield other("activation bits 0 and 1 exchanged", input_word=lanewise(low_bits_swapped))
-    yield other("positions exchanged in pairs", rows=pairs_swapped)
     yield other("rows skipped after a zero", column=skipped)
     yield other("activations of the image before in row 1", rows=changed(
         np.s_[:, :, 1], lambda fed: np.roll(fed[:, :, 1], 1, axis=2)))  # fmt: skip

@@ -98,7 +98,6 @@ def test_what_a_kind_does_not_offer_is_said_in_one_line(tmp_path: Path) -> None:
     for command, lacking, kinds in (
         (shrinking, "a smaller set that still fails", ""),
         (("rtl", folder, "--out", tmp_path / "r"), "reference RTL", ", matmul"),
-        (("selftest", folder), "a selftest", ", matmul"),
     ):
         fails(cli(*command), f"layer it: a sum layer has no {lacking} yet; kinds that have: conv2d, linear{kinds}")
 

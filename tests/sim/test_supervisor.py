@@ -9,7 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -83,7 +83,12 @@ def simulating(folder: Path, dut: Path, scratch: Path) -> Iterator[subprocess.Po
 
 def vvp(scratch: Path) -> list[int]:
     """The simulators that run in a scratch folder."""
-    return [pid for pid in running_in(scratch) if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"vvp")]
+    found = []
+    for pid in running_in(scratch):
+        with suppress(OSError):  # it has gone meanwhile
+            if Path(f"/proc/{pid}/cmdline").read_bytes().startswith(b"vvp"):
+                found.append(pid)
+    return found
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
