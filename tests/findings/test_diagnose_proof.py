@@ -54,7 +54,7 @@ def test_a_mistake_that_no_cause_names_is_unexplained(sets: Sets, cases: Cases, 
     drawn = random.Random(0).sample(cases.outside, STRANGE)
     said = [judge(case, sets[case.layer, case.layout], tmp_path) for case in drawn]
     wrong = [f"{one.case}: {one.said}" for one in said if one.explained]
-    assert len(wrong) <= 0.1 * len(said), chr(10).join(wrong)
+    assert len(wrong) <= 0.1 * len(said), "\n".join(wrong)
     assert all(share > 0 for one in said for _, _, share, _ in one.said)  # what explains nothing is not shown
 
 
