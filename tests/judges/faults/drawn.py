@@ -5,7 +5,7 @@ python -m tests.judges.faults.drawn --seed 7 --count 40
 
 import argparse
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -163,15 +163,16 @@ def parts(draw: Draw) -> Case:
     return replace(case, name=f"{case.name}, words {some.start} to {some.stop - 1} alone", part=some)
 
 
+Family = Callable[[Draw], Case]
 FAMILIES = (addresses, weights, edges, biases, results, words, parts, addresses, words)
 
 
-def cases(seed: int, count: int, root: Path) -> Iterator[Case]:
+def cases(families: Sequence[Family], kind: str, seed: int, count: int, root: Path) -> Iterator[Case]:
     """So many, of each family in turn; those that change fewer than four values are drawn again."""
     rng = np.random.default_rng(seed)
     made, seen = 0, set[str]()
     while made < count:
-        case = FAMILIES[made % len(FAMILIES)](lambda low, high: int(rng.integers(low, high + 1))).of("variant")
+        case = families[made % len(families)](lambda low, high: int(rng.integers(low, high + 1))).of(kind)
         if case.id not in seen and shows(case, set_of(case.on, root / "sets")):
             seen.add(case.id)
             made += 1
@@ -184,19 +185,20 @@ def shows(case: Case, found: Set) -> bool:
     return bool(changed[:, case.part or slice(None)].sum() >= 4)
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(doc: str | None, families: Sequence[Family], kind: str) -> None:
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seed", type=int, default=7)
     parser.add_argument("--count", type=int, default=40)
     asked = parser.parse_args()
     with tempfile.TemporaryDirectory() as root:
-        judged = [(case, run.answer(case, Path(root))) for case in cases(asked.seed, asked.count, Path(root))]
+        drawn = cases(families, kind, asked.seed, asked.count, Path(root))
+        judged = [(case, run.answer(case, Path(root))) for case in drawn]
     print("\n".join(run.table(judged)))
     print("\nMisses:")
     for case, found in judged:
-        if not run.accepted(case, found):
+        if not run.accepted(case, found) or (case.element and not run.element_named(case, found)):
             print(f"- {run.miss(case, found)}")
 
 
 if __name__ == "__main__":
-    main()
+    main(__doc__, FAMILIES, "variant")

@@ -3,21 +3,16 @@
 python -m tests.judges.faults.drawn_elements --seed 7 --count 40
 """
 
-import argparse
-import tempfile
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from tests.judges.faults import run
 from tests.judges.faults.case import Case, machine
-from tests.judges.faults.drawn import Draw, other, shows
+from tests.judges.faults.drawn import Draw, main, other
 from tests.judges.faults.listed import changed
 from tests.judges.faults.machine import Layer
 from tests.judges.faults.physical import at_element, cut_at, place, stuck, stuck_sum, summed, sums_only
-from tests.judges.faults.sets import set_of
 from tests.judges.notation import Ints, Json
 
 ACC = "accumulator"
@@ -158,31 +153,5 @@ def digits(bits: int) -> Change:
 FAMILIES = (element, steps, adder, element, everywhere)
 
 
-def cases(seed: int, count: int, root: Path) -> Iterator[Case]:
-    """So many, of each family in turn; those that change fewer than four values are drawn again."""
-    rng = np.random.default_rng(seed)
-    made, seen = 0, set[str]()
-    while made < count:
-        case = FAMILIES[made % len(FAMILIES)](lambda low, high: int(rng.integers(low, high + 1))).of("physical")
-        if case.id not in seen and shows(case, set_of(case.on, root / "sets")):
-            seen.add(case.id)
-            made += 1
-            yield case
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seed", type=int, default=7)
-    parser.add_argument("--count", type=int, default=40)
-    asked = parser.parse_args()
-    with tempfile.TemporaryDirectory() as root:
-        judged = [(case, run.answer(case, Path(root))) for case in cases(asked.seed, asked.count, Path(root))]
-    print("\n".join(run.table(judged)))
-    print("\nMisses:")
-    for case, found in judged:
-        if not run.accepted(case, found) or (case.element and not run.element_named(case, found)):
-            print(f"- {run.miss(case, found)}")
-
-
 if __name__ == "__main__":
-    main()
+    main(__doc__, FAMILIES, "physical")
