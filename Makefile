@@ -15,8 +15,9 @@ vectors: $(VENV)/.for-vectors | tools
 	@echo
 	@$(BIN)/qexport simulate vectors/features_33
 
-# a process a core: threads would wait for each other
-PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile
+# a process a core: threads would wait for each other; a process that crashes ends the run: xdist, which would begin
+# another in its place, then waits forever for files that the first had finished
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist loadfile --max-worker-restart 0
 
 test: $(VENV)/.for-test | tools
 	$(PYTEST)
