@@ -17,6 +17,7 @@ from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches, psums
 from qexport.core.operations.registry import OPERANDS, operation
+from qexport.core.steps import Lookup
 from qexport.findings.change import UNKNOWN, Change, Stage
 from qexport.findings.sums import Psums, Sums, reach
 from qexport.findings.wires import Wiring
@@ -121,6 +122,24 @@ class AnyModel:
     def behind(self, tensor: str, accumulators: Int64) -> Int64:
         """From accumulators to a tensor that follows from them."""
         return Golden(self.capture, facts=self.facts, given={"accumulator": accumulators}).values(tensor)
+
+    def held(self, sums: Int64, channels: Int64) -> Int64:
+        """What the memory holds of sums (..., places), each place of its own channel; not behind pools."""
+        chain, values = self.facts.chain, sums
+        if self.tensor == "relu":
+            values = np.maximum(sums, 0)
+        elif self.tensor not in ("accumulator", "psum"):
+            assert chain is not None
+            stop = len(chain.steps) if self.tensor == "output" else chain.names.index(self.tensor) + 1
+            values = np.empty_like(sums)
+            for channel in np.unique(channels):
+                mine = channels == channel
+                v = sums[..., mine].reshape(1, -1)
+                for step in (step.of_channels([channel]) for step in chain.steps[:stop]):
+                    v = np.clip(v, step.low, step.low + len(step.table) - 1) if isinstance(step, Lookup) else v
+                    v = step.apply(v, 0, None if chain.bias is None else chain.bias[[channel]])
+                values[..., mine] = v.reshape(sums[..., mine].shape)
+        return self.stored(values)
 
     def stored(self, values: Int64) -> Int64:
         """Values as the memory holds them: single bits, saturated or wrapped; what does not fit wraps in a design."""

@@ -1,6 +1,5 @@
 """The products behind some of the results: a few places at which thousands of hypotheses are tried at once."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -11,7 +10,6 @@ from qexport.findings.model import Model
 
 _FIRST = (2, 8)  # places at which most hypotheses fail
 PLACES = 48
-_POST = 1 << 21  # values that go through the steps at once
 
 
 @dataclass(frozen=True)
@@ -87,9 +85,8 @@ class Sampled:
         channel = oc // per_group * inputs + taps[0]
         return cls(m, actual[place], place, n + 0 * channel, channel, oc + 0 * channel, taps, y, x, used)
 
-    def first(self, count: int) -> "Sampled":
-        """The first places alone."""
-        part = slice(0, count)
+    def part(self, part: slice) -> "Sampled":
+        """Some of the places alone."""
         return Sampled(
             self.model, self.got[part], tuple(index[part] for index in self.place), self.image[part],
             self.channel[part], self.output[part], tuple(index[part] for index in self.taps),  # type: ignore[arg-type]
@@ -99,7 +96,7 @@ class Sampled:
     @property
     def stages(self) -> "list[Sampled]":
         """A few places, then more of them."""
-        return [*(self.first(count) for count in _FIRST if count < len(self.got)), self]
+        return [*(self.part(slice(count)) for count in _FIRST if count < len(self.got)), self]
 
     @property
     def weights(self) -> Int64:
@@ -126,22 +123,4 @@ class Sampled:
 
     def fits(self, sums: Int64) -> Bools:
         """(..., places) sums: of which of them all results are what came back."""
-        m, every = self.model, np.arange(len(self.got))
-        flat = sums.reshape(-1, len(self.got))
-        if m.tensor in ("accumulator", "psum", "relu"):
-            given = np.maximum(flat, 0) if m.tensor == "relu" else flat
-            return np.asarray((m.stored(given) == self.got).all(axis=1)).reshape(sums.shape[:-1])
-        right = np.empty(len(flat), np.bool_)
-        step = max(1, _POST // (m.layer.out_channels * len(every)))
-        for start in range(0, len(flat), step):
-            some = flat[start : start + step]
-            whole = np.zeros((len(some), m.layer.out_channels, 1, len(every)), np.int64)
-            whole[:, self.output[:, 0], 0, every] = some
-            given = m.stored(m.post(whole)[:, self.output[:, 0], 0, every])
-            right[start : start + step] = (given == self.got).all(axis=1)
-        return right.reshape(sums.shape[:-1])
-
-
-def surviving(stages: "list[Sampled]", sums: Callable[["Sampled"], Int64]) -> bool:
-    """Whether a hypothesis, which gives sums of places, gives what came back at all of them."""
-    return all(bool(terms.fits(sums(terms))) for terms in stages)
+        return np.asarray((self.model.held(sums, self.output[:, 0]) == self.got).all(axis=-1))

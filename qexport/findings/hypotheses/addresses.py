@@ -4,15 +4,16 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import permutations
+from itertools import islice, permutations
 
 import numpy as np
 
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Mistake, Stage
-from qexport.findings.fetched import Memory, of_codes, of_words, wrong_addresses
+from qexport.findings.fetched import SAID, Memory, Wrong, beyonds, of_codes, of_words, wrong_addresses
 from qexport.findings.model import Model
-from qexport.findings.sampled import Sampled, surviving
+from qexport.findings.offsets import SOLVED, Products, solved_offsets
+from qexport.findings.sampled import Sampled
 from qexport.layout.tiling import Tiling
 
 _CHECK = "Check base, pitch and width of the address"
@@ -24,9 +25,9 @@ WEIGHT_AXES = Mistake("weight_axes", f"Read the weights {_AXES}")
 INPUT_AXES = Mistake("input_axes", f"Read the activations {_AXES}")
 OUTPUT_AXES = Mistake("output_axes", f"Write the results {_AXES}")
 _LETTERS = {"weight": "OIHW", "input": "CHW", "output": "CHW"}
-_WIDE = 1 << 21  # elements of a tensor of which only words are moved
+_WIDE = 1 << 21  # elements of a tensor, at most
 _MOST = 4  # wrong addresses of a memory that are tried everywhere
-_FEW = 64  # wrong words that are looked at first
+_FEW = 64  # wrong words that are looked at first, and offsets
 Read = Callable[[Int64], Int64]  # from elements to what is read in their place
 
 
@@ -35,15 +36,28 @@ def solved_addresses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     terms = Sampled.of(m, actual, known)
     if terms is None:
         return
+    stages = terms.stages
     for fetched in (_Weights(m), *_inputs(m)):
+        stages_of = [(some, fetched.products(some)) for some in stages]
+        places = [terms.part(slice(at, at + 1)) for at in range(min(len(terms.got), SOLVED))]
+        places_of = [(place, fetched.products(place)) for place in places]
         for memory in fetched.memories:
-            found = 0
-            for detail, wrong, beyond in wrong_addresses(memory) if found < _MOST else ():
-                read = partial(memory.read, wrong=wrong, beyond=beyond)
-                if surviving(terms.stages, partial(fetched.sums, read=read)):
-                    found += 1
-                    change = partial(fetched.changed, read=read)
-                    yield Change(fetched.mistake, f"{memory.text}: {detail}", fetched.stage, change, cost=8.0)
+            offsets = (_offset(by, beyond) for by, beyond in solved_offsets(memory, places_of))
+            right = (
+                (detail, partial(memory.read, wrong=wrong, beyond=beyond))
+                for detail, wrong, beyond in (*offsets, *wrong_addresses(memory))
+            )
+            fitting = (
+                (detail, read) for detail, read in right
+                if all(some.fits(products.sums(read(products.elements))) for some, products in stages_of)
+            )  # fmt: skip
+            for detail, read in islice(fitting, _MOST):
+                change = partial(fetched.changed, read=read)
+                yield Change(fetched.mistake, f"{memory.text}: {detail}", fetched.stage, change, cost=8.0)
+
+
+def _offset(by: int, beyond: str) -> tuple[str, Wrong, str]:
+    return f"{by:+d}{SAID[beyond]}", partial(np.add, by), beyond
 
 
 def axes_mistakes(m: Model) -> Iterator[Change]:
@@ -74,9 +88,13 @@ def output_addresses(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
     sure = known.reshape(want.shape)
     whole = Tiling(m.memory.order, m.shape, m.manifest.array, m.entry.bits)
     few, places = wrong[:_FEW], np.arange(len(want))
+    first = next((at for at in few if got[at][sure[at]].any()), few[0])  # 0 may stand beyond the end
+    sources = np.flatnonzero(((want == got[first]) | ~sure[first]).all(axis=1))
+    offsets = sorted((sources - first).tolist(), key=abs)[:_FEW]
     for memory in of_words(whole, "of words"):
         alone = replace(memory, lanes=1, slot=places, element=places)
-        for detail, address, beyond in wrong_addresses(memory):
+        moved = [_offset(by, beyond) for by in offsets if abs(by) < memory.count for beyond in beyonds(memory)]
+        for detail, address, beyond in (*moved, *wrong_addresses(memory)):
             source = alone.read(few, address, beyond)
             read = np.where(source[:, np.newaxis] < 0, 0, want[source])
             if ((read == got[few]) | ~sure[few]).all():
@@ -118,13 +136,12 @@ class _Weights:
             if wiring.tensor == "weight" and not wiring.tiling.order.has_bits:
                 yield from of_words(wiring.tiling, "of words")
 
-    def sums(self, terms: Sampled, read: Read) -> Int64:
+    def products(self, terms: Sampled) -> Products:
         m = self.model
-        source = read(np.ravel_multi_index((terms.output, *terms.taps), m.capture.weight.shape))
-        stands = np.where(source < 0, self.nothing, self.values[source])
-        zeros = 0 if m.tensor == "psum" else m.facts.weight_zeros[terms.output]
-        sums: Int64 = ((stands - zeros) * terms.used * terms.seen).sum(axis=1) + terms.offset
-        return sums
+        elements = np.ravel_multi_index((terms.output, *terms.taps), m.capture.weight.shape)
+        zeros = np.zeros_like(elements) if m.tensor == "psum" else m.facts.weight_zeros[terms.output]
+        met = terms.used * terms.seen
+        return Products(elements, met, terms.offset - (zeros * met).sum(axis=1), self.values, self.nothing)
 
     def changed(self, codes: Int64, read: Read) -> Int64:
         return _moved(codes, read, 0)
@@ -166,15 +183,14 @@ class _Inputs:
             if wiring.tensor == "input" and not wiring.tiling.order.has_bits:
                 yield from of_words(wiring.tiling, "of words")
 
-    def sums(self, terms: Sampled, read: Read) -> Int64:
+    def products(self, terms: Sampled) -> Products:
         m, (high, wide) = self.model, self.model.plane
         y, x = terms.rows - m.layer.padding[0], terms.columns - m.layer.padding[2]
         inside = (y >= 0) & (y < high) & (x >= 0) & (x < wide)
         place = (terms.image, terms.channel, np.clip(y, 0, high - 1), np.clip(x, 0, wide - 1))
-        source = read(np.ravel_multi_index(place, m.capture.input.shape))
-        seen = np.where(inside, np.where(source < 0, self.nothing, self.values[source]), m.blank)
-        sums: Int64 = (terms.weights * seen).sum(axis=1) + terms.offset
-        return sums
+        elements = np.ravel_multi_index(place, m.capture.input.shape)
+        rest = terms.offset + (terms.weights * ~inside).sum(axis=1) * m.blank
+        return Products(elements, terms.weights * inside, rest, self.values, self.nothing)
 
     def changed(self, codes: Int64, read: Read) -> Int64:
         return _moved(codes, read, 0)
@@ -189,12 +205,10 @@ class _Planes:
         self.model, self.memories = m, of_words(tiling, "of padded words")
         self.nothing = int(m.seen(np.zeros(1, np.int64))[0])
 
-    def sums(self, terms: Sampled, read: Read) -> Int64:
+    def products(self, terms: Sampled) -> Products:
         planes = self.model.planes
-        source = read(np.ravel_multi_index((terms.image, terms.channel, terms.rows, terms.columns), planes.shape))
-        seen = np.where(source < 0, self.nothing, planes.ravel()[source])
-        sums: Int64 = (terms.weights * seen).sum(axis=1) + terms.offset
-        return sums
+        elements = np.ravel_multi_index((terms.image, terms.channel, terms.rows, terms.columns), planes.shape)
+        return Products(elements, terms.weights, terms.offset, planes.ravel(), self.nothing)
 
     def changed(self, planes: Int64, read: Read) -> Int64:
         return _moved(planes, read, self.nothing)

@@ -14,7 +14,6 @@ import numpy as np
 
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.steps import Lookup
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.element_kinds import (
     HELD_ADDERS,
@@ -89,22 +88,7 @@ class _Place:
 
     def fits(self, sums: Int64) -> bool:
         """Whether these sums give all that came back."""
-        m, chain = self.model, self.model.facts.chain
-        values = sums
-        if m.tensor == "relu":
-            values = np.maximum(sums, 0)
-        elif m.tensor not in ("accumulator", "psum"):
-            assert chain is not None
-            stop = len(chain.steps) if m.tensor == "output" else chain.names.index(m.tensor) + 1
-            values = np.empty_like(sums)
-            for channel in np.unique(self.channels):
-                mine = self.channels == channel
-                v = sums[mine].reshape(1, -1)
-                for step in (step.of_channels([channel]) for step in chain.steps[:stop]):
-                    v = np.clip(v, step.low, step.low + len(step.table) - 1) if isinstance(step, Lookup) else v
-                    v = step.apply(v, 0, None if chain.bias is None else chain.bias[[channel]])
-                values[mine] = v.ravel()
-        return bool((m.stored(values) == self.got).all())
+        return bool((self.model.held(sums, self.channels) == self.got).all())
 
 
 def _place(m: AnyModel, actual: Int64, known: Bools) -> _Place | None:
