@@ -111,6 +111,13 @@ class AnyModel:
             values = self.tiling.untile(by[Stage.WORDS].apply(self.tiling.tile(values)))
         return values
 
+    def words(self, changes: Sequence[Change]) -> Int64:
+        """The same as words (files, words, lanes), with what stands in lanes that are filled."""
+        blocks = self.tiling.tile(self.predict([change for change in changes if change.stage != Stage.WORDS]))
+        for change in changes:
+            blocks = change.apply(blocks) if change.stage == Stage.WORDS else blocks
+        return blocks
+
     def of_images(self, start: int, stop: int) -> "AnyModel":
         """The same with some of the images alone."""
         return type(self)(self.manifest, self.capture.part(start, stop), self.entry, (self.row, self.col))

@@ -7,8 +7,9 @@ may be broken alike. Each way is first tried on a few wrong values.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from qexport.findings.hypotheses.element_kinds import (
     ORDERS,
     PE_DEAD,
     PE_INPUT_WRONG,
+    PE_PRODUCT_BIT,
     PE_PRODUCT_WRONG,
     PE_SUM_LOST,
     PE_WEIGHT_WRONG,
@@ -38,6 +40,7 @@ _PLACES = 64  # wrong values on which each way is tried
 _IMAGES, _PATCHES = 4, 1 << 23  # in which they stand, at most; elements of their patches
 _PRODUCTS = 1 << 14  # of one value, that are added one by one
 _LEAST = 4  # wrong values: fewer say nothing of an element
+_IDLE, _POSITIONS, _IDLE_BITS = 64, 8, 4.0  # idle beats of a sum, positions of an array, at most; bits of each number
 
 
 def element_mistakes(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
@@ -66,7 +69,8 @@ def array_mistakes(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]
 class _Place:
     """Where something is wrong: the column, None: in several, and the terms of some wrong values.
 
-    `got`, `right`, `channels`: the value that came back, the right sum and the channel of each of these values.
+    `got`, `right`, `channels`, `positions`: of each of these values what came back, the right sum, its channel and its
+    position in the plane (of a matrix product its row).
     """
 
     model: AnyModel
@@ -75,6 +79,7 @@ class _Place:
     right: Int64
     got: Int64
     channels: Int64
+    positions: Int64
     within: Bools | None
 
     @cached_property
@@ -126,7 +131,8 @@ def _place(m: AnyModel, actual: Int64, known: Bools) -> _Place | None:
         else np.concatenate([part.there for part in parts]),
     )  # fmt: skip
     right = joined.start + sum(product.sum(axis=(1, 2)) for product in joined.by_row)
-    return _Place(m, column, joined, right, actual[index], index[m.channel_axis], within)
+    positions = index[1] if m.layer.kind == "matmul" else index[-2] * m.shape[-1] + index[-1]
+    return _Place(m, column, joined, right, actual[index], index[m.channel_axis], positions, within)
 
 
 def _at(m: AnyModel, terms: Terms, places: Int64) -> Terms:
@@ -239,7 +245,10 @@ def _of_all(found: _Place, where: str) -> Iterator[Change]:
     for mistake, how, kind, cost in [*_known_kinds(found), *_solved_kinds(found, rows)]:
         if everywhere and (mistake.name in ("pe_dead", "pe_weight_bit", "pe_input_bit") or mistake in _OPERANDS):
             continue  # a mistake of the operands, which has a name of its own
-        yield from _tried(found, mistake, f"{where}{how}", kind, rows, cost)
+        changes = list(_tried(found, mistake, f"{where}{how}", kind, rows, cost))
+        yield from changes
+        if mistake is PE_PRODUCT_BIT and everywhere and not changes:
+            yield from _in_idle_beats(found, f"{where}{how}", kind, rows)
     if found.model.tensor != "psum":
         yield from _adders(found, where)
 
@@ -274,6 +283,46 @@ def _tried(
             more = ", in filled rows, too" if filled else ""
             yield _change(found, mistake, f"{detail}{more}", partial(_with_errors, errors), cost)
             return
+
+
+def _in_idle_beats(found: _Place, detail: str, kind: Kind, rows: Sequence[int]) -> Iterator[Change]:
+    """Products are added in beats that have none, too: as often as each element, which is a column and one of every so
+    many positions, sees such beats."""
+    m, t = found.model, found.places
+    nothing = np.zeros((1, 1, 1, 1), np.int64)
+    of_nothing = int(kind(Terms(nothing, nothing, nothing, nothing, nothing == 0), 0).sum())
+    if found.off is None or m.tensor == "psum" or not of_nothing:
+        return
+    errors = partial(_errors, kind, rows)
+    counts, rest = np.divmod(found.off - errors(t).sum(axis=(1, 2)), of_nothing)
+    if rest.any() or counts.min() < 0 or counts.max() > _IDLE:
+        return
+    columns = found.channels % m.col
+    for period in range(1, _POSITIONS + 1):
+        idle = np.full((min(m.col, m.channels), period), -1)
+        idle[columns, found.positions % period] = counts
+        if (idle >= 0).all() and (idle[columns, found.positions % period] == counts).all():
+            base = _change(found, PE_PRODUCT_BIT, "", partial(_with_errors, errors))
+            apply = partial(_with_idle_beats, m, base.apply, idle * of_nothing)
+            text = f"{detail}, idle beats add to it, too: {idle.min()} to {idle.max()} of them"
+            yield replace(base, detail=text, apply=apply, cost=_IDLE_BITS * idle.size)
+            return
+
+
+def _errors(kind: Kind, rows: Sequence[int], t: Terms) -> Int64:
+    off: Int64 = sum((kind(t, row) - t.by_row[row] for row in rows), 0 * t.by_row[0])
+    return off
+
+
+def _with_idle_beats(m: AnyModel, base: Callable[[Any], Int64], more: Int64, given: Sums | Golden) -> Int64:
+    """`more`: (column, position) what idle beats add."""
+    out = base(given)
+    front = np.moveaxis(out, m.channel_axis, 0)
+    outputs = given.outputs if isinstance(given, Sums) else np.arange(m.channels)
+    plane = front.shape[2:]
+    of_plane = more[outputs % m.col][:, np.arange(math.prod(plane)) % more.shape[1]]
+    front += of_plane.reshape(len(outputs), 1, *plane)
+    return out
 
 
 def _solved_kinds(found: _Place, rows: Sequence[int]) -> Iterator[tuple[Mistake, str, Kind, float]]:
