@@ -41,7 +41,12 @@ def solved_addresses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
         stages_of = [(some, fetched.products(some)) for some in stages]
         places = [terms.part(slice(at, at + 1)) for at in range(min(len(terms.got), SOLVED))]
         places_of = [(place, fetched.products(place)) for place in places]
+        seen = set[tuple[int, int, bytes]]()
         for memory in fetched.memories:
+            key = (memory.count, memory.lanes, memory.slot.tobytes())
+            if key in seen:  # axes of size 1 make the order the same
+                continue
+            seen.add(key)
             offsets = (_offset(by, beyond) for by, beyond in solved_offsets(memory, places_of))
             right = (
                 (detail, partial(memory.read, wrong=wrong, beyond=beyond))
@@ -126,12 +131,11 @@ class _Weights:
         m, axes = self.model, "oc ic kh kw"
         if m.capture.weight.size > _WIDE:
             return
-        for text, order, files, fixed in (
-            ("of codes", axes, 0, 0), ("of codes of each oc", axes, 0, 1), ("of taps", axes, 0, 2),
-            ("of codes in the order kh kw ic oc", "kh kw ic oc", 0, 0),
-            ("of codes in the order oc kh kw ic", "oc kh kw ic", 0, 0),
-        ):  # fmt: skip
-            yield of_codes(m.capture.weight.shape, text, order, axes, files, fixed)
+        shape = m.capture.weight.shape
+        for order in (" ".join(parts) for parts in permutations(("oc", "ic", "kh kw"))):
+            yield of_codes(shape, "of codes" if order == axes else f"of codes in the order {order}", order, axes, 0, 0)
+        yield of_codes(shape, "of codes of each oc", axes, axes, 0, 1)
+        yield of_codes(shape, "of taps", axes, axes, 0, 2)
         for wiring in m.wiring("weight"):
             if wiring.tensor == "weight" and not wiring.tiling.order.has_bits:
                 yield from of_words(wiring.tiling, "of words")
@@ -177,6 +181,7 @@ class _Inputs:
             ("of codes", axes, 0, 1), ("of positions of each image", "ic n iy ix", 1, 2),
             ("of positions of all images", "ic n iy ix", 1, 1),
             ("of codes in the order iy ix ic", "n iy ix ic", 0, 1), ("of codes of all images", axes, 0, 0),
+            ("of codes of all images in the order iy ix ic", "n iy ix ic", 0, 0),
         ):  # fmt: skip
             yield of_codes(m.capture.input.shape, text, order, axes, files, fixed)
         for wiring in m.wiring("input"):

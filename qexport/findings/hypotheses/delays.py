@@ -37,8 +37,9 @@ class _Time:
 
 
 def delayed_results(m: AnyModel, actual: Int64, known: Bools, fill: Int64 | None = None) -> Iterator[Change]:
-    """The lines that are wrong, all alike late or early: where their results are those of other steps. `fill`: what came
-    back in filled lanes, where that says something."""
+    """The lines that are wrong, all alike late or early: where their results are those of other steps.
+
+    `fill`: what came back in filled lanes, where that says something."""
     if m.tensor == "psum" or m.memory.order.has_bits:
         return
     sure = known.astype(np.int64)
