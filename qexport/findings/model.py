@@ -399,10 +399,14 @@ class Model(AnyModel):
             shape = (*shape, own.bits) if order.has_bits else shape
             yield Wiring(tensor, Tiling(order, shape, self.manifest.array, entry.bits), entry.element, own)
         if not found:
-            [order] = [memory.order for memory in load_layout("default").memories if memory.name == operand]
-            own = self.facts.tensor(operand).format
-            tiling = Tiling(order, self.facts.tensor(operand).shape(self.images), {"row": self.row, "col": self.col})
-            yield Wiring(operand, tiling, own, own)
+            yield self.usual_wiring(operand)
+
+    def usual_wiring(self, operand: str) -> Wiring:
+        """As the layout 'default' stores it."""
+        [order] = [memory.order for memory in load_layout("default").memories if memory.name == operand]
+        own = self.facts.tensor(operand).format
+        tiling = Tiling(order, self.facts.tensor(operand).shape(self.images), {"row": self.row, "col": self.col})
+        return Wiring(operand, tiling, own, own)
 
 
 def model_of(manifest: Manifest, capture: LayerCapture, entry: MemoryEntry, side: tuple[int, int]) -> AnyModel:

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64
 from qexport.findings.fetched import Memory
-from qexport.findings.sampled import Sampled
+from qexport.findings.sampled import Places
 
 SOLVED = 8  # places at which all offsets are tried, at most
 _FEW = 64  # offsets that are left for a look at more places
@@ -34,7 +34,7 @@ class Products:
         return sums
 
 
-def solved_offsets(memory: Memory, places: Iterable[tuple[Sampled, Products]]) -> Iterator[tuple[int, str]]:
+def solved_offsets(memory: Memory, places: Iterable[tuple[Places, Products]]) -> Iterator[tuple[int, str]]:
     """Offsets of words, the nearest first, and what stands beyond the buffer: all with which the first places are what
     came back."""
     tried: dict[str, Int64] = {}

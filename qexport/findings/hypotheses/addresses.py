@@ -10,34 +10,30 @@ import numpy as np
 
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Mistake, Stage
-from qexport.findings.fetched import SAID, Memory, Wrong, beyonds, of_codes, of_words, wrong_addresses
-from qexport.findings.model import Model
-from qexport.findings.offsets import SOLVED, Products, solved_offsets
-from qexport.findings.sampled import Sampled
+from qexport.findings.fetched import SAID, Wrong, beyonds, of_words, wrong_addresses
+from qexport.findings.hypotheses.fetches import WIDE, operands
+from qexport.findings.model import AnyModel, Model
+from qexport.findings.offsets import SOLVED, solved_offsets
+from qexport.findings.sampled import Places, Sampled
 from qexport.layout.tiling import Tiling
 
-_CHECK = "Check base, pitch and width of the address"
-WEIGHT_ADDRESS = Mistake("weight_address", f"{_CHECK} of the weights.")
-INPUT_ADDRESS = Mistake("input_address", f"{_CHECK} of the activations.")
-OUTPUT_ADDRESS = Mistake("output_address", f"{_CHECK} at which results are written.")
+OUTPUT_ADDRESS = Mistake("output_address", "Check base, pitch and width of the address at which results are written.")
 _AXES = "in the order of axes in which they are stored, as NCHW and NHWC, OIHW and HWIO are apart."
 WEIGHT_AXES = Mistake("weight_axes", f"Read the weights {_AXES}")
 INPUT_AXES = Mistake("input_axes", f"Read the activations {_AXES}")
 OUTPUT_AXES = Mistake("output_axes", f"Write the results {_AXES}")
 _LETTERS = {"weight": "OIHW", "input": "CHW", "output": "CHW"}
-_WIDE = 1 << 21  # elements of a tensor, at most
 _MOST = 4  # wrong addresses of a memory that are tried everywhere
 _FEW = 64  # wrong words that are looked at first, and offsets
-Read = Callable[[Int64], Int64]  # from elements to what is read in their place
 
 
-def solved_addresses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
-    """Wrong addresses of weights and activations that give what came back at some places, where there are any."""
-    terms = Sampled.of(m, actual, known)
+def solved_addresses(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Wrong addresses of the operands that give what came back at some places, where there are any."""
+    terms = Sampled.of(m, actual, known) if isinstance(m, Model) else Places.of(m, actual, known)
     if terms is None:
         return
     stages = terms.stages
-    for fetched in (_Weights(m), *_inputs(m)):
+    for fetched in operands(m):
         stages_of = [(some, fetched.products(some)) for some in stages]
         places = [terms.part(slice(at, at + 1)) for at in range(min(len(terms.got), SOLVED))]
         places_of = [(place, fetched.products(place)) for place in places]
@@ -87,7 +83,7 @@ def output_addresses(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
     """Words of results that are those of other addresses; by one word is a mistake of its own."""
     golden = m.tiling.tile(m.golden)
     wrong = np.flatnonzero((known & (golden != blocks)).any(axis=2).ravel())
-    if golden.size > _WIDE or not len(wrong) or m.memory.order.has_bits or m.tiling.order.has_copies:
+    if golden.size > WIDE or not len(wrong) or m.memory.order.has_bits or m.tiling.order.has_copies:
         return
     want, got = (array.reshape(-1, m.tiling.lanes) for array in (golden, blocks))
     sure = known.reshape(want.shape)
@@ -113,115 +109,9 @@ def _taken(blocks: Int64, source: Int64) -> Int64:
     return np.where(source[:, np.newaxis] < 0, 0, flat[source]).reshape(blocks.shape)
 
 
-# --- what is fetched --------------------------------------------------------------------------------------------------
-
-
-class _Weights:
-    """The weights, as products need them, and as they stand in memories."""
-
-    mistake, stage = WEIGHT_ADDRESS, Stage.WEIGHT_WORDS
-
-    def __init__(self, m: Model):
-        self.model = m
-        stands = m.facts.formats.weight.integers
-        self.values, self.nothing = stands(m.capture.weight).ravel(), int(stands(np.zeros(1, np.int64))[0])
-
-    @property
-    def memories(self) -> Iterator[Memory]:
-        m, axes = self.model, "oc ic kh kw"
-        if m.capture.weight.size > _WIDE:
-            return
-        shape = m.capture.weight.shape
-        for order in (" ".join(parts) for parts in permutations(("oc", "ic", "kh kw"))):
-            yield of_codes(shape, "of codes" if order == axes else f"of codes in the order {order}", order, axes, 0, 0)
-        yield of_codes(shape, "of codes of each oc", axes, axes, 0, 1)
-        yield of_codes(shape, "of taps", axes, axes, 0, 2)
-        for wiring in m.wiring("weight"):
-            if wiring.tensor == "weight" and not wiring.tiling.order.has_bits:
-                yield from of_words(wiring.tiling, "of words")
-
-    def products(self, terms: Sampled) -> Products:
-        m = self.model
-        elements = np.ravel_multi_index((terms.output, *terms.taps), m.capture.weight.shape)
-        zeros = np.zeros_like(elements) if m.tensor == "psum" else m.facts.weight_zeros[terms.output]
-        met = terms.used * terms.seen
-        return Products(elements, met, terms.offset - (zeros * met).sum(axis=1), self.values, self.nothing)
-
-    def changed(self, codes: Int64, read: Read) -> Int64:
-        return _moved(codes, read, 0)
-
-
-def _moved(values: Int64, read: Read, nothing: int) -> Int64:
-    source = read(np.arange(values.size))
-    return np.where(source < 0, nothing, values.ravel()[source]).reshape(values.shape)
-
-
-def _inputs(m: Model) -> "Iterator[_Inputs | _Planes]":
-    yield _Inputs(m)
-    tilings = [wiring.tiling for wiring in m.wiring("input") if wiring.tensor == "input_padded"]
-    if tilings and not tilings[0].order.has_bits and m.planes.size <= _WIDE:
-        yield _Planes(m, tilings[0])
-
-
-class _Inputs:
-    """The activations before they are padded."""
-
-    mistake, stage = INPUT_ADDRESS, Stage.INPUT_WORDS
-
-    def __init__(self, m: Model):
-        self.model = m
-        self.values, self.nothing = m.seen(m.capture.input).ravel(), int(m.seen(np.zeros(1, np.int64))[0])
-
-    @property
-    def memories(self) -> Iterator[Memory]:
-        m, axes = self.model, "n ic iy ix"
-        if m.capture.input.size > _WIDE:
-            return
-        for text, order, files, fixed in (
-            ("of codes", axes, 0, 1), ("of positions of each image", "ic n iy ix", 1, 2),
-            ("of positions of all images", "ic n iy ix", 1, 1),
-            ("of codes in the order iy ix ic", "n iy ix ic", 0, 1), ("of codes of all images", axes, 0, 0),
-            ("of codes of all images in the order iy ix ic", "n iy ix ic", 0, 0),
-        ):  # fmt: skip
-            yield of_codes(m.capture.input.shape, text, order, axes, files, fixed)
-        for wiring in m.wiring("input"):
-            if wiring.tensor == "input" and not wiring.tiling.order.has_bits:
-                yield from of_words(wiring.tiling, "of words")
-
-    def products(self, terms: Sampled) -> Products:
-        m, (high, wide) = self.model, self.model.plane
-        y, x = terms.rows - m.layer.padding[0], terms.columns - m.layer.padding[2]
-        inside = (y >= 0) & (y < high) & (x >= 0) & (x < wide)
-        place = (terms.image, terms.channel, np.clip(y, 0, high - 1), np.clip(x, 0, wide - 1))
-        elements = np.ravel_multi_index(place, m.capture.input.shape)
-        rest = terms.offset + (terms.weights * ~inside).sum(axis=1) * m.blank
-        return Products(elements, terms.weights * inside, rest, self.values, self.nothing)
-
-    def changed(self, codes: Int64, read: Read) -> Int64:
-        return _moved(codes, read, 0)
-
-
-class _Planes:
-    """The padded activations, where the set stores them."""
-
-    mistake, stage = INPUT_ADDRESS, Stage.PLANE
-
-    def __init__(self, m: Model, tiling: Tiling):
-        self.model, self.memories = m, of_words(tiling, "of padded words")
-        self.nothing = int(m.seen(np.zeros(1, np.int64))[0])
-
-    def products(self, terms: Sampled) -> Products:
-        planes = self.model.planes
-        elements = np.ravel_multi_index((terms.image, terms.channel, terms.rows, terms.columns), planes.shape)
-        return Products(elements, terms.weights, terms.offset, planes.ravel(), self.nothing)
-
-    def changed(self, planes: Int64, read: Read) -> Int64:
-        return _moved(planes, read, self.nothing)
-
-
 def _orders(mistake: Mistake, operand: str, shape: Sequence[int], stage: Stage, skipped: int) -> Iterator[Change]:
     letters = _LETTERS[operand]
-    seen = {np.arange(math.prod(shape)).tobytes()} if math.prod(shape) <= _WIDE else set()
+    seen = {np.arange(math.prod(shape)).tobytes()} if math.prod(shape) <= WIDE else set()
     for order in permutations(range(len(shape))):
         stored = "".join(letters[axis] for axis in order)
         if stored == letters or sum(shape[axis] > 1 for axis in range(len(shape))) < 2:
@@ -231,7 +121,7 @@ def _orders(mistake: Mistake, operand: str, shape: Sequence[int], stage: Stage, 
             (f"{letters} read as {stored}", partial(_read_so, order=order, skipped=skipped)),
         )
         for detail, change in ways:
-            if math.prod(shape) <= _WIDE:
+            if math.prod(shape) <= WIDE:
                 key = change(np.arange(math.prod(shape)).reshape((1,) * skipped + tuple(shape))).tobytes()
                 if key in seen:
                     continue

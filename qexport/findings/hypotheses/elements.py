@@ -265,24 +265,28 @@ def _tried(
     found: _Place, mistake: Mistake, detail: str, kind: Kind, rows: Sequence[int], cost: float
 ) -> Iterator[Change]:
     """Where a kind fits: of rows that hold an input channel, and of filled ones, too, where it makes a difference."""
-    for filled in (False, True):
-        if filled and found.places.there.all():
-            return
-
-        def errors(t: Terms, filled: bool = filled) -> Int64:
-            off: Int64 = 0  # type: ignore[assignment]
-            for row in rows:
-                more = kind(t, row) - t.by_row[row]
-                if not filled:
-                    more = more * t.there[:, :, row].reshape(*t.there.shape[:2], *[1] * (more.ndim - 2))
-                off = off + more
-            return off
-
+    for filled in _fillings(found):
+        errors = partial(_errors, kind, rows, filled)
         off = errors(found.places)
         if off.any() and found.fits(found.right + off.sum(axis=(1, 2))):
             more = ", in filled rows, too" if filled else ""
             yield _change(found, mistake, f"{detail}{more}", partial(_with_errors, errors), cost)
             return
+
+
+def _fillings(found: _Place) -> tuple[bool, ...]:
+    """Whether rows that hold no input channel are broken, too: as it makes a difference."""
+    return (False,) if found.places.there.all() else (False, True)
+
+
+def _errors(kind: Kind, rows: Sequence[int], filled: bool, t: Terms) -> Int64:
+    off: Int64 = 0  # type: ignore[assignment]
+    for row in rows:
+        more = kind(t, row) - t.by_row[row]
+        if not filled:
+            more = more * t.there[:, :, row].reshape(*t.there.shape[:2], *[1] * (more.ndim - 2))
+        off = off + more
+    return off
 
 
 def _in_idle_beats(found: _Place, detail: str, kind: Kind, rows: Sequence[int]) -> Iterator[Change]:
@@ -293,15 +297,11 @@ def _in_idle_beats(found: _Place, detail: str, kind: Kind, rows: Sequence[int]) 
     of_nothing = int(kind(Terms(nothing, nothing, nothing, nothing, nothing == 0), 0).sum())
     if found.off is None or m.tensor == "psum" or not of_nothing:
         return
-    errors = partial(_errors, kind, rows)
-    counts, rest = np.divmod(found.off - errors(t).sum(axis=(1, 2)), of_nothing)
-    if rest.any() or counts.min() < 0 or counts.max() > _IDLE:
-        return
-    columns = found.channels % m.col
-    for period in range(1, _POSITIONS + 1):
-        idle = np.full((min(m.col, m.channels), period), -1)
-        idle[columns, found.positions % period] = counts
-        if (idle >= 0).all() and (idle[columns, found.positions % period] == counts).all():
+    for filled in _fillings(found):
+        errors = partial(_errors, kind, rows, filled)
+        counts, rest = np.divmod(found.off - errors(t).sum(axis=(1, 2)), of_nothing)
+        idle = None if rest.any() or counts.min() < 0 or counts.max() > _IDLE else _by_element(found, counts)
+        if idle is not None:
             base = _change(found, PE_PRODUCT_BIT, "", partial(_with_errors, errors))
             apply = partial(_with_idle_beats, m, base.apply, idle * of_nothing)
             text = f"{detail}, idle beats add to it, too: {idle.min()} to {idle.max()} of them"
@@ -309,9 +309,16 @@ def _in_idle_beats(found: _Place, detail: str, kind: Kind, rows: Sequence[int]) 
             return
 
 
-def _errors(kind: Kind, rows: Sequence[int], t: Terms) -> Int64:
-    off: Int64 = sum((kind(t, row) - t.by_row[row] for row in rows), 0 * t.by_row[0])
-    return off
+def _by_element(found: _Place, counts: Int64) -> Int64 | None:
+    """(column, position) of the array with which these counts of single values are right; of the fewest positions."""
+    columns = found.channels % found.model.col
+    for period in range(1, _POSITIONS + 1):
+        idle = np.full((min(found.model.col, found.model.channels), period), -1)
+        place = columns, found.positions % period
+        idle[place] = counts
+        if (idle >= 0).all() and (idle[place] == counts).all():
+            return idle
+    return None
 
 
 def _with_idle_beats(m: AnyModel, base: Callable[[Any], Int64], more: Int64, given: Sums | Golden) -> Int64:

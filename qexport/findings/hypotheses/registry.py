@@ -76,6 +76,8 @@ def _of_data(m: AnyModel, actual: Int64, known: Bools, fill: Int64 | None) -> It
     yield from stream_mistakes(m, blocks, sure)
     yield from delayed_results(m, actual, known, fill)
     yield from word_mistakes(m, blocks, sure, fill)
+    if m.layer.kind == "matmul":
+        yield from solved_addresses(m, actual, known)
     yield from array_mistakes(m, actual, known)
 
 

@@ -38,13 +38,13 @@ def codes(axes: Sequence[int], apart: int, by: int, end: str) -> Part:
 
 
 def weights(draw: Draw) -> Case:
-    on = ("plain", "nhwc", "strided", "pointwise", "dense", "tflite", "zeros", "depthwise")[draw(0, 7)]
+    on = ("plain", "nhwc", "strided", "pointwise", "dense", "tflite", "zeros", "depthwise", "matmul")[draw(0, 8)]
     end = ENDS[draw(0, 2)]
-    if draw(0, 1):
+    if draw(0, 1) and on != "matmul":  # whose words are others
         by = other(draw, 3, 23)
         wrong = of_words(lambda words: read_at(words, by, end))
         return machine(f"weight word {by:+d}, {end}", on, ACC, "weight_address", weights=wrong)
-    by, order = other(draw, 17, 130), list(ORDERS)[draw(0, 2)]
+    by, order = other(draw, 17, 60 if on == "depthwise" else 130), list(ORDERS)[draw(0, 2)]  # of 72 codes and more
     name = f"weight code {by:+d} in the order {order}, {end}"
     return machine(name, on, ACC, "weight_address", weights=codes(ORDERS[order], 1, by, end))
 
