@@ -1,6 +1,6 @@
 """By how much an address is off, of any size: the sums that a place would have at all offsets are one correlation."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,21 +34,18 @@ class Products:
         return sums
 
 
-def solved_offsets(memory: Memory, places: Iterable[tuple[Places, Products]]) -> Iterator[tuple[int, str]]:
-    """Offsets of words, the nearest first, and what stands beyond the buffer: all with which the first places are what
-    came back."""
-    tried: dict[str, Int64] = {}
-    spectrum: Any = None
+def solved_offsets(memory: Memory, places: Sequence[tuple[Places, Products]]) -> list[tuple[int, str]]:
+    """Offsets of words, the nearest first, and what stands beyond the buffer, with which single places are what came
+    back."""
+    values, nothing = places[0][1].values, places[0][1].nothing
+    stands = _buffers(memory, np.where(memory.element < 0, 0, values[memory.element] - nothing))
+    size = _fast_length(2 * memory.count)
+    spectrum = np.fft.rfft(stands, size)
+    tried = _all_offsets(memory.count)
     for terms, products in places:
-        if spectrum is None:
-            there = np.where(memory.element < 0, 0, products.values[memory.element] - products.nothing)
-            stands = _buffers(memory, there)
-            size = 1 << (2 * memory.count - 1).bit_length()
-            spectrum = np.fft.rfft(stands, size)
-            tried = _all_offsets(memory.count)
         met = np.zeros(len(memory.element))
         np.add.at(met, memory.slot[products.elements[0]], products.factors[0])
-        rest = int(products.rest[0]) + products.nothing * int(products.factors[0].sum())
+        rest = int(products.rest[0]) + nothing * int(products.factors[0].sum())
         given = _Given(stands, _buffers(memory, met), spectrum, size)
         for beyond, offsets in tried.items():
             sums = np.rint(given.sums(beyond, offsets)).astype(np.int64) + rest
@@ -57,7 +54,13 @@ def solved_offsets(memory: Memory, places: Iterable[tuple[Places, Products]]) ->
             break
     order = list(tried)
     found = [(int(by), beyond) for beyond, offsets in tried.items() for by in offsets]
-    yield from sorted(found, key=lambda one: (abs(one[0]), order.index(one[1]), one[0] < 0))[:_FEW]
+    return sorted(found, key=lambda one: (abs(one[0]), order.index(one[1]), one[0] < 0))[:_FEW]
+
+
+def _fast_length(count: int) -> int:
+    """The least length for a Fourier transform that has no factors but 2, 3 and 5."""
+    odd: list[int] = [3**three * 5**five for three in range(14) for five in range(10)]
+    return min(factor << max(0, (-(-count // factor) - 1).bit_length()) for factor in odd)
 
 
 def _all_offsets(count: int) -> dict[str, Int64]:

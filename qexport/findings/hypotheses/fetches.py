@@ -21,7 +21,7 @@ from qexport.findings.wires import Wiring
 _CHECK = "Check base, pitch and width of the address"
 WEIGHT_ADDRESS = Mistake("weight_address", f"{_CHECK} of the weights.")
 INPUT_ADDRESS = Mistake("input_address", f"{_CHECK} of the activations.")
-WIDE = 1 << 21  # elements of a tensor, at most
+WIDE = 1 << 22  # elements of a tensor, at most
 Read = Callable[[Int64], Int64]  # from elements to what is read in their place; below 0: nothing
 
 
