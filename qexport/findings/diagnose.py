@@ -151,14 +151,8 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     ]  # fmt: skip
     if constant is not None and not specific:
         return _constant(compared, trial, changes, constant[0], progress)
-    for side in array_sides(model.manifest)[1:] if isinstance(model, Model) else ():
-        if any(scored.proven for scored in singles):
-            break
-        other = Trial(Model(model.manifest, model.capture, model.entry, side), got, known)
-        tiles = [replace(change, detail=f"{change.detail} ({side[0]}x{side[1]} array)".strip())
-                 for change in hypotheses(other.model, got, known, of_tiles=True)
-                 if change.stage in _TILE_STAGES and change.stage >= behind]  # fmt: skip
-        singles += _singles(other, tiles)
+    if not any(scored.proven for scored in singles) and isinstance(model, Model):
+        singles += _of_other_arrays(model, got, known, behind)
     exact = [scored for scored in singles if scored.proven]
     others = _other_sets(compared.folder, compared.actual) if not exact else None
     if others is not None:
@@ -172,12 +166,30 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     if exact:
         exact = [scored for scored in exact if trial.fills(scored)] or exact
         return _class(model, exact, [X_VALUES] if compared.unknown else [], progress)
+    return {"causes": _closest(tried), "explained": False}
+
+
+def _closest(tried: Sequence[Scored]) -> tuple[Cause, ...]:
+    """Those that give most, each name once; the whole memory before its parts."""
     best: dict[str, Scored] = {}
-    for scored in sorted(tried, key=lambda scored: (-scored.share, scored.part)):  # the whole memory before its parts
+    for scored in sorted(tried, key=lambda scored: (-scored.share, scored.part)):
         if scored.share >= SHOWN:
             best.setdefault(scored.name, scored)
-    closest = [_cause(s.mistakes, s.detail, s.share) for s in list(best.values())[:CLOSEST]]
-    return {"causes": tuple(closest), "explained": False}
+    return tuple(_cause(s.mistakes, s.detail, s.share) for s in list(best.values())[:CLOSEST])
+
+
+def _of_other_arrays(model: Model, got: Int64, known: Bools, behind: Stage) -> list[Scored]:
+    """Mistakes of arrays of other sizes, where the layout gives none; up to the first size that explains all."""
+    found: list[Scored] = []
+    for side in array_sides(model.manifest)[1:]:
+        other = Trial(Model(model.manifest, model.capture, model.entry, side), got, known)
+        tiles = [replace(change, detail=f"{change.detail} ({side[0]}x{side[1]} array)".strip())
+                 for change in hypotheses(other.model, got, known, of_tiles=True)
+                 if change.stage in _TILE_STAGES and change.stage >= behind]  # fmt: skip
+        found += _singles(other, tiles)
+        if any(scored.proven for scored in found):
+            break
+    return found
 
 
 def _built(scored: Scored) -> bool:
