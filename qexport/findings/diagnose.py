@@ -145,11 +145,11 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     if constant is not None and constant[1]:
         return _constant(compared, trial, changes, constant[0], progress)
     singles = _singles(trial, changes)
-    specific = [
-        scored for scored in singles
-        if scored.proven and scored.scope is None and (not _built(scored) or trial.fills(scored))
-    ]  # fmt: skip
+    filling = [scored for scored in singles if scored.proven and trial.fills(scored)]
+    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _built(scored)]
     if constant is not None and not specific:
+        if filling:  # the filled lanes show that it does depend on the data
+            return _class(model, filling, [], progress)
         return _constant(compared, trial, changes, constant[0], progress)
     if not any(scored.proven for scored in singles) and isinstance(model, Model):
         singles += _of_other_arrays(model, got, known, behind)
@@ -164,7 +164,7 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
         exact = [scored for scored in pairs if scored.proven]
         tried = singles + pairs
     if exact:
-        exact = [scored for scored in exact if trial.fills(scored)] or exact
+        exact = [scored for scored in exact if scored in filling or not (filling and scored.of_words)]
         return _class(model, exact, [X_VALUES] if compared.unknown else [], progress)
     return {"causes": _closest(tried), "explained": False}
 

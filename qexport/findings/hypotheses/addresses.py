@@ -11,7 +11,7 @@ import numpy as np
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.fetched import SAID, Wrong, beyonds, of_words, wrong_addresses
-from qexport.findings.hypotheses.fetches import WIDE, operands
+from qexport.findings.hypotheses.fetches import WIDE, Read, operands
 from qexport.findings.model import AnyModel, Model
 from qexport.findings.offsets import SOLVED, solved_offsets
 from qexport.findings.sampled import Places, Sampled
@@ -38,7 +38,7 @@ def solved_addresses(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Chang
         stages_of = [(some, fetched.products(some)) for some in stages]
         places = [terms.part(slice(at, at + 1)) for at in range(min(len(terms.got), SOLVED))]
         places_of = [(place, fetched.products(place)) for place in places]
-        seen = set[tuple[int, int, bytes]]()
+        seen, found = set[tuple[int, int, bytes]](), list[tuple[float, str, Read]]()
         for memory in fetched.memories:
             key = (memory.count, memory.lanes, memory.slot.tobytes())
             if key in seen:  # axes of size 1 make the order the same
@@ -46,16 +46,17 @@ def solved_addresses(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Chang
             seen.add(key)
             offsets = starmap(_offset, solved_offsets(memory, places_of))
             right = (
-                (f"{memory.text}: {detail}", cost, partial(memory.read, wrong=wrong, beyond=beyond))
+                (cost, f"{memory.text}: {detail}", partial(memory.read, wrong=wrong, beyond=beyond))
                 for detail, wrong, beyond, cost in (*offsets, *((*one, _COST) for one in wrong_addresses(memory)))
             )
             fitting = (
                 one for one in right
                 if all(some.fits(products.sums(one[2](products.elements))) for some, products in stages_of)
             )  # fmt: skip
-            for detail, cost, read in islice(fitting, _MOST):
-                change = partial(fetched.changed, read=read)
-                yield Change(fetched.mistake, detail, fetched.stage, change, cost=cost)
+            found += islice(fitting, _MOST)
+        for cost, detail, read in sorted(found, key=lambda one: one[0]):
+            change = partial(fetched.changed, read=read)
+            yield Change(fetched.mistake, detail, fetched.stage, change, cost=cost)
 
 
 def _offset(by: int, beyond: str) -> tuple[str, Wrong, str, float]:
