@@ -30,6 +30,7 @@ from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
 from qexport.sim.cache import NotCompiled, build_bench, cache_folder
 from qexport.sim.compare import Compared, compare, fail_lines
+from qexport.sim.fence import Fence, fenced
 from qexport.sim.ghdl import as_verilog
 from qexport.sim.keep import RUN, clear, kept
 from qexport.sim.registry import SIMULATORS, choose, icarus_seconds
@@ -171,10 +172,13 @@ def _simulate(
             return replace(verdict, failure=run.of_changed(changed, sum(compared.values())))
         if run.records:
             loaded = loaded_files(manifest.memories, {stream.memory for stream in offered})
-            work.lay(folder, [path for stream in found if stream.driven for path in loaded[stream.memory]])
+            driven = [path for stream in found if stream.driven for path in loaded[stream.memory]]
+            work.lay(folder, driven)
+            with fenced(folder, [folder / path for path in driven if "set" in design.allow]) as fence:
+                verdict = replace(run, fence=fence).all_recorded(verdict)
         else:
             work.link(folder)
-        verdict = run.all_recorded(replace(verdict, isolated=run.records))
+            verdict = run.all_recorded(replace(verdict, isolated=False))
         if waves is not None and (around is None or not verdict.passed):
             run.show(f"out/waves.{waves}", around, verdict.streams[-1])
     return verdict
@@ -196,6 +200,7 @@ class _Run:
     what: str
     limit: float
     progress: Told
+    fence: Fence | None = None
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
@@ -242,7 +247,8 @@ class _Run:
                 f"+nonce={self.nonce}",
                 *verdict.streams[0].arguments,
             ]
-            status = printed([*self.command, *arguments], self.work, self.what, self.limit, self.progress)
+            command = [*self.command, *arguments]
+            status = printed(command, self.work, self.what, self.limit, self.progress, self.fence)
             if (after := changed_files(self.folder, self.manifest)) != before:
                 new = {path: why for path, why in after.items() if before.get(path) != why}
                 raise CheckFailed(
@@ -484,10 +490,12 @@ def judged(
     return output
 
 
-def printed(command: Sequence[str], work: Work, what: str, limit: float, progress: Told) -> int:
+def printed(
+    command: Sequence[str], work: Work, what: str, limit: float, progress: Told, fence: Fence | None = None
+) -> int:
     """The exit status of a run whose output goes to its log."""
     try:
-        return run_bench(command, work.root, work.out / RUN, limit, progress)
+        return run_bench(command, work.root, work.out / RUN, limit, progress, fence)
     except CutOff as cut:
         raise CutOff(
             f"simulate: {what}: {cut}; the design hangs or floods, "
@@ -495,7 +503,9 @@ def printed(command: Sequence[str], work: Work, what: str, limit: float, progres
         ) from None
 
 
-def run_bench(command: Sequence[str], root: Path, log: Path, limit: float, progress: Told) -> int:
+def run_bench(
+    command: Sequence[str], root: Path, log: Path, limit: float, progress: Told, fence: Fence | None = None
+) -> int:
     """The exit status; what is printed goes to `log`, complaints last, and signs of life to `progress`."""
 
     def heard(line: bytes) -> None:
@@ -505,6 +515,6 @@ def run_bench(command: Sequence[str], root: Path, log: Path, limit: float, progr
     complaints = io.BytesIO()
     with naming(log), log.open("wb") as printed:
         try:
-            return supervise(command, printed, complaints, cwd=root, limit=limit, heard=heard)
+            return supervise(command, printed, complaints, cwd=root, limit=limit, heard=heard, fence=fence)
         finally:
             printed.write(complaints.getvalue())
