@@ -57,6 +57,7 @@ def simulate(
     around: int | None = None,
     builds: Path | None = None,
     limit: float = TIME_LIMIT,
+    cycles: int | None = None,
     progress: Told = lambda line: None,
 ) -> Verdict:
     """Build the bench of a set outside it, run it and judge.
@@ -72,7 +73,7 @@ def simulate(
     (<memory>.hex) and waves.vcd or waves.fst, for which the run is done again with the expected words at hand; with
     `around` those of a failed run are of so many cycles before and behind the first error. `progress` is given lines of
     a long run or build. `builds` keeps builds instead of the cache, for a caller with many designs. `limit`: seconds
-    for the build, and again for each run.
+    for the build, and again for each run. `cycles`: how many the smooth run may take.
 
     `simulator_name` auto: Icarus where its runs take less than a build with Verilator and it takes the design, else
     Verilator, or the one that is there.
@@ -82,13 +83,15 @@ def simulate(
     """
     manifest = read_manifest(folder)
     made = _runs(manifest, streams, seed)
+    if cycles is not None and all(run.mode != "smooth" for run in made):
+        raise QexportError(f"cycles: {cycles} are for the smooth run, which is not asked for; add --streams smooth")
     words = sum(stream.words for stream in interface(folder, manifest) if stream.needed)
     macs = work_of(manifest.layer, manifest.memories, words, dict(manifest.array))["macs"]
     simulator = choose(simulator_name, icarus_seconds(len(made), words, macs))
     design = Design.of(dut, top)
     by = partial(
         _simulate, folder, manifest, design, seed=seed, streams=made, keep=keep, waves=waves, around=around,
-        builds=builds, limit=limit, progress=progress,
+        builds=builds, limit=limit, cycles=cycles, progress=progress,
     )  # fmt: skip
     try:
         return by(simulator)
@@ -116,6 +119,7 @@ def _simulate(
     around: int | None,
     builds: Path | None,
     limit: float,
+    cycles: int | None,
     progress: Told,
 ) -> Verdict:
     offered = interface(folder, manifest)
@@ -167,7 +171,7 @@ def _simulate(
             kept=keep,
         )
         command = simulator.command(executable, waves)
-        run = _Run(work, folder, manifest, command, f"{folder} on {simulator.name}", limit, progress)
+        run = _Run(work, folder, manifest, command, f"{folder} on {simulator.name}", limit, cycles, progress)
         if changed:
             return replace(verdict, failure=run.of_changed(changed, sum(compared.values())))
         if run.records:
@@ -199,6 +203,7 @@ class _Run:
     command: Sequence[str]
     what: str
     limit: float
+    most_cycles: int | None
     progress: Told
     fence: Fence | None = None
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
@@ -260,6 +265,9 @@ class _Run:
                 for entry in entries
             ]
             cycles, macs = self._judge(found, status, verdict.seed)
+            if self.most_cycles is not None and verdict.streams[0].mode == "smooth" and cycles > self.most_cycles:
+                slow = f"FAIL all words are right, in {cycles} cycles; {self.most_cycles} are allowed"
+                raise CheckFailed(failed([slow], self.what))
         except CheckFailed as failure:
             verdict = replace(verdict, failure=failure)
         else:

@@ -161,8 +161,9 @@ def _copy(
         while True:
             if deadline is not None and time.monotonic() > deadline:
                 raise CutOff(f"no end after {limit:g} s")
-            ready = pipes.select(CLOSING if pipes.get_map() else CLOSING / 200)
-            if not ready and _ended(process):
+            ended = _ended(process)  # first: what it writes between a look at the pipes and its end would be lost
+            ready = pipes.select(0 if ended else CLOSING if pipes.get_map() else CLOSING / 200)
+            if ended and not ready:
                 return short
             for key, _ in ready:
                 block = os.read(key.fd, BLOCK)

@@ -392,8 +392,11 @@ def general_mutants(
     progress: Progress,
     clock: Clock = ENDLESS,
     only: Collection[int] | None = None,
+    timed: bool = False,
 ) -> list[MutantResult]:
     """Run the changes of a netlist, or `only` those of these numbers, in the bench of the set `folder`.
+
+    `timed`: one that takes other cycles is killed, too, as it always is of a reference array.
 
     `prove`: what survives is proven equivalent where it is; what is not, runs with Icarus, too, where it can run: there
     registers and memories start unknown, and a word that was never written shows.
@@ -403,7 +406,7 @@ def general_mutants(
     with work_folder(folder) as work:
         progress("general", 0, len(numbers))
         failed = _failures(
-            folder, used, found, netlist_file, work, clock, numbers, style in PARTS,
+            folder, used, found, netlist_file, work, clock, numbers, timed or style in PARTS,
             lambda done: progress("general", done, len(numbers)),
         )  # fmt: skip
     failures = dict(zip(numbers, failed, strict=True))
@@ -500,11 +503,13 @@ def user_mutants(
     sample: int | None = None,
     seed: int = 0,
     simulator: str = "auto",
+    timed: bool = False,
     progress: Progress = quiet,
     clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
     """Run general mutants of a design, or of the module `top` of files, in the benches of sets of one layer, one after
-    the other: what one kills does not run on the next, and what none kills is proven equivalent where it is.
+    the other: what one kills does not run on the next, and what none kills is proven equivalent where it is. `timed`:
+    other cycles than those of the design kill, too.
 
     Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit, Yosys cannot read it, or
     it is not the same netlist for all sets.
@@ -526,7 +531,7 @@ def user_mutants(
                 raise QexportError(f"mutants: {name} has other mutants on {folder} than before; give sets of one layer")
             changes, last = made.changes, folder == folders[-1]
             left = [n for n in range(1, len(changes) + 1) if n not in results or results[n].fate != "killed"]
-            now = general_mutants(folder, made, found, "user", simulator, last, progress, clock, left)
+            now = general_mutants(folder, made, found, "user", simulator, last, progress, clock, left, timed)
         results |= dict(zip(left, now, strict=True))
         if all(result.fate == "killed" for result in results.values()):
             break

@@ -3,7 +3,8 @@
 Of the five designs of the judge and of the arrays `ws` and `os`; --write puts the rows into the page trust.md.
 
 Those of a judge's design run on the layer's own pictures, then on the sets of `dump --stress`, one after the other:
-what a set kills does not run on the next. What none kills is left out where it is proven that it makes no difference.
+what a set kills does not run on the next. One that takes other cycles is killed, as `simulate --cycles` would see it.
+What none kills is left out where it is proven that it makes no difference.
 The arrays run as `qexport selftest` runs them. The exit status is 1 where less than 99 % are killed. It takes minutes;
 --sample says how many mutants of each design."""
 
@@ -62,7 +63,9 @@ def study(name: str, root: Path, sample: int, seed: int, simulator: str = "icaru
     if name in ARRAYS:
         return of_array(name, sample, seed)
     folders = [found.folder for found in sets_of(name, root)]
-    results = user_mutants(folders, [layers.design_of(name)], name, sample=sample, seed=seed, simulator=simulator)
+    results = user_mutants(
+        folders, [layers.design_of(name)], name, sample=sample, seed=seed, simulator=simulator, timed=True
+    )
     by: dict[str, list[tuple[str, str]]] = {"killed": [], "equivalent": [], "survived": []}
     for mutant in results:
         by[mutant.fate].append((mutant.name, mutant.where))
