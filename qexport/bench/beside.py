@@ -8,9 +8,9 @@ be one name too short.
 from __future__ import annotations
 
 import re
-from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -57,6 +57,11 @@ _TASKS: dict[str, tuple[str, str]] = {
 }
 _HIDING = re.compile(r"`(undefineall|pragma\s+protect|protect\w*)")
 _OF_A_RUN = ("set", "out", "include", "build")  # what stands in the folder of a run
+_LIBRARY = ("", ".v", ".sv")  # what Verilator looks for in folders, by these parts of the syntax
+_LOOKED_UP = {
+    "HierarchyInstantiation": "type", "PackageImportItem": "package", "InterfacePortHeader": "nameOrKeyword",
+    "NamedType": "name", "VirtualInterfaceType": "name", "ConfigCellIdentifier": "cell",
+}  # fmt: skip
 _UNRESOLVED = ("UndeclaredIdentifier", "CouldNotResolveHierarchicalPath", "TypoIdentifier")
 
 
@@ -90,16 +95,17 @@ def beside(
     from pyslang import ast
 
     manager, compilation = compiled(design, [] if package is None else [package], folders, around.predefined)
-    scan = _Scan(design, around, manager)
+    known = {str(one.name) for one in (*compilation.getDefinitions(), *compilation.getPackages())}
+    scan = _Scan(design, around, manager, known)
     errors = list(scan.of_errors(compilation.getAllDiagnostics()))
     scope: Any = compilation.getRoot()  # which its types do not say
     context = ast.EvalContext(ast.ASTContext(scope, ast.LookupLocation.max))
-    calls: dict[tuple[str, int, str], list[Any]] = {}
+    calls: _Calls = {}
 
     def visit(node: Any) -> None:
         if isinstance(node, ast.CallExpression) and node.isSystemCall and node.subroutineName[1:] in _LOADS:
-            place = (*scan.place(node.sourceRange.start), node.subroutineName)
-            calls.setdefault(place, []).append([_text(argument, context) for argument in node.arguments[:2]])
+            given = [_text(argument, context) for argument in node.arguments[:2]]
+            calls.setdefault(_exactly(node.sourceRange.start), []).append(given)
 
     compilation.getRoot().visit(visit)
     found = [*errors, *scan.of_included(), *scan.of_directives()]
@@ -120,25 +126,25 @@ def read_otherwise(
 
     _, compilation = compiled(design, [] if package is None else [package], folders, around.predefined)
     theirs = _words(syntax.SyntaxTree.fromText(text).root)
-    ours = sum((_words(tree.root) for tree in compilation.getSyntaxTrees()), Counter[str]())
-    others = sorted({*(theirs - ours), *(ours - theirs)})
-    what = f"the simulator reads otherwise than slang does: {few(others)}"
+    ours = [word for tree in compilation.getSyntaxTrees() for word in _words(tree.root)]
+    differ = [word for pair in zip_longest(ours, theirs) if pair[0] != pair[1] for word in pair if word is not None]
+    what = f"the simulator reads otherwise than slang does, from here on: {few(differ[:2])}"
     file = design.files[-1]
-    return (Beside(file=str(design.origins.get(file, file)), line=1, kind="unread", what=what),) if others else ()
+    return (Beside(file=str(design.origins.get(file, file)), line=1, kind="unread", what=what),) if differ else ()
 
 
-def _words(root: Any) -> Counter[str]:
-    """The words and texts of sources, numbers and signs left out: how often each stands there."""
+def _words(root: Any) -> list[str]:
+    """All words, texts, numbers and signs of sources."""
     from pyslang import parsing
 
-    found: Counter[str] = Counter()
+    found: list[str] = []
 
     def visit(node: Any) -> None:
-        if isinstance(node, parsing.Token) and not node.isMissing and re.match(r"[\w$\\\"]", str(node.rawText)):
-            found[str(node.rawText)] += not str(node.rawText)[0].isdigit()
+        if isinstance(node, parsing.Token) and not node.isMissing and str(node.rawText):
+            found.append(str(node.rawText))
 
     root.visit(visit)
-    return +found
+    return found
 
 
 def _sources(
@@ -174,15 +180,28 @@ def tables(found: Sequence[Beside]) -> dict[str, Path]:
     return {name: Path(name) for name in names if not Path(name).is_absolute() and Path(name).is_file()}
 
 
+_Calls = dict[tuple[int, int], list[list[str | None]]]  # what loads files, by the place of its word
+
+
+def _exactly(location: Any) -> tuple[int, int]:
+    """One place in the text that is read, where a line may hold several."""
+    return location.buffer.id, location.offset
+
+
 def _text(argument: Any, context: Any) -> str | None:
     """The constant text of an argument; None where it is known in the run only."""
-    value = argument.eval(context).convertToStr().value
+    found = argument.eval(context)
+    value = None if found.hasUnknown() else found.convertToStr().value  # of x simulators make what they like
     return value if isinstance(value, str) else None
 
 
 class _Scan:
-    def __init__(self, design: Design, around: Around, manager: pyslang.SourceManager):
+    """`known`: the modules, interfaces and packages that are read."""
+
+    def __init__(self, design: Design, around: Around, manager: pyslang.SourceManager, known: Collection[str]):
         self._design, self._around, self._manager = design, around, manager
+        files = [file for folder in design.includes for file in folder.glob("*") if file.suffix in _LIBRARY]
+        self._aside = {file.stem: file for file in files if file.stem not in known}
 
     def place(self, location: Any) -> tuple[str, int]:
         """File, of a made one what it was made of, and line."""
@@ -232,9 +251,7 @@ class _Scan:
     def _in_set(self, path: Path) -> bool:
         return path.resolve().is_relative_to(self._around.folder.resolve())
 
-    def of_tokens(
-        self, root: Any, calls: Mapping[tuple[str, int, str], Sequence[Sequence[str | None]]]
-    ) -> list[Beside]:
+    def of_tokens(self, root: Any, calls: _Calls) -> list[Beside]:
         """What single words of the sources say."""
         from pyslang import parsing, syntax
 
@@ -254,6 +271,9 @@ class _Scan:
             if not isinstance(node, parsing.Token):
                 if node.kind in nodes:
                     found.append(self._one(node.getFirstToken().location, *nodes[node.kind]))
+                if (part := _LOOKED_UP.get(node.kind.name)) is not None:
+                    name = getattr(node, part)
+                    found.extend(self._of_library(name if isinstance(name, parsing.Token) else name.getFirstToken()))
             elif node.kind in words:
                 found.append(self._one(node.location, *words[node.kind]))
             elif node.kind == parsing.TokenKind.SystemIdentifier:
@@ -264,13 +284,18 @@ class _Scan:
         root.visit(visit)
         return found
 
-    def _of_task(
-        self, token: Any, calls: Mapping[tuple[str, int, str], Sequence[Sequence[str | None]]]
-    ) -> list[Beside]:
+    def _of_library(self, token: Any) -> Iterator[Beside]:
+        """What a simulator would look for in the folders, also where slang does not: behind a condition that it sees
+        otherwise."""
+        name = str(token.valueText)
+        if name in self._aside:
+            yield self._one(token.location, "unread", f"{name} would be read from {self._aside[name]}: list the file")
+
+    def _of_task(self, token: Any, calls: _Calls) -> list[Beside]:
         name = str(token.valueText)
         task = name[1:]
         if task in _LOADS:
-            given = calls.get((*self.place(token.location), name), [[None]])
+            given = calls.get(_exactly(token.location), [[None]])
             return [self._loads(token, name, arguments) for arguments in given]
         if task in _COMPUTE:
             return []
@@ -293,7 +318,7 @@ class _Scan:
             )
         if self._in_set(Path(name)) or self._is_copy(path):
             return self._one(token.location, "set", f"reads {name}, a file of the set or a copy of one ({task})")
-        if path.is_relative_to("/proc") or path.is_relative_to("/dev") or path.is_relative_to("/sys"):
+        if any(map(path.is_relative_to, ("/proc", "/dev", "/sys"))) or (path.exists() and not path.is_file()):
             return self._one(token.location, "files", f"opens {name}, which is not a file ({task})")
         digest = file_sha256(path) if path.is_file() else ""
         return self._one(token.location, TABLE, f"{task} of '{name}'", digest)

@@ -54,6 +54,7 @@ def render_cocotb(folder: Path, target: Path, dut: Dut = (), top: str = "dut") -
         "in_reset": 0 if design.reset_low else 1,
         "cycles_spare": CYCLES_SPARE,
         "streams": streams,
+        "driven": [s.memory for s in streams if s.driven and s.needed],
         "shapes": [list(entry.shape) for entry in manifest.memories],
         "texts": {s.memory.name: _place(s.memory) for s in streams if not s.driven},
         **work(manifest.layer, manifest.memories, sum(stream.words for stream in offered), dict(manifest.array)),

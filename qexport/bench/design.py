@@ -12,6 +12,7 @@ from qexport.errors import QexportError
 
 LISTS = {".f", ".flist"}  # what a file list's name ends with, where it is given among the files
 VHDL = {".vhd", ".vhdl"}
+SOURCES = {".v", ".sv", ".vh", ".svh", ".vg", ".vp", ".verilog", *VHDL}  # other files a simulator may run, such as C++
 # What a design is refused to do beside computing unless it is allowed (bench/beside.py), and what to do about it.
 REFUSED: Mapping[str, str] = {
     "plusargs": "a design is given its numbers by parameters and streams, not by the bench's command line",
@@ -106,6 +107,8 @@ class Design:
         for define in found.defines:
             if not _NAME.fullmatch(define.partition("=")[0]):
                 raise QexportError(f"define: '{define}' is not NAME or NAME=VALUE; correct it")
+            if define.startswith("QEXPORT_"):
+                raise QexportError(f"define: '{define}' is a macro of the bench; take another name")
         if files and not found.files:
             raise QexportError(f"dut: {files[0]} names no files; list the files of your module '{top}'")
         return found
@@ -119,6 +122,10 @@ class Design:
             if not file.is_file():
                 raise QexportError(
                     f"dut: {file} does not exist or is not a file; give the file of your module '{self.top}'"
+                )
+            if file.suffix not in SOURCES:
+                raise QexportError(
+                    f"dut: {file} is not named as Verilog or VHDL ({', '.join(sorted(SOURCES))}); rename it"
                 )
 
     @property

@@ -42,6 +42,7 @@ from qexport.sim.verdict import Verdict
 )
 @seed_option("Only a run in which all streams stall at random, the same way for the same seed; 0: a smooth one.", None)
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, help="So many runs of those that stall at random.")
+@click.option("--cycles", type=click.IntRange(1), metavar="N", help="How many the smooth run may take.")
 @click.option("--keep", type=path_type(), help="Folder for logs, the words that came back, and waves.")
 @click.option("--waves", type=click.Choice(WAVES), help="Record all signals in --keep.")
 @click.option(
@@ -59,6 +60,7 @@ def command(
     streams: tuple[str, ...],
     seed: int | None,
     seeds: int,
+    cycles: int | None,
     keep: Path | None,
     waves: str | None,
     around: int | None,
@@ -79,6 +81,7 @@ def command(
     qexport simulate vectors/features_33 --dut my_core.sv --top my_core --streams smooth
     qexport simulate vectors/features_33 --dut my_core.sv --top my_core --seeds 20
     qexport simulate vectors/features_33 --dut my_core.sv --top my_core --seed 7
+    qexport simulate vectors/features_33 --dut my_core.sv --top my_core --cycles 2000
     qexport simulate vectors/features_33 --dut my_core.sv --keep run/ --waves vcd --around 20
     qexport simulate vectors/features_33 --dut my_core.sv --verdict verdict.json --requirement REQ-17
     """
@@ -101,6 +104,7 @@ def command(
             verdicts.append(
                 simulate(
                     path, simulator, design, seed=seed or 0, streams=made, waves=waves, around=around, limit=time_limit,
+                    cycles=cycles,
                     keep=keep if keep is None or path == folder else keep / path.name,
                     progress=lambda line, path=path: click.echo(f"{path}: {line}", err=True),  # type: ignore[misc]
                 )

@@ -121,6 +121,7 @@ def _compiled(simulator: Simulator, job: Job, scratch: Path, log: Path, say: Cal
         raise CutOff(f"{what}: {cut}; simplify them, or give it more with --time-limit") from None
     finally:
         waiting.cancel()
+        waiting.join()  # nothing is said any more where nobody may listen
     log.write_text(done.stdout + done.stderr, errors="replace")
     if done.returncode != 0:
         errors = re.findall(r"^.*(?:error|syntax).*$", done.stdout + done.stderr, flags=re.MULTILINE | re.IGNORECASE)

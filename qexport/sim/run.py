@@ -30,6 +30,7 @@ from qexport.sets.manifest import Manifest, read_manifest
 from qexport.sets.staging import naming
 from qexport.sim.cache import NotCompiled, build_bench, cache_folder
 from qexport.sim.compare import Compared, compare, fail_lines
+from qexport.sim.fence import Fence, fenced
 from qexport.sim.ghdl import as_verilog
 from qexport.sim.keep import RUN, clear, kept
 from qexport.sim.registry import SIMULATORS, choose, icarus_seconds
@@ -56,6 +57,7 @@ def simulate(
     around: int | None = None,
     builds: Path | None = None,
     limit: float = TIME_LIMIT,
+    cycles: int | None = None,
     progress: Told = lambda line: None,
 ) -> Verdict:
     """Build the bench of a set outside it, run it and judge.
@@ -71,7 +73,7 @@ def simulate(
     (<memory>.hex) and waves.vcd or waves.fst, for which the run is done again with the expected words at hand; with
     `around` those of a failed run are of so many cycles before and behind the first error. `progress` is given lines of
     a long run or build. `builds` keeps builds instead of the cache, for a caller with many designs. `limit`: seconds
-    for the build, and again for each run.
+    for the build, and again for each run. `cycles`: how many the smooth run may take.
 
     `simulator_name` auto: Icarus where its runs take less than a build with Verilator and it takes the design, else
     Verilator, or the one that is there.
@@ -81,13 +83,15 @@ def simulate(
     """
     manifest = read_manifest(folder)
     made = _runs(manifest, streams, seed)
+    if cycles is not None and all(run.mode != "smooth" for run in made):
+        raise QexportError(f"cycles: {cycles} are for the smooth run, which is not asked for; add --streams smooth")
     words = sum(stream.words for stream in interface(folder, manifest) if stream.needed)
     macs = work_of(manifest.layer, manifest.memories, words, dict(manifest.array))["macs"]
     simulator = choose(simulator_name, icarus_seconds(len(made), words, macs))
     design = Design.of(dut, top)
     by = partial(
         _simulate, folder, manifest, design, seed=seed, streams=made, keep=keep, waves=waves, around=around,
-        builds=builds, limit=limit, progress=progress,
+        builds=builds, limit=limit, cycles=cycles, progress=progress,
     )  # fmt: skip
     try:
         return by(simulator)
@@ -115,6 +119,7 @@ def _simulate(
     around: int | None,
     builds: Path | None,
     limit: float,
+    cycles: int | None,
     progress: Told,
 ) -> Verdict:
     offered = interface(folder, manifest)
@@ -166,15 +171,18 @@ def _simulate(
             kept=keep,
         )
         command = simulator.command(executable, waves)
-        run = _Run(work, folder, manifest, command, f"{folder} on {simulator.name}", limit, progress)
+        run = _Run(work, folder, manifest, command, f"{folder} on {simulator.name}", limit, cycles, progress)
         if changed:
             return replace(verdict, failure=run.of_changed(changed, sum(compared.values())))
         if run.records:
             loaded = loaded_files(manifest.memories, {stream.memory for stream in offered})
-            work.lay(folder, [path for stream in found if stream.driven for path in loaded[stream.memory]])
+            driven = [path for stream in found if stream.driven for path in loaded[stream.memory]]
+            work.lay(folder, driven)
+            with fenced(folder, [folder / path for path in driven if "set" in design.allow]) as fence:
+                verdict = replace(run, fence=fence).all_recorded(verdict)
         else:
             work.link(folder)
-        verdict = run.all_recorded(replace(verdict, isolated=run.records))
+            verdict = run.all_recorded(replace(verdict, isolated=False))
         if waves is not None and (around is None or not verdict.passed):
             run.show(f"out/waves.{waves}", around, verdict.streams[-1])
     return verdict
@@ -195,7 +203,9 @@ class _Run:
     command: Sequence[str]
     what: str
     limit: float
+    most_cycles: int | None
     progress: Told
+    fence: Fence | None = None
     nonce: str = field(default_factory=lambda: secrets.token_hex(8))
 
     @property
@@ -242,7 +252,8 @@ class _Run:
                 f"+nonce={self.nonce}",
                 *verdict.streams[0].arguments,
             ]
-            status = printed([*self.command, *arguments], self.work, self.what, self.limit, self.progress)
+            command = [*self.command, *arguments]
+            status = printed(command, self.work, self.what, self.limit, self.progress, self.fence)
             if (after := changed_files(self.folder, self.manifest)) != before:
                 new = {path: why for path, why in after.items() if before.get(path) != why}
                 raise CheckFailed(
@@ -254,6 +265,9 @@ class _Run:
                 for entry in entries
             ]
             cycles, macs = self._judge(found, status, verdict.seed)
+            if self.most_cycles is not None and verdict.streams[0].mode == "smooth" and cycles > self.most_cycles:
+                slow = f"FAIL all words are right, in {cycles} cycles; {self.most_cycles} are allowed"
+                raise CheckFailed(failed([slow], self.what))
         except CheckFailed as failure:
             verdict = replace(verdict, failure=failure)
         else:
@@ -484,10 +498,12 @@ def judged(
     return output
 
 
-def printed(command: Sequence[str], work: Work, what: str, limit: float, progress: Told) -> int:
+def printed(
+    command: Sequence[str], work: Work, what: str, limit: float, progress: Told, fence: Fence | None = None
+) -> int:
     """The exit status of a run whose output goes to its log."""
     try:
-        return run_bench(command, work.root, work.out / RUN, limit, progress)
+        return run_bench(command, work.root, work.out / RUN, limit, progress, fence)
     except CutOff as cut:
         raise CutOff(
             f"simulate: {what}: {cut}; the design hangs or floods, "
@@ -495,7 +511,9 @@ def printed(command: Sequence[str], work: Work, what: str, limit: float, progres
         ) from None
 
 
-def run_bench(command: Sequence[str], root: Path, log: Path, limit: float, progress: Told) -> int:
+def run_bench(
+    command: Sequence[str], root: Path, log: Path, limit: float, progress: Told, fence: Fence | None = None
+) -> int:
     """The exit status; what is printed goes to `log`, complaints last, and signs of life to `progress`."""
 
     def heard(line: bytes) -> None:
@@ -505,6 +523,6 @@ def run_bench(command: Sequence[str], root: Path, log: Path, limit: float, progr
     complaints = io.BytesIO()
     with naming(log), log.open("wb") as printed:
         try:
-            return supervise(command, printed, complaints, cwd=root, limit=limit, heard=heard)
+            return supervise(command, printed, complaints, cwd=root, limit=limit, heard=heard, fence=fence)
         finally:
             printed.write(complaints.getvalue())

@@ -19,6 +19,7 @@ from typing import BinaryIO
 
 from qexport.core.signals import undisturbed
 from qexport.errors import CheckFailed
+from qexport.sim.fence import Fence
 
 TIME_LIMIT = 600  # seconds; the bench's own time-out counts cycles and so misses a loop that takes no time
 OUTPUT_LIMIT = 64 << 20  # bytes that a child prints
@@ -102,6 +103,7 @@ def supervise(
     env: Mapping[str, str] | None = None,
     limit: float | None = TIME_LIMIT,
     heard: Callable[[bytes], None] = lambda line: None,
+    fence: Fence | None = None,
 ) -> int:
     """Run a command to its end: the exit status. Its outputs go to two files; `heard` is given the lines of the first.
 
@@ -112,15 +114,17 @@ def supervise(
     children = getattr(_of_thread, "children", None) or _Children()
     memory = _memory.get() or MEMORY_LIMIT
     limited = ["/bin/sh", "-c", 'ulimit -v "$0" 2>/dev/null; exec "$@"', str(memory >> 10), *map(str, command)]
+
+    def begin() -> subprocess.Popen[bytes]:
+        return subprocess.Popen(
+            limited, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            cwd=cwd, env=env, start_new_session=True, bufsize=0,
+        )  # fmt: skip
+
     process = None
     try:
         with undisturbed():
-            process = children.start(
-                lambda: subprocess.Popen(
-                    limited, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                    cwd=cwd, env=env, start_new_session=True, bufsize=0,
-                )
-            )  # fmt: skip
+            process = children.start(begin if fence is None else lambda: fence.start(begin))
         deadline = None if limit is None else time.monotonic() + limit
         short = _copy(process, printed, complaints, deadline, limit, heard)
     finally:
@@ -157,8 +161,9 @@ def _copy(
         while True:
             if deadline is not None and time.monotonic() > deadline:
                 raise CutOff(f"no end after {limit:g} s")
-            ready = pipes.select(CLOSING if pipes.get_map() else CLOSING / 200)
-            if not ready and _ended(process):
+            ended = _ended(process)  # first: what it writes between a look at the pipes and its end would be lost
+            ready = pipes.select(0 if ended else CLOSING if pipes.get_map() else CLOSING / 200)
+            if ended and not ready:
                 return short
             for key, _ in ready:
                 block = os.read(key.fd, BLOCK)

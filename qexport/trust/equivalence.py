@@ -5,9 +5,10 @@ agree wherever AXI4-Stream gives them a meaning, while each driven stream carrie
 
 A whole array is too large a sequential circuit to ask about. So registers, memories and arithmetic that decide about
 nothing but data are cut: a cut cell of the unchanged netlist gives any value at all; that of the changed one gives the
-same value as long as both are given the same, and any other value when they are not. What holds for all such values
-holds for the real ones. (Localization: Kurshan, Computer-Aided Verification of Coordinating Processes, 1994.) Where a
-change of data passes registers on its way out, these may be left out instead (way.py): values in them stay related.
+same value as long as both are given the same, and any other value when they are not. Of registers and memories that
+goes bit by bit, as nothing there mixes bits. What holds for all such values holds for the real ones. (Localization:
+Kurshan, Computer-Aided Verification of Coordinating Processes, 1994.) Where a change of data passes registers on its
+way out, these may be left out instead (way.py): values in them stay related.
 
 What is given in the first cycle of the reset does not count, as a counter may then stand where no run ever brings it.
 So cut cells begin with what the first cycle left in the changed netlist: with that the unchanged one may begin, too.
@@ -36,6 +37,7 @@ PROOF = "Yosys and ABC: after a reset no inputs make a difference"
 LIMIT = 20  # seconds of a question to ABC; building it and simplifying it may take some times as long
 ARITHMETIC = ("$add", "$sub", "$mul")
 CUT = ("$dff", "$mem_v2", *ARITHMETIC)
+BY_BITS = ("D", "WR_DATA", "WR_EN")  # ports of registers and memories of which each bit goes to that bit alone
 EXACT = "\\exact"  # the attribute of cells that are not cut
 THROUGH = "through"
 COPIES = ("gold", "gate")  # the unchanged and the changed netlist, as ABC calls them
@@ -113,11 +115,13 @@ def equivalent(netlist: Path, change: str, words: dict[str, int], clock: Clock =
 class _Cut:
     """A cell that was cut; `ins` and `outs`: the width of each of the ports that stand for its own, by name.
 
-    `exact`: a register that the harness has instead, for each netlist or for both.
+    `exact`: a register that the harness has instead, for each netlist or for both. `bits`: of a register, or of a word
+    of a memory; 1 where all bits depend on all.
     """
 
     kind: str
     exact: bool
+    bits: int
     ins: dict[str, int]
     outs: dict[str, int]
 
@@ -200,7 +204,8 @@ def _cut(module: "Module") -> list[_Cut]:
             signals["WR_DATA"] = module.And(IdString(f"\\data:{name}"), signals["WR_DATA"], enable)
             writes = module.ReduceOr(IdString(f"\\writes:{name}"), enable)
             signals["WR_ADDR"] = module.Mux(IdString(f"\\address:{name}"), nothing, signals["WR_ADDR"], writes)
-        cut = _Cut(kind, exact, {}, {})
+        bits = 1 if kind in ARITHMETIC else cell.getParam(IdString("\\WIDTH")).as_int()
+        cut = _Cut(kind, exact, bits, {}, {})
         for own, signal in signals.items():
             stands, gives = f"cut:{name}:{own}", cell.output(IdString(f"\\{own}"))
             ends = (signal, port(stands, signal.size(), gives))
@@ -291,14 +296,14 @@ class _Harness:
         if cell.exact:
             self._keep(cell)
             return
-        equal = f"equal_{number}"
         self.text += self._equal(number, cell)
         for name, width in cell.outs.items():
             self.inputs += [f"input [{width - 1}:0] \\{name} ", f"input [{width - 1}:0] \\other:{name} "]
             unchanged, changed = _both(name)
+            equal = f"{{{width // cell.bits}{{equal_{number}}}}}"
             self.text += [
                 f"assign {unchanged} = \\{name} ;",
-                f"assign {changed} = {equal} ? \\{name} : \\other:{name} ;",
+                f"assign {changed} = ({equal} & \\{name} ) | (~{equal} & \\other:{name} );",
             ]
 
     def _keep(self, cell: _Cut) -> None:
@@ -313,19 +318,30 @@ class _Harness:
             self.text.append(f"assign {inner} = first ? \\{name} : {source};")
 
     def _equal(self, number: int, cell: _Cut) -> list[str]:
-        """Whether both netlists' cells give the same: as long as they are given the same."""
-        equal, compared = f"equal_{number}", _agree(cell.ins)
+        """Which bits of both netlists' cells are the same: as long as they are given the same."""
+        equal, bits, ones = f"equal_{number}", f"[{cell.bits - 1}:0]", f"{{{cell.bits}{{1'b1}}}}"
         if self.same != "none":
-            return [f"wire {equal} = 1;"]
+            return [f"wire {bits} {equal} = {ones};"]
+        given = self._alike(cell, [*cell.ins])
         if cell.kind == "$dff":
-            return [f"reg {equal} = 1;", f"always @(posedge clk) {equal} <= first || ({compared});"]
-        if cell.kind == "$mem_v2":
+            return [f"reg {bits} {equal} = {ones};", f"always @(posedge clk) {equal} <= first ? {ones} : {given};"]
+        if cell.kind == "$mem_v2":  # what is written now is read later
+            reads = self._alike(cell, [name for name in cell.ins if name.rpartition(":")[2].startswith("RD_")])
             return [
-                f"reg until_{number} = 1;",
-                f"wire {equal} = until_{number} && {compared};",
-                f"always @(posedge clk) until_{number} <= first || {equal};",
+                f"reg {bits} until_{number} = {ones};",
+                f"wire {bits} {equal} = until_{number} & {reads};",
+                f"always @(posedge clk) until_{number} <= first ? {ones} : until_{number} & {given};",
             ]
-        return [f"wire {equal} = {compared};"]
+        return [f"wire {bits} {equal} = {given};"]
+
+    def _alike(self, cell: _Cut, names: Sequence[str]) -> str:
+        """For which bits of a cell both netlists are given the same at these of its ports."""
+        whole = [name for name in names if name.rpartition(":")[2] not in BY_BITS]
+        alike = [f"{{{cell.bits}{{{_agree(whole)}}}}}"]
+        for name in (name for name in names if name not in whole):
+            for at in range(0, cell.ins[name], cell.bits):
+                alike.append("~({}[{at} +: {n}] ^ {}[{at} +: {n}])".format(*_both(name), at=at, n=cell.bits))
+        return " & ".join(alike)
 
     def module(self, ports: Sequence[str]) -> str:
         self.text.append(f"wire as_seen = {' && '.join(self.seen)};")

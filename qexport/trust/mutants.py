@@ -7,7 +7,7 @@ are edits of the reference RTL (rtl_edits.py), general ones are changes of singl
 import random
 import re
 import shlex
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,6 +26,7 @@ from qexport.sim.cache import build_bench, cache_folder
 from qexport.sim.ghdl import as_verilog
 from qexport.sim.registry import SIMULATORS, choose
 from qexport.sim.run import check_all_words, judged, lacking, write_wrapper
+from qexport.sim.streams import MODES, Streams, all_streams, streams_of_seed
 from qexport.sim.supervisor import TIME_LIMIT, CutOff, workers
 from qexport.sim.tools import Simulator
 from qexport.sim.work import Work, scratch_folder, work_folder
@@ -35,7 +36,8 @@ from qexport.trust.rtl_edits import EDITS, PRODUCT_EDITS, Edit, behind
 
 GENERAL = 120  # mutants of a netlist
 OPEN = "the time was over"  # in place of a failure
-SEEDS = (0, 1, 2, 3)  # of the bench's rhythm: without waiting, then with three kinds of it
+# Of a mutant: all that `simulate` makes by default, as some faults show in one of them alone, and two draws more.
+RUNS = (*(run for seed in range(4) for run in streams_of_seed(seed)), *all_streams(MODES[2:]))
 
 Progress = Callable[[str, int, int], None]  # what, how many of it are done, of how many
 
@@ -122,52 +124,50 @@ class _Bench:
         self.compared = {stream.memory: stream.values for stream in found if not stream.driven}
         self.executable = build_bench(simulator, job, work.root, work.out / "build.log", cache_folder())
 
-    def failure(self, mutant: int, cycles: dict[int, int] | None = None) -> str | None:
-        """Why the mutant fails with the first seed with which it does; None when it passes with all.
+    def failure(self, mutant: int, cycles: dict[Streams, int] | None = None) -> str | None:
+        """Why the mutant fails in the first run in which it does; None when it passes in all.
 
-        That is the FAIL line or, where `cycles` has those of the design by seed, that the mutant took others; OPEN
+        That is the FAIL line or, where `cycles` has those of the design by run, that the mutant took others; OPEN
         where the time was over before.
         """
-        for seed in SEEDS:
+        for run in RUNS:
             if self.clock.over:
                 return OPEN
             try:
-                took = self._cycles(mutant, seed)
+                took = self._cycles(mutant, run)
             except CheckFailed as failed:
                 if isinstance(failed, CutOff) and self.clock.over:
                     return OPEN
                 lines = [line for line in str(failed).splitlines() if line.startswith("FAIL")]
-                return f"seed {seed}: {lines[0] if lines else str(failed).removeprefix(f'simulate: {self.folder}: ')}"
-            if cycles is not None and took != cycles.setdefault(seed, took):
-                return f"seed {seed}: PASS, but in {took} cycles, not {cycles[seed]}"
+                return f"{run}: {lines[0] if lines else str(failed).removeprefix(f'simulate: {self.folder}: ')}"
+            if cycles is not None and took != cycles.setdefault(run, took):
+                return f"{run}: PASS, but in {took} cycles, not {cycles[run]}"
         return None
 
-    def _cycles(self, mutant: int, seed: int) -> int:
+    def _cycles(self, mutant: int, run: Streams) -> int:
         """The cycles of a run; raises CheckFailed unless it passes, as `simulate` judges it."""
         with work_folder(self.folder, within=self.work.root) as work:
-            plusargs = ["+dir=set", "+out=out", "+nonce=mutant", f"+seed={seed}", f"+mutant={mutant}"]
+            plusargs = ["+dir=set", "+out=out", "+nonce=mutant", *run.arguments, f"+mutant={mutant}"]
             command = [*self.simulator.command(self.executable), *plusargs]
             limit = self.clock.limit(TIME_LIMIT) or TIME_LIMIT
             output = judged(command, work, sum(self.compared.values()), "mutant", str(self.folder), limit)
             check_all_words(work, self.folder, self.manifest, self.compared, str(self.folder))
         return int(re.findall(r"^DONE cycles=(\d+) ", output, re.MULTILINE)[0])
 
-    def failures(self, count: int, timed: bool, progress: Callable[[int], None]) -> list[str | None]:
-        """The failure of each mutant from 1 on; `timed`: other cycles than those of the design are one, too.
+    def failures(self, numbers: Sequence[int], timed: bool, progress: Callable[[int], None]) -> list[str | None]:
+        """The failure of each of these mutants; `timed`: other cycles than those of the design are one, too.
 
         Raises CheckFailed when the unchanged design fails.
         """
-        cycles: dict[int, int] = {}
+        cycles: dict[Streams, int] = {}
         own = self.failure(0, cycles)
         if own == OPEN:
-            return [OPEN] * count
+            return [OPEN] * len(numbers)
         if own is not None:
             raise CheckFailed(f"mutants: {self.folder}: the unchanged design fails, no mutant was run: {own}")
         found = []
         with workers() as pool:
-            for failure in pool.map(
-                lambda number: self.failure(number, cycles if timed else None), range(1, count + 1)
-            ):
+            for failure in pool.map(lambda number: self.failure(number, cycles if timed else None), numbers):
                 found.append(failure)
                 progress(len(found))
         return found
@@ -231,7 +231,8 @@ def hand_mutants(
         design.write_text("\n".join(selectable(files, edits).values()))
         progress("hand-placed", 0, len(edits))
         failures = _failures(
-            folder, choose(simulator), _reference_streams(folder, style), design, work, clock, len(edits), True,
+            folder, choose(simulator), _reference_streams(folder, style), design, work, clock,
+            range(1, len(edits) + 1), True,
             lambda done: progress("hand-placed", done, len(edits)),
         )  # fmt: skip
     made = []
@@ -368,17 +369,17 @@ def _failures(
     design: Path,
     work: Work,
     clock: Clock,
-    count: int,
+    numbers: Sequence[int],
     timed: bool,
     progress: Callable[[int], None],
 ) -> list[str | None]:
     """As `_Bench.failures`; all OPEN where the bench was not built in time."""
     try:
-        return _Bench(folder, simulator, found, design, work, clock).failures(count, timed, progress)
+        return _Bench(folder, simulator, found, design, work, clock).failures(numbers, timed, progress)
     except CutOff:
         if not clock.over:
             raise
-        return [OPEN] * count
+        return [OPEN] * len(numbers)
 
 
 def general_mutants(
@@ -390,44 +391,49 @@ def general_mutants(
     prove: bool,
     progress: Progress,
     clock: Clock = ENDLESS,
+    only: Collection[int] | None = None,
+    timed: bool = False,
 ) -> list[MutantResult]:
-    """Run the changes of a netlist in the bench of the set `folder`.
+    """Run the changes of a netlist, or `only` those of these numbers, in the bench of the set `folder`.
+
+    `timed`: one that takes other cycles is killed, too, as it always is of a reference array.
 
     `prove`: what survives is proven equivalent where it is; what is not, runs with Icarus, too, where it can run: there
     registers and memories start unknown, and a word that was never written shows.
     """
-    used = choose(simulator)
-    names = [made.name(change) for change in made.changes]
+    used, netlist_file = choose(simulator), made.folder / "netlist.v"
+    numbers = [number for number in range(1, len(made.changes) + 1) if only is None or number in only]
     with work_folder(folder) as work:
-        progress("general", 0, len(names))
-        failures = _failures(
-            folder, used, found, made.folder / "netlist.v", work, clock, len(names), style in PARTS,
-            lambda done: progress("general", done, len(names)),
+        progress("general", 0, len(numbers))
+        failed = _failures(
+            folder, used, found, netlist_file, work, clock, numbers, timed or style in PARTS,
+            lambda done: progress("general", done, len(numbers)),
         )  # fmt: skip
-    survivors = [number for number, failure in enumerate(failures) if failure is None]
+    failures = dict(zip(numbers, failed, strict=True))
+    survivors = [number for number, failure in failures.items() if failure is None]
     proven = _proven(made, found, survivors, progress, clock) if prove else {}
-    for number in (number for number, equal in proven.items() if equal is None):
-        failures[number] = OPEN
+    failures |= {number: OPEN for number, equal in proven.items() if equal is None}
     left = [number for number in survivors if proven.get(number, False) is False]
     unknown = SIMULATORS["icarus"]
     if prove and left and used is not unknown and not unknown.missing():
         with work_folder(folder) as work:
             try:
-                bench = _Bench(folder, unknown, found, made.folder / "netlist.v", work, clock)
+                bench = _Bench(folder, unknown, found, netlist_file, work, clock)
                 own = bench.failure(0)
             except CutOff:
                 own = OPEN
             for number in left if own in (None, OPEN) else ():
-                failure = own or bench.failure(number + 1)
+                failure = own or bench.failure(number)
                 failures[number] = f"{failure} (Icarus)" if failure not in (None, OPEN) else failure
     results = []
-    for number, (name, change, failure) in enumerate(zip(names, made.changes, failures, strict=True)):
-        fate, how = ("survived", f"passes with seeds {SEEDS}") if failure is None else ("killed", failure)
+    for number, failure in failures.items():
+        fate, how = ("survived", f"passes {len(RUNS)} runs") if failure is None else ("killed", failure)
         if failure == OPEN:
             fate = "open"
         if proven.get(number):
             fate, how = "equivalent", PROOF
-        results.append(MutantResult(name, made.where(change), "general", style, fate, how))
+        change = made.changes[number - 1]
+        results.append(MutantResult(made.name(change), made.where(change), "general", style, fate, how))
     return results
 
 
@@ -438,7 +444,7 @@ def _proven(
     words = {f"s_{stream.memory}": stream.words for stream in found if stream.driven}
 
     def proof(number: int) -> bool | None:
-        return equivalent(made.folder / "unchanged.il", _options(made.changes[number]), words, clock)
+        return equivalent(made.folder / "unchanged.il", _options(made.changes[number - 1]), words, clock)
 
     proven = {}
     with workers() as pool:
@@ -490,31 +496,46 @@ def _no_netlist(style: str) -> MutantResult:
 
 
 def user_mutants(
-    folder: Path,
+    folders: Sequence[Path],
     dut: Dut,
     top: str = "dut",
     *,
     sample: int | None = None,
     seed: int = 0,
     simulator: str = "auto",
+    timed: bool = False,
     progress: Progress = quiet,
     clock: Clock = ENDLESS,
 ) -> list[MutantResult]:
-    """Run general mutants of a design, or of the module `top` of files, in the bench of a set: which does it see?
+    """Run general mutants of a design, or of the module `top` of files, in the benches of sets of one layer, one after
+    the other: what one kills does not run on the next, and what none kills is proven equivalent where it is. `timed`:
+    other cycles than those of the design kill, too.
 
-    Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit or Yosys cannot read it.
+    Raises CheckFailed when the unchanged module fails, QexportError when its ports do not fit, Yosys cannot read it, or
+    it is not the same netlist for all sets.
     """
-    with _user_module(folder, Design.of(dut, top)) as (place, found, top, read):
-        count = GENERAL if sample is None else min(sample, GENERAL)
-        progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
-        try:
-            made = netlist(read, folder, top, _ports(found), count, seed, place, clock)
-        except CutOff:
-            if not clock.over:
-                raise
-            return [_no_netlist("user")]
-        progress("netlist", 1, 1)
-        return general_mutants(folder, made, found, "user", simulator, True, progress, clock)
+    count = GENERAL if sample is None else min(sample, GENERAL)
+    results: dict[int, MutantResult] = {}
+    changes: tuple[dict[str, str], ...] = ()
+    for folder in folders:
+        with _user_module(folder, Design.of(dut, top)) as (place, found, name, read):
+            progress("netlist", 0, 1)  # minutes, where the module is no synthesizable RTL
+            try:
+                made = netlist(read, folder, name, _ports(found), count, seed, place, clock)
+            except CutOff:
+                if not clock.over:
+                    raise
+                return [_no_netlist("user")]
+            progress("netlist", 1, 1)
+            if results and made.changes != changes:
+                raise QexportError(f"mutants: {name} has other mutants on {folder} than before; give sets of one layer")
+            changes, last = made.changes, folder == folders[-1]
+            left = [n for n in range(1, len(changes) + 1) if n not in results or results[n].fate != "killed"]
+            now = general_mutants(folder, made, found, "user", simulator, last, progress, clock, left, timed)
+        results |= dict(zip(left, now, strict=True))
+        if all(result.fate == "killed" for result in results.values()):
+            break
+    return list(results.values())
 
 
 def check_readable(folder: Path, design: Design, clock: Clock = ENDLESS) -> None:

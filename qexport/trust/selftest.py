@@ -190,7 +190,7 @@ def selftest(
     if design:
         tell = mutants.told("your RTL")
         own_rtl = user_mutants(
-            folder, design, sample=sample, seed=seed, simulator=simulator.name, progress=tell, clock=mutants.part()
+            [folder], design, sample=sample, seed=seed, simulator=simulator.name, progress=tell, clock=mutants.part()
         )
     else:
         own_rtl = mutants.rtl(folder, "RTL, the set", prove=False)

@@ -1,5 +1,7 @@
 """What a design does beside computing: what is fine is named, what could reach bench or set is refused."""
 
+import os
+import re
 from pathlib import Path
 
 import pytest
@@ -35,6 +37,8 @@ def scan(tmp_path: Path, body: str, head: str = "", **given: object) -> tuple[Be
         ("files", 'initial fd = $fopen("a.txt");'),
         ("files", 'string s; initial begin s = "SET"; $readmemh({s, "/psum.hex"}, mem); end'),
         ("files", 'initial $readmemh("/proc/self/fd/3", mem);'),
+        ("files", 'initial $readmemh("FIFO", mem);'),
+        ("files", "localparam X = 1'bx; initial $readmemh(X == 1'b0 ? \"SET/psum.hex\" : \"rom.hex\", mem);"),
         ("files", 'initial $writememh("a.txt", mem);'),
         ("files", 'initial $fwrite(32\'h80000003, "PASS");'),
         ("files", 'initial $dumpfile("a.vcd");'),
@@ -65,7 +69,9 @@ def scan(tmp_path: Path, body: str, head: str = "", **given: object) -> tuple[Be
 )  # fmt: skip
 def test_what_could_forge_a_verdict_is_refused_with_its_line_and_a_remedy(kind: str, body: str, tmp_path: Path) -> None:
     (tmp_path / "copy.hex").write_text("01\n02\n")
-    found = scan(tmp_path, body.replace("SET", str(tmp_path / "set")).replace("COPY", str(tmp_path / "copy.hex")))
+    os.mkfifo(tmp_path / "fifo")
+    names = {"SET": "set", "COPY": "copy.hex", "FIFO": "fifo"}
+    found = scan(tmp_path, re.sub("|".join(names), lambda name: str(tmp_path / names[name[0]]), body))
     assert kind in {one.kind for one in found}
     with pytest.raises(QexportError, match=rf"core\.sv:\d+: .*or --allow {kind}") as caught:
         refuse(found, ())
@@ -73,6 +79,27 @@ def test_what_could_forge_a_verdict_is_refused_with_its_line_and_a_remedy(kind: 
     refuse(found, {one.kind for one in found})
     with pytest.raises(QexportError):
         refuse(found, REFUSED.keys() - {one.kind for one in found})
+
+
+@pytest.mark.parametrize(
+    "use",
+    [
+        "generate if (0) begin own u (); end endgenerate",
+        "import own::*;",
+        "virtual own u;",
+        "endmodule\nmodule more (own u);",
+        "endmodule\nmodule more (own.part u);",
+        "endmodule\nconfig c; design dut; instance dut.u use own; endconfig\nmodule more;",
+    ],
+)
+def test_what_a_simulator_would_look_for_is_refused(use: str, tmp_path: Path) -> None:
+    """Verilator reads it from a folder where a condition holds, which may hold for slang otherwise."""
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder/own.sv").write_text("module own; initial $c(0); endmodule\n")
+    found = scan(tmp_path, use, includes=[tmp_path / "folder"])
+    with pytest.raises(QexportError, match=r"own would be read from .*own\.sv: list the file; .*--allow unread"):
+        refuse(found, ())
+    assert not [one for one in scan(tmp_path, "reg own;", includes=[tmp_path / "folder"]) if one.kind == "unread"]
 
 
 def test_tables_and_prints_of_a_design_are_fine_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 """Designs that passed without computing: none of them passes, with or without permission."""
 
+import io
 import os
+import re
 import subprocess
 from pathlib import Path
 
@@ -9,9 +11,11 @@ import pytest
 from qexport.bench.beside import Around, beside, read_otherwise, refuse
 from qexport.bench.design import Design
 from qexport.errors import CheckFailed, QexportError
+from qexport.sim.fence import fenced
 from qexport.sim.registry import SIMULATORS
 from qexport.sim.run import simulate
 from qexport.sim.streams import all_streams
+from qexport.sim.supervisor import supervise
 from qexport.sim.tools import Job
 from tests.conftest import cli
 from tests.sim.conftest import copied, edited, state
@@ -199,12 +203,50 @@ def test_what_leads_out_of_a_run_is_refused_before_it_runs(path: str, tiny_set: 
         simulate(tiny_set, "icarus", [dut])
 
 
+def test_a_macro_of_the_bench_cannot_be_given() -> None:
+    """The bench takes the name of the design's module from one: any text could be put into it."""
+    with pytest.raises(QexportError, match=r"define: 'QEXPORT_DUT=initial .*' is a macro of the bench"):
+        Design.read([Path("core.sv")], defines=['QEXPORT_DUT=initial $readmemh("relu.hex", dut.stolen); dut'])
+
+
+def test_a_file_that_is_both_verilog_and_cpp_is_refused(tiny_set: Path, tmp_path: Path) -> None:
+    """Verilator links it into the simulation; for slang it is a comment."""
+    (tmp_path / "own.cpp").write_text('// \\\n/*\n#include <cstdlib>\nstatic int ran = system("true");\n// */\n')
+    with pytest.raises(QexportError, match=r"own\.cpp is not named as Verilog or VHDL"):
+        simulate(tiny_set, "icarus", [tmp_path / "own.cpp", tiny_set / "dut.sv"])
+
+
+@on_icarus
+def test_a_run_cannot_open_the_files_of_the_set_whatever_the_design_may(
+    simulator: str, tiny_set: Path, tmp_path: Path
+) -> None:
+    """Of a name that slang finds harmless, a simulator may make another one."""
+    with fenced(tiny_set) as fence:
+        if fence is None:
+            pytest.skip("the system has no Landlock")
+        for file, status in ((tiny_set / "relu.hex", 1), (Path(__file__), 0)):
+            assert supervise(["cat", file], io.BytesIO(), io.BytesIO(), fence=fence) == status
+    assert (tiny_set / "relu.hex").read_text()  # nothing changes for us
+    loads = '\n  reg [127:0] mine [0:3];\n  initial $readmemh("FILE", mine);\n'
+    for file, gives, passes in (
+        ("relu.hex", "mine[at][col * RELU_BITS +: RELU_BITS]", False),
+        ("input.hex", "RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX))", True),  # is driven anyway
+    ):
+        edits = [("\n);\n", "\n);" + loads.replace("FILE", str(tiny_set / file))),
+                 ("RELU_BITS'(at_relu(ot * COL + col, at / OX, at % OX))", gives)]  # fmt: skip
+        dut = edited(tiny_set / "dut.sv", tmp_path / "core.sv", edits)
+        verdict = simulate(tiny_set, simulator, Design.read([dut], allow=["set"]))
+        assert verdict.passed == passes
+
+
 # What a simulator may read where slang reads something else, or the other way round.
 HIDDEN = {
     "a macro that must be there": ("`ifdef SV_COV_START\n`else\nHIDDEN\n`endif", ""),
     "no macro but in slang": ("`ifdef __LINE__\n`else\nHIDDEN\n`endif", ""),
     "its name put together": ("`define M(x) `ifdef __LI``x\n`M(NE__)\n`else\nHIDDEN\n`endif", ""),
     "an include that stands in two folders": ('`include "own.vh"', "HIDDEN"),
+    "another number": ("`ifdef __LINE__\nlocalparam N = 7;\n`else\nlocalparam N = 8;\n`endif", ""),
+    "another order": ("`ifdef __LINE__\nlocalparam M = 8, N = 7;\n`else\nlocalparam M = 7, N = 8;\n`endif", ""),
 }
 
 
@@ -223,7 +265,7 @@ def test_nothing_is_read_by_a_simulator_that_slang_has_not_seen(simulator: str, 
     job = Job((core,), tmp_path / "read", "dut", used.macros if simulator == "verilator" else (), design.folders)
     text = used.preprocessed(job, tmp_path / "read")
     found = [*beside(design, None, [], around)[0], *read_otherwise(design, None, [], around, text)]
-    if "force" in text:
+    if re.search("force|N = 8", text):
         with pytest.raises(QexportError, match=r"allow (force|unread)"):
             refuse(found, ())
     else:

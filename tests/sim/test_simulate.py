@@ -6,8 +6,10 @@ import pytest
 
 from qexport.errors import CheckFailed, QexportError
 from qexport.sim.registry import choose
+from qexport.sim.run import simulate
 from qexport.sim.streams import MODES, chosen_streams
 from qexport.sim.verdict import judge
+from tests.conftest import cli, fails
 
 NONCE = "00c0ffee00c0ffee"
 PASS = f"PASS checks=96 nonce={NONCE}\n"
@@ -47,6 +49,17 @@ def test_anything_else_fails(output: str, status: int, said: str) -> None:
         judge(output, status, 96, NONCE, "set on icarus")
     assert said in str(caught.value)
     assert str(caught.value).startswith("simulate: set on icarus: ")
+
+
+@pytest.mark.parametrize("simulator", ["icarus"], indirect=True)
+def test_the_smooth_run_may_be_held_to_its_cycles(simulator: str, tiny_set: Path) -> None:
+    took = simulate(tiny_set, simulator).check().cycles
+    given = ("simulate", tiny_set, "--simulator", simulator, "--streams", "lazy", "--cycles")  # lazy takes more
+    assert cli(*given, took, "--streams", "smooth").exit_code == 0
+    result = cli(*given, took - 1, "--streams", "smooth")
+    assert result.exit_code == 1
+    assert f"FAIL all words are right, in {took} cycles; {took - 1} are allowed" in result.stderr
+    fails(cli(*given, took), "cycles: ", "add --streams smooth")
 
 
 def test_many_fail_lines_are_cut_but_the_last_is_kept() -> None:

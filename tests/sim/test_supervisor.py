@@ -210,6 +210,19 @@ def test_what_a_child_starts_ends_with_it_and_its_open_pipes_hold_nobody_up() ->
     until(lambda: not alive(int(done.stdout)))
 
 
+def test_what_a_child_prints_at_its_end_is_there_however_late_we_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a busy machine it may print and end between our look at its pipes and our look whether it runs."""
+    asked = supervisor._ended
+
+    def late(process: subprocess.Popen[bytes]) -> bool:
+        time.sleep(0.1)
+        return asked(process)
+
+    monkeypatch.setattr(supervisor, "_ended", late)
+    for seconds in (0.04, 0.25, 0.35):
+        assert call(["sh", "-c", f"sleep {seconds}; echo said"]).stdout == "said\n"
+
+
 def test_what_a_child_leaves_among_temporary_files_lies_in_its_folder(tmp_path: Path) -> None:
     assert call(["sh", "-c", "mktemp"], cwd=tmp_path).stdout.startswith(f"{tmp_path}/")
 

@@ -6,8 +6,9 @@
 // lines and a non-zero exit status.
 //   +dir=<folder of the set>  +nonce=<text>
 //   +streams=<mode>           smooth: nothing ever waits. random: each stream stalls in a third of the cycles. bursts: it
-//                             waits for up to 64 cycles between bursts. blocked: one stream waits until nothing else moves,
-//                             then the next. lazy: tready comes only after tvalid. reset: a reset in mid-run, then all again
+//                             waits for up to 64 cycles between bursts; in both, one stream first waits until nothing else
+//                             moves. blocked: one stream waits so, then the next. lazy: tready comes only after tvalid.
+//                             reset: a reset in mid-run, then all again
 //   +seed=<number>            other draws of random and bursts; with another one than 0 the mode is random by itself
 //   +out=<folder>             every word that came back goes to <memory>.hex there, X and Z as such
 //   +record=<folder>          the same, and no file of expected words is opened: nothing is compared, and in place of PASS
@@ -42,7 +43,7 @@ module tb_features_33;
 
   string folder;                     // where the words that came back go
   reg recording;                     // nothing is compared
-  integer mode, blocked = 0;         // how the streams run, and which one is blocked
+  integer mode, blocked = -1;        // how the streams run, and which one is blocked
   integer all = 0, back = 0;         // words of all streams, and of those that come back
   integer moved;                     // words that went over since the reset, none of them too many
   longint expected = 0;              // values to be compared
@@ -432,13 +433,14 @@ module tb_features_33;
     end
   endtask
 
-  // One stream after the other is blocked: the next where nothing else moves any more, or after a while.
+  // Blocked is one that goes in, so that each of the first three comes last in one mode: the next one, or none, where
+  // nothing else moves any more, or the next one after a while.
   task automatic choose_blocked(input integer earlier);
     begin
       quiet = moved == earlier ? quiet + 1 : 0;
       turn = turn + 1;
-      if (quiet == QUIET_CYCLES || turn == BLOCKED_CYCLES) begin
-        blocked = (blocked + 1) % 9;
+      if (quiet == QUIET_CYCLES + (mode == BURSTS ? 64 : 0) || (mode == BLOCKED && turn == BLOCKED_CYCLES)) begin
+        blocked = mode == BLOCKED ? (blocked + 1) % 9 : -1;
         quiet = 0;
         turn = 0;
       end
@@ -491,7 +493,11 @@ module tb_features_33;
     end
     `QEXPORT_EACH_9(enter)
     limit = TIMEOUT_CYCLES;
+    if (mode == RANDOM) limit = TIMEOUT_CYCLES + 2 * 64'(all) + QUIET_CYCLES;
     if (mode == BURSTS || mode == BLOCKED || mode == LAZY) limit = 4 * TIMEOUT_CYCLES + 64 * 64'(all);
+    if (mode == BLOCKED) blocked = 0;
+    if (mode == RANDOM) blocked = 32'(seed % 2);
+    if (mode == BURSTS) blocked = 32'((seed + 1) % 2);
     restart;
     waving = $value$plusargs("waves=%s", text) != 0;
     if ($value$plusargs("waves_from=%d", waves_from) == 0) waves_from = -1;
@@ -513,7 +519,7 @@ module tb_features_33;
       `QEXPORT_EACH_9(drive)
       #4;
       `QEXPORT_EACH_9(look)
-      if (mode == BLOCKED) choose_blocked(earlier);
+      if (blocked >= 0) choose_blocked(earlier);
       if (errors != 0 && first_at < 0) first_at = cycles;
       cycles = cycles + 1;
       if (waving) #1;  // so that waves show just before the edge what was compared
@@ -652,9 +658,9 @@ module tb_features_33_source #(
           left = left - 1;
           held_back = waits;
         end
-        tb_features_33.BLOCKED: held_back = tb_features_33.blocked == STREAM;
         default: ;
       endcase
+      if (tb_features_33.blocked == STREAM) held_back = 1;
     end
   endfunction
 
@@ -827,9 +833,9 @@ module tb_features_33_sink #(
           left = left - 1;
           held_back = waits;
         end
-        tb_features_33.BLOCKED: held_back = tb_features_33.blocked == STREAM;
         default: ;
       endcase
+      if (tb_features_33.blocked == STREAM) held_back = 1;
     end
   endfunction
 

@@ -2,10 +2,11 @@
 
 Of the five designs of the judge and of the arrays `ws` and `os`; --write puts the rows into the page trust.md.
 
-`qexport selftest --dut` makes them, from the same seed for each set of a design, so that mutants of one name and place
-are one: on the sets of `dump --stress`, one after the other, then on the pictures, until none is left. It is killed
-where any set kills it, and left out where it is proven that it makes no difference. The exit status is 1 where less
-than 99 % are killed. It takes minutes; --sample says how many mutants of each design."""
+Those of a judge's design run on the layer's own pictures, then on the sets of `dump --stress`, one after the other:
+what a set kills does not run on the next. One that takes other cycles is killed, as `simulate --cycles` would see it.
+What none kills is left out where it is proven that it makes no difference.
+The arrays run as `qexport selftest` runs them. The exit status is 1 where less than 99 % are killed. It takes minutes;
+--sample says how many mutants of each design."""
 
 import argparse
 import json
@@ -14,11 +15,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from qexport.trust.mutants import user_mutants
 from tests.conftest import cli
 from tests.judges.cores import layers
 from tests.judges.cores.bench import Set, made
 from tests.judges.golden import read_capture
-from tests.judges.notation import Json
 
 ROOT = Path(__file__).parents[3]
 PAGE = ROOT / "docs" / "explanation" / "trust.md"
@@ -30,9 +31,9 @@ ARRAYS = ("ws", "os")
 
 
 def sets_of(name: str, root: Path) -> Iterator[Set]:
-    """Those of `dump --stress`, then that of the layer itself."""
+    """That of the layer itself, then those of `dump --stress`."""
     plain, layout = layers.LAYERS[name](), layers.layout_of(name)
-    root.mkdir()
+    yield made(plain, root / "plain", layout)
     (root / "layout.toml").write_text(layout)
     options = ("--capture", plain.write(root / "plain.safetensors"), "--layout", root / "layout.toml", "--stress")
     done = cli("dump", *options, "--out", root / "stress")
@@ -43,23 +44,12 @@ def sets_of(name: str, root: Path) -> Iterator[Set]:
             # under the layer's own name, as the designs import its package
             stress = read_capture(path).having(layer=plain.layer)
             yield made(stress, root / str(number), layout)
-    yield made(plain, root / "plain", layout)
 
 
-def fates(found: Set, name: str, sample: int, simulator: str) -> dict[tuple[str, str], str]:
-    """What became of each mutant of a design on a set: killed, equivalent, survived."""
-    options = ("--only", "rtl", "--simulator", simulator, "--sample", sample, "--time-limit", 1200, "--json")
-    result = cli("selftest", found.folder, "--dut", layers.design_of(name), "--top", name, *options)
-    assert result.exit_code in (0, 1), result.output
-    (said,) = json.loads(result.stdout)["sets"]
-    mutants: list[Json] = said["own"]["rtl"] + said["stress"]["rtl"]
-    return {(mutant["name"], mutant["where"]): mutant["fate"] for mutant in mutants}
-
-
-def of_array(style: str, sample: int) -> dict[str, list[tuple[str, str]]]:
+def of_array(style: str, sample: int, seed: int) -> dict[str, list[tuple[str, str]]]:
     """Those of a reference array, on the stress set of the example: half of them by hand, half by Yosys."""
-    options = ("--only", "rtl", "--style", style, "--sample", sample // 2, "--time-limit", 3600, "--json")
-    result = cli("selftest", ROOT / "vectors" / "features_33", *options)
+    options = ("--only", "rtl", "--style", style, "--sample", sample // 2, "--seed", seed, "--time-limit", 3600)
+    result = cli("selftest", ROOT / "vectors" / "features_33", *options, "--json")
     assert result.exit_code in (0, 1), result.output
     (said,) = json.loads(result.stdout)["sets"]
     by: dict[str, list[tuple[str, str]]] = {"killed": [], "equivalent": [], "survived": []}
@@ -68,23 +58,18 @@ def of_array(style: str, sample: int) -> dict[str, list[tuple[str, str]]]:
     return by
 
 
-def study(name: str, root: Path, sample: int, simulator: str = "icarus") -> dict[str, list[tuple[str, str]]]:
+def study(name: str, root: Path, sample: int, seed: int, simulator: str = "icarus") -> dict[str, list[tuple[str, str]]]:
     """The mutants of a design by what became of them."""
     if name in ARRAYS:
-        return of_array(name, sample)
-    seen: dict[tuple[str, str], set[str]] = {}
-    for found in sets_of(name, root):
-        now = fates(found, name, sample, simulator)
-        assert not seen or seen.keys() == now.keys(), "the sets of one design have other mutants"
-        for mutant, fate in now.items():
-            seen.setdefault(mutant, set()).add(fate)
-            assert not {"killed", "equivalent"} <= seen[mutant], f"{mutant} of {name} is proven equivalent, and killed"
-        if all({"killed", "equivalent"} & by for by in seen.values()):
-            break
-    together: dict[str, list[tuple[str, str]]] = {"killed": [], "equivalent": [], "survived": []}
-    for mutant, by in seen.items():
-        together[next((fate for fate in together if fate in by), "survived")].append(mutant)
-    return together
+        return of_array(name, sample, seed)
+    folders = [found.folder for found in sets_of(name, root)]
+    results = user_mutants(
+        folders, [layers.design_of(name)], name, sample=sample, seed=seed, simulator=simulator, timed=True
+    )
+    by: dict[str, list[tuple[str, str]]] = {"killed": [], "equivalent": [], "survived": []}
+    for mutant in results:
+        by[mutant.fate].append((mutant.name, mutant.where))
+    return by
 
 
 def share(found: dict[str, list[tuple[str, str]]]) -> float:
@@ -106,12 +91,13 @@ def main() -> int:
     parser.add_argument("names", nargs="*", default=[*layers.LAYERS, *ARRAYS])
     parser.add_argument("--write", action="store_true")
     parser.add_argument("--sample", type=int, default=100)
+    parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--simulator", default="icarus")
     given = parser.parse_args()
     weak = 0
     with TemporaryDirectory() as root:
         for name in given.names:
-            found = study(name, Path(root) / name, given.sample, given.simulator)
+            found = study(name, Path(root) / name, given.sample, given.seed, given.simulator)
             counts = ", ".join(f"{len(mutants)} {fate}" for fate, mutants in found.items())
             print(f"{name}: {counts}: {share(found):.1%}", *found["survived"], sep="\n  ", flush=True)
             weak += share(found) < 0.99

@@ -247,6 +247,12 @@ HOSTILE = {
         "lazy",
         "memory=psum 0 of 256 words were delivered",
     ),
+    "begins_before_its_biases": (
+        "dot_tree",
+        [Edit("all_weights && all_biases && whole", "all_weights && whole")],
+        "random",
+        "memory=accumulator",
+    ),
     "keeps_a_counter_in_a_reset": (
         "mac_fsm",
         [
