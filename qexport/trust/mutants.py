@@ -63,21 +63,15 @@ class MutantResult:
     how: str
 
 
-def applied(edit: Edit, text: str, pattern: str = "{new}") -> str:
-    """The text of the edit's file with the edit in it; `pattern` says what stands in its place, of {old} and {new}."""
-    return _replaced(text, {_span(edit, text): pattern.format(old=_marked(edit)[1], new=edit.new)})
-
-
-def _marked(edit: Edit) -> tuple[str, str, str]:
-    """What stands in front of the edit, what is replaced, what stands behind."""
-    before, rest = edit.old.split("«")
-    old, behind = rest.split("»")
-    return before, old, behind
+def applied(edit: Edit, text: str) -> str:
+    """The text of the edit's file with the edit in it."""
+    return _replaced(text, {_span(edit, text): edit.new})
 
 
 def _span(edit: Edit, text: str) -> tuple[int, int]:
     """Where the replaced text stands; raises ValueError unless the edit's text stands there exactly once."""
-    before, old, behind = _marked(edit)
+    before, rest = edit.old.split("«")
+    old, behind = rest.split("»")
     if text.count(before + old + behind) != 1:
         raise ValueError(f"edit {edit.name}: '{before}{old}{behind}' does not stand once in {edit.file}")
     start = text.index(before + old + behind) + len(before)
