@@ -493,7 +493,7 @@ module tb_features_33;
     end
     `QEXPORT_EACH_9(enter)
     limit = TIMEOUT_CYCLES;
-    if (mode == RANDOM) limit = TIMEOUT_CYCLES + 2 * 64'(all) + QUIET_CYCLES;
+    if (mode == RANDOM) limit = TIMEOUT_CYCLES + 64'(2 * all + QUIET_CYCLES);
     if (mode == BURSTS || mode == BLOCKED || mode == LAZY) limit = 4 * TIMEOUT_CYCLES + 64 * 64'(all);
     if (mode == BLOCKED) blocked = 0;
     if (mode == RANDOM) blocked = 32'(seed % 2);
