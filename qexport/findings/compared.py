@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from qexport.core.intformat import Int64
 from qexport.errors import CheckFailed, QexportError
-from qexport.findings.change import Bools
+from qexport.findings.change import UNKNOWN, Bools
 from qexport.findings.diagnosis import Diagnosis, First
 from qexport.findings.model import AnyModel, GivenModel, array_sides, model_of
 from qexport.findings.scope import AXIS_NAMES
@@ -44,6 +44,8 @@ class Comparison:
         self.known = known & given
         self.wrong = given & (~known | (self.got != self.model.golden))
         self.unknown = int((given & ~known).sum())  # X or Z; words that are missing do not count
+        filled = (tiling.tile(np.zeros(self.wrong.shape, np.int64), fill=1) == 1) & actual.known.reshape(shape)
+        self.fill = np.where(filled, actual.values.reshape(shape), UNKNOWN)  # of ragged tiles
 
     @property
     def movable(self) -> bool:
@@ -91,9 +93,7 @@ class Comparison:
         findings = [f"{self.actual.extra} words too many at the end"] if self.actual.extra else []
         findings += [self.actual.lacking] if self.actual.lacking else []
         first, shares = None, {}
-        tiling = self.model.tiling
-        filled = tiling.tile(np.zeros(self.wrong.shape, np.int64), fill=1).reshape(self.actual.values.shape) == 1
-        if spoilt := int((filled & self.actual.known & (self.actual.values != 0)).sum()):
+        if spoilt := int(((self.fill != UNKNOWN) & (self.fill != 0)).sum()):
             findings.append(f"{spoilt} filled lanes of ragged tiles are not 0")
         if self.wrong.any():
             first = _first(self.folder, self.model, self.got, self.known, self.wrong)

@@ -12,7 +12,7 @@ from qexport.core.intformat import Int64
 from qexport.core.operations.base import Need
 from qexport.core.operations.registry import require
 from qexport.errors import QexportError
-from qexport.findings.change import Bools, Change, Mistake, Stage
+from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
 from qexport.findings.compared import Comparison
 from qexport.findings.diagnosis import Cause, Diagnosis
 from qexport.findings.hypotheses.element_kinds import PE_DEAD
@@ -136,15 +136,19 @@ def _only_unknown(compared: Comparison) -> dict[str, Any] | None:
 def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, Any]:
     """What a Diagnosis says of the causes: hypotheses, other sets, pairs of hypotheses."""
     model, got, known = _fewer_images(compared)
-    trial = Trial(model, got, known)
+    told = model is compared.model and bool(((compared.fill != UNKNOWN) & (compared.fill != 0)).any())
+    trial = Trial(model, got, known, compared.fill if told else None)
     progress("single mistakes")
 
-    changes = [change for change in hypotheses(model, got, known) if change.stage >= behind]
+    changes = [change for change in hypotheses(model, got, known, fill=trial.fill) if change.stage >= behind]
     constant = constant_results(trial)
     if constant is not None and constant[1]:
         return _constant(compared, trial, changes, constant[0], progress)
     singles = _singles(trial, changes)
-    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _built(scored)]
+    specific = [
+        scored for scored in singles
+        if scored.proven and scored.scope is None and (not _built(scored) or trial.fills(scored))
+    ]  # fmt: skip
     if constant is not None and not specific:
         return _constant(compared, trial, changes, constant[0], progress)
     for side in array_sides(model.manifest)[1:] if isinstance(model, Model) else ():
@@ -166,6 +170,7 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
         exact = [scored for scored in pairs if scored.proven]
         tried = singles + pairs
     if exact:
+        exact = [scored for scored in exact if trial.fills(scored)] or exact
         return _class(model, exact, [X_VALUES] if compared.unknown else [], progress)
     best: dict[str, Scored] = {}
     for scored in sorted(tried, key=lambda scored: (-scored.share, scored.part)):  # the whole memory before its parts

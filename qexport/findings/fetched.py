@@ -13,7 +13,6 @@ from qexport.layout.tiling import Tiling
 
 Wrong = Callable[[Int64], Int64]  # from the right word of a buffer to the one that is read
 NOTHING = -1  # the address of what is read as 0
-_NEAR = 16  # offsets that are tried one by one
 _PITCHES = 8  # pitches beside the right one
 
 
@@ -79,24 +78,21 @@ def of_words(tiling: Tiling, text: str) -> Iterator[Memory]:
 
 
 def wrong_addresses(memory: Memory) -> Iterator[tuple[str, Wrong, str]]:
-    """From the right word of a buffer to the wrong one, and what stands beyond the buffer."""
+    """From the right word of a buffer to the wrong one, and what stands beyond the buffer: all but offsets."""
     count, sizes = memory.count, memory.sizes[memory.fixed :]
     pitches = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
-    for by in _offsets(count, pitches):
-        for beyond in _beyond(memory):
-            yield f"{by:+d}{_SAID[beyond]}", partial(np.add, by), beyond
     for axis, pitch in enumerate(pitches[:-1]):
         near = (pitch + by for by in range(-_PITCHES, _PITCHES + 1))
         for other in dict.fromkeys((*near, 1 << (pitch - 1).bit_length(), 2 * pitch)) if sizes[axis] > 1 else ():
             if other > 0 and other != pitch:
                 detail = f"the pitch of {memory.names[memory.fixed + axis]} is {other}, not {pitch}"
                 pitched = partial(_pitched, pitch=pitch, size=sizes[axis], more=other - pitch)
-                for beyond in _beyond(memory) if other > pitch else ("zero",):
-                    yield detail + (_SAID[beyond] if other > pitch else ""), pitched, beyond
+                for beyond in beyonds(memory) if other > pitch else ("zero",):
+                    yield detail + (SAID[beyond] if other > pitch else ""), pitched, beyond
     for detail, moved in _wrong_bits(count):
         yield detail, moved, "zero"
         if memory.fixed > memory.files and count & (count - 1):  # else no address leaves the buffer
-            yield f"{detail}{_SAID['next']}", moved, "next"
+            yield f"{detail}{SAID['next']}", moved, "next"
     yield "backwards", partial(np.subtract, count - 1), "zero"
 
 
@@ -104,22 +100,15 @@ def _pitched(right: Int64, pitch: int, size: int, more: int) -> Int64:
     return right + right // pitch % size * more
 
 
-_SAID = {"zero": ", 0 beyond the last", "cyclic": ", cyclic", "held": ", held at the end", "next": ", on into the next"}
+SAID = {"zero": ", 0 beyond the last", "cyclic": ", cyclic", "held": ", held at the end", "next": ", on into the next"}
 
 
-def _beyond(memory: Memory) -> Iterator[str]:
+def beyonds(memory: Memory) -> Iterator[str]:
     yield "zero"
     yield "cyclic"
     yield "held"
     if memory.fixed > memory.files:
         yield "next"
-
-
-def _offsets(count: int, pitches: Sequence[int]) -> list[int]:
-    near = [by for size in range(1, _NEAR + 1) for by in (size, -size)]
-    far = [by for pitch in pitches for times in (1, 2) for by in (times * pitch, -times * pitch)]
-    far += [by for bit in range(5, 12) for by in (1 << bit, -(1 << bit))]
-    return [by for by in dict.fromkeys(near + far) if by and abs(by) < count]
 
 
 def _wrong_bits(count: int) -> Iterator[tuple[str, Wrong]]:

@@ -17,6 +17,7 @@ from qexport.core.golden import Golden
 from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches, psums
 from qexport.core.operations.registry import OPERANDS, operation
+from qexport.core.steps import Lookup
 from qexport.findings.change import UNKNOWN, Change, Stage
 from qexport.findings.sums import Psums, Sums, reach
 from qexport.findings.wires import Wiring
@@ -110,6 +111,13 @@ class AnyModel:
             values = self.tiling.untile(by[Stage.WORDS].apply(self.tiling.tile(values)))
         return values
 
+    def words(self, changes: Sequence[Change]) -> Int64:
+        """The same as words (files, words, lanes), with what stands in lanes that are filled."""
+        blocks = self.tiling.tile(self.predict([change for change in changes if change.stage != Stage.WORDS]))
+        for change in changes:
+            blocks = change.apply(blocks) if change.stage == Stage.WORDS else blocks
+        return blocks
+
     def of_images(self, start: int, stop: int) -> "AnyModel":
         """The same with some of the images alone."""
         return type(self)(self.manifest, self.capture.part(start, stop), self.entry, (self.row, self.col))
@@ -121,6 +129,24 @@ class AnyModel:
     def behind(self, tensor: str, accumulators: Int64) -> Int64:
         """From accumulators to a tensor that follows from them."""
         return Golden(self.capture, facts=self.facts, given={"accumulator": accumulators}).values(tensor)
+
+    def held(self, sums: Int64, channels: Int64) -> Int64:
+        """What the memory holds of sums (..., places), each place of its own channel; not behind pools."""
+        chain, values = self.facts.chain, sums
+        if self.tensor == "relu":
+            values = np.maximum(sums, 0)
+        elif self.tensor not in ("accumulator", "psum"):
+            assert chain is not None
+            stop = len(chain.steps) if self.tensor == "output" else chain.names.index(self.tensor) + 1
+            values = np.empty_like(sums)
+            for channel in np.unique(channels):
+                mine = channels == channel
+                v = sums[..., mine].reshape(1, -1)
+                for step in (step.of_channels([channel]) for step in chain.steps[:stop]):
+                    v = np.clip(v, step.low, step.low + len(step.table) - 1) if isinstance(step, Lookup) else v
+                    v = step.apply(v, 0, None if chain.bias is None else chain.bias[[channel]])
+                values[..., mine] = v.reshape(sums[..., mine].shape)
+        return self.stored(values)
 
     def stored(self, values: Int64) -> Int64:
         """Values as the memory holds them: single bits, saturated or wrapped; what does not fit wraps in a design."""
@@ -373,10 +399,14 @@ class Model(AnyModel):
             shape = (*shape, own.bits) if order.has_bits else shape
             yield Wiring(tensor, Tiling(order, shape, self.manifest.array, entry.bits), entry.element, own)
         if not found:
-            [order] = [memory.order for memory in load_layout("default").memories if memory.name == operand]
-            own = self.facts.tensor(operand).format
-            tiling = Tiling(order, self.facts.tensor(operand).shape(self.images), {"row": self.row, "col": self.col})
-            yield Wiring(operand, tiling, own, own)
+            yield self.usual_wiring(operand)
+
+    def usual_wiring(self, operand: str) -> Wiring:
+        """As the layout 'default' stores it."""
+        [order] = [memory.order for memory in load_layout("default").memories if memory.name == operand]
+        own = self.facts.tensor(operand).format
+        tiling = Tiling(order, self.facts.tensor(operand).shape(self.images), {"row": self.row, "col": self.col})
+        return Wiring(operand, tiling, own, own)
 
 
 def model_of(manifest: Manifest, capture: LayerCapture, entry: MemoryEntry, side: tuple[int, int]) -> AnyModel:

@@ -1,17 +1,16 @@
 """The products behind some of the results: a few places at which thousands of hypotheses are tried at once."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
+from typing import Any, Self
 
 import numpy as np
 
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools
-from qexport.findings.model import Model
+from qexport.findings.model import AnyModel, Model
 
 _FIRST = (2, 8)  # places at which most hypotheses fail
 PLACES = 48
-_POST = 1 << 21  # values that go through the steps at once
 
 
 @dataclass(frozen=True)
@@ -32,17 +31,60 @@ class Errors:
         return cls(off, told, off != 0)
 
 
-@dataclass(frozen=True)
-class Sampled:
-    """Some places of the tensor, and the factors of each product that adds to them.
+def _rare_first(m: AnyModel, actual: Int64, known: Bools, count: int) -> Int64 | None:
+    """Places of wrong results, half of them of rare values; None where results do not follow one by one."""
+    if m.memory.order.has_bits or m.tensor in m.facts.pooled:
+        return None
+    wrong = np.argwhere(known & (actual != m.golden))
+    if not len(wrong):
+        return None
+    order = np.random.default_rng(0).permutation(len(wrong))
+    values = actual[tuple(wrong[order].T)]
+    often = np.unique(values, return_inverse=True, return_counts=True)
+    rare = np.argsort(often[2][often[1]], kind="stable")[: count // 2]
+    chosen = list(dict.fromkeys([*rare.tolist(), *range(len(wrong))][:count]))
+    return wrong[order[chosen]]
 
-    `place`: the indices of the places along each axis. All others (places, terms): `weights` are flat indices of
-    weights, `inputs` of padded planes; `used`: which terms there are.
+
+@dataclass(frozen=True)
+class Places:
+    """Some places of the tensor with wrong results: their indices along each axis, and what came back there."""
+
+    model: AnyModel
+    got: Int64
+    place: tuple[Int64, ...]
+
+    @classmethod
+    def of(cls, m: AnyModel, actual: Int64, known: Bools, count: int = PLACES) -> "Places | None":
+        chosen = _rare_first(m, actual, known, count)
+        return None if chosen is None else Places(m, actual[tuple(chosen.T)], tuple(chosen.T))
+
+    def part(self, part: slice) -> Self:
+        """Some of the places alone."""
+        arrays: dict[str, Any] = {field.name: getattr(self, field.name) for field in fields(self)[1:]}
+        for name, value in arrays.items():
+            arrays[name] = tuple(index[part] for index in value) if isinstance(value, tuple) else value[part]
+        return replace(self, **arrays)
+
+    @property
+    def stages(self) -> list[Self]:
+        """A few places, then more of them."""
+        return [*(self.part(slice(count)) for count in _FIRST if count < len(self.got)), self]
+
+    def fits(self, sums: Int64) -> Bools:
+        """(..., places) sums: of which of them all results are what came back."""
+        channels = self.place[self.model.channel_axis]
+        return np.asarray((self.model.held(sums, channels) == self.got).all(axis=-1))
+
+
+@dataclass(frozen=True)
+class Sampled(Places):
+    """Places of a convolution, and the factors of each product that adds to them.
+
+    All (places, terms): the indices of weights and of padded planes; `used`: which terms there are.
     """
 
     model: Model
-    got: Int64
-    place: tuple[Int64, ...]
     image: Int64
     channel: Int64
     output: Int64
@@ -52,19 +94,10 @@ class Sampled:
     used: Bools
 
     @classmethod
-    def of(cls, m: Model, actual: Int64, known: Bools, count: int = PLACES) -> "Sampled | None":
-        """Those of wrong results, half of them of rare values; None where results do not follow one by one."""
-        if m.memory.order.has_bits or m.tensor in m.facts.pooled:
-            return None
-        wrong = np.argwhere(known & (actual != m.golden))
-        if not len(wrong):
-            return None
-        order = np.random.default_rng(0).permutation(len(wrong))
-        values = actual[tuple(wrong[order].T)]
-        often = np.unique(values, return_inverse=True, return_counts=True)
-        rare = np.argsort(often[2][often[1]], kind="stable")[: count // 2]
-        chosen = list(dict.fromkeys([*rare.tolist(), *range(len(wrong))][:count]))
-        return cls._at(m, actual, wrong[order[chosen]])
+    def of(cls, m: AnyModel, actual: Int64, known: Bools, count: int = PLACES) -> "Sampled | None":
+        assert isinstance(m, Model)
+        chosen = _rare_first(m, actual, known, count)
+        return None if chosen is None else cls._at(m, actual, chosen)
 
     @classmethod
     def _at(cls, m: Model, actual: Int64, places: Int64) -> "Sampled":
@@ -86,20 +119,6 @@ class Sampled:
             used = np.ones(y.shape, np.bool_)
         channel = oc // per_group * inputs + taps[0]
         return cls(m, actual[place], place, n + 0 * channel, channel, oc + 0 * channel, taps, y, x, used)
-
-    def first(self, count: int) -> "Sampled":
-        """The first places alone."""
-        part = slice(0, count)
-        return Sampled(
-            self.model, self.got[part], tuple(index[part] for index in self.place), self.image[part],
-            self.channel[part], self.output[part], tuple(index[part] for index in self.taps),  # type: ignore[arg-type]
-            self.rows[part], self.columns[part], self.used[part],
-        )  # fmt: skip
-
-    @property
-    def stages(self) -> "list[Sampled]":
-        """A few places, then more of them."""
-        return [*(self.first(count) for count in _FIRST if count < len(self.got)), self]
 
     @property
     def weights(self) -> Int64:
@@ -123,25 +142,3 @@ class Sampled:
         """The right sums."""
         sums: Int64 = (self.weights * self.seen).sum(axis=1) + self.offset
         return sums
-
-    def fits(self, sums: Int64) -> Bools:
-        """(..., places) sums: of which of them all results are what came back."""
-        m, every = self.model, np.arange(len(self.got))
-        flat = sums.reshape(-1, len(self.got))
-        if m.tensor in ("accumulator", "psum", "relu"):
-            given = np.maximum(flat, 0) if m.tensor == "relu" else flat
-            return np.asarray((m.stored(given) == self.got).all(axis=1)).reshape(sums.shape[:-1])
-        right = np.empty(len(flat), np.bool_)
-        step = max(1, _POST // (m.layer.out_channels * len(every)))
-        for start in range(0, len(flat), step):
-            some = flat[start : start + step]
-            whole = np.zeros((len(some), m.layer.out_channels, 1, len(every)), np.int64)
-            whole[:, self.output[:, 0], 0, every] = some
-            given = m.stored(m.post(whole)[:, self.output[:, 0], 0, every])
-            right[start : start + step] = (given == self.got).all(axis=1)
-        return right.reshape(sums.shape[:-1])
-
-
-def surviving(stages: "list[Sampled]", sums: Callable[["Sampled"], Int64]) -> bool:
-    """Whether a hypothesis, which gives sums of places, gives what came back at all of them."""
-    return all(bool(terms.fits(sums(terms))) for terms in stages)

@@ -75,10 +75,10 @@ class Scored:
 
 
 class Trial:
-    """Scores of hypotheses against what came back."""
+    """Scores of hypotheses against what came back; `fill`: in the lanes that are filled, (files, words, lanes)."""
 
-    def __init__(self, model: AnyModel, got: Int64, known: Bools):
-        self.model, self.got, self.known = model, got, known
+    def __init__(self, model: AnyModel, got: Int64, known: Bools, fill: Int64 | None = None):
+        self.model, self.got, self.known, self.fill = model, got, known, fill
         self.wrong = known & (got != model.golden)
 
     @cached_property
@@ -130,6 +130,13 @@ class Trial:
         told_of = max(int(told.sum()), wrong)
         places = math.lgamma(told_of + 1) - math.lgamma(wrong + 1) - math.lgamma(told_of - wrong + 1)
         return places / math.log(2) + self._surprise * wrong / max(int(self.wrong.sum()), 1)
+
+    def fills(self, scored: Scored) -> bool:
+        """Whether a hypothesis, made everywhere, also says what stands in filled lanes, where that is not 0."""
+        if self.fill is None or scored.scope is not None:
+            return False
+        words = self.model.words(scored.changes)
+        return bool(((words == self.fill) | (self.fill == UNKNOWN) | (words == UNKNOWN)).all())
 
     def sample(self, images: int, outputs: int) -> Sample | None:
         """The images and output channels with most wrong values; None when that is all there are."""

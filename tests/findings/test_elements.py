@@ -110,16 +110,74 @@ def test_a_bit_of_all_accumulators_is_named(bit: int, held: bool, folder: Path) 
     assert str(found.causes[0]).startswith(f"pe_sum_bit (all elements, {said}"), str(found)
 
 
-def test_an_element_of_a_matrix_product_is_named(tmp_path: Path) -> None:
-    rng = np.random.default_rng(3)
-    left, right = rng.integers(-8, 8, (2, 5, 12)), rng.integers(-8, 8, (2, 12, 9))
-    capture = qx.capture(input=left, input2=right, inputs="int4", inputs2="int4", name="m")
-    folder = Path(qx.dump(capture, tmp_path, layout="matmul").folder)
-    values = left @ right
-    given = left[:, :, 6] * right[:, 6, np.newaxis, 4]
+def test_a_product_bit_that_idle_beats_add_too_is_named(folder: Path) -> None:
+    model = model_of(folder, "accumulator")
+    values = model.golden.copy()
+    for channel in range(5):
+        for row in range(4):
+            given = products(model, channel, row)
+            values[:, channel] += ((given | 2) - given).sum(axis=(1, 2))
+        values[:, channel].reshape(2, -1, 2)[...] += [2 * (channel % 4), 4]  # even positions, odd ones
+    found = diagnose(folder, came_back(model, values))
+    said = "pe_product_bit (all elements, bit 1 at 1, idle beats add to it, too: 0 to 3 of them)"
+    assert str(found.causes[0]) == said, str(found)
+
+
+LEFT, RIGHT = (np.random.default_rng(3).integers(-8, 8, shape) for shape in ((2, 5, 12), (2, 12, 9)))
+
+
+@pytest.fixture(scope="module")
+def matrices(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    capture = qx.capture(input=LEFT, input2=RIGHT, inputs="int4", inputs2="int4", name="m")
+    return Path(qx.dump(capture, tmp_path_factory.mktemp("matrices"), layout="matmul").folder)
+
+
+def element_broken() -> Int64:
+    values = LEFT @ RIGHT
+    given = LEFT[:, :, 6] * RIGHT[:, 6, np.newaxis, 4]
     values[:, :, 4] += (given | 4) - given
+    return values
+
+
+MATRICES: dict[str, tuple[Callable[[], Int64], str]] = {
+    "element": (element_broken, "pe_product_bit (row 6, column 4, bit 2 at 1)"),
+    "address": (
+        lambda: LEFT @ np.roll(RIGHT.reshape(2, -1), -41, axis=1).reshape(RIGHT.shape),
+        "weight_address (of codes of input2 of each image: +41, cyclic)",
+    ),
+}
+
+
+def of_matrices(folder: Path, change: Callable[[Int64], Int64]) -> str:
+    """The first cause of words of the accumulator."""
     manifest = read_manifest(folder)
     entry = next(memory for memory in manifest.memories if memory.name == "accumulator")
-    words = entry.tiling(manifest.array).tile(values).reshape(-1, entry.tiling(manifest.array).lanes)
-    result = diagnose(folder, Actual(entry, words, words == words, 0, 0))
-    assert str(result.causes[0]) == "pe_product_bit (row 6, column 4, bit 2 at 1)", str(result)
+    words = change(entry.tiling(manifest.array).tile(LEFT @ RIGHT)[0])
+    return str(diagnose(folder, Actual(entry, words, words == words, 0, 0)).causes[0])
+
+
+@pytest.mark.parametrize("name", MATRICES)
+def test_a_mistake_of_a_matrix_product_is_named(name: str, matrices: Path) -> None:
+    values, said = MATRICES[name]
+    manifest = read_manifest(matrices)
+    tiling = next(memory for memory in manifest.memories if memory.name == "accumulator").tiling(manifest.array)
+    assert of_matrices(matrices, lambda words: tiling.tile(values())[0]) == said
+
+
+@pytest.mark.parametrize(("by", "way"), [(-1, "early by 1"), (3, "late by 3")])
+def test_a_late_lane_that_shows_only_fill_is_not_stuck(by: int, way: str, matrices: Path) -> None:
+    def late(words: Int64) -> Int64:
+        words = words.copy()
+        words[:, 1] = np.roll(words[:, 1], by)  # of the last tile it is filled
+        return words
+
+    assert of_matrices(matrices, late) == f"skew (results of lane 1 {way}, counted in words, cyclic)"
+
+
+def test_a_stuck_lane_is_stuck_in_filled_lanes_too(matrices: Path) -> None:
+    def stuck(words: Int64) -> Int64:
+        words = words.copy()
+        words[:, 1] = 5
+        return words
+
+    assert of_matrices(matrices, stuck) == "lane_stuck (lane 1 at 5)"

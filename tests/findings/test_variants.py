@@ -42,6 +42,12 @@ def fetched(folder: Path, addresses: Int64, behind: bool = False) -> Int64:
     return flat[:, :, addresses % 20].reshape(codes.shape)
 
 
+def displaced(folder: Path, axes: tuple[int, ...], addresses: Int64) -> Int64:
+    """The weights, which lie with their axes in this order, from other addresses."""
+    turned = model_of(folder, "accumulator").capture.weight.transpose(axes)
+    return np.asarray(turned.ravel()[addresses].reshape(turned.shape).transpose(np.argsort(axes)))
+
+
 def weights(folder: Path, order: list[int]) -> Int64:
     return np.asarray(model_of(folder, "accumulator").capture.weight[:, order])
 
@@ -81,6 +87,13 @@ CASES: dict[str, tuple[Callable[[Path], Int64], str]] = {
     "pitch": (
         lambda f: conv(f, codes=fetched(f, PLACES % 5 + PLACES // 5 * 7, True)),
         "input_address (of positions of each image: the pitch of iy is 7, not 5, on into the next)",
+    ),
+    "weights far off": (
+        lambda f: conv(f, displaced(f, (0, 1, 2, 3), np.arange(288) - 97)), "weight_address (of codes: -97, cyclic)",
+    ),
+    "weights held at the end": (
+        lambda f: conv(f, displaced(f, (2, 3, 0, 1), np.minimum(np.arange(288) + 46, 287))),
+        "weight_address (of codes in the order kh kw oc ic: +46, held at the end)",
     ),
     "bit": (
         lambda f: conv(f, codes=fetched(f, PLACES & ~2)),

@@ -4,46 +4,61 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import permutations
+from itertools import islice, permutations
 
 import numpy as np
 
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Mistake, Stage
-from qexport.findings.fetched import Memory, of_codes, of_words, wrong_addresses
-from qexport.findings.model import Model
-from qexport.findings.sampled import Sampled, surviving
+from qexport.findings.fetched import SAID, Wrong, beyonds, of_words, wrong_addresses
+from qexport.findings.hypotheses.fetches import WIDE, operands
+from qexport.findings.model import AnyModel, Model
+from qexport.findings.offsets import SOLVED, solved_offsets
+from qexport.findings.sampled import Places, Sampled
 from qexport.layout.tiling import Tiling
 
-_CHECK = "Check base, pitch and width of the address"
-WEIGHT_ADDRESS = Mistake("weight_address", f"{_CHECK} of the weights.")
-INPUT_ADDRESS = Mistake("input_address", f"{_CHECK} of the activations.")
-OUTPUT_ADDRESS = Mistake("output_address", f"{_CHECK} at which results are written.")
+OUTPUT_ADDRESS = Mistake("output_address", "Check base, pitch and width of the address at which results are written.")
 _AXES = "in the order of axes in which they are stored, as NCHW and NHWC, OIHW and HWIO are apart."
 WEIGHT_AXES = Mistake("weight_axes", f"Read the weights {_AXES}")
 INPUT_AXES = Mistake("input_axes", f"Read the activations {_AXES}")
 OUTPUT_AXES = Mistake("output_axes", f"Write the results {_AXES}")
 _LETTERS = {"weight": "OIHW", "input": "CHW", "output": "CHW"}
-_WIDE = 1 << 21  # elements of a tensor of which only words are moved
 _MOST = 4  # wrong addresses of a memory that are tried everywhere
-_FEW = 64  # wrong words that are looked at first
-Read = Callable[[Int64], Int64]  # from elements to what is read in their place
+_FEW = 64  # wrong words that are looked at first, and offsets
 
 
-def solved_addresses(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
-    """Wrong addresses of weights and activations that give what came back at some places, where there are any."""
-    terms = Sampled.of(m, actual, known)
+def solved_addresses(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
+    """Wrong addresses of the operands that give what came back at some places, where there are any."""
+    terms = Sampled.of(m, actual, known) if isinstance(m, Model) else Places.of(m, actual, known)
     if terms is None:
         return
-    for fetched in (_Weights(m), *_inputs(m)):
+    stages = terms.stages
+    for fetched in operands(m):
+        stages_of = [(some, fetched.products(some)) for some in stages]
+        places = [terms.part(slice(at, at + 1)) for at in range(min(len(terms.got), SOLVED))]
+        places_of = [(place, fetched.products(place)) for place in places]
+        seen = set[tuple[int, int, bytes]]()
         for memory in fetched.memories:
-            found = 0
-            for detail, wrong, beyond in wrong_addresses(memory) if found < _MOST else ():
-                read = partial(memory.read, wrong=wrong, beyond=beyond)
-                if surviving(terms.stages, partial(fetched.sums, read=read)):
-                    found += 1
-                    change = partial(fetched.changed, read=read)
-                    yield Change(fetched.mistake, f"{memory.text}: {detail}", fetched.stage, change, cost=8.0)
+            key = (memory.count, memory.lanes, memory.slot.tobytes())
+            if key in seen:  # axes of size 1 make the order the same
+                continue
+            seen.add(key)
+            offsets = (_offset(by, beyond) for by, beyond in solved_offsets(memory, places_of))
+            right = (
+                (detail, partial(memory.read, wrong=wrong, beyond=beyond))
+                for detail, wrong, beyond in (*offsets, *wrong_addresses(memory))
+            )
+            fitting = (
+                (detail, read) for detail, read in right
+                if all(some.fits(products.sums(read(products.elements))) for some, products in stages_of)
+            )  # fmt: skip
+            for detail, read in islice(fitting, _MOST):
+                change = partial(fetched.changed, read=read)
+                yield Change(fetched.mistake, f"{memory.text}: {detail}", fetched.stage, change, cost=8.0)
+
+
+def _offset(by: int, beyond: str) -> tuple[str, Wrong, str]:
+    return f"{by:+d}{SAID[beyond]}", partial(np.add, by), beyond
 
 
 def axes_mistakes(m: Model) -> Iterator[Change]:
@@ -68,15 +83,19 @@ def output_addresses(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
     """Words of results that are those of other addresses; by one word is a mistake of its own."""
     golden = m.tiling.tile(m.golden)
     wrong = np.flatnonzero((known & (golden != blocks)).any(axis=2).ravel())
-    if golden.size > _WIDE or not len(wrong) or m.memory.order.has_bits or m.tiling.order.has_copies:
+    if golden.size > WIDE or not len(wrong) or m.memory.order.has_bits or m.tiling.order.has_copies:
         return
     want, got = (array.reshape(-1, m.tiling.lanes) for array in (golden, blocks))
     sure = known.reshape(want.shape)
     whole = Tiling(m.memory.order, m.shape, m.manifest.array, m.entry.bits)
     few, places = wrong[:_FEW], np.arange(len(want))
+    first = next((at for at in few if got[at][sure[at]].any()), few[0])  # 0 may stand beyond the end
+    sources = np.flatnonzero(((want == got[first]) | ~sure[first]).all(axis=1))
+    offsets = sorted((sources - first).tolist(), key=abs)[:_FEW]
     for memory in of_words(whole, "of words"):
         alone = replace(memory, lanes=1, slot=places, element=places)
-        for detail, address, beyond in wrong_addresses(memory):
+        moved = [_offset(by, beyond) for by in offsets if abs(by) < memory.count for beyond in beyonds(memory)]
+        for detail, address, beyond in (*moved, *wrong_addresses(memory)):
             source = alone.read(few, address, beyond)
             read = np.where(source[:, np.newaxis] < 0, 0, want[source])
             if ((read == got[few]) | ~sure[few]).all():
@@ -90,119 +109,9 @@ def _taken(blocks: Int64, source: Int64) -> Int64:
     return np.where(source[:, np.newaxis] < 0, 0, flat[source]).reshape(blocks.shape)
 
 
-# --- what is fetched --------------------------------------------------------------------------------------------------
-
-
-class _Weights:
-    """The weights, as products need them, and as they stand in memories."""
-
-    mistake, stage = WEIGHT_ADDRESS, Stage.WEIGHT_WORDS
-
-    def __init__(self, m: Model):
-        self.model = m
-        stands = m.facts.formats.weight.integers
-        self.values, self.nothing = stands(m.capture.weight).ravel(), int(stands(np.zeros(1, np.int64))[0])
-
-    @property
-    def memories(self) -> Iterator[Memory]:
-        m, axes = self.model, "oc ic kh kw"
-        if m.capture.weight.size > _WIDE:
-            return
-        for text, order, files, fixed in (
-            ("of codes", axes, 0, 0), ("of codes of each oc", axes, 0, 1), ("of taps", axes, 0, 2),
-            ("of codes in the order kh kw ic oc", "kh kw ic oc", 0, 0),
-            ("of codes in the order oc kh kw ic", "oc kh kw ic", 0, 0),
-        ):  # fmt: skip
-            yield of_codes(m.capture.weight.shape, text, order, axes, files, fixed)
-        for wiring in m.wiring("weight"):
-            if wiring.tensor == "weight" and not wiring.tiling.order.has_bits:
-                yield from of_words(wiring.tiling, "of words")
-
-    def sums(self, terms: Sampled, read: Read) -> Int64:
-        m = self.model
-        source = read(np.ravel_multi_index((terms.output, *terms.taps), m.capture.weight.shape))
-        stands = np.where(source < 0, self.nothing, self.values[source])
-        zeros = 0 if m.tensor == "psum" else m.facts.weight_zeros[terms.output]
-        sums: Int64 = ((stands - zeros) * terms.used * terms.seen).sum(axis=1) + terms.offset
-        return sums
-
-    def changed(self, codes: Int64, read: Read) -> Int64:
-        return _moved(codes, read, 0)
-
-
-def _moved(values: Int64, read: Read, nothing: int) -> Int64:
-    source = read(np.arange(values.size))
-    return np.where(source < 0, nothing, values.ravel()[source]).reshape(values.shape)
-
-
-def _inputs(m: Model) -> "Iterator[_Inputs | _Planes]":
-    yield _Inputs(m)
-    tilings = [wiring.tiling for wiring in m.wiring("input") if wiring.tensor == "input_padded"]
-    if tilings and not tilings[0].order.has_bits and m.planes.size <= _WIDE:
-        yield _Planes(m, tilings[0])
-
-
-class _Inputs:
-    """The activations before they are padded."""
-
-    mistake, stage = INPUT_ADDRESS, Stage.INPUT_WORDS
-
-    def __init__(self, m: Model):
-        self.model = m
-        self.values, self.nothing = m.seen(m.capture.input).ravel(), int(m.seen(np.zeros(1, np.int64))[0])
-
-    @property
-    def memories(self) -> Iterator[Memory]:
-        m, axes = self.model, "n ic iy ix"
-        if m.capture.input.size > _WIDE:
-            return
-        for text, order, files, fixed in (
-            ("of codes", axes, 0, 1), ("of positions of each image", "ic n iy ix", 1, 2),
-            ("of positions of all images", "ic n iy ix", 1, 1),
-            ("of codes in the order iy ix ic", "n iy ix ic", 0, 1), ("of codes of all images", axes, 0, 0),
-        ):  # fmt: skip
-            yield of_codes(m.capture.input.shape, text, order, axes, files, fixed)
-        for wiring in m.wiring("input"):
-            if wiring.tensor == "input" and not wiring.tiling.order.has_bits:
-                yield from of_words(wiring.tiling, "of words")
-
-    def sums(self, terms: Sampled, read: Read) -> Int64:
-        m, (high, wide) = self.model, self.model.plane
-        y, x = terms.rows - m.layer.padding[0], terms.columns - m.layer.padding[2]
-        inside = (y >= 0) & (y < high) & (x >= 0) & (x < wide)
-        place = (terms.image, terms.channel, np.clip(y, 0, high - 1), np.clip(x, 0, wide - 1))
-        source = read(np.ravel_multi_index(place, m.capture.input.shape))
-        seen = np.where(inside, np.where(source < 0, self.nothing, self.values[source]), m.blank)
-        sums: Int64 = (terms.weights * seen).sum(axis=1) + terms.offset
-        return sums
-
-    def changed(self, codes: Int64, read: Read) -> Int64:
-        return _moved(codes, read, 0)
-
-
-class _Planes:
-    """The padded activations, where the set stores them."""
-
-    mistake, stage = INPUT_ADDRESS, Stage.PLANE
-
-    def __init__(self, m: Model, tiling: Tiling):
-        self.model, self.memories = m, of_words(tiling, "of padded words")
-        self.nothing = int(m.seen(np.zeros(1, np.int64))[0])
-
-    def sums(self, terms: Sampled, read: Read) -> Int64:
-        planes = self.model.planes
-        source = read(np.ravel_multi_index((terms.image, terms.channel, terms.rows, terms.columns), planes.shape))
-        seen = np.where(source < 0, self.nothing, planes.ravel()[source])
-        sums: Int64 = (terms.weights * seen).sum(axis=1) + terms.offset
-        return sums
-
-    def changed(self, planes: Int64, read: Read) -> Int64:
-        return _moved(planes, read, self.nothing)
-
-
 def _orders(mistake: Mistake, operand: str, shape: Sequence[int], stage: Stage, skipped: int) -> Iterator[Change]:
     letters = _LETTERS[operand]
-    seen = {np.arange(math.prod(shape)).tobytes()} if math.prod(shape) <= _WIDE else set()
+    seen = {np.arange(math.prod(shape)).tobytes()} if math.prod(shape) <= WIDE else set()
     for order in permutations(range(len(shape))):
         stored = "".join(letters[axis] for axis in order)
         if stored == letters or sum(shape[axis] > 1 for axis in range(len(shape))) < 2:
@@ -212,7 +121,7 @@ def _orders(mistake: Mistake, operand: str, shape: Sequence[int], stage: Stage, 
             (f"{letters} read as {stored}", partial(_read_so, order=order, skipped=skipped)),
         )
         for detail, change in ways:
-            if math.prod(shape) <= _WIDE:
+            if math.prod(shape) <= WIDE:
                 key = change(np.arange(math.prod(shape)).reshape((1,) * skipped + tuple(shape))).tobytes()
                 if key in seen:
                     continue

@@ -36,8 +36,10 @@ class _Time:
         return np.moveaxis(values.reshape(self.shape), 0, self.axis)
 
 
-def delayed_results(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
-    """The lines that are wrong, all alike late or early: where their results are those of other steps."""
+def delayed_results(m: AnyModel, actual: Int64, known: Bools, fill: Int64 | None = None) -> Iterator[Change]:
+    """The lines that are wrong, all alike late or early: where their results are those of other steps.
+
+    `fill`: what came back in filled lanes, where that says something."""
     if m.tensor == "psum" or m.memory.order.has_bits:
         return
     sure = known.astype(np.int64)
@@ -45,6 +47,9 @@ def delayed_results(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change
         arrays = (m.golden, actual, sure)
         if time.stage is Stage.WORDS:
             arrays = (m.tiling.tile(m.golden), m.tiling.tile(actual), m.tiling.tile(sure))
+            if fill is not None:
+                there = fill != UNKNOWN
+                yield from _of(time, *map(time.there, (arrays[0], np.where(there, fill, arrays[1]), arrays[2] | there)))
         yield from _of(time, *map(time.there, arrays))
 
 

@@ -7,20 +7,21 @@ may be broken alike. Each way is first tried on a few wrong values.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
+from typing import Any
 
 import numpy as np
 
 from qexport.core.golden import Golden
 from qexport.core.intformat import Int64, IntFormat
-from qexport.core.steps import Lookup
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.element_kinds import (
     HELD_ADDERS,
     ORDERS,
     PE_DEAD,
     PE_INPUT_WRONG,
+    PE_PRODUCT_BIT,
     PE_PRODUCT_WRONG,
     PE_SUM_LOST,
     PE_WEIGHT_WRONG,
@@ -39,6 +40,7 @@ _PLACES = 64  # wrong values on which each way is tried
 _IMAGES, _PATCHES = 4, 1 << 23  # in which they stand, at most; elements of their patches
 _PRODUCTS = 1 << 14  # of one value, that are added one by one
 _LEAST = 4  # wrong values: fewer say nothing of an element
+_IDLE, _POSITIONS, _IDLE_BITS = 64, 8, 4.0  # idle beats of a sum, positions of an array, at most; bits of each number
 
 
 def element_mistakes(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
@@ -67,7 +69,8 @@ def array_mistakes(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]
 class _Place:
     """Where something is wrong: the column, None: in several, and the terms of some wrong values.
 
-    `got`, `right`, `channels`: the value that came back, the right sum and the channel of each of these values.
+    `got`, `right`, `channels`, `positions`: of each of these values what came back, the right sum, its channel and its
+    position in the plane (of a matrix product its row).
     """
 
     model: AnyModel
@@ -76,6 +79,7 @@ class _Place:
     right: Int64
     got: Int64
     channels: Int64
+    positions: Int64
     within: Bools | None
 
     @cached_property
@@ -89,22 +93,7 @@ class _Place:
 
     def fits(self, sums: Int64) -> bool:
         """Whether these sums give all that came back."""
-        m, chain = self.model, self.model.facts.chain
-        values = sums
-        if m.tensor == "relu":
-            values = np.maximum(sums, 0)
-        elif m.tensor not in ("accumulator", "psum"):
-            assert chain is not None
-            stop = len(chain.steps) if m.tensor == "output" else chain.names.index(m.tensor) + 1
-            values = np.empty_like(sums)
-            for channel in np.unique(self.channels):
-                mine = self.channels == channel
-                v = sums[mine].reshape(1, -1)
-                for step in (step.of_channels([channel]) for step in chain.steps[:stop]):
-                    v = np.clip(v, step.low, step.low + len(step.table) - 1) if isinstance(step, Lookup) else v
-                    v = step.apply(v, 0, None if chain.bias is None else chain.bias[[channel]])
-                values[mine] = v.ravel()
-        return bool((m.stored(values) == self.got).all())
+        return bool((self.model.held(sums, self.channels) == self.got).all())
 
 
 def _place(m: AnyModel, actual: Int64, known: Bools) -> _Place | None:
@@ -142,7 +131,8 @@ def _place(m: AnyModel, actual: Int64, known: Bools) -> _Place | None:
         else np.concatenate([part.there for part in parts]),
     )  # fmt: skip
     right = joined.start + sum(product.sum(axis=(1, 2)) for product in joined.by_row)
-    return _Place(m, column, joined, right, actual[index], index[m.channel_axis], within)
+    positions = index[1] if m.layer.kind == "matmul" else index[-2] * m.shape[-1] + index[-1]
+    return _Place(m, column, joined, right, actual[index], index[m.channel_axis], positions, within)
 
 
 def _at(m: AnyModel, terms: Terms, places: Int64) -> Terms:
@@ -255,7 +245,10 @@ def _of_all(found: _Place, where: str) -> Iterator[Change]:
     for mistake, how, kind, cost in [*_known_kinds(found), *_solved_kinds(found, rows)]:
         if everywhere and (mistake.name in ("pe_dead", "pe_weight_bit", "pe_input_bit") or mistake in _OPERANDS):
             continue  # a mistake of the operands, which has a name of its own
-        yield from _tried(found, mistake, f"{where}{how}", kind, rows, cost)
+        changes = list(_tried(found, mistake, f"{where}{how}", kind, rows, cost))
+        yield from changes
+        if mistake is PE_PRODUCT_BIT and everywhere and not changes:
+            yield from _in_idle_beats(found, f"{where}{how}", kind, rows)
     if found.model.tensor != "psum":
         yield from _adders(found, where)
 
@@ -272,24 +265,71 @@ def _tried(
     found: _Place, mistake: Mistake, detail: str, kind: Kind, rows: Sequence[int], cost: float
 ) -> Iterator[Change]:
     """Where a kind fits: of rows that hold an input channel, and of filled ones, too, where it makes a difference."""
-    for filled in (False, True):
-        if filled and found.places.there.all():
-            return
-
-        def errors(t: Terms, filled: bool = filled) -> Int64:
-            off: Int64 = 0  # type: ignore[assignment]
-            for row in rows:
-                more = kind(t, row) - t.by_row[row]
-                if not filled:
-                    more = more * t.there[:, :, row].reshape(*t.there.shape[:2], *[1] * (more.ndim - 2))
-                off = off + more
-            return off
-
+    for filled in _fillings(found):
+        errors = partial(_errors, kind, rows, filled)
         off = errors(found.places)
         if off.any() and found.fits(found.right + off.sum(axis=(1, 2))):
             more = ", in filled rows, too" if filled else ""
             yield _change(found, mistake, f"{detail}{more}", partial(_with_errors, errors), cost)
             return
+
+
+def _fillings(found: _Place) -> tuple[bool, ...]:
+    """Whether rows that hold no input channel are broken, too: as it makes a difference."""
+    return (False,) if found.places.there.all() else (False, True)
+
+
+def _errors(kind: Kind, rows: Sequence[int], filled: bool, t: Terms) -> Int64:
+    off: Int64 = 0  # type: ignore[assignment]
+    for row in rows:
+        more = kind(t, row) - t.by_row[row]
+        if not filled:
+            more = more * t.there[:, :, row].reshape(*t.there.shape[:2], *[1] * (more.ndim - 2))
+        off = off + more
+    return off
+
+
+def _in_idle_beats(found: _Place, detail: str, kind: Kind, rows: Sequence[int]) -> Iterator[Change]:
+    """Products are added in beats that have none, too: as often as each element, which is a column and one of every so
+    many positions, sees such beats."""
+    m, t = found.model, found.places
+    nothing = np.zeros((1, 1, 1, 1), np.int64)
+    of_nothing = int(kind(Terms(nothing, nothing, nothing, nothing, nothing == 0), 0).sum())
+    if found.off is None or m.tensor == "psum" or not of_nothing:
+        return
+    for filled in _fillings(found):
+        errors = partial(_errors, kind, rows, filled)
+        counts, rest = np.divmod(found.off - errors(t).sum(axis=(1, 2)), of_nothing)
+        idle = None if rest.any() or counts.min() < 0 or counts.max() > _IDLE else _by_element(found, counts)
+        if idle is not None:
+            base = _change(found, PE_PRODUCT_BIT, "", partial(_with_errors, errors))
+            apply = partial(_with_idle_beats, m, base.apply, idle * of_nothing)
+            text = f"{detail}, idle beats add to it, too: {idle.min()} to {idle.max()} of them"
+            yield replace(base, detail=text, apply=apply, cost=_IDLE_BITS * idle.size)
+            return
+
+
+def _by_element(found: _Place, counts: Int64) -> Int64 | None:
+    """(column, position) of the array with which these counts of single values are right; of the fewest positions."""
+    columns = found.channels % found.model.col
+    for period in range(1, _POSITIONS + 1):
+        idle = np.full((min(found.model.col, found.model.channels), period), -1)
+        place = columns, found.positions % period
+        idle[place] = counts
+        if (idle >= 0).all() and (idle[place] == counts).all():
+            return idle
+    return None
+
+
+def _with_idle_beats(m: AnyModel, base: Callable[[Any], Int64], more: Int64, given: Sums | Golden) -> Int64:
+    """`more`: (column, position) what idle beats add."""
+    out = base(given)
+    front = np.moveaxis(out, m.channel_axis, 0)
+    outputs = given.outputs if isinstance(given, Sums) else np.arange(m.channels)
+    plane = front.shape[2:]
+    of_plane = more[outputs % m.col][:, np.arange(math.prod(plane)) % more.shape[1]]
+    front += of_plane.reshape(len(outputs), 1, *plane)
+    return out
 
 
 def _solved_kinds(found: _Place, rows: Sequence[int]) -> Iterator[tuple[Mistake, str, Kind, float]]:

@@ -26,9 +26,9 @@ def operand_mistakes(m: AnyModel, values: Int64, known: Bools) -> Iterator[Chang
     names = tuple(m.facts.formats.operands)
     for name in names:
         for mistake, detail, codes in _of_codes(name, m.facts.formats.operands[name]):
-            yield Change(mistake, detail, Stage.OPERANDS, _with(m, name, codes))
+            yield Change(mistake, detail, Stage.OPERANDS, with_operand(m, name, codes))
         for detail, order in _orders(m, name):
-            yield Change(OPERAND_ORDER, detail, Stage.OPERANDS, _with(m, name, order))
+            yield Change(OPERAND_ORDER, detail, Stage.OPERANDS, with_operand(m, name, order))
     if len(names) == 2 and m.facts.shapes[names[0]] == m.facts.shapes[names[1]]:
         yield Change(OPERAND_ORDER, "the two exchanged", Stage.OPERANDS, _computed(m, lambda a, b: (b, a)))
     yield from _product(m) if m.layer.kind == "matmul" else _sum(m)
@@ -60,7 +60,7 @@ def _orders(m: AnyModel, name: str) -> Iterator[tuple[str, Callable[[Int64], Int
     yield f"{name} of the image before", lambda codes: np.roll(codes, 1, 0)
 
 
-def _with(m: AnyModel, name: str, change: Callable[[Int64], Int64]) -> Callable[[Golden], Int64]:
+def with_operand(m: AnyModel, name: str, change: Callable[[Int64], Int64]) -> Callable[[Golden], Int64]:
     """The accumulators with one operand changed."""
 
     def apply(golden: Golden) -> Int64:

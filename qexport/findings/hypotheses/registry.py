@@ -37,17 +37,20 @@ _BEHIND_PSUMS = (
 )  # fmt: skip
 
 
-def hypotheses(m: AnyModel, actual: Int64, known: Bools, of_tiles: bool = False) -> Iterator[Change]:
+def hypotheses(
+    m: AnyModel, actual: Int64, known: Bools, of_tiles: bool = False, fill: Int64 | None = None
+) -> Iterator[Change]:
     """All changes for the memory of a model; `actual`, `known`: what came back, in the tensor's axes.
 
-    `of_tiles`: those alone that another size of the array may change.
+    `of_tiles`: those alone that another size of the array may change. `fill`: what came back in filled lanes, (files,
+    words, lanes), where that says something.
     """
     if isinstance(m, GivenModel):
         yield from _of_streams(m, actual, known)
     elif isinstance(m, Model):
-        yield from _of_arrays(m, actual, known, of_tiles)
+        yield from _of_arrays(m, actual, known, of_tiles, fill)
     else:
-        yield from _of_data(m, actual, known)
+        yield from _of_data(m, actual, known, fill)
 
 
 def _of_streams(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
@@ -59,7 +62,7 @@ def _of_streams(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     yield from word_mistakes(m, blocks, sure)
 
 
-def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
+def _of_data(m: AnyModel, actual: Int64, known: Bools, fill: Int64 | None) -> Iterator[Change]:
     """Of an operation whose operands are all data."""
     blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
     yield from element_mistakes(m, actual, known)
@@ -71,12 +74,14 @@ def _of_data(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     yield from result_mistakes(m, actual, known)
     yield from results_exchanged(m, actual, known)
     yield from stream_mistakes(m, blocks, sure)
-    yield from delayed_results(m, actual, known)
-    yield from word_mistakes(m, blocks, sure)
+    yield from delayed_results(m, actual, known, fill)
+    yield from word_mistakes(m, blocks, sure, fill)
+    if m.layer.kind == "matmul":
+        yield from solved_addresses(m, actual, known)
     yield from array_mistakes(m, actual, known)
 
 
-def _of_arrays(m: Model, actual: Int64, known: Bools, of_tiles: bool) -> Iterator[Change]:
+def _of_arrays(m: Model, actual: Int64, known: Bools, of_tiles: bool, fill: Int64 | None) -> Iterator[Change]:
     """Of a convolution or a linear layer."""
     blocks, sure = m.tiling.tile(actual), m.tiling.tile(known.astype(np.int64), fill=0) == 1
     groups: list[Iterable[Change]] = [element_mistakes(m, actual, known)]
@@ -96,9 +101,9 @@ def _of_arrays(m: Model, actual: Int64, known: Bools, of_tiles: bool) -> Iterato
     groups += [result_mistakes(m, actual, known), arithmetic_mistakes(m)]
     if not of_tiles:
         groups += [
-            stream_mistakes(m, blocks, sure), word_mistakes(m, blocks, sure), delayed_results(m, actual, known),
-            stored_word_mistakes(m), axes_mistakes(m), mirrored(m), rows_exchanged(m, actual, known),
-            results_exchanged(m, actual, known), solved_addresses(m, actual, known),
+            stream_mistakes(m, blocks, sure), word_mistakes(m, blocks, sure, fill),
+            delayed_results(m, actual, known, fill), stored_word_mistakes(m), axes_mistakes(m), mirrored(m),
+            rows_exchanged(m, actual, known), results_exchanged(m, actual, known), solved_addresses(m, actual, known),
             output_addresses(m, blocks, sure), passed_through(m),
         ]  # fmt: skip
     groups += [array_mistakes(m, actual, known)]

@@ -31,8 +31,8 @@ WORD_COUNT = Mistake("word_count", "Write as many words as the manifest says.")
 _UNITS: Mapping[Unit, Mistake] = {"nibbles": OUTPUT_NIBBLES, "bytes": OUTPUT_BYTES, "bits": OUTPUT_BITS}
 
 
-def word_mistakes(m: AnyModel, blocks: Int64, known: Bools) -> Iterator[Change]:
-    """`blocks`, `known`: what came back, (files, words, lanes)."""
+def word_mistakes(m: AnyModel, blocks: Int64, known: Bools, fill: Int64 | None = None) -> Iterator[Change]:
+    """`blocks`, `known`: what came back, (files, words, lanes); `fill`: in filled lanes, where that says something."""
     element = m.entry.element
     for unit, detail, wires, pair in bit_orders(m.tiling.lanes, element.bits):
         crossed = partial(cross, element=element, wires=wires)
@@ -40,6 +40,8 @@ def word_mistakes(m: AnyModel, blocks: Int64, known: Bools) -> Iterator[Change]:
     golden = m.tiling.tile(m.golden)
     for lane in range(m.tiling.lanes) if m.tiling.lanes > 1 else ():  # else it is all results
         seen = np.unique(blocks[:, :, lane][known[:, :, lane]])
+        if fill is not None and not np.isin(fill[:, :, lane], [UNKNOWN, *seen]).all():
+            continue
         if len(seen) == 1 and (golden[:, :, lane] != seen[0]).any():
 
             def stuck(values: Int64, lane: int = lane, value: int = int(seen[0])) -> Int64:

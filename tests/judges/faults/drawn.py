@@ -14,7 +14,7 @@ import numpy as np
 
 from tests.judges.faults import run
 from tests.judges.faults.case import Case, machine, written
-from tests.judges.faults.listed import narrow, with_bias
+from tests.judges.faults.listed import narrow, with_bias, words_later
 from tests.judges.faults.machine import Layer, add_bias
 from tests.judges.faults.sets import Set, set_of
 from tests.judges.faults.variant import (
@@ -33,7 +33,6 @@ from tests.judges.faults.variant import (
     rows_swapped,
     turned_in,
     weights_of,
-    words_later,
 )
 from tests.judges.notation import Ints
 

@@ -1,5 +1,6 @@
 """The mistakes of the issue's list as they stand, each on the sets where it can happen."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -240,15 +241,24 @@ def one_row(keep: int) -> Any:
     return products
 
 
-def next_word(layer: Layer, w: Ints) -> Ints:
-    """Weight address + 1 in words ot it kh kw col of `row` lanes; the last word comes round."""
-    n, oc, c, kh, kw = w.shape
-    row, col = 8, 8
-    wide = np.pad(w, ((0, 0), (0, -oc % col), (0, -c % row), (0, 0), (0, 0)))
-    ot, it = wide.shape[1] // col, wide.shape[2] // row
-    words = wide.reshape(n, ot, col, it, row, kh, kw).transpose(0, 1, 3, 5, 6, 2, 4).reshape(n, -1, row)
-    back = np.roll(words, -1, axis=1).reshape(n, ot, it, kh, kw, col, row).transpose(0, 1, 5, 2, 6, 3, 4)
-    return np.asarray(back.reshape(wide.shape)[:, :oc, :c])
+def of_words(change: Callable[[Ints], Ints]) -> Part:
+    """The memory of the weights, its words [n, word, lane] in the order ot it kh kw col, comes out otherwise."""
+
+    def weights(layer: Layer, w: Ints) -> Ints:
+        n, oc, c, kh, kw = w.shape
+        row, col = 8, 8
+        wide = np.pad(w, ((0, 0), (0, -oc % col), (0, -c % row), (0, 0), (0, 0)))
+        ot, it = wide.shape[1] // col, wide.shape[2] // row
+        words = wide.reshape(n, ot, col, it, row, kh, kw).transpose(0, 1, 3, 5, 6, 2, 4).reshape(n, -1, row)
+        back = change(words).reshape(n, ot, it, kh, kw, col, row).transpose(0, 1, 5, 2, 6, 3, 4)
+        return np.asarray(back.reshape(wide.shape)[:, :oc, :c])
+
+    return weights
+
+
+def words_later(by: int) -> Part:
+    """Weight address + `by`; behind the last word comes the first."""
+    return of_words(lambda words: np.roll(words, -by, axis=1))
 
 
 def last_row_early(late: int) -> Any:
@@ -326,7 +336,7 @@ def operands() -> Cases:
         yield machine("odd channels zero", on, acc, "odd|every 2nd|channels 1, 3, 5, 7", biased=odd(False))
     yield machine("odd channels passed through", "depthwise", acc, "pass", biased=odd(True))
     for on in ("plain", "strided", "pointwise", "dense"):
-        yield machine("weight address + 1", on, acc, r"weight.*address.*\+1", weights=next_word)
+        yield machine("weight address + 1", on, acc, r"weight.*address.*\+1", weights=words_later(1))
     for on in ("plain", "pointwise"):
         for late in (-1, 1):
             accept = "skew.*row 7|row 7.*(late|early|skew)|skew.*last"

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import numpy as np
 
 from tests.judges.faults.case import Cases, written
-from tests.judges.faults.listed import last_row_early, next_word, with_bias
+from tests.judges.faults.listed import last_row_early, with_bias, words_later
 from tests.judges.faults.machine import Layer, Machine, add_bias, pad
 from tests.judges.faults.sets import Set
 from tests.judges.faults.variant import offset, taps_swapped, turned_in, weights_of
@@ -102,8 +102,8 @@ def together() -> Cases:
     """Three mistakes in one design, one after the other: none of them alone explains it."""
     threes = {
         "plain": Machine(weights=weights_of(taps_swapped((0, 0), (1, 2))), inputs=offset(3), biased=scrambled),
-        "strided": Machine(weights=next_word, padded=lambda layer, x: pad(layer, x, 5), biased=scrambled),
-        "pointwise": Machine(weights=next_word, padded=last_row_early(-1), biased=scrambled),
+        "strided": Machine(weights=words_later(1), padded=lambda layer, x: pad(layer, x, 5), biased=scrambled),
+        "pointwise": Machine(weights=words_later(1), padded=last_row_early(-1), biased=scrambled),
         "nhwc": Machine(weights=weights_of(turned_in(2)), inputs=offset(-2), biased=scrambled),
         "zeros": Machine(weights=weights_of(taps_swapped((0, 1), (1, 0))), inputs=offset(1), biased=scrambled),
     }

@@ -12,8 +12,8 @@ from tests.judges.faults.listed import (
     changed,
     flat_rows,
     instead,
-    next_word,
     with_bias,
+    words_later,
     wrapped,
 )
 from tests.judges.faults.machine import Layer, Machine, Part, add_all, add_bias, pad
@@ -99,7 +99,7 @@ def in_parts() -> Cases:
         yield written("right padding reads the next row in image 1", on, ACC, "next row|wrap|pad|right",
                       only(image(1), ACC, padded=flat_rows))  # fmt: skip
     yield written("weights of the next word in image 1", "plain", ACC, "weight_address",
-                  only(image(1), ACC, weights=next_word))  # fmt: skip
+                  only(image(1), ACC, weights=words_later(1)))  # fmt: skip
 
 
 def wrap_of(sums: Ints, bits: int) -> Ints:
@@ -321,15 +321,6 @@ def unsigned_in(some: slice, bits: int) -> Callable[[Ints], None]:
         w[:, some] %= 1 << bits
 
     return change
-
-
-def words_later(by: int) -> Part:
-    def weights(layer: Layer, w: Ints) -> Ints:
-        for _ in range(by):
-            w = next_word(layer, w)
-        return w
-
-    return weights
 
 
 def stale_inputs(layer: Layer, x: Ints) -> Ints:
