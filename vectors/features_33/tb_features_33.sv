@@ -1053,3 +1053,14 @@ module tb_features_33_sink #(
   endtask
 endmodule
 /* verilator lint_on DECLFILENAME */
+// The design is read behind this file, and must not be another one because of it.
+`undef QEXPORT_EACH_0
+`undef QEXPORT_EACH_1
+`undef QEXPORT_EACH_2
+`undef QEXPORT_EACH_3
+`undef QEXPORT_EACH_4
+`undef QEXPORT_EACH_5
+`undef QEXPORT_EACH_6
+`undef QEXPORT_EACH_7
+`undef QEXPORT_EACH_8
+`undef QEXPORT_EACH_9
