@@ -278,7 +278,7 @@ def netlist(
     when Yosys is missing or cannot read the sources.
     """
     (to / "include").symlink_to(include.resolve())  # -I takes no name with spaces
-    yosys(
+    said = yosys(
         to,
         read,
         f"prep -flatten -top {top}",
@@ -289,8 +289,10 @@ def netlist(
         "setattr -unset init w:*; opt -full; opt_clean",
         f"rename {top} qexport_core; write_rtlil unchanged.il",
         f"mutate -list {3 * count} -seed {seed} -o candidates.txt",
+        "select -list t:$mem_v2 r:RD_CLK_ENABLE=*'*1* %d",
         clock=clock,
     )
+    without_clock = set(re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE))
     listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "candidates.txt").read_text().splitlines()]
     # each line is `mutate` and options
     changes = [{key[1:]: value for key, value in zip(w[1::2], w[2::2], strict=True)} for w in listed]
@@ -298,8 +300,10 @@ def netlist(
     changes = [
         change
         for change in changes
-        # a memory without reset has ports for it, which cannot be written as Verilog when they are used
-        if not re.fullmatch("RD_[AS]RST", change["port"]) and change["cell"] not in renaming
+        # a memory has ports for a reset, and one that is read without a clock for that: used, Verilog cannot be written
+        if not re.fullmatch("RD_[AS]RST", change["port"])
+        and not (change["port"] == "RD_EN" and change["cell"] in without_clock)
+        and change["cell"] not in renaming
     ][:count]
     return with_changes(to, changes, ports, clock)
 
