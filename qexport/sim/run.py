@@ -160,7 +160,8 @@ def _simulate(
             loaded = loaded_files(manifest.memories, {stream.memory for stream in offered})
             driven = [path for stream in found if stream.driven for path in loaded[stream.memory]]
             work.lay(folder, driven)
-            with fenced(folder, [folder / path for path in driven if "set" in design.allow]) as fence:
+            shown = [folder / path for path in driven if "set" in design.allow]
+            with fenced(folder, [work.root, executable, *shown]) as fence:
                 verdict = replace(run, fence=fence).all_recorded(verdict)
         else:
             work.link(folder)
