@@ -174,12 +174,6 @@ def streams(manifest: Manifest) -> tuple[Stream, ...] | None:
     return streams_of(manifest.memories, manifest.array, manifest.chain, relu) or None
 
 
-def results_of_set(manifest: Manifest) -> list[MemoryEntry]:
-    """The memories whose words come out of the design."""
-    back = {stream.memory for stream in streams(manifest) or () if not stream.driven}
-    return [entry for entry in manifest.memories if entry.name in back]
-
-
 def unlike_preset(manifest: Manifest) -> str | None:
     """Why a set's streams are not those of the preset for its kind of layer, by a key of its layout; None: they are."""
     found = streams(manifest)

@@ -134,26 +134,8 @@ def _simulate(
         job, found = replace(reading.job, waves=waves), reading.streams
         refuse([one for one in reading.beside if one.kind not in LATE], design.allow)
         compared = {stream.memory: stream.values for stream in found if not stream.driven}
-        included = reading.sources.values() if design else ()
-        try:
-            executable = build_bench(
-                simulator,
-                job,
-                work.root,
-                work.out / "build.log",
-                builds or cache_folder(),
-                read_too=included,
-                say=progress,
-            )
-        except NotCompiled as error:
-            if simulator.name == "icarus" and design and is_legal(reading.design, job.sources[:1], (job.include,)):
-                raise NotByIcarus(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
-            raise
-        refuse(reading.beside, design.allow)
-        if design:
-            refuse(_read_otherwise(simulator, reading, folder, work), design.allow)
-        if design and (new := [path for path, digest in reading.sources.items() if file_sha256(Path(path)) != digest]):
-            raise QexportError(f"dut: {few(new)} changed while it was read and built; simulate it again")
+        executable = _built(simulator, reading, job, work, builds or cache_folder(), progress)
+        _refuse_late(simulator, reading, folder, work)
         _lay_tables(reading.beside, work.root)
         clear(work.out, [verilog_name(stream.memory) for stream in offered])
         verdict = Verdict(
@@ -178,7 +160,8 @@ def _simulate(
             loaded = loaded_files(manifest.memories, {stream.memory for stream in offered})
             driven = [path for stream in found if stream.driven for path in loaded[stream.memory]]
             work.lay(folder, driven)
-            with fenced(folder, [folder / path for path in driven if "set" in design.allow]) as fence:
+            shown = [folder / path for path in driven if "set" in design.allow]
+            with fenced(folder, [work.root, executable, *shown]) as fence:
                 verdict = replace(run, fence=fence).all_recorded(verdict)
         else:
             work.link(folder)
@@ -421,16 +404,30 @@ def _read_otherwise(simulator: Simulator, reading: Reading, folder: Path, work: 
     return read_otherwise(reading.design, package, (job.include,), around, simulator.preprocessed(alone, place))
 
 
+def _built(simulator: Simulator, reading: Reading, job: Job, work: Work, builds: Path, say: Told) -> Path:
+    """The executable; raises NotCompiled, NotByIcarus where only Icarus cannot read the sources."""
+    included = reading.sources.values() if reading.design else ()
+    try:
+        return build_bench(simulator, job, work.root, work.out / "build.log", builds, read_too=included, say=say)
+    except NotCompiled as error:
+        if simulator.name == "icarus" and reading.design and is_legal(reading.design, job.sources[:1], (job.include,)):
+            raise NotByIcarus(f"{error}; they are legal SystemVerilog: take --simulator verilator") from None
+        raise
+
+
+def _refuse_late(simulator: Simulator, reading: Reading, folder: Path, work: Work) -> None:
+    """Raises QexportError for what is said when the sources compile: other mistakes are the simulator's to name."""
+    refuse(reading.beside, reading.design.allow)
+    if not reading.design:
+        return
+    refuse(_read_otherwise(simulator, reading, folder, work), reading.design.allow)
+    if new := [path for path, digest in reading.sources.items() if file_sha256(Path(path)) != digest]:
+        raise QexportError(f"dut: {few(new)} changed while it was read and built; simulate it again")
+
+
 def _lay_tables(found: Sequence[Beside], root: Path) -> None:
     """Give a run the files that the design loads by names relative to the working directory."""
     for name, path in tables(found).items():
-        if ".." in Path(name).parts or Path(name).parts[0] in (
-            "set",
-            "out",
-            "include",
-            "build",
-        ):  # a run's own, or outside
-            raise QexportError(f"dut: {name}: a table cannot be loaded by this name; give another one, or a whole path")
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).symlink_to(path.resolve())
 

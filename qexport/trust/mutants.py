@@ -63,21 +63,15 @@ class MutantResult:
     how: str
 
 
-def applied(edit: Edit, text: str, pattern: str = "{new}") -> str:
-    """The text of the edit's file with the edit in it; `pattern` says what stands in its place, of {old} and {new}."""
-    return _replaced(text, {_span(edit, text): pattern.format(old=_marked(edit)[1], new=edit.new)})
-
-
-def _marked(edit: Edit) -> tuple[str, str, str]:
-    """What stands in front of the edit, what is replaced, what stands behind."""
-    before, rest = edit.old.split("«")
-    old, behind = rest.split("»")
-    return before, old, behind
+def applied(edit: Edit, text: str) -> str:
+    """The text of the edit's file with the edit in it."""
+    return _replaced(text, {_span(edit, text): edit.new})
 
 
 def _span(edit: Edit, text: str) -> tuple[int, int]:
     """Where the replaced text stands; raises ValueError unless the edit's text stands there exactly once."""
-    before, old, behind = _marked(edit)
+    before, rest = edit.old.split("«")
+    old, behind = rest.split("»")
     if text.count(before + old + behind) != 1:
         raise ValueError(f"edit {edit.name}: '{before}{old}{behind}' does not stand once in {edit.file}")
     start = text.index(before + old + behind) + len(before)
@@ -284,7 +278,7 @@ def netlist(
     when Yosys is missing or cannot read the sources.
     """
     (to / "include").symlink_to(include.resolve())  # -I takes no name with spaces
-    yosys(
+    said = yosys(
         to,
         read,
         f"prep -flatten -top {top}",
@@ -295,8 +289,10 @@ def netlist(
         "setattr -unset init w:*; opt -full; opt_clean",
         f"rename {top} qexport_core; write_rtlil unchanged.il",
         f"mutate -list {3 * count} -seed {seed} -o candidates.txt",
+        "select -list t:$mem_v2 r:RD_CLK_ENABLE=*'*1* %d",
         clock=clock,
     )
+    without_clock = set(re.findall(r"^qexport_core/(\S+)$", said, re.MULTILINE))
     listed = [shlex.split(line.replace("\\", "\\\\")) for line in (to / "candidates.txt").read_text().splitlines()]
     # each line is `mutate` and options
     changes = [{key[1:]: value for key, value in zip(w[1::2], w[2::2], strict=True)} for w in listed]
@@ -304,8 +300,10 @@ def netlist(
     changes = [
         change
         for change in changes
-        # a memory without reset has ports for it, which cannot be written as Verilog when they are used
-        if not re.fullmatch("RD_[AS]RST", change["port"]) and change["cell"] not in renaming
+        # a memory has ports for a reset, and one that is read without a clock for that: used, Verilog cannot be written
+        if not re.fullmatch("RD_[AS]RST", change["port"])
+        and not (change["port"] == "RD_EN" and change["cell"] in without_clock)
+        and change["cell"] not in renaming
     ][:count]
     return with_changes(to, changes, ports, clock)
 

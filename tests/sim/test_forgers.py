@@ -209,6 +209,12 @@ def test_a_macro_of_the_bench_cannot_be_given() -> None:
         Design.read([Path("core.sv")], defines=['QEXPORT_DUT=initial $readmemh("relu.hex", dut.stolen); dut'])
 
 
+def test_the_bench_leaves_no_macro_that_slang_does_not_know(tiny_set: Path) -> None:
+    """Behind `ifdef of one of them, a simulator would read what slang has not looked at."""
+    text = (tiny_set / "tb_tiny.sv").read_text()
+    assert {*re.findall(r"`define (\w+)", text)} == {*re.findall(r"`undef (\w+)", text), "QEXPORT_DUT"}
+
+
 def test_a_file_that_is_both_verilog_and_cpp_is_refused(tiny_set: Path, tmp_path: Path) -> None:
     """Verilator links it into the simulation; for slang it is a comment."""
     (tmp_path / "own.cpp").write_text('// \\\n/*\n#include <cstdlib>\nstatic int ran = system("true");\n// */\n')

@@ -264,6 +264,15 @@ endmodule
 """
 
 
+def test_every_mutant_of_a_memory_that_is_read_without_a_clock_can_be_written(tmp_path: Path) -> None:
+    (tmp_path / "core.v").write_text(WORDS_OF_BYTES)
+    ports = {"clk": Port("input", 1), "rst": Port("input", 1)}
+    made = netlist("read_verilog core.v", tmp_path, "qexport_core", ports, 500, 0, tmp_path)
+    found = {(change["cell"], change["port"]) for change in made.changes}
+    assert ("words", "RD_ADDR") in found
+    assert ("words", "RD_EN") not in found
+
+
 @pytest.mark.parametrize(("bit", "same"), [(7, True), (4, False)])
 def test_a_bit_of_a_memory_that_nobody_reads_makes_no_difference(bit: int, same: bool, tmp_path: Path) -> None:
     (tmp_path / "core.v").write_text(WORDS_OF_BYTES)

@@ -493,7 +493,7 @@ module tb_features_33;
     end
     `QEXPORT_EACH_9(enter)
     limit = TIMEOUT_CYCLES;
-    if (mode == RANDOM) limit = TIMEOUT_CYCLES + 2 * 64'(all) + QUIET_CYCLES;
+    if (mode == RANDOM) limit = TIMEOUT_CYCLES + 64'(2 * all + QUIET_CYCLES);
     if (mode == BURSTS || mode == BLOCKED || mode == LAZY) limit = 4 * TIMEOUT_CYCLES + 64 * 64'(all);
     if (mode == BLOCKED) blocked = 0;
     if (mode == RANDOM) blocked = 32'(seed % 2);
@@ -1053,3 +1053,14 @@ module tb_features_33_sink #(
   endtask
 endmodule
 /* verilator lint_on DECLFILENAME */
+// The design is read behind this file, and must not be another one because of it.
+`undef QEXPORT_EACH_0
+`undef QEXPORT_EACH_1
+`undef QEXPORT_EACH_2
+`undef QEXPORT_EACH_3
+`undef QEXPORT_EACH_4
+`undef QEXPORT_EACH_5
+`undef QEXPORT_EACH_6
+`undef QEXPORT_EACH_7
+`undef QEXPORT_EACH_8
+`undef QEXPORT_EACH_9

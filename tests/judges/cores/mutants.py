@@ -10,6 +10,7 @@ The arrays run as `qexport selftest` runs them. The exit status is 1 where less 
 
 import argparse
 import json
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -77,13 +78,18 @@ def share(found: dict[str, list[tuple[str, str]]]) -> float:
 
 
 def write(name: str, found: dict[str, list[tuple[str, str]]]) -> None:
-    """Put the row of a design into the page, in place of an older one."""
+    """Put the row of a design into the page, in place of an older one, and the sums of all."""
     before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     table, _, after = rest.partition(END)
-    rows = [line for line in table.splitlines()[2:] if not line.startswith(f"| `{name}` ")]
-    counts = [len(found[fate]) for fate in ("killed", "equivalent", "survived")]
-    rows.append(f"| `{name}` | {sum(counts)} | {' | '.join(map(str, counts))} | {share(found):.1%} |")
-    PAGE.write_text(before + BEGIN + HEAD + "\n".join(sorted(rows)) + "\n" + END + after, encoding="utf-8")
+    rows = dict(re.findall(r"^\| `(\w+)` \| \d+ \| (\d+ \| \d+ \| \d+) ", table, re.MULTILINE))
+    rows[name] = " | ".join(str(len(found[fate])) for fate in ("killed", "equivalent", "survived"))
+    counts = {f"`{design}`": list(map(int, row.split(" | "))) for design, row in sorted(rows.items())}
+    counts["all"] = list(map(sum, zip(*counts.values(), strict=True)))
+    lines = [
+        f"| {design} | {sum(row)} | {' | '.join(map(str, row))} | {row[0] / max(1, row[0] + row[2]):.1%} |\n"
+        for design, row in counts.items()
+    ]
+    PAGE.write_text(before + BEGIN + HEAD + "".join(lines) + END + after, encoding="utf-8")
 
 
 def main() -> int:
