@@ -1,4 +1,4 @@
-"""Every mistake of tests/faults.py, and of tests/sim/mistakes.py in the reference RTL, shown to `qexport diagnose`.
+"""Every mistake of tests/judges/machine.py, and of tests/sim/mistakes.py in the reference RTL, and what is said of it.
 
 Prints a table: `python -m scripts.diagnose_table`, also part of `make bench`; --docs puts it into
 docs/reference/diagnose.md.

@@ -69,3 +69,10 @@ class Change:
     @property
     def name(self) -> str:
         return self.mistake.name
+
+
+def with_bit(values: Int64, bit: Int64 | int, value: int) -> Int64:
+    """Values with a bit that is always 0 or 1."""
+    mask = np.int64(1) << bit
+    found: Int64 = values | mask if value else values & ~mask
+    return found

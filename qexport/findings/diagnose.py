@@ -145,20 +145,14 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
     if constant is not None and constant[1]:
         return _constant(compared, trial, changes, constant[0], progress)
     singles = _singles(trial, changes)
-    specific = [
-        scored for scored in singles
-        if scored.proven and scored.scope is None and (not _built(scored) or trial.fills(scored))
-    ]  # fmt: skip
+    filling = [scored for scored in singles if scored.proven and trial.fills(scored)]
+    specific = [scored for scored in singles if scored.proven and scored.scope is None and not _built(scored)]
     if constant is not None and not specific:
+        if filling:  # the filled lanes show that it does depend on the data
+            return _class(model, filling, [], progress)
         return _constant(compared, trial, changes, constant[0], progress)
-    for side in array_sides(model.manifest)[1:] if isinstance(model, Model) else ():
-        if any(scored.proven for scored in singles):
-            break
-        other = Trial(Model(model.manifest, model.capture, model.entry, side), got, known)
-        tiles = [replace(change, detail=f"{change.detail} ({side[0]}x{side[1]} array)".strip())
-                 for change in hypotheses(other.model, got, known, of_tiles=True)
-                 if change.stage in _TILE_STAGES and change.stage >= behind]  # fmt: skip
-        singles += _singles(other, tiles)
+    if not any(scored.proven for scored in singles) and isinstance(model, Model):
+        singles += _of_other_arrays(model, got, known, behind)
     exact = [scored for scored in singles if scored.proven]
     others = _other_sets(compared.folder, compared.actual) if not exact else None
     if others is not None:
@@ -170,14 +164,32 @@ def _search(compared: Comparison, progress: Told, behind: Stage) -> dict[str, An
         exact = [scored for scored in pairs if scored.proven]
         tried = singles + pairs
     if exact:
-        exact = [scored for scored in exact if trial.fills(scored)] or exact
+        exact = [scored for scored in exact if scored in filling or not (filling and scored.of_words)]
         return _class(model, exact, [X_VALUES] if compared.unknown else [], progress)
+    return {"causes": _closest(tried), "explained": False}
+
+
+def _closest(tried: Sequence[Scored]) -> tuple[Cause, ...]:
+    """Those that give most, each name once; the whole memory before its parts."""
     best: dict[str, Scored] = {}
-    for scored in sorted(tried, key=lambda scored: (-scored.share, scored.part)):  # the whole memory before its parts
+    for scored in sorted(tried, key=lambda scored: (-scored.share, scored.part)):
         if scored.share >= SHOWN:
             best.setdefault(scored.name, scored)
-    closest = [_cause(s.mistakes, s.detail, s.share) for s in list(best.values())[:CLOSEST]]
-    return {"causes": tuple(closest), "explained": False}
+    return tuple(_cause(s.mistakes, s.detail, s.share) for s in list(best.values())[:CLOSEST])
+
+
+def _of_other_arrays(model: Model, got: Int64, known: Bools, behind: Stage) -> list[Scored]:
+    """Mistakes of arrays of other sizes, where the layout gives none; up to the first size that explains all."""
+    found: list[Scored] = []
+    for side in array_sides(model.manifest)[1:]:
+        other = Trial(Model(model.manifest, model.capture, model.entry, side), got, known)
+        tiles = [replace(change, detail=f"{change.detail} ({side[0]}x{side[1]} array)".strip())
+                 for change in hypotheses(other.model, got, known, of_tiles=True)
+                 if change.stage in _TILE_STAGES and change.stage >= behind]  # fmt: skip
+        found += _singles(other, tiles)
+        if any(scored.proven for scored in found):
+            break
+    return found
 
 
 def _built(scored: Scored) -> bool:

@@ -1,8 +1,8 @@
 """What is said of results that differ: where, and which mistake explains them."""
 
 import math
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -92,6 +92,16 @@ class Diagnosis(Printed):
     solved: tuple[str, ...] = ()
     confirmed: int | None = None
     seen: bool = False
+
+    def of(self, causes: Sequence[Cause]) -> "Diagnosis":
+        """With these causes alone; the others are alike the first."""
+        alike = tuple(cause.name for cause in causes[1:])
+        names = {causes[0].name, *alike}
+        return replace(
+            self, causes=(replace(causes[0], alike=alike), *causes[1:]),
+            separations=tuple(one for one in self.separations if set(one.names) <= names),
+            inseparable=tuple(name for name in self.inseparable if name in alike),
+        )  # fmt: skip
 
     @property
     def certainty(self) -> str:

@@ -54,14 +54,7 @@ def confirm(
             sure, also = [cause for cause in there if holds(folder, actual, cause)], []
         if not sure:
             return replace(found, confirmed=0) if found.explained else found
-        sure += also
-        alike = tuple(cause.name for cause in sure[1:])
-        first, names = replace(sure[0], alike=alike), {sure[0].name, *alike}
-        return replace(
-            found, causes=(first, *sure[1:]), explained=True, confirmed=told,
-            separations=tuple(one for one in found.separations if set(one.names) <= names),
-            inseparable=tuple(name for name in found.inseparable if name in alike),
-        )  # fmt: skip
+        return replace(found.of([*sure, *also]), explained=True, confirmed=told)
     return found
 
 

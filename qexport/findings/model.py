@@ -72,6 +72,19 @@ class AnyModel:
         """How many channels the results have."""
         return self.shape[self.channel_axis]
 
+    @property
+    def stop(self) -> int:
+        """How many steps stand before the compared tensor."""
+        chain = self.facts.chain
+        if chain is None or self.tensor == "output":
+            return 0 if chain is None else len(chain.steps)
+        return chain.names.index(self.tensor) + 1 if self.tensor in chain.names else 0
+
+    @property
+    def one_by_one(self) -> bool:
+        """Whether each result follows from one accumulator, or is a psum."""
+        return not self.memory.order.has_bits and self.tensor not in self.facts.pooled
+
     @cached_property
     def accumulator(self) -> Int64:
         """The golden's accumulators."""
@@ -137,12 +150,11 @@ class AnyModel:
             values = np.maximum(sums, 0)
         elif self.tensor not in ("accumulator", "psum"):
             assert chain is not None
-            stop = len(chain.steps) if self.tensor == "output" else chain.names.index(self.tensor) + 1
             values = np.empty_like(sums)
             for channel in np.unique(channels):
                 mine = channels == channel
                 v = sums[..., mine].reshape(1, -1)
-                for step in (step.of_channels([channel]) for step in chain.steps[:stop]):
+                for step in (step.of_channels([channel]) for step in chain.steps[: self.stop]):
                     v = np.clip(v, step.low, step.low + len(step.table) - 1) if isinstance(step, Lookup) else v
                     v = step.apply(v, 0, None if chain.bias is None else chain.bias[[channel]])
                 values[..., mine] = v.reshape(sums[..., mine].shape)

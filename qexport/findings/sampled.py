@@ -33,7 +33,7 @@ class Errors:
 
 def _rare_first(m: AnyModel, actual: Int64, known: Bools, count: int) -> Int64 | None:
     """Places of wrong results, half of them of rare values; None where results do not follow one by one."""
-    if m.memory.order.has_bits or m.tensor in m.facts.pooled:
+    if not m.one_by_one:
         return None
     wrong = np.argwhere(known & (actual != m.golden))
     if not len(wrong):

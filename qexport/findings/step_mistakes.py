@@ -35,7 +35,7 @@ from qexport.core.steps import (
     shift_right,
 )
 from qexport.errors import QexportError
-from qexport.findings.change import Mistake
+from qexport.findings.change import Mistake, with_bit
 
 STEP_MISSING = Mistake("step_missing", "Do the step that the manifest names at this place.")
 STEP_ORDER = Mistake("step_order", "Do the steps in the order of the manifest.")
@@ -72,6 +72,12 @@ def done(chain: Chain, step: Step, v: Int64) -> Int64:
     return given
 
 
+def all_done(chain: Chain, steps: Sequence[Step], v: Int64) -> Int64:
+    for step in steps:
+        v = done(chain, step, v)
+    return v
+
+
 def works(chain: Chain, at: int, stop: int) -> Iterator[Way]:
     """How a step works and where it stands; `stop`: the number of the step behind the last one that counts."""
     step = chain.steps[at]
@@ -85,15 +91,15 @@ def works(chain: Chain, at: int, stop: int) -> Iterator[Way]:
         yield Way(
             STEP_ORDER,
             f"stands behind {name}",
-            partial(_all_of, chain, (*between, chain.steps[other], step)),
+            partial(all_done, chain, (*between, chain.steps[other], step)),
             other + 1,
         )
         if between:
             exchanged, before = (chain.steps[other], *between, step), (chain.steps[other], step, *between)
             yield Way(
-                STEP_ORDER, f"and {name} stand in each other's place", partial(_all_of, chain, exchanged), other + 1
+                STEP_ORDER, f"and {name} stand in each other's place", partial(all_done, chain, exchanged), other + 1
             )
-            yield Way(STEP_ORDER, f"has {name} before it", partial(_all_of, chain, before), other + 1)
+            yield Way(STEP_ORDER, f"has {name} before it", partial(all_done, chain, before), other + 1)
 
 
 def numbers(chain: Chain, at: int) -> Iterator[Way]:
@@ -187,7 +193,7 @@ def left_out_and_clip(chain: Chain, at: int, stop: int) -> Iterator[Way]:
 
 
 def _then(chain: Chain, steps: Sequence[Step], function: Function, v: Int64) -> Int64:
-    return function(_all_of(chain, steps, v))
+    return function(all_done(chain, steps, v))
 
 
 def number_that_gives(numbers: range, total: Callable[[int], int], wanted: int) -> tuple[int, int]:
@@ -220,12 +226,6 @@ def _left_out(step: Step, v: Int64) -> Int64:
 
 def _first(first: Int64, other: Int64) -> Int64:
     return first
-
-
-def _all_of(chain: Chain, steps: Sequence[Step], v: Int64) -> Int64:
-    for step in steps:
-        v = done(chain, step, v)
-    return v
 
 
 def _behind(chain: Chain, step: Step, change: Function, v: Int64) -> Int64:
@@ -484,8 +484,7 @@ def _tflite(step: Tflite, axis: int, ways: tuple[Round, ...], v: Int64) -> Int64
 
 
 def _addressed(low: int, bit: int, value: int, v: Int64) -> Int64:
-    at = v - low
-    return low + ((at | 1 << bit) if value else (at & ~(1 << bit)))
+    return low + with_bit(v - low, bit, value)
 
 
 def _counted(table: Int64, first: int, axis: int, v: Int64) -> Int64:

@@ -4,6 +4,7 @@ The arithmetic is exact: products are summed in float64, which is fast, only whe
 """
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -90,3 +91,8 @@ class Sums:
         right = np.ascontiguousarray(seen.transpose(2, 4, 0, 1, 3, 5))  # (it, k, n, g, row, oy * ox)
         out: NDArray[Any] = np.matmul(left, right)
         return out.reshape(tiles, kh * kw, n, groups * outputs, rows, cols).astype(np.int64)
+
+
+def with_bias(bias: Int64) -> Callable[[Sums], Int64]:
+    """The accumulation with another bias (oc)."""
+    return lambda sums: sums.total + bias[sums.outputs][:, np.newaxis, np.newaxis]

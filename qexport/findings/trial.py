@@ -8,7 +8,7 @@ from functools import cached_property
 import numpy as np
 
 from qexport.core.intformat import Int64
-from qexport.findings.change import UNKNOWN, Bools, Change, Mistake
+from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
 from qexport.findings.model import AnyModel, Model, Sample
 from qexport.findings.scope import WORDS, Scope, scopes
 
@@ -62,6 +62,11 @@ class Scored:
     def part(self) -> bool:
         """Whether it was made for a part of the memory."""
         return self.scope is not None or any(change.within is not None for change in self.changes)
+
+    @property
+    def of_words(self) -> bool:
+        """Whether it says what whole words hold, their filled lanes too."""
+        return self.scope is None and any(change.stage is Stage.WORDS for change in self.changes)
 
     @property
     def proven(self) -> bool:

@@ -66,12 +66,7 @@ def _consistent(folder: Path, found: Diagnosis, later: list[Actual]) -> Diagnosi
         cause for cause in found.causes
         if cause not in left and all(holds(folder, one, cause, anywhere=True) is not False for one in later)
     ]  # fmt: skip
-    first, names = left[0], {cause.name for cause in left[1:]}
-    apart = tuple(one for one in found.separations if set(one.names) - {first.name} <= names)
-    return replace(
-        found, causes=(replace(first, alike=tuple(cause.name for cause in left[1:])), *left[1:]), separations=apart,
-        inseparable=tuple(name for name in found.inseparable if name in names),
-    )  # fmt: skip
+    return found.of(left)
 
 
 def _said(folder: Path, actual: Actual, seen: Comparison, first: Comparison, cause: Cause | None) -> str:

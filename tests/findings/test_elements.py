@@ -174,10 +174,21 @@ def test_a_late_lane_that_shows_only_fill_is_not_stuck(by: int, way: str, matric
     assert of_matrices(matrices, late) == f"skew (results of lane 1 {way}, counted in words, cyclic)"
 
 
-def test_a_stuck_lane_is_stuck_in_filled_lanes_too(matrices: Path) -> None:
-    def stuck(words: Int64) -> Int64:
-        words = words.copy()
-        words[:, 1] = 5
-        return words
+def stuck(words: Int64) -> Int64:
+    words = words.copy()
+    words[:, 1] = 5
+    return words
 
-    assert of_matrices(matrices, stuck) == "lane_stuck (lane 1 at 5)"
+
+def stale(words: Int64) -> Int64:
+    return np.repeat(words[::2], 2, axis=0)  # two tiles of p
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [(stuck, "lane_stuck (lane 1 at 5)"), (stale, "output_tile_order (tile 1 shows the tile before it)")],
+)
+def test_filled_lanes_contradict_no_cause_of_lanes_or_tiles(
+    change: Callable[[Int64], Int64], said: str, matrices: Path
+) -> None:
+    assert of_matrices(matrices, change) == said

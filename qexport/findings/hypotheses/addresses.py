@@ -4,14 +4,14 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice, permutations
+from itertools import islice, permutations, starmap
 
 import numpy as np
 
 from qexport.core.intformat import Int64
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.fetched import SAID, Wrong, beyonds, of_words, wrong_addresses
-from qexport.findings.hypotheses.fetches import WIDE, operands
+from qexport.findings.hypotheses.fetches import WIDE, Read, operands
 from qexport.findings.model import AnyModel, Model
 from qexport.findings.offsets import SOLVED, solved_offsets
 from qexport.findings.sampled import Places, Sampled
@@ -23,6 +23,7 @@ WEIGHT_AXES = Mistake("weight_axes", f"Read the weights {_AXES}")
 INPUT_AXES = Mistake("input_axes", f"Read the activations {_AXES}")
 OUTPUT_AXES = Mistake("output_axes", f"Write the results {_AXES}")
 _LETTERS = {"weight": "OIHW", "input": "CHW", "output": "CHW"}
+_COST = 8.0  # bits of an address
 _MOST = 4  # wrong addresses of a memory that are tried everywhere
 _FEW = 64  # wrong words that are looked at first, and offsets
 
@@ -37,28 +38,30 @@ def solved_addresses(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Chang
         stages_of = [(some, fetched.products(some)) for some in stages]
         places = [terms.part(slice(at, at + 1)) for at in range(min(len(terms.got), SOLVED))]
         places_of = [(place, fetched.products(place)) for place in places]
-        seen = set[tuple[int, int, bytes]]()
+        seen, found = set[tuple[int, int, bytes]](), list[tuple[float, str, Read]]()
         for memory in fetched.memories:
             key = (memory.count, memory.lanes, memory.slot.tobytes())
             if key in seen:  # axes of size 1 make the order the same
                 continue
             seen.add(key)
-            offsets = (_offset(by, beyond) for by, beyond in solved_offsets(memory, places_of))
+            offsets = starmap(_offset, solved_offsets(memory, places_of))
             right = (
-                (detail, partial(memory.read, wrong=wrong, beyond=beyond))
-                for detail, wrong, beyond in (*offsets, *wrong_addresses(memory))
+                (cost, f"{memory.text}: {detail}", partial(memory.read, wrong=wrong, beyond=beyond))
+                for detail, wrong, beyond, cost in (*offsets, *((*one, _COST) for one in wrong_addresses(memory)))
             )
             fitting = (
-                (detail, read) for detail, read in right
-                if all(some.fits(products.sums(read(products.elements))) for some, products in stages_of)
+                one for one in right
+                if all(some.fits(products.sums(one[2](products.elements))) for some, products in stages_of)
             )  # fmt: skip
-            for detail, read in islice(fitting, _MOST):
-                change = partial(fetched.changed, read=read)
-                yield Change(fetched.mistake, f"{memory.text}: {detail}", fetched.stage, change, cost=8.0)
+            found += islice(fitting, _MOST)
+        for cost, detail, read in sorted(found, key=lambda one: one[0]):
+            change = partial(fetched.changed, read=read)
+            yield Change(fetched.mistake, detail, fetched.stage, change, cost=cost)
 
 
-def _offset(by: int, beyond: str) -> tuple[str, Wrong, str]:
-    return f"{by:+d}{SAID[beyond]}", partial(np.add, by), beyond
+def _offset(by: int, beyond: str) -> tuple[str, Wrong, str, float]:
+    """An address, and the bits that it takes to say by how much it is off."""
+    return f"{by:+d}{SAID[beyond]}", partial(np.add, by), beyond, _COST + 2 * math.log2(abs(by))
 
 
 def axes_mistakes(m: Model) -> Iterator[Change]:
@@ -94,13 +97,13 @@ def output_addresses(m: Model, blocks: Int64, known: Bools) -> Iterator[Change]:
     offsets = sorted((sources - first).tolist(), key=abs)[:_FEW]
     for memory in of_words(whole, "of words"):
         alone = replace(memory, lanes=1, slot=places, element=places)
-        moved = [_offset(by, beyond) for by in offsets if abs(by) < memory.count for beyond in beyonds(memory)]
-        for detail, address, beyond in (*moved, *wrong_addresses(memory)):
+        moved = [_offset(by, beyond) for by in offsets if 0 < abs(by) < memory.count for beyond in beyonds(memory)]
+        for detail, address, beyond, cost in (*moved, *((*one, _COST) for one in wrong_addresses(memory))):
             source = alone.read(few, address, beyond)
             read = np.where(source[:, np.newaxis] < 0, 0, want[source])
             if ((read == got[few]) | ~sure[few]).all():
                 change = partial(_taken, source=alone.read(places, address, beyond))
-                yield Change(OUTPUT_ADDRESS, f"{memory.text}: {detail}", Stage.WORDS, change, cost=8.0)
+                yield Change(OUTPUT_ADDRESS, f"{memory.text}: {detail}", Stage.WORDS, change, cost=cost)
 
 
 def _taken(blocks: Int64, source: Int64) -> Int64:

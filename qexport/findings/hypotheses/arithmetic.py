@@ -6,7 +6,7 @@ import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.operations.conv2d import accumulate
-from qexport.findings.change import Change, Mistake, Stage
+from qexport.findings.change import Change, Mistake, Stage, with_bit
 from qexport.findings.model import Model
 from qexport.findings.sums import Sums
 
@@ -82,7 +82,7 @@ def _bits_stuck(m: Model) -> Iterator[Change]:
             for value in (0, 1):
 
                 def stuck(codes: Int64, fmt: IntFormat = fmt.integer, bit: int = bit, value: int = value) -> Int64:
-                    return fmt.wrap(codes | 1 << bit if value else codes & ~(1 << bit))
+                    return fmt.wrap(with_bit(codes, bit, value))
 
                 yield Change(mistake, f"bit {bit} at {value}", stage, stuck)
 

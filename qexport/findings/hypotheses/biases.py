@@ -1,6 +1,6 @@
 """Other biases than those of the set, and results that pass the multiplications by."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -10,7 +10,7 @@ from qexport.findings.hypotheses.accumulation import BIAS_MISSING
 from qexport.findings.model import Model
 from qexport.findings.sampled import Errors, Sampled
 from qexport.findings.step_mistakes import other_biases
-from qexport.findings.sums import Sums
+from qexport.findings.sums import with_bias
 
 BIAS_WRONG = Mistake(
     "bias_wrong", "Add each channel's own bias once, aligned with the sum, with its sign, at full width."
@@ -35,12 +35,12 @@ def bias_mistakes(m: Model) -> Iterator[Change]:
         for detail, other in tried:
             if (other != bias).any():
                 mistake = BIAS_WRONG if "missing" not in detail else BIAS_MISSING
-                yield Change(mistake, detail, Stage.SUM, _with(other))
+                yield Change(mistake, detail, Stage.SUM, with_bias(other))
         taps = m.layer.kernel[0] * m.layer.kernel[1]
         steps = -(-m.layer.group_inputs // m.row) * taps
         for detail, times in (("tap", taps), ("step", steps), ("input tile", steps // taps)):
             if times > 2:
-                yield Change(BIAS_WRONG, f"added with each {detail}", Stage.SUM, _with(times * bias))
+                yield Change(BIAS_WRONG, f"added with each {detail}", Stage.SUM, with_bias(times * bias))
 
 
 def solved_bias(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
@@ -62,11 +62,11 @@ def solved_bias(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     same = [(text, tried) for text, tried in _made_of(bias) if (tried == other)[wrong].all()] if len(wrong) else []
     same.sort(key=lambda named: int((named[1] != other).sum()))
     for text, tried in same[:_NAMED]:
-        yield Change(BIAS_WRONG, text, Stage.SUM, _with(tried), cost=8.0)
+        yield Change(BIAS_WRONG, text, Stage.SUM, with_bias(tried), cost=8.0)
     if len(wrong) and whole and not same:
         shown = ", ".join(f"{other[channel]}, not {bias[channel]}, in channel {channel}" for channel in wrong[:_NAMED])
         more = f" and {len(wrong) - _NAMED} more" if len(wrong) > _NAMED else ""
-        yield Change(BIAS_WRONG, shown + more, Stage.SUM, _with(other), cost=12.0 * len(wrong))
+        yield Change(BIAS_WRONG, shown + more, Stage.SUM, with_bias(other), cost=12.0 * len(wrong))
 
 
 def _fitting(m: Model, bias: Int64, actual: Int64, known: Bools) -> Iterator[Change]:
@@ -76,7 +76,7 @@ def _fitting(m: Model, bias: Int64, actual: Int64, known: Bools) -> Iterator[Cha
         tried = list(_made_of(bias))
         more = np.stack([one - bias for _, one in tried])[:, terms.output[:, 0]]
         for at in np.flatnonzero(terms.fits(terms.golden + more))[:_NAMED].tolist():
-            yield Change(BIAS_WRONG, tried[at][0], Stage.SUM, _with(tried[at][1]), cost=8.0)
+            yield Change(BIAS_WRONG, tried[at][0], Stage.SUM, with_bias(tried[at][1]), cost=8.0)
 
 
 _NAMED = 3
@@ -109,7 +109,7 @@ def passed_through(m: Model) -> Iterator[Change]:
     (sy, sx), (oy, ox) = m.layer.stride, m.layer.output_plane(m.plane)
     channels = min(m.layer.in_channels, m.layer.out_channels)
     part = m.capture.input[:, :channels, ::sy, ::sx][:, :, :oy, :ox]
-    if m.tensor == "psum" or m.tensor in m.facts.pooled or m.memory.order.has_bits:
+    if m.tensor == "psum" or not m.one_by_one:
         return
     if part.shape[2:] != (oy, ox):
         return
@@ -120,7 +120,3 @@ def passed_through(m: Model) -> Iterator[Change]:
         return out
 
     yield Change(PASSED_THROUGH, "the input codes of the same channel", Stage.RESULT, change)
-
-
-def _with(bias: Int64) -> Callable[[Sums], Int64]:
-    return lambda sums: sums.total + bias[sums.outputs][:, np.newaxis, np.newaxis]

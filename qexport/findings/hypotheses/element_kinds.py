@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from qexport.core.intformat import Int64, IntFormat
-from qexport.findings.change import Mistake
+from qexport.findings.change import Mistake, with_bit
 from qexport.findings.model import AnyModel
 from qexport.findings.terms import Order, Terms
 
@@ -38,7 +38,7 @@ def _of_factors(change: Callable[[Int64, Int64], tuple[Int64, Int64]]) -> Kind:
 
 
 def stuck(bit: int, value: int) -> Callable[[Int64], Int64]:
-    return lambda v: (v | 1 << bit) if value else (v & ~(1 << bit))
+    return lambda v: with_bit(v, bit, value)
 
 
 def element_kinds(m: AnyModel) -> Iterator[tuple[Mistake, str, Kind]]:

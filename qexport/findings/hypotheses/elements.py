@@ -97,7 +97,7 @@ class _Place:
 
 
 def _place(m: AnyModel, actual: Int64, known: Bools) -> _Place | None:
-    if m.memory.order.has_bits or m.tensor in m.facts.pooled or m.layer.kind == "sum":
+    if not m.one_by_one or m.layer.kind == "sum":
         return None
     wrong = known & (actual != m.golden)
     if wrong.sum() < _LEAST:

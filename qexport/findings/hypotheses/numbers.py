@@ -12,7 +12,7 @@ from qexport.core.steps import Add, Chain, Step
 from qexport.findings.change import Bools, Change, Stage
 from qexport.findings.hypotheses.post import RELU_WRONG
 from qexport.findings.model import AnyModel
-from qexport.findings.step_mistakes import SOLVED, STEP_NUMBER, done, number_that_gives
+from qexport.findings.step_mistakes import SOLVED, STEP_NUMBER, all_done, number_that_gives
 
 _CHANNELS = 3  # of which the numbers are wrong, at most
 
@@ -20,11 +20,9 @@ _CHANNELS = 3  # of which the numbers are wrong, at most
 def solved_numbers(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:
     """The number with which all codes are right, of the channels that are wrong."""
     chain = m.facts.chain
-    if chain is None or m.tensor in m.facts.pooled or m.memory.order.has_bits:
+    if chain is None or not m.one_by_one:
         return
-    stop = (
-        len(chain.steps) if m.tensor == "output" else chain.names.index(m.tensor) + 1 if m.tensor in chain.names else 0
-    )
+    stop = m.stop
     wrong, axis = known & (actual != m.golden), m.channel_axis
     channels = np.flatnonzero(wrong.any(axis=tuple(a for a in range(wrong.ndim) if a != axis))).tolist()
     for at, step in enumerate(chain.steps[:stop]):
@@ -62,9 +60,7 @@ def _number(
 ) -> tuple[int, int] | None:
     """The least and greatest number of a step with which the codes of some channels add up."""
     step, axis = chain.steps[at], m.channel_axis
-    v = m.accumulator
-    for before in chain.steps[:at]:
-        v = done(chain, before, v)
+    v = all_done(chain, chain.steps[:at], m.accumulator)
     told = np.take(known, channels, axis)
     v, got = np.take(v, channels, axis), np.take(actual - m.entry.offset, channels, axis)
     signs = np.where(told, 1 if isinstance(step, Add) else np.sign(v), 0)
@@ -86,10 +82,7 @@ def _number(
 
 
 def _through(chain: Chain, at: int, other: Step, stop: int, accumulators: Int64) -> Int64:
-    v = accumulators
-    for step in (*chain.steps[:at], other, *chain.steps[at + 1 : stop]):
-        v = done(chain, step, v)
-    return v
+    return all_done(chain, (*chain.steps[:at], other, *chain.steps[at + 1 : stop]), accumulators)
 
 
 def solved_relu(m: AnyModel, actual: Int64, known: Bools) -> Iterator[Change]:

@@ -50,7 +50,7 @@ def padding_mistakes(m: Model) -> Iterator[Change]:
 
 def solved_padding(m: Model, actual: Int64, known: Bools) -> Iterator[Change]:
     """The one value that stands on some of the sides, where results tell it."""
-    if not any(m.layer.padding) or m.tensor == "psum" or m.tensor in m.facts.pooled or m.memory.order.has_bits:
+    if not any(m.layer.padding) or m.tensor == "psum" or not m.one_by_one:
         return
     terms, errors = Sampled.of(m, actual, known), Errors.of(m, actual, known)
     fmt = m.facts.formats.input.integer

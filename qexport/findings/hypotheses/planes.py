@@ -46,7 +46,7 @@ def _other_strides(m: Model) -> Iterator[Change]:
     sy, sx = m.layer.stride
     yield Change(STRIDE_IGNORED, "", Stage.GATHER, _stepped(m, (1, 1), False), True)
     yield Change(STRIDE_IGNORED, "the larger plane row by row", Stage.GATHER, _stepped(m, (1, 1), True))
-    if not m.memory.order.has_bits and m.tensor not in m.facts.pooled:
+    if m.one_by_one:
         part = Change(STRIDE_IGNORED, "", Stage.HISTORY, _cut_to_words(m))
         detail = "the larger planes one after the other"
         yield Change(STRIDE_IGNORED, detail, Stage.GATHER, _stepped(m, (1, 1), None), also=(part,))

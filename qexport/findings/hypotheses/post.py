@@ -14,10 +14,10 @@ import numpy as np
 from qexport.core.codes import CodeFormat
 from qexport.core.intformat import Int64, IntFormat
 from qexport.core.rescale import Integers
-from qexport.core.steps import Add, ShiftRight, Step, shift_right
+from qexport.core.steps import Add, ShiftRight, shift_right
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.model import AnyModel
-from qexport.findings.step_mistakes import done
+from qexport.findings.step_mistakes import all_done
 
 RELU_WRONG = Mistake("relu_wrong", "Let max(accumulator, 0) pass, and nothing else.")
 REQUANT_SHIFT = Mistake("requant_shift", "Multiply before the shift, and shift by as much as the manifest's steps say.")
@@ -93,21 +93,16 @@ def _plain_shifts(m: AnyModel) -> Iterator[Change]:
 def _without_zero_point(m: AnyModel, output: CodeFormat) -> Iterator[Change]:
     """The addend before the shift holds the zero point of the codes."""
     chain, zero = m.facts.chain, output.zero_points[0]
-    pairs = [] if chain is None or not zero else list(pairwise(chain.steps))
-    for at, (step, following) in enumerate(pairs):
+    if chain is None or not zero:
+        return
+    for at, (step, following) in enumerate(pairwise(chain.steps)):
         if not (isinstance(step, Add) and isinstance(following, ShiftRight)):
             continue
         for times, how in ((1, "not added"), (2, "taken off, not added")):
             value = step.arrays["value"] - times * (zero << following.arrays["by"])
             other = msgspec.structs.replace(step, value=tuple(value.tolist()) if value.ndim else int(value))
-
-            def change(acc: Int64, at: int = at, other: Step = other) -> Int64:
-                v = acc
-                for one in (*chain.steps[:at], other, *chain.steps[at + 1 :]):  # type: ignore[union-attr]
-                    v = done(chain, one, v)  # type: ignore[arg-type]
-                return v
-
-            yield Change(OUTPUT_ZERO_POINT, how, Stage.POST, change)
+            steps = (*chain.steps[:at], other, *chain.steps[at + 1 :])
+            yield Change(OUTPUT_ZERO_POINT, how, Stage.POST, partial(all_done, chain, steps))
 
 
 def _scaled(m: AnyModel) -> Iterator[Change]:

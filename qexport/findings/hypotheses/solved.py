@@ -12,7 +12,7 @@ from qexport.core.steps import Clamp, Relu, ShiftRight
 from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.hypotheses.orders import reordered
 from qexport.findings.model import AnyModel, Model
-from qexport.findings.step_mistakes import done
+from qexport.findings.step_mistakes import all_done
 
 EFFECTIVE_KERNEL = Mistake(
     "effective_kernel", "See which weights reach the array: these are the ones that give what came back."
@@ -160,8 +160,7 @@ def _before_rounding(m: AnyModel) -> Callable[[Int64], NDArray[np.float64]] | No
     """What accumulators are before the shift that rounds, in units of what it gives; None where more than a clip stands
     behind it."""
     chain = m.facts.chain
-    names = () if chain is None else chain.names
-    last = len(names) if m.tensor == "output" else names.index(m.tensor) + 1 if m.tensor in names else 0
+    last = m.stop
     shifts = [at for at in range(last) if isinstance(chain.steps[at], ShiftRight)]  # type: ignore[union-attr]
     if chain is None or not shifts or m.tensor in m.facts.pooled:
         return None
@@ -170,9 +169,7 @@ def _before_rounding(m: AnyModel) -> Callable[[Int64], NDArray[np.float64]] | No
         return None
 
     def scaled(acc: Int64) -> NDArray[np.float64]:
-        v = acc
-        for one in chain.steps[: shifts[-1]]:
-            v = done(chain, one, v)
+        v = all_done(chain, chain.steps[: shifts[-1]], acc)
         scaled: NDArray[np.float64] = v / 2.0 ** step._along("by", v, chain.start.axis)
         return scaled
 

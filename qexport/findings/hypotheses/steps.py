@@ -13,8 +13,8 @@ from qexport.findings.step_mistakes import (
     STEP_ORDER,
     STEP_ROUNDING,
     Way,
+    all_done,
     channels,
-    done,
     left_out_and_clip,
     numbers,
     widths,
@@ -29,28 +29,18 @@ def step_mistakes(m: AnyModel) -> Iterator[Change]:
     chain = m.facts.chain
     if chain is None:
         return
-    names = chain.names if m.tensor == "output" else chain.names[: 1 + _index(chain, m.tensor)]
-    for at, name in enumerate(names):
+    for at, name in enumerate(chain.names[: m.stop]):
         ways = (
-            works(chain, at, len(names)), channels(chain, at), numbers(chain, at), widths(chain, at),
-            left_out_and_clip(chain, at, len(names)),
+            works(chain, at, m.stop), channels(chain, at), numbers(chain, at), widths(chain, at),
+            left_out_and_clip(chain, at, m.stop),
         )  # fmt: skip
         for way in itertools.chain(*ways):
             if m.facts.integers is None or not m.layer.relu or way.mistake not in _OWN_NAMES:
-                change = partial(_through, chain, at, len(names), way)
+                change = partial(_through, chain, at, m.stop, way)
                 yield Change(way.mistake, f"{name} {way.text}", Stage.POST, change)
-
-
-def _index(chain: Chain, tensor: str) -> int:
-    return chain.names.index(tensor) if tensor in chain.names else -1
 
 
 def _through(chain: Chain, at: int, stop: int, way: Way, accumulators: Int64) -> Int64:
     """Accumulators through the steps, with a mistake from the one at `at` on."""
-    v = accumulators
-    for step in chain.steps[:at]:
-        v = done(chain, step, v)
-    v = way.function(v)
-    for step in chain.steps[way.behind : stop]:
-        v = done(chain, step, v)
-    return v
+    v = way.function(all_done(chain, chain.steps[:at], accumulators))
+    return all_done(chain, chain.steps[way.behind : stop], v)

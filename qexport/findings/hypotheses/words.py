@@ -6,7 +6,7 @@ from functools import partial
 import numpy as np
 
 from qexport.core.intformat import Int64
-from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage
+from qexport.findings.change import UNKNOWN, Bools, Change, Mistake, Stage, with_bit
 from qexport.findings.hypotheses.inputs import LANE_STUCK, SKEW
 from qexport.findings.hypotheses.orders import DELAYS
 from qexport.findings.model import AnyModel
@@ -76,7 +76,7 @@ def _bits_stuck(m: AnyModel, golden: Int64, blocks: Int64, known: Bools) -> Iter
                 def stuck(values: Int64, lanes: slice = lanes, bit: int = bit, value: int = value) -> Int64:
                     out = values.copy()
                     part = element.encode(out[:, :, lanes])
-                    out[:, :, lanes] = element.decode(part | 1 << bit if value else part & ~(1 << bit))
+                    out[:, :, lanes] = element.decode(with_bit(part, bit, value))
                     return np.where(values == UNKNOWN, UNKNOWN, out)
 
                 where = "" if lanes == slice(None) else f"lane {lanes.start}, "

@@ -10,7 +10,7 @@ from qexport.findings.change import Bools, Change, Mistake, Stage
 from qexport.findings.model import Model
 from qexport.findings.sampled import Errors
 from qexport.findings.step_mistakes import moved
-from qexport.findings.sums import Sums, reach
+from qexport.findings.sums import reach, with_bias
 
 INPUT_ZERO_POINT = Mistake(
     "input_zero_point", "Take the input's zero point off each code, or fold it into the bias (tensor bias_folded)."
@@ -36,7 +36,7 @@ def zero_mistakes(m: Model) -> Iterator[Change]:
         yield Change(INPUT_ZERO_POINT, f"{how}, padding right", Stage.PAD, inside)
     if m.facts.added is not None and zero:
         twice = m.facts.added - zero * m.weight.sum(axis=(1, 2, 3))
-        yield Change(INPUT_ZERO_POINT, "taken off twice", Stage.SUM, _with(twice))
+        yield Change(INPUT_ZERO_POINT, "taken off twice", Stage.SUM, with_bias(twice))
     if zeros.any():
         for factor, how in ((1, "not taken off"), (2, "added, not taken off")):
             more = factor * zeros[:, np.newaxis, np.newaxis, np.newaxis]
@@ -80,7 +80,3 @@ def solved_zero_points(m: Model, actual: Int64, known: Bools) -> Iterator[Change
 
 def _plus(more: Int64) -> Callable[[Int64], Int64]:
     return lambda values: values + more
-
-
-def _with(bias: Int64) -> Callable[[Sums], Int64]:
-    return lambda sums: sums.total + bias[sums.outputs][:, np.newaxis, np.newaxis]
