@@ -21,7 +21,8 @@ class Memory:
     """How the elements of a tensor stand in memories that are read in words, counted through axes of these `sizes`.
 
     `slot`: of each element, word x lanes + lane; `element`: the way back, NOTHING for fill. The words of the first
-    `files` axes lie in memories of their own; the counter starts anew with each of the first `fixed` ones.
+    `files` axes lie in memories of their own; the counter starts anew with each of the first `fixed` ones. Of those
+    that are not `likely` only offsets are tried.
     """
 
     text: str
@@ -32,6 +33,7 @@ class Memory:
     element: Int64
     files: int
     fixed: int
+    likely: bool = True
 
     @property
     def count(self) -> int:
@@ -79,6 +81,8 @@ def of_words(tiling: Tiling, text: str) -> Iterator[Memory]:
 
 def wrong_addresses(memory: Memory) -> Iterator[tuple[str, Wrong, str]]:
     """From the right word of a buffer to the wrong one, and what stands beyond the buffer: all but offsets."""
+    if not memory.likely:
+        return
     count, sizes = memory.count, memory.sizes[memory.fixed :]
     pitches = [math.prod(sizes[axis + 1 :]) for axis in range(len(sizes))]
     for axis, pitch in enumerate(pitches[:-1]):

@@ -64,6 +64,11 @@ def late(words: Int64) -> None:
     words[:2, 3:5] = 0
 
 
+def all_late(words: Int64) -> None:
+    words[2:] = words[:-2].copy()
+    words[:2] = 0
+
+
 def exchanged(words: Int64) -> None:
     words[11:, [1, 6]] = words[11:, [6, 1]]
 
@@ -102,6 +107,9 @@ CASES: dict[str, tuple[Callable[[Path], Int64], str]] = {
     "rows": (lambda f: conv(f, weights(f, [0, 3, 2, 1])), "rows_exchanged (input channels 1 and 3 exchanged)"),
     "copied row": (lambda f: conv(f, weights(f, [0, 1, 0, 3])), "rows_exchanged (input channel 2 has those of 0)"),
     "lanes from a word on": (lambda f: of_words(f, exchanged), "results_exchanged (lanes 1 and 6 exchanged; only in "),
+    "all lanes late": (
+        lambda f: of_words(f, all_late), "words_shifted (all late by 2, counted in ",
+    ),
     "late lanes": (
         lambda f: of_words(f, late), "skew (results of output channels 3, 4 late by 2",
     ),

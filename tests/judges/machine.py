@@ -652,6 +652,11 @@ def listed(m: Machine) -> Iterator[Fault]:
     yield fault("pe_carry", "carry broken at bit 6", add=broken_carry(6))
     yield fault("pe_input_wrong", "row 2 reads row 3's bank", rows=changed(np.s_[:, :, 2], lambda fed: fed[:, :, 3]))
     yield fault("input_address", "positions exchanged in pairs", rows=pairs_swapped)
+    yield fault("weight_address", "tiles backwards", weights=lambda w: w[:, ::-1, :, :, ::-1, ::-1], probe=True)
+    if m.row == m.col and m.kernel[0] == m.kernel[1] and m.it == m.ot == 1:
+        yield fault(
+            "weight_axes", "all axes the other way", weights=lambda w: w.transpose(0, 3, 2, 1, 5, 4), probe=True
+        )
     yield fault("input_axes", "image upside down", image=lambda x: x[:, :, ::-1])
     yield fault("output_axes", "results mirrored", arrange=lambda r: r[..., ::-1])
     yield fault("results_exchanged", "column 1 shows column 0", arrange=changed(np.s_[:, 1], lambda r: r[:, 0]))

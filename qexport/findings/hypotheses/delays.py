@@ -9,6 +9,7 @@ import numpy as np
 from qexport.core.intformat import Int64
 from qexport.findings.change import UNKNOWN, Bools, Change, Stage
 from qexport.findings.hypotheses.inputs import SKEW
+from qexport.findings.hypotheses.words import WORDS_SHIFTED
 from qexport.findings.model import AnyModel
 
 _REACH = 8  # steps
@@ -87,13 +88,26 @@ def _of(time: _Time, want: Int64, got: Int64, sure: Int64) -> Iterator[Change]:
             given = _moved(want, lines, by, edge)[lines]
             said = (given != UNKNOWN) & (sure[lines] == 1)
             if (given == got[lines])[said].all() and said.any():
-                way = f"{'late' if by > 0 else 'early'} by {abs(by)}, counted in {time.steps}"
-                behind = f", {_EDGE[edge]}" if edge else ""
-                plural = "s" if len(lines) > 1 else ""
-                detail = f"results of {time.lines}{plural} {_listed(lines)} {way}{behind}"
-                change = partial(_apply, time=time, lines=lines, by=by, edge=edge)
-                yield Change(SKEW, detail, time.stage, change, cost=float(min(len(lines), len(want) - len(lines), 8)))
+                yield _late(time, _all_or(lines, want, got, sure, by, edge), len(want), by, edge)
                 break
+
+
+def _all_or(lines: Int64, want: Int64, got: Int64, sure: Int64, by: int, edge: str) -> Int64:
+    """All lines, where those that are right show as much: else those that are wrong."""
+    every = np.arange(len(want))
+    given = _moved(want, every, by, edge)
+    said = (given != UNKNOWN) & (sure == 1)
+    return every if (given == got)[said].all() else lines
+
+
+def _late(time: _Time, lines: Int64, count: int, by: int, edge: str) -> Change:
+    way = f"{'late' if by > 0 else 'early'} by {abs(by)}, counted in {time.steps}"
+    behind = f", {_EDGE[edge]}" if edge else ""
+    change = partial(_apply, time=time, lines=lines, by=by, edge=edge)
+    if len(lines) == count:
+        return Change(WORDS_SHIFTED, f"all {way}{behind}", time.stage, change)
+    detail = f"results of {time.lines}{'s' * (len(lines) > 1)} {_listed(lines)} {way}{behind}"
+    return Change(SKEW, detail, time.stage, change, cost=float(min(len(lines), count - len(lines), 8)))
 
 
 _EDGE = {"right": "the others right", "zero": "0 for the others", "cyclic": "cyclic", "carry": "of the stream before"}

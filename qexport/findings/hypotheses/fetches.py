@@ -1,7 +1,7 @@
 """The operands of a layer as they are fetched: how they may stand in memories, and what multiplies each element."""
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import permutations
 from typing import Any
@@ -16,7 +16,6 @@ from qexport.findings.hypotheses.operands import with_operand
 from qexport.findings.model import AnyModel, Model
 from qexport.findings.offsets import Products
 from qexport.findings.sampled import Places, Sampled
-from qexport.findings.wires import Wiring
 
 _CHECK = "Check base, pitch and width of the address"
 WEIGHT_ADDRESS = Mistake("weight_address", f"{_CHECK} of the weights.")
@@ -47,12 +46,10 @@ def operands(m: AnyModel) -> Iterator[Fetched]:
         yield Fetched(WEIGHT_ADDRESS, Stage.WEIGHT_WORDS, _weight_memories(m), _weight_products(m), _moved)
     if m.capture.input.size <= WIDE:
         yield Fetched(INPUT_ADDRESS, Stage.INPUT_WORDS, _input_memories(m), _input_products(m), _moved)
-    padded = [wiring.tiling for wiring in m.wiring("input") if wiring.tensor == "input_padded"]
-    if padded and not padded[0].order.has_bits and m.planes.size <= WIDE:
+    if m.planes.size <= WIDE:
         nothing = _nothing(m)
         changed = partial(_moved, nothing=nothing)
-        words = of_words(padded[0], "of padded words")
-        yield Fetched(INPUT_ADDRESS, Stage.PLANE, words, partial(_plane_products, m, nothing), changed)
+        yield Fetched(INPUT_ADDRESS, Stage.PLANE, _plane_memories(m), partial(_plane_products, m, nothing), changed)
 
 
 def _moved(values: Int64, read: Read, nothing: int = 0) -> Int64:
@@ -62,10 +59,11 @@ def _moved(values: Int64, read: Read, nothing: int = 0) -> Int64:
 
 def _words(m: Model, operand: str) -> Iterator[Memory]:
     """As the set stores them, and as the layout 'default' does."""
-    wirings: Sequence[Wiring] = [*m.wiring(operand), m.usual_wiring(operand)]
-    for wiring in wirings:
+    for wiring in m.wiring(operand):
         if wiring.tensor == operand and not wiring.tiling.order.has_bits:
             yield from of_words(wiring.tiling, "of words")
+    for memory in of_words(m.usual_wiring(operand).tiling, "of words of the layout 'default'"):
+        yield replace(memory, likely=False)
 
 
 # --- of a convolution -------------------------------------------------------------------------------------------------
@@ -122,6 +120,13 @@ def _input_products(m: Model) -> Callable[[Sampled], Products]:
         return Products(elements, terms.weights * inside, rest, values, nothing)
 
     return products
+
+
+def _plane_memories(m: Model) -> Iterator[Memory]:
+    for wiring in m.wiring("input"):
+        if wiring.tensor == "input_padded" and not wiring.tiling.order.has_bits:
+            yield from of_words(wiring.tiling, "of padded words")
+    yield of_codes(m.planes.shape, "of positions of each padded plane", "ic n py px", "n ic py px", 1, 2)
 
 
 def _plane_products(m: Model, nothing: int, terms: Sampled) -> Products:

@@ -39,11 +39,18 @@ def padding_mistakes(m: Model) -> Iterator[Change]:
     if m.plane[0] > max(top, bottom) and m.plane[1] > max(left, right):
         yield Change(PADDING_VALUE, "the plane mirrored", Stage.PAD, _padded_by(m, "reflect"))
     yield Change(PADDING_VALUE, "the plane repeated", Stage.PAD, _padded_by(m, "wrap"))
-    rows = (top, 0, top + bottom, bottom, *range(-1, top + bottom + 2))
-    columns = (left, 0, left + right, right, *range(-1, left + right + 2))
+    yield from other_sides(m, 0)
+
+
+def other_sides(m: Model, beyond: int) -> Iterator[Change]:
+    """The padding on other sides than it should be; by so many more than it has, too."""
+    top, bottom, left, right = m.layer.padding
+    rows = (top, 0, top + bottom, bottom, *range(-beyond, top + bottom + 1 + beyond))
+    columns = (left, 0, left + right, right, *range(-beyond, left + right + 1 + beyond))
     for above, before in product(dict.fromkeys(rows), dict.fromkeys(columns)):
-        if (above, before) != (top, left):
-            corner = (above, before) in ((0, 0), (top + bottom, left + right))
+        within = 0 <= above <= top + bottom and 0 <= before <= left + right
+        if (above, before) != (top, left) and within == (not beyond):
+            corner = not beyond and (above, before) in ((0, 0), (top + bottom, left + right))
             detail = f"{above} above, {before} on the left"
             yield Change(PADDING_SIDE, detail, Stage.PAD, placed(m, above, before), corner)
 

@@ -8,7 +8,7 @@ import numpy as np
 from qexport.core.intformat import Int64
 from qexport.findings.change import Change, Mistake, Stage
 from qexport.findings.hypotheses.orders import delayed_planes
-from qexport.findings.hypotheses.padding import padding_mistakes, placed
+from qexport.findings.hypotheses.padding import other_sides, padding_mistakes, placed
 from qexport.findings.model import Model
 from qexport.layout.tiling import Tiling
 
@@ -21,6 +21,7 @@ STRIDE_IGNORED = Mistake("stride_ignored", "Step the window by the layer's strid
 def plane_mistakes(m: Model) -> Iterator[Change]:
     yield from padding_mistakes(m)
     yield from _shifted_planes(m)
+    yield from other_sides(m, 1) if any(m.layer.padding) else ()
     if m.layer.stride != (1, 1):
         yield from _other_strides(m)
 

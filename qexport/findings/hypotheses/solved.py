@@ -76,7 +76,7 @@ def _other_channels(m: Model, actual: Int64, told: Bools, channels: list[int]) -
     pairs = [f"output channel {channel} has those of {taken[channel]}" for channel in channels]
     if all(taken[channel] != channel for channel in channels):
         change = reordered(0, taken.tolist())
-        cost, within = 12.0 * len(pairs), _within(m, channels)
+        cost, within = len(pairs) * math.log2(per_group), _within(m, channels)
         yield Change(WEIGHT_CHANNEL, ", ".join(pairs), Stage.WEIGHT_TILES, change, cost=cost, within=within)
 
 
