@@ -45,7 +45,8 @@ def _prepare(keep: Path, memories: Sequence[str], say: Callable[[str], None]) ->
     the folder holds anything else.
     """
     ours = {LOCK, BUILD, RUN, *_results(memories)}
-    present = sorted(path.name for path in keep.iterdir() if not path.name.endswith("~"))  # backups may lie there
+    passing = re.compile(rf".*~|\.{re.escape(VERDICT)}\..*\.partial")  # backups, and a record that is being written
+    present = sorted(path.name for path in keep.iterdir() if not passing.fullmatch(path.name))
     if foreign := [name for name in present if name not in ours]:
         raise QexportError(f"keep: {keep} holds {foreign[0]}, which no run has written; give a new folder")
     if _of_a_bench(keep / RUN):

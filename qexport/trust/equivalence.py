@@ -6,7 +6,7 @@ agree wherever AXI4-Stream gives them a meaning, while each driven stream carrie
 A whole array is too large a sequential circuit to ask about. So registers, memories and arithmetic that decide about
 nothing but data are cut: a cut cell of the unchanged netlist gives any value at all; that of the changed one gives the
 same value as long as both are given the same, and any other value when they are not. Of registers and memories that
-goes bit by bit, as nothing there mixes bits. What holds for all such values holds for the real ones. (Localization:
+may go bit by bit, as nothing there mixes bits. What holds for all such values holds for the real ones. (Localization:
 Kurshan, Computer-Aided Verification of Coordinating Processes, 1994.) Where a change of data passes registers on its
 way out, these may be left out instead (way.py): values in them stay related.
 
@@ -44,8 +44,9 @@ COPIES = ("gold", "gate")  # the unchanged and the changed netlist, as ABC calls
 # Which cells are not cut, and which must never be given different values. `near` are the registers that the change is
 # in or reaches first, `control` all that decides about valid, ready and last. A proof is easier where those that are
 # cut must be given the same, and easiest where all must, as both netlists then share the registers; but that is rarer.
-# `through`: none; the registers that the change passes on its way out are left out.
-ATTEMPTS = (("near", "cut"), ("control", "all"), (THROUGH, "cut"), ("control", "none"))
+# `through`: none; the registers that the change passes on its way out are left out. `bits`: a proof that looks at each
+# bit of registers and memories, which takes long.
+ATTEMPTS = (("near", "cut"), ("control", "all"), (THROUGH, "cut"), ("control", "none"), ("control", "bits"))
 
 
 def needs_yosys() -> None:
@@ -300,7 +301,7 @@ class _Harness:
         for name, width in cell.outs.items():
             self.inputs += [f"input [{width - 1}:0] \\{name} ", f"input [{width - 1}:0] \\other:{name} "]
             unchanged, changed = _both(name)
-            equal = f"{{{width // cell.bits}{{equal_{number}}}}}"
+            equal = f"{{{width // self._bits(cell)}{{equal_{number}}}}}"
             self.text += [
                 f"assign {unchanged} = \\{name} ;",
                 f"assign {changed} = ({equal} & \\{name} ) | (~{equal} & \\other:{name} );",
@@ -319,8 +320,9 @@ class _Harness:
 
     def _equal(self, number: int, cell: _Cut) -> list[str]:
         """Which bits of both netlists' cells are the same: as long as they are given the same."""
-        equal, bits, ones = f"equal_{number}", f"[{cell.bits - 1}:0]", f"{{{cell.bits}{{1'b1}}}}"
-        if self.same != "none":
+        equal, bits = f"equal_{number}", f"[{self._bits(cell) - 1}:0]"
+        ones = f"{{{self._bits(cell)}{{1'b1}}}}"
+        if self.same not in ("none", "bits"):
             return [f"wire {bits} {equal} = {ones};"]
         given = self._alike(cell, [*cell.ins])
         if cell.kind == "$dff":
@@ -334,13 +336,18 @@ class _Harness:
             ]
         return [f"wire {bits} {equal} = {given};"]
 
+    def _bits(self, cell: _Cut) -> int:
+        """How many parts of a cell are looked at by themselves."""
+        return cell.bits if self.same == "bits" else 1
+
     def _alike(self, cell: _Cut, names: Sequence[str]) -> str:
-        """For which bits of a cell both netlists are given the same at these of its ports."""
-        whole = [name for name in names if name.rpartition(":")[2] not in BY_BITS]
-        alike = [f"{{{cell.bits}{{{_agree(whole)}}}}}"]
+        """For which parts of a cell both netlists are given the same at these of its ports."""
+        bits = self._bits(cell)
+        whole = [name for name in names if bits == 1 or name.rpartition(":")[2] not in BY_BITS]
+        alike = [f"{{{bits}{{{_agree(whole)}}}}}"]
         for name in (name for name in names if name not in whole):
-            for at in range(0, cell.ins[name], cell.bits):
-                alike.append("~({}[{at} +: {n}] ^ {}[{at} +: {n}])".format(*_both(name), at=at, n=cell.bits))
+            for at in range(0, cell.ins[name], bits):
+                alike.append("~({}[{at} +: {n}] ^ {}[{at} +: {n}])".format(*_both(name), at=at, n=bits))
         return " & ".join(alike)
 
     def module(self, ports: Sequence[str]) -> str:

@@ -82,4 +82,5 @@ def test_a_design_that_fails_with_stalls_alone_is_run_both_ways(simulator: str, 
     found = json.loads(result.stdout)
     assert (found["memory"], found["certainty"]) == ("relu", "likely")
     assert "without stalls all words are right" in found["findings"]
-    assert found["causes"][0]["name"] in ("words_held", "words_shifted"), result.output  # of neighbours both say it
+    first = found["causes"][0]  # of neighbours both say it, and of words that are all late by one a skew does, too
+    assert {"words_held", "words_shifted"} & {first["name"], *first["alike"]}, result.output

@@ -117,6 +117,13 @@ def test_keep_loses_nothing_of_others(simulator: str, tiny_set: Path, tmp_path: 
 
 
 @on_icarus
+def test_a_record_that_another_run_is_writing_is_in_nobodys_way(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
+    (tmp_path / "keep").mkdir()
+    (tmp_path / "keep/.verdict.json.b46292f1.partial").write_text("{")
+    assert simulate(tiny_set, simulator, keep=tmp_path / "keep").passed
+
+
+@on_icarus
 def test_nothing_of_an_earlier_run_stays_beside_the_new_one(simulator: str, tiny_set: Path, tmp_path: Path) -> None:
     keep, core = tmp_path / "keep", tmp_path / "core.sv"
     run = ("simulate", tiny_set, "--simulator", simulator, "--keep", keep)
