@@ -388,7 +388,7 @@ def test_limits_flaky_designs_and_labels(plan: Path, sets: Path, tmp_path: Path)
     large = "reg [63:0] big [0:16777215]; initial begin big[0] = 1; big[16777215] = big[0]; end\n"
     edited(right, tmp_path / "large.sv", [(package, package + large)])
     noise = 'integer entropy; reg [31:0] noise; initial begin entropy = $fopen("/dev/urandom", "rb");\n'
-    noise += "noise = {$fgetc(entropy), $fgetc(entropy), $fgetc(entropy)}; end\n"
+    noise += "noise = $fgetc(entropy) * 65536 + $fgetc(entropy) * 256 + $fgetc(entropy) * 2 + 1; end\n"  # never 0
     drawn = [(package, package + noise), ("sum_of = sum_of +", "sum_of = noise + sum_of +")]
     edited(right, tmp_path / "flaky.sv", drawn)
     head = f'sets = ["{sets}/one"]\nsimulators = ["icarus"]\nstreams = ["smooth"]\ndiagnose = false\n'
