@@ -13,7 +13,7 @@ from qexport.cli.common.progress import show_progress
 @click.command(name="compare")
 @click.argument("models", nargs=-1, required=True)
 @data_options
-@click.option("--epochs", type=click.IntRange(3), help="Of each run. Default: 100 on a GPU, 14 on the CPU.")
+@click.option("--epochs", type=click.IntRange(3), help="Of each run. Default: 100 on a GPU, 32 on the CPU.")
 @click.option("--seeds", type=click.IntRange(1), default=3, show_default=True)
 @device_option
 @click.option("--work", type=path_type(), default="result/compare", show_default=True, help="The runs; gone on with.")

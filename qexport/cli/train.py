@@ -18,7 +18,7 @@ from qexport.cli.common.tables import make_table, print_table
 @click.option("--model", default="vgg16_quant_gradual", show_default=True, help="Or vgg16_quant, the sudden squeeze.")
 @click.option("--weight-bits", type=click.IntRange(2, 8), default=4, show_default=True)
 @click.option("--act-bits", type=click.IntRange(2, 8), default=4, show_default=True)
-@click.option("--epochs", type=click.IntRange(1), help="Default: 100 on a GPU, 14 on the CPU.")
+@click.option("--epochs", type=click.IntRange(1), help="Default: 100 on a GPU, 32 on the CPU.")
 @click.option("--batch-size", type=click.IntRange(1), default=250, show_default=True, help="Over all processes.")
 @click.option(
     "--lr", type=click.FloatRange(0, min_open=True), default=0.1, show_default=True, help="Peak of the cycle."

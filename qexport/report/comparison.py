@@ -17,7 +17,7 @@ from qexport.report.tables import Table
 Records = list[dict[str, Any]]
 Runs = dict[bool, list[Records]]  # the logs of one model, a seed after the other, by whether it is quantized
 SUFFIXES = (".md", ".html")
-LONG = 14  # epochs: what `qexport train` takes on a CPU; before, a network has not learned to use its narrow layers
+LONG = 14  # epochs; before, a network has not learned to use its narrow layers
 
 
 def check_page(page: Path) -> None:

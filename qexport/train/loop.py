@@ -55,7 +55,7 @@ class Recipe:
     model: str = "vgg16_quant_gradual"
     weight_bits: int = 4
     act_bits: int = 4
-    epochs: int = 14
+    epochs: int = 32
     batch_size: int = 250
     lr: float = 0.1
     seed: int = 0
