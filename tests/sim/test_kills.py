@@ -70,7 +70,8 @@ class Killed:
         left = self._children()
         if number == signal.SIGKILL:
             for pid in left:
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):  # it ended by itself, once its parent was gone
+                    os.kill(pid, signal.SIGKILL)
             until(lambda: not self._children())
         assert number == signal.SIGKILL or left == [], [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in left]
         assert status in (0, 1, SIGNALS[number], -number), (status, number)

@@ -78,7 +78,8 @@ def simulating(folder: Path, dut: Path, scratch: Path) -> Iterator[subprocess.Po
         finally:
             process.kill()
             for pid in running_in(scratch):
-                os.kill(pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
 
 
 def vvp(scratch: Path) -> list[int]:
