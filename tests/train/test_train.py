@@ -13,12 +13,12 @@ import torch
 
 from qexport.core.intformat import IntFormat
 from qexport.frontends.vgg.capture import layer_facts
-from qexport.frontends.vgg.checkpoint import BUILTIN
+from qexport.frontends.vgg.checkpoint import BUILTIN, load, load_any, pack
 from qexport.frontends.vgg.data import Pictures, normalise, open_split, read
 from qexport.frontends.vgg.model import QuantVGG, build, specs_of
-from qexport.train.loop import Recipe, alphas_of, balance, batches, calibrate, learning_rate
+from qexport.train.loop import Recipe, alphas_of, balance, batches, calibrate, learning_rate, train
 from tests.conftest import cli, fails
-from tests.frontends.networks import small_network
+from tests.frontends.networks import SMALL, small_network
 
 EPOCHS = 4  # the first in float
 
@@ -351,10 +351,98 @@ def test_init_starts_from_a_checkpoints_weights_with_the_quantizers_on(
     assert [record["quantized"] for record in records(tmp_path)] == [True]
     before, after = (state(folder / "model_best.pth.tar")["state_dict"] for folder in (whole, tmp_path))
     torch.testing.assert_close(after["features.48.weight"], before["features.48.weight"])
-    fails(cli(*command(noise_folder, tmp_path / "a", "--init", str(BUILTIN))[3:]), "holds weight codes only")
     other = cli(*command(noise_folder, tmp_path / "b", "--init", str(best), "--model", "vgg16_quant")[3:])
     assert other.exit_code == 2
     assert f"init: {best} is not a vgg16_quant" in other.stderr
+
+
+def test_init_starts_from_the_codes_of_a_packed_network(noise_folder: Path, tmp_path: Path) -> None:
+    more = ("--init", "builtin", "--lr", "1e-9", "--epochs", "1")
+    assert cli(*command(noise_folder, tmp_path, *more)[3:]).exit_code == 0
+    shipped, trained = (load(path).model.quantized() for path in (BUILTIN, tmp_path / "model_best.pth.tar"))
+    for index, conv in shipped.items():
+        same = (conv.weight_codes() == trained[index].weight_codes()).double().mean()
+        assert same > 0.9, f"features.{index}"  # all but where the alpha that is set anew moves an edge
+
+
+def test_a_packed_network_with_one_code_in_a_layer_is_no_start(noise_folder: Path, tmp_path: Path) -> None:
+    network = load(BUILTIN)
+    conv = network.model.quantized()[33]
+    conv.fix_codes(torch.full_like(conv.weight_codes(), 3))
+    pack(network, tmp_path / "flat.safetensors")
+    flat = ("--init", str(tmp_path / "flat.safetensors"))
+    result = cli(*command(noise_folder, tmp_path / "run", *flat)[3:])
+    assert result.exit_code == 2
+    assert "features.33.weight holds one number alone" in result.stderr
+
+
+@pytest.fixture(scope="session")
+def teachers(noise_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """Two networks in float."""
+    out = tmp_path_factory.mktemp("teachers")
+    for seed in ("0", "1"):
+        more = ("--model", "vgg9", "--float", "--epochs", "1", "--seed", seed)
+        result = cli(*command(noise_folder, out / seed, *more)[3:])
+        assert result.exit_code == 0, result.stderr
+        assert "effective rank" in result.stdout
+    return str(out / "0" / "model_best.pth.tar"), str(out / "1" / "model_best.pth.tar")
+
+
+def test_a_teacher_stands_in_for_the_labels(noise_folder: Path, teachers: tuple[str, str], tmp_path: Path) -> None:
+    pictures = read(open_split(noise_folder, "train"))
+    other_labels = Pictures(pictures.pixels, pictures.labels.roll(1))
+    found = []
+    for number, (seen, teacher) in enumerate(
+        ((pictures, teachers[0]), (other_labels, teachers[0]), (pictures, teachers[1]))
+    ):
+        taught_by = load_any(Path(teacher))
+        recipe = Recipe(epochs=2, batch_size=30, precision="float32", teacher_sha256=taught_by.sha256)
+        train(recipe, seen, pictures, tmp_path / str(number), torch.device("cpu"), teacher=taught_by)
+        found.append(state(tmp_path / str(number) / "checkpoint.pth")["model"]["features.0.weight"])
+    assert torch.equal(found[0], found[1])
+    assert not torch.equal(found[0], found[2])
+
+
+def test_a_run_with_another_teacher_is_not_gone_on_with(
+    noise_folder: Path, teachers: tuple[str, str], tmp_path: Path
+) -> None:
+    arguments = command(noise_folder, tmp_path, "--epochs", "1", "--teacher")[3:]
+    assert cli(*arguments, teachers[0]).exit_code == 0
+    fails(cli(*arguments, teachers[1], "--resume"), "resume: teacher_sha256", "contradicts")
+
+
+def test_what_is_no_teacher_is_refused(noise_folder: Path, tmp_path: Path) -> None:
+    specs = specs_of(SMALL)
+    torch.save(QuantVGG(specs, in_features=16, classes=7).state_dict(), tmp_path / "seven.pth")
+    arguments = command(noise_folder, tmp_path / "run", "--teacher")[3:]
+    seven = cli(*arguments, tmp_path / "seven.pth")
+    assert seven.exit_code == 2
+    assert "seven.pth tells 7 classes apart; needs 10" in seven.stderr
+    fails(cli(*arguments, tmp_path / "none"), "does not exist")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_network_in_float_has_no_codes_to_export_but_may_be_trained_further(
+    noise_folder: Path, teachers: tuple[str, str], tmp_path: Path
+) -> None:
+    fails(cli("layers", "--checkpoint", teachers[0]), "was trained in float", "qexport train --init")
+    more = ("--model", "vgg9", "--init", teachers[0], "--epochs", "1", "--lr", "1e-9")
+    assert cli(*command(noise_folder, tmp_path, *more)[3:]).exit_code == 0
+    assert [record["quantized"] for record in records(tmp_path)] == [True]
+
+
+def test_a_teacher_is_asked_about_mixtures(noise_folder: Path) -> None:
+    pictures = read(open_split(noise_folder, "train"))
+    plain, mixed = (
+        torch.cat([x for x, _ in batches(pictures, Recipe(batch_size=20, teacher_sha256=teacher), 0)])
+        for teacher in ("", "some")
+    )
+    changed = (plain != mixed).any(1)
+    for picture, other in zip(changed, (plain.roll(1, 0) == mixed).all(1), strict=True):
+        ys, xs = picture.nonzero().T
+        assert 8 <= ys.max() - ys.min() < 12, "some lines of the 12 may be equal in both"
+        assert 8 <= xs.max() - xs.min() < 12
+        assert other[picture].all()
 
 
 def test_the_network_compiles_without_a_break() -> None:

@@ -11,10 +11,7 @@ def load_network(checkpoint: str | None, weight_bits: int | None, act_bits: int 
     needs_torch()
     from qexport.frontends.vgg import checkpoint as checkpoints
 
-    if checkpoint is None:
-        path = checkpoints.default_path()
-    else:
-        path = checkpoints.BUILTIN if checkpoint == "builtin" else Path(checkpoint)
+    path = checkpoints.default_path() if checkpoint is None else checkpoints.path_of(checkpoint)
     return checkpoints.load(path, weight_bits, act_bits, side)
 
 

@@ -70,12 +70,27 @@ def default_path() -> Path:
     return trained if trained.is_file() else BUILTIN
 
 
+def path_of(name: str) -> Path:
+    """The file of that name, or for 'builtin' that of the shipped network."""
+    return BUILTIN if name == "builtin" else Path(name)
+
+
 def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None, side: int | None = None) -> Network:
-    """Load a network of the family from any of its forms.
+    """Load a quantized network of the family from any of its forms.
 
     The bits default to what the checkpoint stores, else 4; `side`, that of the pictures, to what it stores, else 32.
     Raises QexportError naming the file and what is wrong.
     """
+    network = load_any(path, weight_bits, act_bits, side)
+    if not all(conv.active for conv in network.model.quantized().values()):
+        raise QexportError(f"checkpoint: {path} was trained in float; train further from it: `qexport train --init`")
+    return network
+
+
+def load_any(
+    path: Path, weight_bits: int | None = None, act_bits: int | None = None, side: int | None = None
+) -> Network:
+    """Load a network as `load` does, or one that was trained in float: its quantizers are off."""
     if not path.is_file():
         raise QexportError(f"checkpoint: {path} does not exist or is not a file; train one or use --checkpoint builtin")
     if not (size := path.stat().st_size):
@@ -90,15 +105,11 @@ def load(path: Path, weight_bits: int | None = None, act_bits: int | None = None
         return Network(model, path, hashlib.file_digest(file, "sha256").hexdigest())
 
 
-def load_trainable(path: Path) -> Network:
-    """Load a network whose real-valued weights can be trained further; a packed one holds codes only and is refused."""
-    if path.suffix == ".safetensors":
-        raise QexportError(f"init: {path} holds weight codes only; give a model_best.pth.tar of `qexport train`")
-    return load(path)
-
-
 def pack(network: Network, path: Path) -> None:
-    """Write the packed form: weight codes two to a byte (up to 4 bits), scales, BatchNorm and classifier."""
+    """Write the packed form: weight codes two to a byte (up to 4 bits), scales, BatchNorm and classifier.
+
+    Trained further, it starts from the codes: they are as good as the weights, which are normalised before use.
+    """
     model = network.model
     tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
@@ -199,7 +210,7 @@ def _load_packed(path: Path, weight_bits: int | None, act_bits: int | None, side
         if len(flat) != conv.weight.numel():
             raise QexportError(f"checkpoint: {path}: features.{index}.weight_codes has {len(flat)} codes")
         codes[index] = torch.from_numpy(flat.astype(np.int64)).reshape(conv.weight.shape)
-        tensors[f"features.{index}.weight"] = conv.weight.detach()  # stands in; the codes are what counts
+        tensors[f"features.{index}.weight"] = codes[index].float()
     for name, tensor in tensors.items():
         _check_plain(path, name, tensor)
     _fill(model, tensors, path)
@@ -237,14 +248,21 @@ def _load_trained(path: Path, weight_bits: int | None, act_bits: int | None, sid
     _check_chain(path, specs, in_features, side)
     model = QuantVGG(specs, *bits, in_features=in_features, classes=classes, side=side)
     _fill(model, {name: tensor for name, tensor in tensors.items() if not name.endswith("weight_q")}, path)
+    check_spread(path, model)
+    for conv in model.quantized().values():
+        conv.fix_codes()
+        conv.active = not (isinstance(recipe, dict) and recipe.get("quantized") is False)
+    return model.eval()
+
+
+def check_spread(path: Path, model: QuantVGG) -> None:
+    """Raises QexportError where a layer's weights cannot be normalised."""
     for index, conv in model.quantized().items():
         if not float(conv.weight.detach().double().std()) > 0:
             raise QexportError(
                 f"checkpoint: {path}: features.{index}.weight holds one number alone, by whose spread it is divided; "
                 "train it again"
             )
-        conv.fix_codes()
-    return model.eval()
 
 
 def _check_plain(path: Path, name: str, tensor: Tensor, only: torch.dtype | None = None) -> None:
