@@ -1,6 +1,7 @@
 """Train a quantization-aware network on CIFAR-10."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +89,10 @@ def command(
         if first:
             say_aside(f"reading {len(training)} and {len(validation)} pictures of {data}")
         settings = settle(settings, start, where, say_aside if first else lambda line: None)
+        if first:
+            say_aside(
+                "recipe: " + ", ".join(f"{key} {value}" for key, value in asdict(settings).items() if value != "")
+            )
         pictures = read(training), read(validation)
         with show_progress() as tell:
             records = train(settings, *pictures, target, where, start, source, taught_by, tell, say_aside)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from qexport.errors import QexportError
 from qexport.frontends.vgg.data import CLASS_NAMES, SamplePictures, augment, normalise, open_split, read, replace_square
+from scripts.jpeg_copies import main
 
 
 def test_an_image_folder_is_read_in_torchvisions_order(noise_folder: Path) -> None:
@@ -62,6 +63,18 @@ def test_one_square_a_picture_is_replaced() -> None:
         for picture, (top, left) in zip(out, ((0, 0), (5, 17), (24, 24)), strict=True):
             assert (picture[:, top : top + 8, left : left + 8] == square).all()
             assert picture.sum() == 3 * (32 * 32 - 64 + 64 * square)
+
+
+def test_the_script_lays_every_picture_down_twice(noise_folder: Path, tmp_path: Path) -> None:
+    main(noise_folder, tmp_path)
+    given, both, jpeg = (read(open_split(root, "train")) for root in (noise_folder, tmp_path, tmp_path / "jpeg"))
+    assert len(both.labels) == 2 * len(given.labels) == 2 * len(jpeg.labels)
+    kept = {picture.numpy().tobytes() for picture in both.pixels}
+    assert all(picture.numpy().tobytes() in kept for part in (given, jpeg) for picture in part.pixels)
+    error = (given.pixels.double() - jpeg.pixels.double()).abs().mean()
+    assert 0 < error < 12, "a JPEG, of the same picture"
+    assert torch.equal(read(open_split(tmp_path, "test")).pixels, read(open_split(noise_folder, "test")).pixels)
+    assert len(open_split(tmp_path / "jpeg", "test")) == 20
 
 
 def test_thirty_two_sample_pictures_ship() -> None:
