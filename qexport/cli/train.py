@@ -16,7 +16,7 @@ from qexport.cli.common.tables import make_table, print_table
 
 @click.command(name="train")
 @data_options
-@click.option("--model", default="vgg16_quant_gradual", show_default=True, help="Or vgg16_quant, vgg9.")
+@click.option("--model", default="vgg16_quant_gradual", show_default=True, help="Or vgg16_quant, the sudden squeeze.")
 @click.option("--weight-bits", type=click.IntRange(2, 8), default=4, show_default=True)
 @click.option("--act-bits", type=click.IntRange(2, 8), default=4, show_default=True)
 @click.option("--epochs", type=click.IntRange(1), help="Default: 100 on a GPU, 32 on the CPU.")
@@ -30,9 +30,7 @@ from qexport.cli.common.tables import make_table, print_table
     help="Of the convolutions; auto: bf16 on a GPU, on a CPU the one that a short timing finds faster.",
 )  # fmt: skip
 @device_option
-@click.option("--float", "in_float", is_flag=True, help="Leave the quantizers off: for a teacher, or for --init.")
 @click.option("--init", metavar="FILE", help="Start from this checkpoint's weights, or 'builtin', quantizers on.")
-@click.option("--teacher", metavar="FILE", help="Learn what this network says of each picture, in place of the labels.")
 @click.option("--out", "folder", type=path_type(), help="Default: result/<model>.")
 @click.option("--resume", is_flag=True, help="Go on from the checkpoint in --out, bit for bit on the CPU.")
 @click.option(
@@ -43,9 +41,7 @@ def command(
     data: Path,
     download: bool,
     device: str,
-    in_float: bool,
     init: str | None,
-    teacher: str | None,
     folder: Path | None,
     resume: bool,
     plot: Path | None,
@@ -60,7 +56,7 @@ def command(
     \b
     qexport train --data data/ --download
     qexport train --data cifar10/ --epochs 30 --resume
-    qexport train --data cifar10/ --init builtin --teacher result/vgg9/model_best.pth.tar
+    qexport train --data cifar10/ --init builtin --epochs 16 --out result/more
     torchrun --nproc-per-node 4 -m qexport train --data cifar10/ --batch-size 512
     """
     from qexport.frontends import needs_torch
@@ -72,15 +68,14 @@ def command(
     from qexport.train.loop import Recipe, pick_device, starting_state, train
     from qexport.train.precision import settle
 
-    source, taught_by = (None if name is None else load_any(path_of(name)) for name in (init, teacher))
+    source = None if init is None else load_any(path_of(init))
     if plot is not None:
         from qexport.report.training import check_plot
 
         check_plot(plot)
     with parallel.group(pick_device(device)) as where:
         first = parallel.place()[0] == 0
-        recipe |= {"epochs": epochs or default_epochs(where.type), "quantized": not in_float}
-        recipe |= {f"{of}_sha256": net.sha256 if net else "" for of, net in (("init", source), ("teacher", taught_by))}
+        recipe |= {"epochs": epochs or default_epochs(where.type), "init_sha256": source.sha256 if source else ""}
         settings = Recipe(**recipe)
         target = Path("result") / settings.model if folder is None else folder
         start = starting_state(settings, target, resume)
@@ -95,10 +90,10 @@ def command(
             )
         pictures = read(training), read(validation)
         with show_progress() as tell:
-            records = train(settings, *pictures, target, where, start, source, taught_by, tell, say_aside)
+            records = train(settings, *pictures, target, where, start, source, tell, say_aside)
     if not first:
         return
-    best = max((record for record in records if record["quantized"] != in_float), key=lambda record: record["top1"])
+    best = max((record for record in records if record["quantized"]), key=lambda record: record["top1"])
     kept = target / "model_best.pth.tar"
     from qexport.report.training import PAGE, records_of, write_plot
 
@@ -116,11 +111,8 @@ def command(
 def _show_squeeze(squeeze: Mapping[str, Any]) -> None:
     """What squeeze_report says of the narrowest layer."""
     table = make_table("narrowest layer", f"features.{squeeze['layer']}")
-    if "weight_codes" in squeeze:  # not of a network in float
-        zero, largest = (f"{squeeze[share]:.1%}" for share in ("input_zero", "input_saturated"))
-        table.add_row("input codes", f"{zero} are 0, {largest} the largest")
-        codes = (f"{code}: {share:.1%}" for code, share in squeeze["weight_codes"].items())
-        table.add_row("weight codes", "  ".join(codes))
+    table.add_row("input codes", f"{squeeze['input_zero']:.1%} are 0, {squeeze['input_saturated']:.1%} the largest")
+    table.add_row("weight codes", "  ".join(f"{code}: {share:.1%}" for code, share in squeeze["weight_codes"].items()))
     for side in ("inputs", "outputs"):
         dead = squeeze[f"dead_{side}"]
         table.add_row(f"dead {side}", ", ".join(map(str, dead)) or "none")

@@ -19,8 +19,8 @@ from torch.nn.parallel import DistributedDataParallel
 from qexport.core.atomic import write_atomically
 from qexport.errors import CheckFailed, QexportError
 from qexport.frontends.vgg import checkpoint
-from qexport.frontends.vgg.data import CROP_PADDING, SIDE, Pictures, augment, normalise, replace_square
-from qexport.frontends.vgg.model import CLASSES, MODELS, QuantVGG, build
+from qexport.frontends.vgg.data import CROP_PADDING, SIDE, Pictures, augment, cut_out, normalise
+from qexport.frontends.vgg.model import MODELS, QuantVGG, build
 from qexport.frontends.vgg.quant import QuantConv2d, act_qmax, best_alpha, weight_qmax
 from qexport.train import parallel
 from qexport.train.muon import Muon
@@ -34,9 +34,8 @@ CLIP_NORM = 5.0  # of the gradient of all that SGD trains, taken together
 WARM_UP = 0.05  # share of the steps until the learning rate peaks
 FLOAT_SHARE = 0.1  # share of the epochs before the quantizers are switched on
 ALPHA_MIN = 1e-3
-CUTOUT_SIDE = 8
-CUTOUT_EPOCHS = 40  # far shorter runs do not overfit
-CUTMIX_SIDE = 12
+CUTOUT_SIDE = 12
+CUTOUT_EPOCHS = 40  # far shorter runs do not overfit, but for those that go on from a trained network
 AVERAGE_SHARE = 0.02  # the weights' average reaches back over this share of the steps
 AVERAGE_EVERY = 4
 CALIBRATION_PICTURES = 256
@@ -63,7 +62,6 @@ class Recipe:
     precision: str = "bf16"
     quantized: bool = True  # False: the float network that `compare` measures the quantized one against
     init_sha256: str = ""  # of the checkpoint whose weights it starts from; such a run needs no float epochs
-    teacher_sha256: str = ""  # of the network whose probabilities it learns in place of the labels
 
     def __post_init__(self) -> None:
         if self.model not in MODELS:
@@ -191,31 +189,22 @@ def batches(pictures: Pictures, recipe: Recipe, epoch: int) -> Iterator[tuple[Te
 
     They depend on seed and epoch alone, so that a resumed run repeats them; each of torchrun's processes gets its part
     of every batch. Random numbers are drawn on the CPU, so that a seed means the same on every device. A picture is
-    mirrored in every other epoch, starting at random: all are seen both ways equally often. With a teacher, which says
-    what a mixture is, a square of each picture is another one's.
+    mirrored in every other epoch, starting at random: all are seen both ways equally often.
     """
     rank, world = parallel.place()
     count, device = len(pictures.labels), pictures.labels.device
     rng = torch.Generator().manual_seed(recipe.seed * 100_003 + epoch)
     order = torch.randperm(count, generator=rng).to(device)
     top, left = torch.randint(2 * CROP_PADDING + 1, (2, count), generator=rng).to(device)
-    side = CUTMIX_SIDE if recipe.teacher_sha256 else CUTOUT_SIDE if recipe.epochs >= CUTOUT_EPOCHS else 0
-    square_top, square_left = torch.randint(SIDE - side + 1, (2, count), generator=rng).to(device)
+    hole_top, hole_left = torch.randint(SIDE - CUTOUT_SIDE + 1, (2, count), generator=rng).to(device)
     first_way = torch.randint(2, (count,), generator=torch.Generator().manual_seed(recipe.seed)).to(device)
     mirrored = (first_way + epoch) % 2 == 1
     batch = min(recipe.batch_size, count)
-    others = order.roll(1)
-
-    def view(chosen: Tensor) -> Tensor:
-        return normalise(augment(pictures.pixels[chosen], top[chosen], left[chosen], mirrored[chosen]))
-
     for start in range(rank * batch // world, count - count % batch, batch):
-        part = slice(start, start + batch // world)
-        chosen = order[part]
-        x = view(chosen)
-        if side:
-            by = view(others[part]) if recipe.teacher_sha256 else torch.zeros((), device=device)
-            x = replace_square(x, by, square_top[chosen], square_left[chosen], side)
+        chosen = order[start : start + batch // world]
+        x = normalise(augment(pictures.pixels[chosen], top[chosen], left[chosen], mirrored[chosen]))
+        if recipe.epochs >= CUTOUT_EPOCHS or recipe.init_sha256:
+            x = cut_out(x, hole_top[chosen], hole_left[chosen], CUTOUT_SIDE)
         yield x.contiguous(memory_format=torch.channels_last), pictures.labels[chosen]
 
 
@@ -235,13 +224,7 @@ class _State:
     """What training changes: the model, the average of its weights, and the optimizers."""
 
     def __init__(
-        self,
-        recipe: Recipe,
-        batch_size: int,
-        steps: int,
-        device: torch.device,
-        init: checkpoint.Network | None,
-        teacher: checkpoint.Network | None,
+        self, recipe: Recipe, batch_size: int, steps: int, device: torch.device, init: checkpoint.Network | None
     ):
         torch.manual_seed(recipe.seed)
         model = build(recipe.model, recipe.weight_bits, recipe.act_bits)
@@ -252,15 +235,11 @@ class _State:
                 raise QexportError(f"init: {init.path} is not a {recipe.model}; choose another --model or --init")
             checkpoint.check_spread(init.path, init.model)  # codes of a packed one may be all the same
             model.load_state_dict(init.model.state_dict())
-        if teacher is not None and teacher.model.classifier.out_features != CLASSES:
-            classes = teacher.model.classifier.out_features
-            raise QexportError(f"teacher: {teacher.path} tells {classes} classes apart; needs {CLASSES}")
         if parallel.place()[1] > 1:
             parallel.synchronise(model)
         self.recipe, self.device = recipe, device
         self.model: QuantVGG = model.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model)
-        self.teacher: QuantVGG | None = None if teacher is None else teacher.model.to(device)
         self.forward: nn.Module = self.model
         self.narrowest = squeeze(self.model)[1]
         self.alphas, self.factors, self.least = alphas_of(self.model, batch_size)
@@ -275,6 +254,7 @@ class _State:
         self.mine, self.theirs = (
             [t for t in m.state_dict().values() if t.is_floating_point()] for m in (self.model, self.averaged)
         )
+        self._criterion = nn.CrossEntropyLoss(label_smoothing=LABEL_SMOOTHING)
         self._share = 1 - math.exp(-AVERAGE_EVERY / (AVERAGE_SHARE * steps))
 
     def load(self, start: dict[str, Any]) -> None:
@@ -302,13 +282,8 @@ class _State:
         for group in self.muon.param_groups:
             group["lr"] = MUON_LR * lr
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.recipe.precision == "bf16"):
-            if self.teacher is None:
-                target, smoothing = y, LABEL_SMOOTHING
-            else:
-                with torch.no_grad():
-                    target, smoothing = self.teacher(x).float().softmax(1), 0.0
             logits = self.forward(x)
-        loss = nn.functional.cross_entropy(logits.float(), target, label_smoothing=smoothing)
+        loss: Tensor = self._criterion(logits.float(), y)
         loss.backward()  # type: ignore[no-untyped-call]
         with torch.no_grad():
             assert self.narrowest.weight.grad is not None
@@ -333,15 +308,13 @@ def train(
     device: torch.device,
     start: dict[str, Any] | None = None,
     init: checkpoint.Network | None = None,
-    teacher: checkpoint.Network | None = None,
     tell: Callable[[str, int, int, str], None] = lambda step, done, total, note: None,
     say: Callable[[str], None] = lambda line: None,
 ) -> list[dict[str, Any]]:
     """Train; write checkpoint.pth, model_best.pth.tar and log.jsonl under `out`; return the log, a record an epoch.
 
     bf16 autocast covers the convolutions; the quantizers, the loss and the validation are computed in float32.
-    `start` is what starting_state gave, `init` the network of init_sha256 to start from, `teacher` that of
-    teacher_sha256 (Hinton et al. 2015, at temperature 1). Under torchrun each process
+    `start` is what starting_state gave, `init` the network of init_sha256 to start from. Under torchrun each process
     trains on its part of every batch, the first writes, and tells: `tell` the steps done, `say` a line for each epoch.
     Raises CheckFailed on a NaN loss (the checkpoint of the epoch
     before stays), QexportError when memory runs out or the batch cannot be shared out.
@@ -354,7 +327,7 @@ def train(
     torch.backends.cudnn.benchmark = True
     per_epoch = len(training.labels) // batch_size
     steps = recipe.epochs * per_epoch
-    state = _State(recipe, batch_size, steps, device, init, teacher)
+    state = _State(recipe, batch_size, steps, device, init)
     first_epoch, records, entered = 0, [], time.perf_counter()
     if start is not None:
         state.load(start)

@@ -65,7 +65,7 @@ def test_a_checkpoint_of_an_earlier_version_with_an_explicit_precision_resumes(t
     written: dict[str, Any] = {
         "recipe": {
             "model": "vgg16_quant_gradual", "weight_bits": 4, "act_bits": 4, "epochs": 60, "batch_size": 250, "lr": 0.1,
-            "seed": 0, "precision": "bf16", "quantized": True, "init_sha256": "", "teacher_sha256": "",
+            "seed": 0, "precision": "bf16", "quantized": True, "init_sha256": "",
         },
         "epoch": 3, "log": [], "best_prec": 1.0, "state_dict": {}, "model": {}, "optimizer": {},
     }  # fmt: skip

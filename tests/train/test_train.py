@@ -13,12 +13,12 @@ import torch
 
 from qexport.core.intformat import IntFormat
 from qexport.frontends.vgg.capture import layer_facts
-from qexport.frontends.vgg.checkpoint import BUILTIN, load, load_any, pack
+from qexport.frontends.vgg.checkpoint import BUILTIN, load, pack
 from qexport.frontends.vgg.data import Pictures, normalise, open_split, read
 from qexport.frontends.vgg.model import QuantVGG, build, specs_of
-from qexport.train.loop import Recipe, alphas_of, balance, batches, calibrate, learning_rate, train
+from qexport.train.loop import Recipe, alphas_of, balance, batches, calibrate, learning_rate
 from tests.conftest import cli, fails
-from tests.frontends.networks import SMALL, small_network
+from tests.frontends.networks import small_network
 
 EPOCHS = 4  # the first in float
 
@@ -376,73 +376,30 @@ def test_a_packed_network_with_one_code_in_a_layer_is_no_start(noise_folder: Pat
     assert "features.33.weight holds one number alone" in result.stderr
 
 
-@pytest.fixture(scope="session")
-def teachers(noise_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """Two networks in float."""
-    out = tmp_path_factory.mktemp("teachers")
-    for seed in ("0", "1"):
-        more = ("--model", "vgg9", "--float", "--epochs", "1", "--seed", seed)
-        result = cli(*command(noise_folder, out / seed, *more)[3:])
-        assert result.exit_code == 0, result.stderr
-        assert "effective rank" in result.stdout
-    return str(out / "0" / "model_best.pth.tar"), str(out / "1" / "model_best.pth.tar")
-
-
-def test_a_teacher_stands_in_for_the_labels(noise_folder: Path, teachers: tuple[str, str], tmp_path: Path) -> None:
-    pictures = read(open_split(noise_folder, "train"))
-    other_labels = Pictures(pictures.pixels, pictures.labels.roll(1))
-    found = []
-    for number, (seen, teacher) in enumerate(
-        ((pictures, teachers[0]), (other_labels, teachers[0]), (pictures, teachers[1]))
-    ):
-        taught_by = load_any(Path(teacher))
-        recipe = Recipe(epochs=2, batch_size=30, precision="float32", teacher_sha256=taught_by.sha256)
-        train(recipe, seen, pictures, tmp_path / str(number), torch.device("cpu"), teacher=taught_by)
-        found.append(state(tmp_path / str(number) / "checkpoint.pth")["model"]["features.0.weight"])
-    assert torch.equal(found[0], found[1])
-    assert not torch.equal(found[0], found[2])
-
-
-def test_a_run_with_another_teacher_is_not_gone_on_with(
-    noise_folder: Path, teachers: tuple[str, str], tmp_path: Path
+def test_what_compare_trained_in_float_has_no_codes_but_may_be_trained_further(
+    noise_folder: Path, whole: Path, tmp_path: Path
 ) -> None:
-    arguments = command(noise_folder, tmp_path, "--epochs", "1", "--teacher")[3:]
-    assert cli(*arguments, teachers[0]).exit_code == 0
-    fails(cli(*arguments, teachers[1], "--resume"), "resume: teacher_sha256", "contradicts")
+    best = state(whole / "model_best.pth.tar")
+    best["recipe"]["quantized"] = False
+    torch.save(best, tmp_path / "float.pth")
+    fails(cli("layers", "--checkpoint", tmp_path / "float.pth"), "was trained in float", "qexport train --init")
+    more = ("--init", str(tmp_path / "float.pth"), "--epochs", "1", "--lr", "1e-9")
+    assert cli(*command(noise_folder, tmp_path / "run", *more)[3:]).exit_code == 0
+    assert [record["quantized"] for record in records(tmp_path / "run")] == [True]
 
 
-def test_what_is_no_teacher_is_refused(noise_folder: Path, tmp_path: Path) -> None:
-    specs = specs_of(SMALL)
-    torch.save(QuantVGG(specs, in_features=16, classes=7).state_dict(), tmp_path / "seven.pth")
-    arguments = command(noise_folder, tmp_path / "run", "--teacher")[3:]
-    seven = cli(*arguments, tmp_path / "seven.pth")
-    assert seven.exit_code == 2
-    assert "seven.pth tells 7 classes apart; needs 10" in seven.stderr
-    fails(cli(*arguments, tmp_path / "none"), "does not exist")
-    assert not (tmp_path / "run").exists()
-
-
-def test_a_network_in_float_has_no_codes_to_export_but_may_be_trained_further(
-    noise_folder: Path, teachers: tuple[str, str], tmp_path: Path
-) -> None:
-    fails(cli("layers", "--checkpoint", teachers[0]), "was trained in float", "qexport train --init")
-    more = ("--model", "vgg9", "--init", teachers[0], "--epochs", "1", "--lr", "1e-9")
-    assert cli(*command(noise_folder, tmp_path, *more)[3:]).exit_code == 0
-    assert [record["quantized"] for record in records(tmp_path)] == [True]
-
-
-def test_a_teacher_is_asked_about_mixtures(noise_folder: Path) -> None:
+def test_short_runs_have_no_squares_cut_out_but_those_that_go_on_from_a_checkpoint(noise_folder: Path) -> None:
     pictures = read(open_split(noise_folder, "train"))
-    plain, mixed = (
-        torch.cat([x for x, _ in batches(pictures, Recipe(batch_size=20, teacher_sha256=teacher), 0)])
-        for teacher in ("", "some")
+    whole, cut = (
+        torch.cat([x for x, _ in batches(pictures, Recipe(batch_size=20, init_sha256=init), 0)])
+        for init in ("", "some")
     )
-    changed = (plain != mixed).any(1)
-    for picture, other in zip(changed, (plain.roll(1, 0) == mixed).all(1), strict=True):
+    changed = (whole != cut).any(1)
+    assert (cut.abs().amax(1)[changed] == 0).all()
+    for picture in changed:
         ys, xs = picture.nonzero().T
-        assert 8 <= ys.max() - ys.min() < 12, "some lines of the 12 may be equal in both"
-        assert 8 <= xs.max() - xs.min() < 12
-        assert other[picture].all()
+        assert 5 <= ys.max() - ys.min() < 12, "what is padding is 0 already"
+        assert 5 <= xs.max() - xs.min() < 12
 
 
 def test_the_network_compiles_without_a_break() -> None:

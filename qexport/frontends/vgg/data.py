@@ -144,12 +144,9 @@ def augment(pixels: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tens
     return padded[image, channel, rows.view(n, 1, SIDE, 1), cols.view(n, 1, 1, SIDE)]
 
 
-def replace_square(x: Tensor, by: Tensor | float, top: Tensor, left: Tensor, side: int) -> Tensor:
-    """Replace a square of each picture; float (n, 3, 32, 32) both ways and in `by`, corners int64 (n,).
-
-    By 0, the mean, it is cutout (DeVries, Taylor 2017); by another picture's square CutMix (Yun et al., ICCV 2019).
-    """
+def cut_out(x: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
+    """Zero a square of each picture (DeVries, Taylor 2017); float (n, 3, 32, 32) both ways, corners int64 (n,)."""
     steps = torch.arange(SIDE, device=x.device)
     rows = (steps >= top.view(-1, 1)) & (steps < top.view(-1, 1) + side)
     cols = (steps >= left.view(-1, 1)) & (steps < left.view(-1, 1) + side)
-    return torch.where(rows.view(-1, 1, SIDE, 1) & cols.view(-1, 1, 1, SIDE), by, x)
+    return x.masked_fill(rows.view(-1, 1, SIDE, 1) & cols.view(-1, 1, 1, SIDE), 0.0)

@@ -44,7 +44,6 @@ def specs_of(cfg: str) -> tuple[ConvSpec, ...]:
 MODELS = {
     "vgg16_quant_gradual": specs_of("64 M 128 128 M 256 256 256 M 512 128 32 8 8* 32 128 512 M 512 512 512 M"),
     "vgg16_quant": specs_of("64 M 128 128 M 256 256 256 M 512 8 8* 512 M 512 512 512 M"),
-    "vgg9": specs_of("64 M 128 128 M 256 256 M 512 512 M 512 M"),  # not squeezed: a teacher that trains soon
 }
 
 
