@@ -63,16 +63,13 @@ def test_cut_out_zeroes_one_square_a_picture() -> None:
         assert picture.sum() == 3 * (32 * 32 - 64)
 
 
-def test_the_script_lays_every_picture_down_twice(noise_folder: Path, tmp_path: Path) -> None:
+def test_the_script_makes_jpegs_of_the_same_pictures(noise_folder: Path, tmp_path: Path) -> None:
     main(noise_folder, tmp_path)
-    given, both, jpeg = (read(open_split(root, "train")) for root in (noise_folder, tmp_path, tmp_path / "jpeg"))
-    assert len(both.labels) == 2 * len(given.labels) == 2 * len(jpeg.labels)
-    kept = {picture.numpy().tobytes() for picture in both.pixels}
-    assert all(picture.numpy().tobytes() in kept for part in (given, jpeg) for picture in part.pixels)
-    error = (given.pixels.double() - jpeg.pixels.double()).abs().mean()
-    assert 0 < error < 12, "a JPEG, of the same picture"
-    assert torch.equal(read(open_split(tmp_path, "test")).pixels, read(open_split(noise_folder, "test")).pixels)
-    assert len(open_split(tmp_path / "jpeg", "test")) == 20
+    for split in ("train", "test"):
+        given, jpeg = (read(open_split(root, split)) for root in (noise_folder, tmp_path))
+        assert torch.equal(given.labels, jpeg.labels)
+        error = (given.pixels.double() - jpeg.pixels.double()).abs().mean()
+        assert 0 < error < 12
 
 
 def test_thirty_two_sample_pictures_ship() -> None:
