@@ -248,7 +248,8 @@ class _State:
             {"params": [p for p in self.model.parameters() if p.ndim == 1]},
             {"params": self.alphas},  # of their own: without gradients while the network is in float
         ]
-        self.muon = Muon([p for p in self.model.parameters() if p.ndim == 4], lr=recipe.lr)
+        dtype = torch.bfloat16 if recipe.precision == "bf16" else torch.float32
+        self.muon = Muon([p for p in self.model.parameters() if p.ndim == 4], lr=recipe.lr, dtype=dtype)
         self.sgd = torch.optim.SGD(groups, lr=recipe.lr, momentum=MOMENTUM, nesterov=True, fused=True)
         self.optimizers = {"muon": self.muon, "sgd": self.sgd}
         self.mine, self.theirs = (

@@ -37,10 +37,13 @@ class Muon(torch.optim.Optimizer):
 
     Each weight is rescaled to the norm sqrt(out) before the update: the layers normalise their weights, so that the
     norm says nothing, and the learning rate means the same in every layer and at every time.
+
+    `dtype` is that of the Newton-Schulz steps: bfloat16 changes the update by 1 to 3 % of its norm.
     """
 
-    def __init__(self, params: Iterable[Tensor], lr: float):
+    def __init__(self, params: Iterable[Tensor], lr: float, dtype: torch.dtype = torch.float32):
         super().__init__(params, {"lr": lr})
+        self.dtype = dtype
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> None:  # type: ignore[override]  # no closures here
@@ -53,8 +56,8 @@ class Muon(torch.optim.Optimizer):
                     state["momentum"] = torch.zeros_like(weight)
                 momentum = state["momentum"].mul_(MOMENTUM).add_(weight.grad)
                 # channels_last weights lie in memory as (out, y, x, in); the order of the columns changes nothing
-                update = orthogonal(weight.grad.add(momentum, alpha=MOMENTUM).permute(0, 2, 3, 1).flatten(1))
+                matrix = weight.grad.add(momentum, alpha=MOMENTUM).permute(0, 2, 3, 1).flatten(1)
                 out, _, *kernel = weight.shape
-                update = update.view(out, *kernel, -1).permute(0, 3, 1, 2)
+                update = orthogonal(matrix.to(self.dtype)).view(out, *kernel, -1).permute(0, 3, 1, 2)
                 scale = max(1, out / (weight.numel() // out)) ** 0.5
                 weight.mul_(out**0.5 / weight.norm()).add_(update, alpha=-group["lr"] * scale)

@@ -34,3 +34,17 @@ def test_channels_last_weights_train_as_contiguous_ones() -> None:
         ends.append(weight.detach().contiguous())
     torch.testing.assert_close(*ends)
     assert not torch.allclose(ends[0], start)
+
+
+def test_in_bf16_the_update_is_the_same_up_to_rounding_and_the_weight_stays_float32() -> None:
+    torch.manual_seed(0)
+    start, gradient = torch.randn(64, 16, 3, 3), torch.randn(64, 16, 3, 3)
+    ends = []
+    for dtype in (torch.float32, torch.bfloat16):
+        weight = torch.nn.Parameter(start.clone())
+        weight.grad = gradient
+        Muon([weight], lr=1.0, dtype=dtype).step()
+        assert weight.dtype == torch.float32
+        ends.append(weight.detach() - start * (8 / start.norm()))
+    away = (ends[1] - ends[0]).norm() / ends[0].norm()
+    assert 1e-4 < away < 0.05
