@@ -105,19 +105,19 @@ module dut (
     end
   endfunction
 
-  // step0: multiply by 319
+  // step0: multiply by 149
   function automatic signed [63:0] step_step0(input signed [63:0] v, input integer channel);
-    step_step0 = v * 64'sd319;
+    step_step0 = v * 64'sd149;
   endfunction
 
-  // step1: add value 4097
+  // step1: add value 2074
   function automatic signed [63:0] step_step1(input signed [63:0] v, input integer channel);
-    step_step1 = v + 64'sd4097;
+    step_step1 = v + 64'sd2074;
   endfunction
 
-  // step2: shift_right by 13, round floor
+  // step2: shift_right by 12, round floor
   function automatic signed [63:0] step_step2(input signed [63:0] v, input integer channel);
-    step_step2 = round_floor(v, 32'(64'sd13));
+    step_step2 = round_floor(v, 32'(64'sd12));
   endfunction
 
   // step3: clamp low 0, high 15
