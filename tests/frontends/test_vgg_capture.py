@@ -54,10 +54,16 @@ GRADUAL = [0, 4, 7, 11, 14, 17, 21, 24, 27, 30, 33, 35, 38, 41, 45, 48, 51]
 def test_images_auto_takes_pictures_that_reach_the_strength(tmp_path: Path) -> None:
     layout = tmp_path / "relu.toml"
     layout.write_text(NARROW.replace('"accumulator"', '"relu"'))
-    dump = ("dump", "--layer", "33", "--checkpoint", "builtin", "--images", "auto", "--layout", layout)
-    for share, reached in ((90, True), (100, False)):
+    network = checkpoint.load(checkpoint.BUILTIN)
+    conv = network.model.quantized()[33]
+    codes = conv.weight_codes().clone()
+    codes[0] = -7  # this output is 0 behind its ReLU, whatever the picture
+    conv.fix_codes(codes)
+    checkpoint.pack(network, tmp_path / "dead.safetensors")
+    dump = ("dump", "--layer", "33", "--checkpoint", tmp_path / "dead.safetensors", "--images", "auto")
+    for share, reached in ((50, True), (100, False)):
         folder = tmp_path / str(share)
-        result = cli(*dump, "--strength", share, "--out", folder, "--json")
+        result = cli(*dump, "--layout", layout, "--strength", share, "--out", folder, "--json")
         assert result.exit_code == 0, result.stderr
         assert json.loads(result.stdout)["set"] == str(folder / "features_33")
         capture = LayerCapture.load(folder / "features_33" / "capture.safetensors")
@@ -68,10 +74,8 @@ def test_images_auto_takes_pictures_that_reach_the_strength(tmp_path: Path) -> N
         said = result.stderr.splitlines()[0]
         assert said.startswith(f"{len(images)} of 32 pictures chosen: {percent(shown.relu, shown.flips)} of single-bit")
         assert ("all 32 together show no more" in said) != reached
-    network = checkpoint.load(checkpoint.BUILTIN)
     layer = choose_layer(network.model, "33")
-    pictures = read(SamplePictures())
-    every = input_codes(network, layer, pictures)
+    every = input_codes(network, layer, read(SamplePictures()))
     np.testing.assert_array_equal(capture.input, every[list(images)])
     most = measure(LayerCapture(capture.layer, capture.formats, capture.weight, every)).info.weight
     assert most.relu == shown.relu  # no more can be reached than was
