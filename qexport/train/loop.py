@@ -19,7 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from qexport.core.atomic import write_atomically
 from qexport.errors import CheckFailed, QexportError
 from qexport.frontends.vgg import checkpoint
-from qexport.frontends.vgg.data import CROP_PADDING, SIDE, Pictures, augment, cut_out, normalise
+from qexport.frontends.vgg.data import CROP_PADDING, SIDE, Pictures, augment, cut_out, distort, normalise
 from qexport.frontends.vgg.model import MODELS, QuantVGG, build
 from qexport.frontends.vgg.quant import QuantConv2d, act_qmax, best_alpha, weight_qmax
 from qexport.train import parallel
@@ -35,7 +35,7 @@ WARM_UP = 0.05  # share of the steps until the learning rate peaks
 FLOAT_SHARE = 0.1  # share of the epochs before the quantizers are switched on
 ALPHA_MIN = 1e-3
 CUTOUT_SIDE = 12
-CUTOUT_EPOCHS = 40  # far shorter runs do not overfit, but for those that go on from a trained network
+STRONG_EPOCHS = 40  # far shorter runs do not overfit, but for those that go on from a trained network
 AVERAGE_SHARE = 0.02  # the weights' average reaches back over this share of the steps
 AVERAGE_EVERY = 4
 CALIBRATION_PICTURES = 256
@@ -199,11 +199,14 @@ def batches(pictures: Pictures, recipe: Recipe, epoch: int) -> Iterator[tuple[Te
     hole_top, hole_left = torch.randint(SIDE - CUTOUT_SIDE + 1, (2, count), generator=rng).to(device)
     first_way = torch.randint(2, (count,), generator=torch.Generator().manual_seed(recipe.seed)).to(device)
     mirrored = (first_way + epoch) % 2 == 1
+    draws = torch.rand((count, 9), generator=rng).to(device)
+    strongly = recipe.epochs >= STRONG_EPOCHS or recipe.init_sha256
     batch = min(recipe.batch_size, count)
     for start in range(rank * batch // world, count - count % batch, batch):
         chosen = order[start : start + batch // world]
-        x = normalise(augment(pictures.pixels[chosen], top[chosen], left[chosen], mirrored[chosen]))
-        if recipe.epochs >= CUTOUT_EPOCHS or recipe.init_sha256:
+        x = augment(pictures.pixels[chosen], top[chosen], left[chosen], mirrored[chosen])
+        x = normalise(distort(x, draws[chosen]) if strongly else x)
+        if strongly:
             x = cut_out(x, hole_top[chosen], hole_left[chosen], CUTOUT_SIDE)
         yield x.contiguous(memory_format=torch.channels_last), pictures.labels[chosen]
 

@@ -8,9 +8,19 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.transforms.v2 import InterpolationMode, functional
 
 from qexport.errors import QexportError
-from qexport.frontends.vgg.data import CLASS_NAMES, SamplePictures, augment, cut_out, normalise, open_split, read
+from qexport.frontends.vgg.data import (
+    CLASS_NAMES,
+    SamplePictures,
+    augment,
+    cut_out,
+    distort,
+    normalise,
+    open_split,
+    read,
+)
 from scripts.jpeg_copies import main
 
 
@@ -61,6 +71,54 @@ def test_cut_out_zeroes_one_square_a_picture() -> None:
     for picture, (top, left) in zip(out, ((0, 0), (5, 17), (24, 24)), strict=True):
         assert not picture[:, top : top + 8, left : left + 8].any()
         assert picture.sum() == 3 * (32 * 32 - 64)
+
+
+def drawn(**given: float) -> torch.Tensor:
+    names = ["warp", "turn", "across", "down", "shear", "light", "contrast", "brightness", "saturation"]
+    middle = {"warp": 1.0, "light": 1.0} | dict.fromkeys(("turn", "across", "down", "shear", "contrast"), 0.5)
+    return torch.tensor([[(middle | given).get(name, 0.5) for name in names]])
+
+
+def test_distort_leaves_half_of_the_pictures_as_they_are_and_changes_nothing_in_the_middle_of_its_ranges() -> None:
+    pixels = torch.randint(256, (1000, 3, 32, 32), dtype=torch.uint8)
+    out = distort(pixels, torch.rand(1000, 9))
+    assert 150 < (out == pixels).all((1, 2, 3)).sum() < 350, "a quarter is neither warped nor lit"
+    assert 0 <= out.min() < out.max() <= 255
+    for draws in (drawn(warp=0.0), drawn(light=0.0)):
+        torch.testing.assert_close(distort(pixels[:1], draws), pixels[:1].float(), atol=0.01, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("draws", "want"),
+    [
+        (drawn(warp=0.0, turn=1.0), {"angle": -15.0, "scale": 1.0}),
+        (drawn(warp=0.0, turn=0.0), {"angle": 15.0, "scale": 1.0}),
+        (drawn(warp=0.0, across=0.0, down=0.0), {"angle": 0.0, "scale": 1 / 0.85}),
+        (drawn(warp=0.0, across=1.0, down=1.0), {"angle": 0.0, "scale": 1 / 1.15}),
+    ],
+)
+def test_distort_turns_and_scales_as_torchvision_does(draws: torch.Tensor, want: dict[str, float]) -> None:
+    pixels = torch.randint(256, (1, 3, 32, 32), dtype=torch.uint8)
+    expected = functional.affine(
+        pixels.float(), **want, translate=[0, 0], shear=[0.0], interpolation=InterpolationMode.BILINEAR
+    )
+    inside = (slice(None), slice(None), slice(8, 24), slice(8, 24))  # edges are torchvision's own way
+    torch.testing.assert_close(distort(pixels, draws)[inside], expected[inside], atol=0.5, rtol=0)
+
+
+def test_distort_changes_the_light_by_what_it_says() -> None:
+    pixels = (
+        torch.tensor([[[100, 140]], [[60, 100]], [[80, 120]]], dtype=torch.uint8)
+        .expand(1, 3, 32, 2)
+        .repeat(1, 1, 1, 16)
+    )
+    shift = distort(pixels, drawn(light=0.0, brightness=0.75)) - pixels
+    torch.testing.assert_close(shift, torch.full_like(shift, 20.0))
+    contrast = distort(pixels, drawn(light=0.0, contrast=0.0)) - 100
+    torch.testing.assert_close(contrast, 0.6 * (pixels - 100.0))
+    grey = distort(pixels, drawn(light=0.0, saturation=0.0))
+    mean = pixels.float().mean(1, keepdim=True)
+    torch.testing.assert_close(grey, mean + 0.4 * (pixels - mean))
 
 
 def test_the_script_makes_jpegs_of_the_same_pictures(noise_folder: Path, tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional
 from torchvision.datasets import CIFAR10, ImageFolder
 
 from qexport.errors import QexportError, few
@@ -138,7 +139,7 @@ def augment(pixels: Tensor, top: Tensor, left: Tensor, mirrored: Tensor) -> Tens
     steps = torch.arange(SIDE, device=device)
     rows = top.view(n, 1) + steps
     cols = left.view(n, 1) + torch.where(mirrored.view(n, 1), SIDE - 1 - steps, steps)
-    padded = torch.nn.functional.pad(pixels, (CROP_PADDING,) * 4)
+    padded = functional.pad(pixels, (CROP_PADDING,) * 4)
     image = torch.arange(n, device=device).view(n, 1, 1, 1)
     channel = torch.arange(3, device=device).view(1, 3, 1, 1)
     return padded[image, channel, rows.view(n, 1, SIDE, 1), cols.view(n, 1, 1, SIDE)]
@@ -150,3 +151,25 @@ def cut_out(x: Tensor, top: Tensor, left: Tensor, side: int) -> Tensor:
     rows = (steps >= top.view(-1, 1)) & (steps < top.view(-1, 1) + side)
     cols = (steps >= left.view(-1, 1)) & (steps < left.view(-1, 1) + side)
     return x.masked_fill(rows.view(-1, 1, SIDE, 1) & cols.view(-1, 1, 1, SIDE), 0.0)
+
+
+def distort(pixels: Tensor, draws: Tensor) -> Tensor:
+    """Warp half of the pictures and light half of them differently; uint8 to float (n, 3, 32, 32), both 0..255.
+
+    `draws` are uniform in 0..1, (n, 9): whether to warp; turn (+-15 degrees), scale of each axis (+-15 %), shear
+    (+-0.15); whether to light; contrast (+-40 %), brightness (+-40), saturation (+-60 %). What is outside is 0.
+    """
+    x = pixels.float()
+    spread = 2 * draws - 1
+    warp, light = (draws[:, at].view(-1, 1, 1, 1) < 0.5 for at in (0, 5))
+    turn, across, down, shear = math.radians(15) * spread[:, 1], *(1 + 0.15 * spread[:, 2:4].T), 0.15 * spread[:, 4]
+    zero = torch.zeros_like(turn)
+    theta = [turn.cos() * across, shear - turn.sin() * down, zero, turn.sin() * across, turn.cos() * down, zero]
+    grid = functional.affine_grid(torch.stack(theta, 1).view(-1, 2, 3), list(x.shape), align_corners=False)
+    x = torch.where(warp, functional.grid_sample(x, grid, align_corners=False), x)
+    contrast, brightness, saturation = (spread[:, at].view(-1, 1, 1, 1) for at in (6, 7, 8))
+    grey = x.mean(1, keepdim=True)
+    lit = grey + (x - grey) * (1 + 0.6 * saturation)
+    level = lit.mean((1, 2, 3), keepdim=True)
+    lit = level + (lit - level) * (1 + 0.4 * contrast) + 40 * brightness
+    return torch.where(light, lit.clamp(0, 255), x)
