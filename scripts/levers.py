@@ -68,8 +68,8 @@ def main(data: Path, out: Path, epochs: int, seeds: int, write: bool) -> None:
                     loop.train(recipe, training, validation, folder, device, say=click.echo)
             top1.append(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["top1"])
         first = first or mean(top1)  # that of the recipe as it is
-        gain = f"{mean(top1) - first:+.2f}" if change else ""
-        rows.append(f"| {name} | {' | '.join(f'{value:.2f} %' for value in top1)} | {mean(top1):.2f} % | {gain} |")
+        each = " | ".join(f"{value:.2f} %" for value in top1)
+        rows.append(f"| {name} | {each} | {mean(top1):.2f} % | {mean(top1) - first:+.2f} |")
         click.echo(rows[-1])
     table = "\n".join(rows)
     if write:

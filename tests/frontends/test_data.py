@@ -79,7 +79,7 @@ def drawn(**given: float) -> torch.Tensor:
     return torch.tensor([[(middle | given).get(name, 0.5) for name in names]])
 
 
-def test_distort_leaves_half_of_the_pictures_as_they_are_and_changes_nothing_in_the_middle_of_its_ranges() -> None:
+def test_distort_leaves_a_quarter_of_the_pictures_as_they_are_and_changes_nothing_in_the_middle_of_its_ranges() -> None:
     pixels = torch.randint(256, (1000, 3, 32, 32), dtype=torch.uint8)
     out = distort(pixels, torch.rand(1000, 9))
     assert 150 < (out == pixels).all((1, 2, 3)).sum() < 350, "a quarter is neither warped nor lit"
@@ -104,6 +104,25 @@ def test_distort_turns_and_scales_as_torchvision_does(draws: torch.Tensor, want:
     )
     inside = (slice(None), slice(None), slice(8, 24), slice(8, 24))  # edges are torchvision's own way
     torch.testing.assert_close(distort(pixels, draws)[inside], expected[inside], atol=0.5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("draws", "x_by_x", "x_by_y", "y_by_y"),
+    [
+        (drawn(warp=0.0, across=1.0), 1.15, 0.0, 1.0),
+        (drawn(warp=0.0, down=0.0), 1.0, 0.0, 0.85),
+        (drawn(warp=0.0, shear=1.0), 1.0, 0.15, 1.0),
+    ],
+)
+def test_distort_takes_each_pixel_from_where_it_says(
+    draws: torch.Tensor, x_by_x: float, x_by_y: float, y_by_y: float
+) -> None:
+    at = torch.arange(32)
+    columns, rows = at.expand(32, 32), at.view(32, 1).expand(32, 32)
+    out = distort(torch.stack([columns, rows, rows])[None].to(torch.uint8), draws)[0, :, 8:24, 8:24]
+    x, y = (t[8:24, 8:24] - 15.5 for t in (columns, rows))
+    torch.testing.assert_close(out[0], 15.5 + x_by_x * x + x_by_y * y, atol=1e-3, rtol=0)
+    torch.testing.assert_close(out[1], 15.5 + y_by_y * y, atol=1e-3, rtol=0)
 
 
 def test_distort_changes_the_light_by_what_it_says() -> None:
