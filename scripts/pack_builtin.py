@@ -6,9 +6,10 @@ A run that started from the network that shipped until now (`--init builtin`) is
 """
 
 import json
-import sys
 from hashlib import sha256
 from pathlib import Path
+
+import click
 
 from qexport.frontends.vgg import checkpoint
 
@@ -21,8 +22,10 @@ def command(recipe: dict[str, object]) -> str:
     return " ".join(["qexport train", *(f"--{key.replace('_', '-')} {value}" for key, value in options.items())])
 
 
-def main() -> None:
-    run = Path(sys.argv[1])
+@click.command()
+@click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
+def main(run: Path) -> None:
+    """Pack the best network of the folder RUN."""
     network = checkpoint.load(run / checkpoint.BEST)
     last = checkpoint.read_training(run / checkpoint.LAST)
     story = checkpoint.BUILTIN.with_suffix(".json")
