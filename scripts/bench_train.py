@@ -6,7 +6,6 @@ python scripts/bench_train.py --data cifar10/ --codes                   # codes 
 """
 
 import os
-import re
 import tempfile
 import time
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
+from pages import filled
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -175,9 +175,7 @@ def main(
     table = "\n".join(rows)
     click.echo(table)
     if write:
-        text = PAGE.read_text(encoding="utf-8")
-        block = re.compile(r"(<!-- begin:speed -->\n).*?(<!-- end:speed -->)", re.S)
-        PAGE.write_text(block.sub(lambda m: f"{m[1]}{table}\n{m[2]}", text), encoding="utf-8")
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "speed", table), encoding="utf-8")
 
 
 if __name__ == "__main__":

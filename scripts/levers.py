@@ -6,7 +6,6 @@ A run that is finished under --out is not repeated, so that the table may be mad
 """
 
 import json
-import re
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -14,6 +13,7 @@ from unittest.mock import patch
 
 import click
 import torch
+from pages import filled
 from torch import Tensor
 
 from qexport.frontends.vgg.data import augment, open_split, read
@@ -73,9 +73,7 @@ def main(data: Path, out: Path, epochs: int, seeds: int, write: bool) -> None:
         click.echo(rows[-1])
     table = "\n".join(rows)
     if write:
-        text = PAGE.read_text(encoding="utf-8")
-        block = re.compile(r"(<!-- begin:levers -->\n).*?(<!-- end:levers -->)", re.S)
-        PAGE.write_text(block.sub(lambda m: f"{m[1]}{table}\n{m[2]}", text), encoding="utf-8")
+        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "levers", table), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import click
 
+from qexport.errors import QexportError
 from qexport.frontends.vgg import checkpoint
 
 
@@ -26,8 +27,11 @@ def command(recipe: dict[str, object]) -> str:
 @click.argument("run", type=click.Path(exists=True, file_okay=False, path_type=Path))
 def main(run: Path) -> None:
     """Pack the best network of the folder RUN."""
-    network = checkpoint.load(run / checkpoint.BEST)
-    last = checkpoint.read_training(run / checkpoint.LAST)
+    try:
+        network = checkpoint.load(run / checkpoint.BEST)
+        last = checkpoint.read_training(run / checkpoint.LAST)
+    except QexportError as error:
+        raise click.UsageError(str(error)) from None
     story = checkpoint.BUILTIN.with_suffix(".json")
     goes_on = last["recipe"]["init_sha256"] == sha256(checkpoint.BUILTIN.read_bytes()).hexdigest()
     runs = json.loads(story.read_text()) if goes_on and story.exists() else []

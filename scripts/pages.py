@@ -31,6 +31,13 @@ class BlockFailed(Exception):
     """A block of a page that did not end as it should."""
 
 
+def filled(text: str, name: str, made: str) -> str:
+    """The text of a page with what a script made between the markers of that name."""
+    begin, end = f"<!-- begin:{name} -->\n", f"<!-- end:{name} -->"
+    before, _, rest = text.partition(begin)
+    return before + begin + made + "\n" + end + rest.partition(end)[2]
+
+
 def running_pages() -> list[str]:
     return [str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").rglob("*.md")) if MARK in page.read_text()]
 

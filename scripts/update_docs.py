@@ -18,7 +18,7 @@ from typing import get_args
 
 import msgspec
 import numpy as np
-from pages import run_page, running_pages
+from pages import filled, run_page, running_pages
 from reference import WHOLE
 
 from qexport.build.dump import dump
@@ -455,13 +455,11 @@ PAGES = {
 PICTURES = {"docs/images/report-layer.svg": "layer", "docs/images/report-bits.svg": "bits"}
 
 
-def filled(page: str) -> bytes:
+def made_page(page: str) -> bytes:
     """A page with what its makers give between their markers."""
     text = (ROOT / page).read_text(encoding="utf-8")
     for make in PAGES[page]:
-        begin, end = f"<!-- begin:{make.__name__} -->\n", f"<!-- end:{make.__name__} -->"
-        before, _, rest = text.partition(begin)
-        text = before + begin + make() + "\n" + end + rest.partition(end)[2]
+        text = filled(text, make.__name__, make())
     return text.encode()
 
 
@@ -469,7 +467,7 @@ def main() -> None:
     groups: dict[str, dict[str, Callable[[], bytes]]] = {
         "reference": {name: lambda make=make: make().encode() for name, make in WHOLE.items()},
         "shown": {name: functools.partial(plot, ROOT / SET, what) for name, what in PICTURES.items()}
-        | {name: functools.partial(filled, name) for name in PAGES},
+        | {name: functools.partial(made_page, name) for name in PAGES},
         "running": {name: functools.partial(run_page, name) for name in running_pages()},
     }
     made = {name: make for group in groups.values() for name, make in group.items()}
