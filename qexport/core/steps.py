@@ -647,17 +647,17 @@ class Chain:
                 f"{output.high} of formats.output ({output}); end it with a clamp or widen the format"
             )
 
-    def of_channel(self, channel: int) -> list[Step]:
-        """The steps that one value of a channel passes: a max_pool leaves it as it is, as in a window of equal values;
-        a sum_pool ends them."""
+    def of_channels(self, channels: Sequence[int]) -> list[Step]:
+        """The steps that one value of each of the channels passes: a max_pool leaves it as it is, as in a window of
+        equal values; a sum_pool ends them."""
         steps = itertools.takewhile(lambda step: not isinstance(step, SumPool), self.steps)
-        return [step.of_channels([channel]) for step in steps if not isinstance(step, MaxPool)]
+        return [step.of_channels(channels) for step in steps if not isinstance(step, MaxPool)]
 
     def behind(self, channel: int, values: Int64, steps: Sequence[Step] | None = None) -> Int64:
-        """What `of_channel`, or these first ones of it, makes of values (any shape) of a channel."""
+        """What `of_channels`, or these first ones of it, makes of values (any shape) of a channel."""
         v: Ints = values.reshape(1, -1)
         bias = None if self.bias is None else self.bias[[channel]]
-        for step in self.of_channel(channel) if steps is None else steps:
+        for step in self.of_channels([channel]) if steps is None else steps:
             v = step.apply(v, 0, bias)
         return v.reshape(values.shape)
 
@@ -667,7 +667,7 @@ class Chain:
         """
         low, high = int(self.start.low[channel]), int(self.start.high[channel])
         runs, found = [(low, high)], {low, high, -1, 0, 1}  # in each of the runs all steps so far only rise, or fall
-        steps = self.of_channel(channel)
+        steps = self.of_channels([channel])
         for number, step in enumerate(steps):
             places = set[int]()
             for run in runs[:most]:

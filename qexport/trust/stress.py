@@ -16,23 +16,23 @@ from qexport.core.codes import CodeFormat
 from qexport.core.coverage import Bools, Coverage
 from qexport.core.geometry import ConvGeometry
 from qexport.core.golden import Golden
-from qexport.core.intformat import Int64, IntFormat
+from qexport.core.intformat import Int64
 from qexport.core.operations.base import Need, Operation
 from qexport.core.operations.conv2d import pad, patches
 from qexport.core.operations.matmul import MatrixProduct
 from qexport.core.operations.registry import operation, require
 from qexport.core.operations.sum import WeightedSum
-from qexport.core.steps import Chain, SumPool
+from qexport.core.steps import SumPool
 from qexport.core.strength import Strength
 from qexport.layout.memory import Layout
 from qexport.layout.order import TILE_AXIS
+from qexport.trust.aims import Aims
 from qexport.trust.stress_data import stress_product, stress_sum
 
 MAX_IMAGES = 24
 MAX_SETS = 16  # of weights, for one layer
 _TRIES = 4  # channels, and places for each, that one accumulator is tried with
-_REPEATS = 6  # of an accumulator that alone shows an error, which may come with half of all others only
-_BESIDE = 256  # accumulators beside edges that are looked at
+_DRAWS = 16  # of codes for each place
 STIMULUS = "stress"
 
 
@@ -41,9 +41,9 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
 
     Weights and inputs fill the whole range of their formats. Every output channel reaches its own least and greatest
     accumulator, and so one of them the proven bounds; at the corners of the plane each reaches what is possible there.
-    Single accumulators are -1, 0 and 1, and lie on both sides of every edge between two codes of the output and on its
-    ties, as far as MAX_IMAGES images have room; images are added until every single-bit error of a weight shows behind
-    the ReLU. The same seed gives the same codes.
+    Single accumulators are -1, 0 and 1, lie on both sides of every edge between two codes of the output and on its
+    ties, and show in each channel the stuck bits of what its steps are given, as far as MAX_IMAGES images have room;
+    images are added until every single-bit error of a weight shows behind the ReLU. The same seed gives the same codes.
     """
     if not isinstance(like.layer, ConvGeometry):
         return _of_data(like, seed)
@@ -52,7 +52,7 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
     layer, formats, plane = like.layer, like.formats, like.plane
     lifts, weight = _weights(rng, layer, formats.weight)
     codes = formats.input.integer
-    sheets = _Sheets(rng, layer, formats.input, plane)
+    sheets = _Sheets(rng, layer, formats.input, plane, weight)
     bias = None
     if like.bias is not None:
         least, greatest = (side.sum(axis=(1, 2, 3)) for side in _sides(weight, formats.input))
@@ -73,13 +73,22 @@ def stress_capture(like: Capture, seed: int = 0) -> LayerCapture:
     reach = [(k - 1) * d // s + 1 for k, d, s in zip(layer.kernel, layer.dilation, layer.stride, strict=True)]
     spots = [(oy, ox) for oy in range(0, rows, reach[0]) for ox in range(0, cols, reach[1])]  # they do not overlap
     spots += _furthest(draft, weight)
-    windows = [[sheets.window(group, position) for position in spots] for group in range(layer.groups)]
+    sheets.open(spots)
     channels = rng.permutation(layer.out_channels)
-    for number, (wanted, target) in enumerate(_targets(operation(draft, None))):
-        for channel in np.roll(channels, -number)[:_TRIES].tolist() if wanted is None else [wanted] * _TRIES:
-            group = channel // (layer.out_channels // layer.groups)
-            if sheets.aim(windows[group], weight[channel], target - (0 if bias is None else int(bias[channel]))):
-                break
+    aims, size = Aims(operation(draft, None)), layer.out_channels // layer.groups
+    offset = np.zeros(layer.out_channels, np.int64) if bias is None else bias
+    for number, (wanted, target) in enumerate(aims.targets()):
+        if sheets.full:
+            break
+        for channel in np.roll(channels, -number)[:_TRIES].tolist() if wanted is None else [wanted]:
+            if not (hits := list(sheets.hits(channel, target - int(offset[channel])))):
+                continue
+            members = range(channel - channel % size, channel - channel % size + size)
+            sums = np.stack([sheets.sums(window, found) for _, window, found in hits], 1) + offset[members, np.newaxis]
+            best = int(aims.worth(sums, members).argmax())
+            sheets.write(*hits[best])
+            aims.met(sums[:, best], members)
+            break
     averages = any(isinstance(step, SumPool) for step in like.steps or ())  # their edges are met by chance alone
     strength = Strength(layer, formats, stored)
     for number in range(MAX_IMAGES):
@@ -153,9 +162,9 @@ def _of_data(like: Capture, seed: int) -> LayerCapture:
     require(like.layer, Need.STRESS)
     facts: Operation = operation(like, None)
     if isinstance(facts, MatrixProduct):
-        return stress_product(facts, like, _targets(facts), MAX_IMAGES, seed)
+        return stress_product(facts, like, Aims(facts), MAX_IMAGES, seed)
     assert isinstance(facts, WeightedSum)
-    return stress_sum(facts, like, _targets(facts), MAX_IMAGES, seed)
+    return stress_sum(facts, like, Aims(facts), MAX_IMAGES, seed)
 
 
 def _zeros(layer: ConvGeometry, fmt: CodeFormat) -> Int64:
@@ -214,56 +223,6 @@ def _furthest(draft: LayerCapture, weight: Int64) -> Iterator[tuple[int, int]]:
         yield oy, ox
 
 
-def _targets(facts: Operation) -> Iterator[tuple[int | None, int]]:
-    """(channel, accumulator) pairs that must not be wrong by one; None: of whatever channel.
-
-    Those around 0, ties, both sides of each edge between two codes; in each channel, as its hardware is its own, those
-    that alone show a wrong bit of a step; then what else a wrong step may show.
-    """
-    yield from ((None, value) for value in (-1, 0, 1))
-    chain = facts.chain
-    if chain is None:
-        return
-    alike = not any(array.ndim for step in chain.steps for array in step.arrays.values())
-    found: list[list[tuple[int | None, int]]] = [[], []]
-    rare: list[tuple[int | None, int]] = []
-    for channel in range(facts.start.channels):
-        edges = chain.edges(channel)
-        codes = chain.behind(channel, edges)
-        jumps = (np.diff(codes) != 0) & (np.diff(edges) == 1)
-        near = np.concatenate([jumps, [False]]) | np.concatenate([[False], jumps])
-        for values, those in zip((edges[near], edges[~near]), found, strict=True):
-            those += [(None if alike else channel, value) for value in values.tolist()]
-        rare += [(channel, value) for value in _rare(chain, channel, edges[near])]
-    ties: list[tuple[int | None, int]] = [(None if alike else channel, value) for channel, value in facts.ties]
-    yield from dict.fromkeys((*ties, *found[0]))
-    for _ in range(_REPEATS):
-        yield from rare
-    yield from dict.fromkeys(found[1])
-
-
-def _rare(chain: Chain, channel: int, edges: Int64) -> list[int]:
-    """Few of the accumulators beside edges that together show each wrong bit of a step that few of them show."""
-    values, steps, shown = edges[:_BESIDE], chain.of_channel(channel), []
-    codes = chain.behind(channel, values)
-    for number in range(1, len(steps)):
-        given = chain.behind(channel, values, steps[:number])
-        ends = chain.behind(channel, np.array([chain.start.low[channel], chain.start.high[channel]]), steps[:number])
-        low, high = int(ends.min()), int(ends.max())
-        for bit in range(IntFormat.holding(low, high, low < 0).bits - 1):
-            wrong = given ^ (1 << bit)
-            inside = (low <= wrong) & (wrong <= high)  # behind which a step may have no value
-            after = chain.behind(channel, np.where(inside, wrong, given), steps[number:])
-            shown.append(after != codes)
-    rows = [row for row in shown if 0 < row.sum() <= len(values) // 4]
-    seldom, chosen = np.array(rows), list[int]()
-    while len(seldom):
-        best = int(seldom.sum(axis=0).argmax())
-        chosen.append(int(values[best]))
-        seldom = seldom[~seldom[:, best]]
-    return chosen
-
-
 @dataclass(frozen=True)
 class _Window:
     """The inputs of a group's channels inside the plane that an output position meets, and the taps that meet them."""
@@ -276,23 +235,46 @@ class _Window:
     kws: Int64
 
     def of(self, taps: Int64) -> Int64:
-        """Those of (ic of g, kh, kw) that meet an input, in the order of the inputs."""
-        return taps[:, self.khs[:, np.newaxis], self.kws]
+        """Those of (..., ic of g, kh, kw) that meet an input, in the order of the inputs."""
+        return taps[..., self.khs[:, np.newaxis], self.kws]
 
 
 class _Sheets:
-    """Images (ic, iy, ix) of random codes; each part of them is written at most once."""
+    """Images (ic, iy, ix) of random codes for weights (oc, ic of g, kh, kw), less their zero points; each part of them
+    is written at most once."""
 
-    def __init__(self, rng: np.random.Generator, layer: ConvGeometry, fmt: CodeFormat, plane: tuple[int, int]):
-        self._rng, self._layer, self._codes, self._plane = rng, layer, fmt.integer, plane
+    def __init__(
+        self, rng: np.random.Generator, layer: ConvGeometry, fmt: CodeFormat, plane: tuple[int, int], weight: Int64
+    ):
+        self._rng, self._layer, self._codes, self._plane, self._weight = rng, layer, fmt.integer, plane, weight
         self._zero = fmt.zero_points[0]
         self.images: list[Int64] = []
         self._taken: list[NDArray[np.bool_]] = []  # (g, iy, ix)
+        self._spots: list[list[_Window]] = [[] for _ in range(layer.groups)]
+        self._room: list[NDArray[np.bool_]] = []  # (g, spot)
 
     def add(self) -> None:
         shape = (self._layer.in_channels, *self._plane)
         self.images.append(self._rng.integers(self._codes.low, self._codes.high + 1, shape))
         self._taken.append(np.zeros((self._layer.groups, *self._plane), np.bool_))
+        self._room.append(np.ones((self._layer.groups, len(self._spots[0])), np.bool_))
+
+    def open(self, positions: Sequence[tuple[int, int]]) -> None:
+        """From now on `hits` looks at the windows of these output positions."""
+        groups = range(self._layer.groups)
+        self._spots = [[self.window(group, position) for position in positions] for group in groups]
+        self._room = [np.array([[self._free(n, w) for w in ws] for ws in self._spots]) for n in range(len(self.images))]
+        ends = self._codes.low - self._zero, self._codes.high - self._zero
+        taps = [window.of(self._weight) for window in self._spots[0]]  # at a border fewer of them meet an input
+        self._least, self._greatest = (
+            np.array([side(each * ends[0], each * ends[1]).sum(axis=(1, 2, 3)) for each in taps])  # (spot, oc)
+            for side in (np.minimum, np.maximum)
+        )
+
+    @property
+    def full(self) -> bool:
+        """Whether none of the windows that `hits` looks at has room."""
+        return len(self.images) == MAX_IMAGES and not any(room.any() for room in self._room)
 
     def window(self, group: int, position: tuple[int, int]) -> _Window:
         layer, met = self._layer, []
@@ -305,39 +287,57 @@ class _Sheets:
         channels = slice(group * layer.group_inputs, (group + 1) * layer.group_inputs)
         return _Window(group, channels, ys, xs, khs, kws)
 
-    def _rooms(self, windows: Sequence[_Window]) -> Iterator[tuple[int, _Window]]:
-        """Images and windows of them in which nothing is written yet; new images come last."""
-        for number in range(MAX_IMAGES):
-            if number == len(self.images):
-                self.add()
-            for window in windows:
-                if not self._taken[number][window.group, window.ys[:, np.newaxis], window.xs].any():
-                    yield number, window
+    def _free(self, number: int, window: _Window) -> bool:
+        """Whether nothing is written there yet."""
+        return not self._taken[number][window.group, window.ys[:, np.newaxis], window.xs].any()
 
-    def _write(self, number: int, window: _Window, codes: Int64) -> None:
+    def write(self, number: int, window: _Window, codes: Int64) -> None:
         self.images[number][window.channels, window.ys[:, np.newaxis], window.xs] = codes
         self._taken[number][window.group, window.ys[:, np.newaxis], window.xs] = True
+        room = self._room[number][window.group]
+        room[room] = [self._free(number, self._spots[window.group][spot]) for spot in np.flatnonzero(room)]
 
     def put(self, window: _Window, codes: Int64) -> None:
         """Write (ic of g, ys, xs) where there is room."""
-        for number, _ in self._rooms([window]):
-            return self._write(number, window, codes)
+        for number in range(MAX_IMAGES):
+            if number == len(self.images):
+                self.add()
+            if self._free(number, window):
+                return self.write(number, window, codes)
 
-    def aim(self, windows: Sequence[_Window], weight: Int64, target: int) -> bool:
-        """Write one of the windows so that the weights (ic of g, kh, kw), less their zero points, sum up to the target;
-        whether it was done."""
+    def sums(self, window: _Window, codes: Int64) -> Int64:
+        """The accumulators (oc of g) of codes (ic of g, ys, xs) in a window, less the bias."""
+        own = np.split(self._weight, self._layer.groups)[window.group]
+        return np.tensordot(window.of(own), codes - self._zero, 3)
+
+    def hits(self, channel: int, target: int) -> Iterator[tuple[int, _Window, Int64]]:
+        """Images, windows with room and codes for them whose accumulator of a channel, less its bias, is the target;
+        new images come last."""
+        group = channel // (self._layer.out_channels // self._layer.groups)
         low, high = self._codes.low, self._codes.high
-        for number, window in islice(self._rooms(windows), _TRIES):
-            taps = window.of(weight)
-            found = self._rng.integers(low, high + 1, taps.shape)
-            lacks = target - int((taps * (found - self._zero)).sum())
-            for at in np.argsort(-np.abs(taps), axis=None, kind="stable"):  # the small ones last, they hit exactly
-                tap, code = int(taps.flat[at]), int(found.flat[at])
-                if tap and lacks:
+        able = (self._least[:, channel] <= target) & (target <= self._greatest[:, channel])
+        places = ((n, int(s)) for n in range(MAX_IMAGES) for s in np.flatnonzero(able & self._room_of(n, group)))
+        for number, spot in islice(places, _TRIES if able.any() else 0):
+            window = self._spots[group][spot]
+            taps = window.of(self._weight[channel])
+            order = np.argsort(-np.abs(taps), axis=None, kind="stable")  # the small ones last, they hit exactly
+            sizes: list[int] = taps.flat[order].tolist()
+            for codes in self._rng.integers(low, high + 1, (_DRAWS, taps.size)).tolist():
+                lacks = target - sum(tap * (code - self._zero) for tap, code in zip(sizes, codes, strict=True))
+                for at, (tap, code) in enumerate(zip(sizes, codes, strict=True)):
+                    if not (lacks and tap):
+                        break
                     step = abs(lacks) // abs(tap) * (1 if (lacks > 0) == (tap > 0) else -1)
-                    found.flat[at] = min(max(code + step, low), high)
-                    lacks -= tap * (int(found.flat[at]) - code)
-            if not lacks:
-                self._write(number, window, found)
-                return True
-        return False
+                    codes[at] = min(max(code + step, low), high)
+                    lacks -= tap * (codes[at] - code)
+                if not lacks:
+                    found = np.empty_like(taps)
+                    found.flat[order] = codes
+                    yield number, window, found
+
+    def _room_of(self, number: int, group: int) -> NDArray[np.bool_]:
+        """Which spots of a group are free in an image, which is made where there is none yet."""
+        if number == len(self.images):
+            self.add()
+        room: NDArray[np.bool_] = self._room[number][group]
+        return room

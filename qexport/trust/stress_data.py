@@ -1,7 +1,7 @@
 """The stress capture of operations whose operands are all data: extreme accumulators, and both sides of every edge."""
 
-from collections.abc import Iterable
 from dataclasses import replace
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -11,12 +11,11 @@ from qexport.core.codes import CodeFormat
 from qexport.core.intformat import Int64
 from qexport.core.operations.matmul import MatrixProduct
 from qexport.core.operations.sum import WeightedSum
+from qexport.trust.aims import Aims
 
 _TRIES = 8
 _LEAST = 4  # images of a product: two at the bounds, in which all codes are equal, and two of others
 _CODES = 1 << 12  # of an operand, from which are chosen
-
-Targets = Iterable[tuple[int | None, int]]  # channel, None: any; accumulator
 
 
 class Palette:
@@ -37,7 +36,7 @@ class Palette:
         return min(near, key=lambda place: abs(float(self.worth[place]) - wanted))
 
 
-def stress_product(facts: MatrixProduct, like: Capture, targets: Targets, images: int, seed: int) -> LayerCapture:
+def stress_product(facts: MatrixProduct, like: Capture, aims: Aims, images: int, seed: int) -> LayerCapture:
     """Two images reach the bounds with the codes of both operands; in the others a row each aims at an accumulator."""
     rng = np.random.default_rng(seed)
     left, right = (Palette(rng, fmt) for fmt in (facts.left, facts.right))
@@ -56,7 +55,7 @@ def stress_product(facts: MatrixProduct, like: Capture, targets: Targets, images
     added = np.zeros((images, rows, columns), np.int64) if own is None else own.repeat(images, 0)
     taken = np.zeros(images, np.int64)  # rows that aim at something already
     taken[:2] = rows
-    for number, (channel, target) in enumerate(targets):
+    for number, (channel, target) in enumerate(aims.targets()):
         column = number % columns if channel is None else channel
         for image in np.flatnonzero(taken < rows)[:_TRIES].tolist():
             row, factors = int(taken[image]), right.worth[others[image, :, column]]
@@ -64,6 +63,7 @@ def stress_product(facts: MatrixProduct, like: Capture, targets: Targets, images
             if found is not None:
                 places[image, row] = found
                 taken[image] += 1
+                aims.met((left.worth[found] @ right.worth[others[image]] + added[image, row]), range(columns))
                 break
     used = max(int(np.flatnonzero(taken)[-1]) + 1, min(_LEAST, images))
     return replace(
@@ -96,7 +96,7 @@ def _aim(rng: np.random.Generator, palette: Palette, factors: Int64, target: int
     return None
 
 
-def stress_sum(facts: WeightedSum, like: Capture, targets: Targets, images: int, seed: int) -> LayerCapture:
+def stress_sum(facts: WeightedSum, like: Capture, aims: Aims, images: int, seed: int) -> LayerCapture:
     """Every channel reaches both bounds; the elements behind aim at an accumulator each, the others are random."""
     rng = np.random.default_rng(seed)
     palettes = {name: Palette(rng, facts.formats.operands[name]) for name in facts.factors}
@@ -109,13 +109,14 @@ def stress_sum(facts: WeightedSum, like: Capture, targets: Targets, images: int,
     ]
     taken = np.zeros(channels, np.int64)
     wanted = [(channel, bound) for channel in range(channels) for bound in facts.bounds]
-    for number, (channel, target) in enumerate((*wanted, *targets)):
+    for number, (channel, target) in enumerate(chain(wanted, aims.targets())):
         channel = number % channels if channel is None else channel
         found = _split(rng, terms, target)
         if found is not None and taken[channel] < room:
             for name, code in zip(codes, found, strict=True):
                 codes[name][channel, taken[channel]] = code
             taken[channel] += 1
+            aims.met(np.array([target]), range(channel, channel + 1))
     used = max(1, -(-int(taken.max()) // (plane[0] * plane[1])))
     shaped: dict[str, Any] = {
         name: each.reshape(channels, images, *plane).transpose(1, 0, 2, 3)[:used] for name, each in codes.items()

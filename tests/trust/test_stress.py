@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from qexport.core.capture import LayerCapture
 from qexport.core.codes import CodeFormat
 from qexport.core.golden import Golden
+from qexport.core.intformat import Int64
 from qexport.core.operations.conv2d import pad, patches
 from qexport.core.strength import measure
 from qexport.trust.stress import MAX_IMAGES, stress_capture
@@ -87,3 +88,24 @@ def test_it_reaches_ties_and_both_sides_of_every_edge_of_the_output(bits: int, s
     edges = np.flatnonzero(np.diff(chain.behind(0, possible)))
     assert len(edges) == 2**bits - 1
     assert {-1, 0, 1, *ties, *edges, *(edges + 1)} <= set(golden.accumulator.flat)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_each_channel_shows_each_stuck_bit_in_front_of_the_clamp(seed: int) -> None:
+    """Bit 5 stuck at 0 shows for 32 to 47 alone, far from each edge between two of the codes 0 to 15."""
+    like, output = make_capture(), CodeFormat(bits=4, signed=False, scale=3.84)
+    golden = Golden(stress_capture(replace(like, formats=msgspec.structs.replace(like.formats, output=output)), seed))
+    chain = golden.facts.chain
+    assert chain is not None
+    steps = chain.of_channels([0])
+    assert [step.op for step in steps][-1] == "clamp"
+
+    def shown(sums: Int64) -> set[tuple[int, int]]:
+        v = chain.behind(0, sums, steps[:-1])
+        levels = {(bit, 0): v & ~(1 << bit) for bit in range(7)} | {(bit, 1): v | 1 << bit for bit in range(7)}
+        return {error for error, stuck in levels.items() if (stuck.clip(0, 15) != v.clip(0, 15)).any()}
+
+    possible = shown(np.arange(golden.facts.bounds[0], golden.facts.bounds[1] + 1))
+    assert (5, 0) in possible
+    for channel in range(8):
+        assert shown(golden.accumulator[:, channel]) == possible, channel
