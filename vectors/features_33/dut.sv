@@ -105,19 +105,19 @@ module dut (
     end
   endfunction
 
-  // step0: multiply by 533
+  // step0: multiply by 271
   function automatic signed [63:0] step_step0(input signed [63:0] v, input integer channel);
-    step_step0 = v * 64'sd533;
+    step_step0 = v * 64'sd271;
   endfunction
 
-  // step1: add value 8227
+  // step1: add value 4057
   function automatic signed [63:0] step_step1(input signed [63:0] v, input integer channel);
-    step_step1 = v + 64'sd8227;
+    step_step1 = v + 64'sd4057;
   endfunction
 
-  // step2: shift_right by 14, round floor
+  // step2: shift_right by 13, round floor
   function automatic signed [63:0] step_step2(input signed [63:0] v, input integer channel);
-    step_step2 = round_floor(v, 32'(64'sd14));
+    step_step2 = round_floor(v, 32'(64'sd13));
   endfunction
 
   // step3: clamp low 0, high 15

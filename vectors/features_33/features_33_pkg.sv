@@ -24,9 +24,9 @@ package features_33_pkg;
   // bits that hold every accumulator these weights can give
   localparam int ACC_WIDTH = 12;
   // output = (accumulator * OUTPUT_MUL + OUTPUT_ADD) >>> OUTPUT_SHIFT, clipped to OUTPUT_MIN..OUTPUT_MAX
-  localparam longint OUTPUT_MUL = 64'sd533;
-  localparam longint OUTPUT_ADD = 64'sd8227;
-  localparam longint OUTPUT_SHIFT = 64'sd14;
+  localparam longint OUTPUT_MUL = 64'sd271;
+  localparam longint OUTPUT_ADD = 64'sd4057;
+  localparam longint OUTPUT_SHIFT = 64'sd13;
   localparam longint OUTPUT_MIN = 64'sd0;
   localparam longint OUTPUT_MAX = 64'sd15;
   // images and planes
@@ -137,19 +137,19 @@ package features_33_pkg;
     end
   endfunction
 
-  // step0: multiply by 533
+  // step0: multiply by 271
   function automatic signed [63:0] step_step0(input signed [63:0] v, input integer channel);
-    step_step0 = v * 64'sd533;
+    step_step0 = v * 64'sd271;
   endfunction
 
-  // step1: add value 8227
+  // step1: add value 4057
   function automatic signed [63:0] step_step1(input signed [63:0] v, input integer channel);
-    step_step1 = v + 64'sd8227;
+    step_step1 = v + 64'sd4057;
   endfunction
 
-  // step2: shift_right by 14, round floor
+  // step2: shift_right by 13, round floor
   function automatic signed [63:0] step_step2(input signed [63:0] v, input integer channel);
-    step_step2 = round_floor(v, 32'(64'sd14));
+    step_step2 = round_floor(v, 32'(64'sd13));
   endfunction
 
   // step3: clamp low 0, high 15

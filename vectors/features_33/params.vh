@@ -26,9 +26,9 @@
 `define FEATURES_33_ACC_WIDTH 12
 
 // output = (accumulator * OUTPUT_MUL + OUTPUT_ADD) >>> OUTPUT_SHIFT, clipped to OUTPUT_MIN..OUTPUT_MAX
-`define FEATURES_33_OUTPUT_MUL 64'sd533
-`define FEATURES_33_OUTPUT_ADD 64'sd8227
-`define FEATURES_33_OUTPUT_SHIFT 64'sd14
+`define FEATURES_33_OUTPUT_MUL 64'sd271
+`define FEATURES_33_OUTPUT_ADD 64'sd4057
+`define FEATURES_33_OUTPUT_SHIFT 64'sd13
 `define FEATURES_33_OUTPUT_MIN 64'sd0
 `define FEATURES_33_OUTPUT_MAX 64'sd15
 
@@ -140,9 +140,9 @@ localparam DILATION_X = 1;
 // bits that hold every accumulator these weights can give
 localparam ACC_WIDTH = 12;
 // output = (accumulator * OUTPUT_MUL + OUTPUT_ADD) >>> OUTPUT_SHIFT, clipped to OUTPUT_MIN..OUTPUT_MAX
-localparam OUTPUT_MUL = 64'sd533;
-localparam OUTPUT_ADD = 64'sd8227;
-localparam OUTPUT_SHIFT = 64'sd14;
+localparam OUTPUT_MUL = 64'sd271;
+localparam OUTPUT_ADD = 64'sd4057;
+localparam OUTPUT_SHIFT = 64'sd13;
 localparam OUTPUT_MIN = 64'sd0;
 localparam OUTPUT_MAX = 64'sd15;
 // images and planes
