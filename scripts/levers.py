@@ -5,7 +5,9 @@ python scripts/levers.py --data cifar10/ --out result/levers [--write]
 A run that is finished under --out is not repeated, so that the table may be made in several goes.
 """
 
+import copy
 import json
+from collections.abc import Callable
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -15,9 +17,12 @@ import click
 import torch
 from pages import filled
 from torch import Tensor
+from torch.nn import functional
 
-from qexport.frontends.vgg.data import augment, open_split, read
+from qexport.frontends.vgg.data import Pictures, augment, normalise, open_split, read
+from qexport.frontends.vgg.model import CLASSES, QuantVGG
 from qexport.train import loop
+from qexport.train.loop import balance
 from qexport.train.precision import settle
 
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "training.md"
@@ -32,15 +37,51 @@ def mirror_at_random(pixels: Tensor, top: Tensor, left: Tensor, mirrored: Tensor
     return augment(pixels, top, left, torch.rand(len(pixels), device=pixels.device) < 0.5)
 
 
-CHANGES: dict[str, dict[str, Any]] = {
-    "as it is": {"Muon": loop.Muon},
-    "SGD for the convolutions, too": {"Muon": sgd, "MUON_LR": 1.0},
-    "no float warm start": {"FLOAT_SHARE": 0.0},
-    "no averaged weights": {"AVERAGE_SHARE": 1e-9},
-    "no label smoothing": {"LABEL_SMOOTHING": 0.0},
-    "mirrored at random": {"augment": mirror_at_random},
-    "distorted, and squares cut out": {"STRONG_EPOCHS": 0},
-}
+def principal(training: Pictures) -> Callable[[QuantVGG], None]:
+    """How a model starts, and its first layer with the principal directions of 3x3 patches, of both signs: together
+    with the BatchNorm behind, these make the patches white."""
+
+    @torch.no_grad()
+    def start(model: QuantVGG) -> None:
+        balance(model)
+        patches = functional.unfold(normalise(training.spread(1000)), 3).transpose(1, 2).reshape(-1, 27)
+        directions = torch.linalg.eigh(patches.T.cov())[1].T.reshape(-1, 3, 3, 3)
+        weight = model.quantized()[0].weight
+        weight[: 2 * len(directions)] = torch.cat([directions, -directions]) * weight.std() * 27**0.5
+
+    return start
+
+
+class Taught(loop._State):
+    """What training changes; half of what is to be learned is what the average of the float epochs says."""
+
+    def switch(self, quantized: bool) -> None:
+        if quantized:
+            self.teacher = copy.deepcopy(self.averaged).eval()  # with the quantizers off
+        super().switch(quantized)
+
+    def step(self, x: Tensor, y: Tensor, step: int, lr: float, quantized: bool) -> tuple[Tensor, Tensor]:
+        target = functional.one_hot(y, CLASSES).float()
+        if quantized:
+            with torch.no_grad(), torch.autocast(x.device.type, torch.bfloat16, self.recipe.precision == "bf16"):
+                target = (target + self.teacher(x).float().softmax(1)) / 2
+        return super().step(x, target, step, lr, quantized)
+
+
+def changes(training: Pictures) -> dict[str, dict[str, Any]]:
+    """What of train.loop is another, by name; the first is the recipe as it is."""
+    return {
+        "as it is": {"Muon": loop.Muon},
+        "SGD for the convolutions, too": {"Muon": sgd, "MUON_LR": 1.0},
+        "no float warm start": {"FLOAT_SHARE": 0.0},
+        "no averaged weights": {"AVERAGE_SHARE": 1e-9},
+        "no label smoothing": {"LABEL_SMOOTHING": 0.0},
+        "mirrored at random": {"augment": mirror_at_random},
+        "distorted, and squares cut out": {"STRONG_EPOCHS": 0},
+        "half of the learning rate for the convolutions": {"MUON_LR": loop.MUON_LR / 2},
+        "first layer starts white": {"balance": principal(training)},
+        "half taught by the float average": {"_State": Taught},
+    }
 
 
 @click.command()
@@ -57,7 +98,7 @@ def main(data: Path, out: Path, epochs: int, seeds: int, write: bool) -> None:
     first = 0.0
     rows = [f"| {epochs} epochs | {' | '.join(f'seed {seed}' for seed in range(seeds))} | mean | against the recipe |"]
     rows.append("|---" * (seeds + 3) + "|")
-    for name, change in CHANGES.items():
+    for name, change in changes(training).items():
         top1 = []
         for seed in range(seeds):
             folder = out / f"{name.replace(' ', '-')}-{epochs}-{seed}"
