@@ -31,8 +31,11 @@ class Aims:
         if self._chain is None:
             return
         self._errors = _Errors(self._chain)
-        self._edges = [self._chain.edges(channel) for channel in range(facts.start.channels)]
-        self._values = [self._telling(channel, edges) for channel, edges in enumerate(self._edges)]
+        self._edges = [_edges(self._chain, channel) for channel in range(facts.start.channels)]
+        self._values = [
+            np.concatenate([jumps[:_BESIDE], np.linspace(int(low), int(high), _SPREAD).astype(np.int64)])
+            for (jumps, _), low, high in zip(self._edges, self._chain.start.low, self._chain.start.high, strict=True)
+        ]
         self._possible = np.stack([self._shown(channel).any(axis=1) for channel in range(len(self._values))], axis=1)
         self._met = np.zeros(self._possible.shape, np.int64)  # (error, channel)
 
@@ -52,11 +55,10 @@ class Aims:
             if stuck is not None:
                 before = self._met.sum()
                 yield stuck
-                tried, failed = tried + 1, failed + 1
-                if self._met.sum() == before:
+                missed = bool(self._met.sum() == before)
+                tried, failed = tried + 1, failed + 1 if missed else 0
+                if missed:
                     self._drop(*stuck)
-                else:
-                    failed = 0
             elif target is None:
                 break
         yield from last
@@ -79,18 +81,10 @@ class Aims:
         alike = not any(array.ndim for step in chain.steps for array in step.arrays.values())
         found = [[(channel, value) for channel, value in self._facts.ties], list[tuple[int, int]]()]
         for channel, edges in enumerate(self._edges):
-            near = _jumps(chain, channel, edges)
-            for values, those in zip((edges[near], edges[~near]), found, strict=True):
+            for values, those in zip(edges, found, strict=True):
                 those += [(channel, value) for value in values.tolist()]
         first, last = (list(dict.fromkeys((None if alike else at, value) for at, value in those)) for those in found)
         return first, last
-
-    def _telling(self, channel: int, edges: Int64) -> Int64:
-        """Accumulators of a channel, beside edges and in between, that may show an error."""
-        assert self._chain is not None
-        low, high = (int(end[channel]) for end in (self._chain.start.low, self._chain.start.high))
-        between = np.linspace(low, high, _SPREAD).astype(np.int64)
-        return np.concatenate([edges[_jumps(self._chain, channel, edges)][:_BESIDE], between])
 
     def _shown(self, channel: int) -> Bools:
         """(error, value) of those of a channel."""
@@ -111,11 +105,12 @@ class Aims:
         self._possible[:, channel] = self._shown(channel).any(axis=1)
 
 
-def _jumps(chain: Chain, channel: int, edges: Int64) -> Bools:
-    """Which of the edges lie beside each other and have different codes behind the steps."""
-    jumps: Bools = (np.diff(chain.behind(channel, edges)) != 0) & (np.diff(edges) == 1)
-    beside: Bools = np.append(jumps, False) | np.append(False, jumps)
-    return beside
+def _edges(chain: Chain, channel: int) -> tuple[Int64, Int64]:
+    """The edges of a channel that lie beside each other and have different codes behind the steps; the others."""
+    edges = chain.edges(channel)
+    jumps = (np.diff(chain.behind(channel, edges)) != 0) & (np.diff(edges) == 1)
+    near = np.append(jumps, False) | np.append(False, jumps)
+    return edges[near], edges[~near]
 
 
 class _Errors:

@@ -63,7 +63,7 @@ def stress_product(facts: MatrixProduct, like: Capture, aims: Aims, images: int,
             if found is not None:
                 places[image, row] = found
                 taken[image] += 1
-                aims.met((left.worth[found] @ right.worth[others[image]] + added[image, row]), range(columns))
+                aims.met(left.worth[found] @ right.worth[others[image]] + added[image, row], range(columns))
                 break
     used = max(int(np.flatnonzero(taken)[-1]) + 1, min(_LEAST, images))
     return replace(

@@ -118,7 +118,7 @@ def test_the_command_prints_both_tables_and_a_second_run_finds_what_the_first_on
     command = ("selftest", tiny_set, "--simulator", "icarus", "--style", "ws", "--sample", "3")
     result = cli(*command)
     assert result.exit_code == 0, result.output
-    assert " images, accumulators -300..360 of -300..360, 100.0 % of" in result.stdout
+    assert "stress capture  3 images, accumulators -300..360 of -300..360, 100.0 % of" in result.stdout
     assert "psum.hex with its checksum" in result.stdout
     assert "ws, hand" in result.stdout
 

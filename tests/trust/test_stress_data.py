@@ -10,6 +10,7 @@ from qexport.core.capture import LayerCapture
 from qexport.core.codes import AccumulatorScale, CodeFormat, Formats
 from qexport.core.geometry import MatMul, Sum
 from qexport.core.golden import Golden
+from qexport.core.intformat import Int64
 from qexport.core.steps import Step, read_steps
 from qexport.trust.stress import stress_capture
 
@@ -69,6 +70,24 @@ def test_bounds_and_edges_are_reached(like: LayerCapture) -> None:
     assert len(missed) <= 2, missed  # of E2M1 not every integer is a sum
     assert set(golden.values("output").ravel().tolist()) == set(codes.tolist())
     np.testing.assert_array_equal(stress_capture(like, seed=5).input, made.input)
+
+
+@pytest.mark.parametrize("like", [product(INT8, INT8, 12), total(3, -1)])
+def test_each_channel_shows_each_stuck_bit_in_front_of_the_clamp(like: LayerCapture) -> None:
+    golden = Golden(stress_capture(like, seed=5))
+    chain, (least, greatest) = golden.facts.chain, golden.facts.bounds
+    assert chain is not None
+
+    def shown(sums: Int64) -> set[tuple[int, int]]:
+        v = chain.behind(0, sums, chain.steps[:-1])
+        low, high = chain.signals[chain.names[-2]].range
+        errors = {(bit, 0): v & ~(1 << bit) for bit in range(12)} | {(bit, 1): v | 1 << bit for bit in range(12)}
+        stays = {error: np.where((low <= stuck) & (stuck <= high), stuck, v) for error, stuck in errors.items()}
+        return {error for error, stuck in stays.items() if (stuck.clip(-8, 7) != v.clip(-8, 7)).any()}
+
+    possible = shown(np.arange(least, greatest + 1))
+    channels = np.moveaxis(golden.accumulator, golden.facts.start.axis, 0)
+    assert [shown(sums.ravel()) for sums in channels] == [possible] * len(channels)
 
 
 def test_every_code_of_the_operands_is_there() -> None:
