@@ -72,9 +72,9 @@ def test_bounds_and_edges_are_reached(like: LayerCapture) -> None:
     np.testing.assert_array_equal(stress_capture(like, seed=5).input, made.input)
 
 
-@pytest.mark.parametrize("like", [product(INT8, INT8, 12), total(3, -1)])
-def test_each_channel_shows_each_stuck_bit_in_front_of_the_clamp(like: LayerCapture) -> None:
-    golden = Golden(stress_capture(like, seed=5))
+@pytest.mark.parametrize("seed", [5, 6, 7])
+def test_each_column_shows_each_stuck_bit_in_front_of_the_clamp(seed: int) -> None:
+    golden = Golden(stress_capture(product(INT8, INT8, 6), seed))
     chain, (least, greatest) = golden.facts.chain, golden.facts.bounds
     assert chain is not None
 
