@@ -14,7 +14,7 @@ from typing import Any
 import click
 import numpy as np
 import torch
-from pages import filled
+from pages import fill_in
 from PIL import Image
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
@@ -175,7 +175,7 @@ def main(
     table = "\n".join(rows)
     click.echo(table)
     if write:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "speed", table), encoding="utf-8")
+        fill_in(PAGE, "speed", table)
 
 
 if __name__ == "__main__":

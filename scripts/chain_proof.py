@@ -26,10 +26,10 @@ from qexport.frontends.onnx_model.evaluate import Runner
 from qexport.frontends.onnx_model.network import integer_network
 from qexport.frontends.onnx_model.walk import Walked, walk
 from qexport.frontends.to_onnx import onnx_model
+from scripts.pages import fill_in
 from tests.frontends import onnx_zoo
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/network.md"
-BEGIN, END = "<!-- begin:chains -->\n", "<!-- end:chains -->"
 PICTURES = 16
 
 
@@ -125,8 +125,7 @@ def main() -> None:
             numbers = (found.layers, found.codes, found.ties, found.chained, found.exported)
             rows.append(f"| {title} | {' | '.join(f'{number:,}' for number in numbers)} |")
             print(rows[-1], flush=True)
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(before + BEGIN + "\n".join(rows) + "\n" + END + rest.partition(END)[2], encoding="utf-8")
+    fill_in(PAGE, "chains", "\n".join(rows))
     sys.exit(not fine)
 
 

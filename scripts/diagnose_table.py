@@ -18,13 +18,13 @@ from qexport.build.dump import dump
 from qexport.findings.diagnose import diagnose
 from qexport.findings.words import read_actual
 from qexport.layout.toml import load_layout, parse_layout
+from scripts.pages import fill_in
 from tests.conftest import checked_dump, make_capture
 from tests.findings.proof import LAYERS, MIRROR, Case, Sets, Verdict, causes_by_text, judge, make_cases, make_sets
 from tests.judges.machine import OUTSIDE, Machine, listed, outside
 from tests.sim.mistakes import MUTANTS, reference, simulated
 
 PAGE = Path(__file__).parent.parent / "docs" / "reference" / "diagnose.md"
-BEGIN, END = "<!-- begin:proof -->\n", "<!-- end:proof -->"
 
 
 def said(verdict: Verdict) -> str:
@@ -145,8 +145,7 @@ def main() -> None:
         text = table(answers, list(of_rtl(scratch)), timed(scratch))
     print(text)
     if "--docs" in sys.argv[1:]:
-        before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-        PAGE.write_text(before + BEGIN + text + "\n" + END + rest.partition(END)[2], encoding="utf-8")
+        fill_in(PAGE, "proof", text)
 
 
 if __name__ == "__main__":

@@ -21,10 +21,10 @@ from qexport.frontends.onnx_model.capture import fed
 from qexport.frontends.onnx_model.reading import Graph
 from qexport.frontends.onnx_model.walk import walk
 from qexport.frontends.torch_module.capture import capture_all
+from scripts.pages import fill_in
 from tests.frontends import onnx_zoo, zoo
 
 PAGE = Path(__file__).parent.parent / "docs/tutorial/your-network.md"
-BEGIN, END = "<!-- begin:frameworks -->\n", "<!-- end:frameworks -->"
 LINE = """captured = qx.capture(model, name, inputs)"""
 
 
@@ -86,9 +86,7 @@ def main() -> None:
         rows += [row(title, *make()) for title, make in (zoo.BREVITAS | zoo.OTHERS).items()]
         with tempfile.TemporaryDirectory() as folder:
             rows += [row(f"ONNX: {title}", *example) for title, *example in of_onnx(Path(folder))]
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(before + BEGIN + "\n".join(rows) + "\n" + END + after, encoding="utf-8")
+    fill_in(PAGE, "frameworks", "\n".join(rows))
 
 
 if __name__ == "__main__":

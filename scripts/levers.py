@@ -15,7 +15,7 @@ from unittest.mock import patch
 
 import click
 import torch
-from pages import filled
+from pages import fill_in
 from torch import Tensor
 from torch.nn import functional
 
@@ -74,13 +74,13 @@ def changes(training: Pictures) -> dict[str, dict[str, Any]]:
         "as it is": {"Muon": loop.Muon},
         "SGD for the convolutions, too": {"Muon": sgd, "MUON_LR": 1.0},
         "no float warm start": {"FLOAT_SHARE": 0.0},
-        "no averaged weights": {"AVERAGE_SHARE": 1e-9},
-        "no label smoothing": {"LABEL_SMOOTHING": 0.0},
-        "mirrored at random": {"augment": mirror_at_random},
         "distorted, and squares cut out": {"STRONG_EPOCHS": 0},
         "half of the learning rate for the convolutions": {"MUON_LR": loop.MUON_LR / 2},
         "first layer starts white": {"balance": principal(training)},
         "half taught by the float average": {"_State": Taught},
+        "no label smoothing": {"LABEL_SMOOTHING": 0.0},
+        "mirrored at random": {"augment": mirror_at_random},
+        "no averaged weights": {"AVERAGE_SHARE": 1e-9},
     }
 
 
@@ -114,7 +114,7 @@ def main(data: Path, out: Path, epochs: int, seeds: int, write: bool) -> None:
         click.echo(rows[-1])
     table = "\n".join(rows)
     if write:
-        PAGE.write_text(filled(PAGE.read_text(encoding="utf-8"), "levers", table), encoding="utf-8")
+        fill_in(PAGE, "levers", table)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """The shipped network in integers against PyTorch's float64 pass, code for code, on CIFAR-10's test pictures.
 
-`python scripts/network_proof.py --data cifar10/` takes all 10,000 and writes what it counts into how-to/network.md;
+`python -m scripts.network_proof --data cifar10/` takes all 10,000 and writes what it counts into how-to/network.md;
 --images N takes the first N and writes nothing. With --state FILE an interrupted run goes on where it was. Exits with
 1 where a code that enters a convolution differs, or an accumulator of features.51. A quarter of an hour on one core.
 """
@@ -22,9 +22,9 @@ from qexport.errors import QexportError
 from qexport.frontends.vgg import checkpoint
 from qexport.frontends.vgg.data import Pictures, normalise, open_split, read
 from qexport.frontends.vgg.network import integer_network
+from scripts.pages import fill_in
 
 PAGE = Path(__file__).parent.parent / "docs/how-to/network.md"
-BEGIN, END = "<!-- begin:proof -->\n", "<!-- end:proof -->"
 
 
 class Counts(msgspec.Struct):
@@ -75,14 +75,13 @@ def prove(
 
 
 def _record(counts: Counts) -> None:
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
     text = (
         f"On all {counts.pictures:,} test pictures of CIFAR-10, {counts.wrong:,} of {counts.codes:,} codes differ\n"
         "from PyTorch in float64: all that enter a convolution, and the accumulators of the last one. The integers\n"
         f"classify {counts.right:,} pictures rightly, PyTorch {counts.framework_right:,}; for {counts.different:,} the "
-        "decision is another,\nby the classifier's 8 bits (`python scripts/network_proof.py --data cifar10/`).\n"
+        "decision is another,\nby the classifier's 8 bits (`python -m scripts.network_proof --data cifar10/`)."
     )
-    PAGE.write_text(before + BEGIN + text + END + rest.partition(END)[2], encoding="utf-8")
+    fill_in(PAGE, "proof", text)
 
 
 @click.command()

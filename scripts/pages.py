@@ -34,8 +34,16 @@ class BlockFailed(Exception):
 def filled(text: str, name: str, made: str) -> str:
     """The text of a page with what a script made between the markers of that name."""
     begin, end = f"<!-- begin:{name} -->\n", f"<!-- end:{name} -->"
-    before, _, rest = text.partition(begin)
-    return before + begin + made + "\n" + end + rest.partition(end)[2]
+    before, found, rest = text.partition(begin)
+    _, closed, after = rest.partition(end)
+    assert found, f"the page lacks {begin.strip()}"
+    assert closed, f"the page lacks {end}"
+    return before + begin + made + "\n" + end + after
+
+
+def fill_in(page: Path, name: str, made: str) -> None:
+    """Put what a script made between the markers of that name."""
+    page.write_text(filled(page.read_text(encoding="utf-8"), name, made), encoding="utf-8")
 
 
 def running_pages() -> list[str]:

@@ -20,6 +20,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from pages import fill_in
+
 from qexport.runs.store import RESULTS, Store
 from qexport.sim import run as sim_run
 from qexport.sim.registry import SIMULATORS
@@ -29,7 +31,6 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = [sys.executable, "-c", "from qexport.cli import main; main()"]
 SUBREAPER = 36  # PR_SET_CHILD_SUBREAPER
 PAGE = ROOT / "docs/how-to/runs.md"
-BEGIN, END = "<!-- begin:runs -->\n", "<!-- end:runs -->"
 KILLED = 0.3  # share of the jobs after which a worker is killed
 
 
@@ -196,8 +197,7 @@ def main(jobs: int = 200, simulators: Sequence[str] = tuple(SIMULATORS)) -> None
                 said.append(f"- {on_dask(folder, sets, simulators[0], jobs, host, second, first)}.")
     made = "\n".join(said)
     print(f"\nqexport regress: {made}")
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}{made}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    fill_in(PAGE, "runs", made)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,13 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+from pages import fill_in
+
 from qexport.core.strength import percent
 from qexport.trust.selftest import SAMPLE
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/explanation/trust.md"
-BEGIN, END = "<!-- begin:trust -->\n", "<!-- end:trust -->"
 PROGRAM = [sys.executable, "-c", "from qexport.cli import main; main()"]
 COMPARED = ("psum", "accumulator", "relu", "output")
 
@@ -83,10 +84,8 @@ def table(every: bool) -> str:
 
 
 def main(every: bool) -> None:
-    page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
     made = table(every)
-    PAGE.write_text(f"{before}{BEGIN}{made}\n{END}{rest.partition(END)[2]}", encoding="utf-8")
+    fill_in(PAGE, "trust", made)
     print(made)
 
 

@@ -8,12 +8,12 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from scripts.pages import fill_in
 from tests.conftest import checked_dump, cli
 from tests.judges.cores import layers
 from tests.sim.test_wrap import CORES, conv_capture, fill, wrapped
 
 PAGE = Path(__file__).parent.parent / "docs" / "tutorial" / "your-core.md"
-BEGIN, END = "<!-- begin:wrap -->\n", "<!-- end:wrap -->"
 SAYS = {
     "mac_loop": "one multiplier; codes written by address, sums with a handshake",
     "sums_in_memory": "memories written by address, start and done, sums read by address",
@@ -48,9 +48,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root:
         for name, *core in cores(Path(root)):
             rows.append(row(name, *core, Path(root) / f"adapter_{name}"))
-    before, _, rest = PAGE.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
-    PAGE.write_text(before + BEGIN + "\n".join(rows) + "\n" + END + after, encoding="utf-8")
+    fill_in(PAGE, "wrap", "\n".join(rows))
 
 
 if __name__ == "__main__":
