@@ -75,6 +75,7 @@ def changes(training: Pictures) -> dict[str, dict[str, Any]]:
     return {
         AS_IT_IS: {"Muon": loop.Muon},
         "SGD for the convolutions, too": {"Muon": sgd, "MUON_LR": 1.0},
+        "the same, a tenth of the learning rate": {"Muon": sgd, "MUON_LR": 0.1},
         "no float warm start": {"FLOAT_SHARE": 0.0},
         "distorted, and squares cut out": {"STRONG_EPOCHS": 0},
         "half of the learning rate for the convolutions": {"MUON_LR": loop.MUON_LR / 2},
