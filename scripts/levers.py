@@ -2,7 +2,8 @@
 
 python scripts/levers.py --data cifar10/ --out result/levers [--write]
 
-A run that is finished under --out is not repeated, so that the table may be made in several goes.
+What is finished stands in levers.json and is not repeated, so that the table may be made in several goes and on several
+machines: in one kind of arithmetic they come out alike. Delete the file to measure all anew.
 """
 
 import copy
@@ -26,6 +27,7 @@ from qexport.train import loop
 from qexport.train.loop import balance
 from qexport.train.precision import settle
 
+RECORD = Path(__file__).with_suffix(".json")
 PAGE = Path(__file__).parent.parent / "docs" / "how-to" / "training.md"
 AS_IT_IS = "as it is"
 
@@ -74,15 +76,15 @@ def changes(training: Pictures) -> dict[str, dict[str, Any]]:
     """What of train.loop is another, by name."""
     return {
         AS_IT_IS: {"Muon": loop.Muon},
+        "mirrored at random": {"augment": mirror_at_random},
+        "SGD for the convolutions, too, at a tenth of the rate": {"Muon": sgd, "MUON_LR": 0.1},
         "SGD for the convolutions, too": {"Muon": sgd, "MUON_LR": 1.0},
-        "the same, a tenth of the learning rate": {"Muon": sgd, "MUON_LR": 0.1},
         "no float warm start": {"FLOAT_SHARE": 0.0},
         "distorted, and squares cut out": {"STRONG_EPOCHS": 0},
         "half of the learning rate for the convolutions": {"MUON_LR": loop.MUON_LR / 2},
         "first layer starts white": {"balance": principal(training)},
         "half taught by the float average": {"_State": Taught},
         "no label smoothing": {"LABEL_SMOOTHING": 0.0},
-        "mirrored at random": {"augment": mirror_at_random},
     }
 
 
@@ -108,29 +110,34 @@ def main(data: Path, out: Path, epochs: int, seeds: int, write: bool) -> None:
     rows = [f"| {epochs} epochs | {' | '.join(f'seed {seed}' for seed in range(seeds))} | mean | against the recipe |"]
     rows.append("|---" * (seeds + 3) + "|")
     first: list[float] = []  # what the recipe as it is reaches
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
 
     def show(name: str, top1: list[float]) -> None:
         each = " | ".join(f"{value:.2f} %" for value in top1)
         rows.append(f"| {name} | {each} | {mean(top1):.2f} % | {mean(top1) - mean(first):+.2f} |")
         click.echo(rows[-1])
+        if write:
+            fill_in(PAGE, "levers", "\n".join(rows))
 
     for name, change in changes(training).items():
-        folders = [out / f"{name.replace(' ', '-')}-{epochs}-{seed}" for seed in range(seeds)]
-        top1 = []
-        for seed, folder in enumerate(folders):
-            recipe = loop.Recipe(epochs=epochs, seed=seed, precision=precision)
-            log = folder / loop.LOG
-            if not log.exists() or len(log.read_text(encoding="utf-8").splitlines()) < epochs:
+        runs = []
+        for seed in range(seeds):
+            key = f"{name.replace(' ', '-')}-{epochs}-{seed}-{precision}"
+            if key not in record:
+                recipe = loop.Recipe(epochs=epochs, seed=seed, precision=precision)
                 with patch.multiple(loop, **change):
-                    loop.train(recipe, training, validation, folder, device, say=click.echo)
-            top1.append(json.loads(log.read_text(encoding="utf-8").splitlines()[-1])["top1"])
+                    loop.train(recipe, training, validation, out / key, device, say=click.echo)
+                log = [json.loads(line) for line in (out / key / loop.LOG).read_text(encoding="utf-8").splitlines()]
+                record[key] = {part: [epoch[part] for epoch in log] for part in ("loss", "top1")}
+                if name == AS_IT_IS:
+                    record[key]["unaveraged"] = unaveraged(out / key, validation, device)
+                RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+            runs.append(record[key])
+        top1 = [run["top1"][-1] for run in runs]
         first = first or top1
         show(name, top1)
         if name == AS_IT_IS:
-            show("no averaged weights", [unaveraged(folder, validation, device) for folder in folders])
-    table = "\n".join(rows)
-    if write:
-        fill_in(PAGE, "levers", table)
+            show("no averaged weights", [run["unaveraged"] for run in runs])
 
 
 if __name__ == "__main__":
